@@ -1,0 +1,132 @@
+"""How text is sampled: parameters, grids of them, and the seed of every sample."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from .errors import ArgumentError, did_you_mean, quoted
+
+
+SEED_MODULUS = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """What is meant by a request, in one vocabulary for all engines; each engine translates it.
+
+    - `temperature`: 0 is greedy; else the logits' divisor, at most 10.
+    - `top_p`: mass of the nucleus, in (0, 1]; 1 keeps every token.
+    - `top_k`: number of tokens kept, or None for all.
+    - `repetition_penalty`: divisor of the logits of tokens already seen, > 0; 1 is off.
+    - `max_tokens`: most new tokens, the stop token counted.
+    - `stop`: texts that end the generation; the text returned ends before the first of them.
+    - `stop_token_ids`: tokens that end it; not part of the text either.
+    - `banned_first_token_ids`: tokens that may not come first (the reference scripts' "de-markdown").
+    - `grammar`: a JSON schema (as text) that the text must match, or None.
+    - `seed`: in [0, 2^31), or None for unseeded.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    repetition_penalty: float = 1.0
+    max_tokens: int = 1024
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    banned_first_token_ids: tuple[int, ...] = ()
+    grammar: str | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("stop", "stop_token_ids", "banned_first_token_ids"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _check("temperature", self.temperature, 0 <= self.temperature <= 10, "a number from 0 (greedy) to 10")
+        _check("top_p", self.top_p, 0 < self.top_p <= 1, "a number in (0, 1]; 1 keeps every token")
+        _check("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "1 or more, or null for all tokens")
+        _check("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "above 0; 1 is off")
+        _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "1 or more")
+        seed_ok = self.seed is None or 0 <= self.seed < SEED_MODULUS
+        _check("seed", self.seed, seed_ok, "a whole number from 0 to 2^31 - 1")
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.temperature == 0
+
+    def with_seed(self, seed: int | None) -> SamplingParams:
+        """Return the same parameters under another seed."""
+        return replace(self, seed=seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the parameters that differ from "off", in a form that can be hashed and written as JSON."""
+        given = asdict(self)
+        keep = {"temperature", "top_p", "max_tokens"}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in given.items() if k in keep or v != _DEFAULTS[k]}
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> SamplingParams:
+        """Build from a mapping; an unknown key is an ArgumentError that names the nearest one."""
+        known = {f.name for f in fields(cls)}
+        for key in given:
+            if key not in known:
+                raise ArgumentError(
+                    f"sampling.{key}: unknown key.", hint=did_you_mean(str(key), known), key=f"sampling.{key}"
+                )
+        try:
+            return cls(**given)
+        except TypeError as error:
+            raise ArgumentError(f"sampling: {error}", hint="Numbers are wanted here.", key="sampling") from None
+
+
+def _check(name: str, value: object, good: bool, wanted: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        good = False
+    if not good:
+        raise ArgumentError(f"{name} = {quoted(value)} cannot be used.", hint=f"Give {wanted}.", key=name)
+
+
+_DEFAULTS = {f.name: f.default for f in fields(SamplingParams)}
+
+
+@dataclass(frozen=True, slots=True)
+class GridPoint:
+    """One setting of a sampling grid and its share of the accepted rows (relative to the others', > 0)."""
+
+    sampling: SamplingParams
+    share: float = 1.0
+    system_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        _check("share", self.share, self.share > 0, "a number above 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what of this point can change a text: all but the share."""
+        return {"sampling": self.sampling.to_dict(), "system_prompt": self.system_prompt}
+
+
+def grid_sequence(shares: Sequence[float]) -> Iterator[tuple[int, int]]:
+    """Yield (grid point, rank) for output row 0, 1, 2, …: the order in which accepted samples fill the dataset.
+
+    The r-th accepted sample of a point with share s stands at (r + 0.5) / s, so every prefix keeps the shares as
+    closely as whole rows can, and a longer run's rows begin with a shorter run's.
+    """
+    ranks = [0] * len(shares)
+    while True:
+        point = min(range(len(shares)), key=lambda g: ((ranks[g] + 0.5) / shares[g], g))
+        yield point, ranks[point]
+        ranks[point] += 1
+
+
+def seed_base(*parts: object) -> int:
+    """Hash the parts (run seed, stage, turn, attempt, grid point, …) to a number in [0, 2^31)."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") % SEED_MODULUS
+
+
+def sample_seed(base: int, index: int) -> int:
+    """Return (base + index) mod 2^31: contiguous samples have contiguous seeds, as vLLM's `n` gives its children."""
+    return (base + index) % SEED_MODULUS
