@@ -17,15 +17,22 @@ class Prompt:
     """What is sent to a model: text, and its token ids, which are computed when first asked for.
 
     `text` is the rendered template with its BOS, if it has one, written out; `token_ids` have exactly one BOS where
-    the model uses one. Engines that send text leave the literal BOS out exactly when their server adds it.
+    the model uses one. `bos` is the literal BOS that `text` begins with, or "": engines that send text leave it out
+    exactly when their server adds it by itself (`text_without_bos`).
     """
 
-    __slots__ = ("_encode", "_token_ids", "text")
+    __slots__ = ("_encode", "_token_ids", "bos", "text")
 
     def __init__(
-        self, text: str, token_ids: Sequence[int] | None = None, encode: Callable[[str], list[int]] | None = None
+        self,
+        text: str,
+        token_ids: Sequence[int] | None = None,
+        *,
+        encode: Callable[[str], Sequence[int]] | None = None,
+        bos: str = "",
     ) -> None:
         self.text = text
+        self.bos = bos
         self._token_ids = None if token_ids is None else tuple(token_ids)
         self._encode = encode
 
@@ -37,6 +44,11 @@ class Prompt:
                 raise ValueError("this prompt has text only")
             self._token_ids = tuple(self._encode(self.text))
         return self._token_ids
+
+    @property
+    def text_without_bos(self) -> str:
+        """The text for a server that puts the BOS in front by itself."""
+        return self.text.removeprefix(self.bos)
 
     def __repr__(self) -> str:
         return f"Prompt({self.text[:80]!r})"

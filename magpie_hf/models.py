@@ -1,0 +1,111 @@
+"""Where a model lies and which one it is: Hub ids, local directories and the bundled demo models."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from .errors import ModelError, quoted
+
+
+DEMO = "demo"
+_HEAD_AND_TAIL_BYTES = 1 << 20
+_HASHED = ("*.json", "*.jinja", "*.model", "*.txt", "*.safetensors", "*.bin")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class ModelRef(NamedTuple):
+    """A model that was found.
+
+    `name`: how identities, cards and rows call it. `source`: what `from_pretrained` takes. `revision`: a commit, or
+    "sha:" and a content hash for a local directory. `load_revision`: what to pass to `from_pretrained` as `revision`.
+    """
+
+    name: str
+    source: str
+    revision: str | None
+    load_revision: str | None
+
+
+def resolve_model(name: str, revision: str | None = None, *, kind: str = "model") -> ModelRef:
+    """Find a model by Hub id, local directory or the name "demo", and pin its revision.
+
+    A Hub id's revision is resolved to a commit: from the local cache when offline, else by asking the Hub. A local
+    directory is identified by its content (small files whole, weights by size and both ends), never by its path.
+
+    `kind`: which demo model "demo" means: "model", "reward" or "embedder".
+
+    Raises:
+        ModelError: neither a directory nor a repository that can be reached.
+    """
+    if name == DEMO:
+        return demo_model(kind)
+    if Path(name).expanduser().is_dir():
+        directory = Path(name).expanduser()
+        if not (directory / "config.json").is_file():
+            raise ModelError(
+                f"The directory {quoted(name)} holds no model.", hint="A model directory has a config.json."
+            )
+        return ModelRef(directory.resolve().name, str(directory), "sha:" + content_hash(directory), None)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"There is no model directory {quoted(name)}.", hint="Check the path.")
+    commit = resolve_commit(name, revision)
+    return ModelRef(name, name, commit or revision, commit or revision)
+
+
+def demo_model(kind: str = "model") -> ModelRef:
+    """Return the bundled demo model of that kind: "model" (chat), "reward", or "embedder" (the chat model's states)."""
+    directory = Path(__file__).parent / "demo" / ("reward" if kind == "reward" else "model")
+    return ModelRef(DEMO, str(directory), "sha:" + content_hash(directory), None)
+
+
+def content_hash(directory: Path) -> str:
+    """Hash a model directory: names, sizes, and contents up to 1 MiB from either end of each file."""
+    digest = hashlib.blake2b(digest_size=20)
+    files = sorted({path for pattern in _HASHED for path in directory.glob(pattern)})
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_HEAD_AND_TAIL_BYTES))
+            if size > _HEAD_AND_TAIL_BYTES:
+                file.seek(max(_HEAD_AND_TAIL_BYTES, size - _HEAD_AND_TAIL_BYTES))
+                digest.update(file.read())
+    return digest.hexdigest()
+
+
+def resolve_commit(repo_id: str, revision: str | None = None) -> str | None:
+    """Return the commit that `revision` (default: main) of a Hub model stands for, or None if it cannot be told.
+
+    Raises:
+        ModelError: the repository does not exist, is gated, or the Hub cannot be reached and nothing is cached.
+    """
+    if revision and _COMMIT.fullmatch(revision):
+        return revision
+    import huggingface_hub
+    from huggingface_hub import errors, try_to_load_from_cache
+
+    try:
+        return str(huggingface_hub.HfApi().model_info(repo_id, revision=revision, timeout=10).sha)
+    except errors.GatedRepoError:
+        raise ModelError(
+            f"The model {quoted(repo_id)} is gated.",
+            hint="Ask for access on its page, then `hf auth login` or set HF_TOKEN.",
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise ModelError(f"The model {quoted(repo_id)} has no revision {quoted(revision)}.") from None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        raise ModelError(
+            f"There is no model {quoted(repo_id)}: no such directory here, and no such repository on the Hub.",
+            hint='Check the spelling; a private model needs `hf auth login`; "demo" is the bundled one.',
+        ) from None
+    except Exception as error:
+        cached = try_to_load_from_cache(repo_id, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent.name
+        raise ModelError(
+            f"The model {quoted(repo_id)} cannot be looked up: {type(error).__name__}, and it is not in the cache.",
+            hint="Check the network (or HF_ENDPOINT, HF_HUB_OFFLINE), or give a local directory.",
+        ) from error
