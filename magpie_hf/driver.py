@@ -1,0 +1,252 @@
+"""The loop between rows, engine and journal.
+
+The engine pulls requests as it has room; rows are opened only then, so what bounds memory is what is in flight. A row
+that is finished goes to the journal at once and leaves memory, however far it is ahead of slower ones.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .engines.base import Engine, Generation, Request
+from .errors import TooManyFailures
+from .journal import Journal
+
+
+if TYPE_CHECKING:
+    from .journal import Index, Int64Array
+
+
+FAILURE_WINDOW = 500
+FAILURE_WINDOW_MIN = 100
+SAVE_EVERY_S = 5.0
+
+
+class OpenRow:
+    """A row that is being worked on: its position, its key, the values that its stage reads."""
+
+    __slots__ = ("completion_tokens", "key", "position", "prompt_tokens", "steps", "values")
+
+    def __init__(self, position: int, key: bytes, values: Mapping[str, Any]) -> None:
+        self.position = position
+        self.key = key
+        self.values = values
+        self.steps: Generator[Any, Generation, Any] | None = None
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+
+
+@dataclass
+class StageCounters:
+    """What a stage has done so far, earlier sessions counted in.
+
+    `total`: rows wanted, or None while that is open. `done`: finished rows, `by_code` by their code. `seconds`: wall
+    time with the engine open. `pending`: rows that met transient failures in this session. `started_done`: `done`
+    when this session began, `session_*`: what this session did.
+    """
+
+    total: int | None = None
+    done: int = 0
+    by_code: dict[str, int] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    pending: int = 0
+    retries: int = 0
+    accepted: int | None = None
+    session_rows: int = 0
+    session_tokens: int = 0
+    session_seconds: float = 0.0
+
+    def add_index(self, index: Index, rows: Int64Array, codes: tuple[str, ...]) -> None:
+        """Count the finished rows of a journal's index."""
+        self.done += len(rows)
+        numbers = index.codes[rows]
+        for number in set(numbers.tolist()):
+            name = codes[number] if number < len(codes) else f"code {number}"
+            self.by_code[name] = self.by_code.get(name, 0) + int((numbers == number).sum())
+        self.prompt_tokens += int(index.prompt_tokens[rows].sum())
+        self.completion_tokens += int(index.completion_tokens[rows].sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what run.json keeps."""
+        return {k: v for k, v in asdict(self).items() if not k.startswith("session_")}
+
+
+class DriverListener(Protocol):
+    """Who is told of finished rows; may raise RunStopped to stop at once, or ask to stop when all in flight is done."""
+
+    def row_finished(self, counters: StageCounters) -> None:
+        """Called after each finished row."""
+
+    def should_stop(self, counters: StageCounters) -> bool:
+        """Whether no new rows may be opened (a budget is used up); asked before each new row."""
+
+    def stopped(self, counters: StageCounters) -> None:
+        """Called when all in flight is done after `should_stop`; raises the RunStopped that says why."""
+
+
+class Driver:
+    """Runs rows through an engine into a journal; see the module's docstring."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        journal: Journal,
+        steps: Callable[[Mapping[str, Any]], Generator[Any, Generation, Any]],
+        *,
+        finished: Callable[[OpenRow, int, int], None],
+        counters: StageCounters,
+        listener: DriverListener,
+        code_numbers: Mapping[str, int],
+        accept_failures: bool = False,
+        check_served: Callable[[Any], None] | None = None,
+        dropped: Callable[[OpenRow], None] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.journal = journal
+        self.steps = steps
+        self.finished = finished
+        self.counters = counters
+        self.listener = listener
+        self.code_numbers = code_numbers
+        self.accept_failures = accept_failures
+        self.check_served = check_served
+        self.dropped = dropped
+        self._ready: deque[Request] = deque()
+        self._open: dict[int, OpenRow] = {}
+        self._next_key = 0
+        self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
+        self._recent_failures = 0
+        self._last_failure = ""
+        self._last_served: Any = None
+        self._draining = False
+
+    def run(self, rows: Iterator[OpenRow | None]) -> None:
+        """Finish all rows that the iterator gives.
+
+        `rows` may give None: no row can be said to be needed before some of those in flight are finished.
+
+        Raises:
+            TooManyFailures: most of the last requests failed.
+            RunStopped: what the listener raises.
+        """
+        started, base = time.monotonic(), self.counters.seconds
+        generations = self.engine.generate(self._requests(rows))
+        try:
+            for generation in generations:
+                self._receive(generation)
+                self.counters.session_seconds = time.monotonic() - started
+                self.counters.seconds = base + self.counters.session_seconds
+        finally:
+            close = getattr(generations, "close", None)
+            if close is not None:
+                close()
+            self.counters.retries += self.engine.stats.retries
+            self.counters.seconds = base + time.monotonic() - started
+        if self._draining:
+            self.listener.stopped(self.counters)
+
+    def _requests(self, rows: Iterator[OpenRow | None]) -> Iterator[Request | None]:
+        exhausted = False
+        while True:
+            if self._ready:
+                yield self._ready.popleft()
+                continue
+            if not exhausted and not self._draining and self.listener.should_stop(self.counters):
+                self._draining = True
+            if exhausted or self._draining:
+                if not self._open:
+                    return
+                yield None
+                continue
+            try:
+                row = next(rows)
+            except StopIteration:
+                exhausted = True
+                continue
+            if row is not None:
+                row.steps = self.steps(row.values)
+                self._advance(row, None)
+            elif self._open or self._ready:
+                yield None
+            else:
+                raise RuntimeError("no row is in flight and none is given")
+
+    def _receive(self, generation: Generation) -> None:
+        row = self._open.pop(generation.key)
+        if generation.served is not None and generation.served != self._last_served:
+            self._last_served = generation.served
+            if self.check_served is not None:
+                self.check_served(generation.served)
+        row.prompt_tokens += generation.prompt_tokens or 0
+        row.completion_tokens += generation.completion_tokens or 0
+        failure = generation.failure
+        self._count_failure(failure is not None, failure.message if failure else "")
+        if failure is not None and failure.transient and not self.accept_failures:
+            self.counters.pending += 1
+            assert row.steps is not None  # noqa: S101 (set when the row was opened)
+            row.steps.close()
+            if self.dropped is not None:
+                self.dropped(row)
+            self._check_breaker()
+            return
+        self._advance(row, generation)
+        self._check_breaker()
+
+    def _advance(self, row: OpenRow, generation: Generation | None) -> None:
+        """Give the row's generator what it waits for; queue its next request or keep its outcome."""
+        assert row.steps is not None  # noqa: S101 (set when the row was opened)
+        try:
+            ask = next(row.steps) if generation is None else row.steps.send(generation)
+        except StopIteration as stop:
+            self._finish(row, stop.value)
+            return
+        if self._draining:
+            row.steps.close()
+            return
+        key = self._next_key
+        self._next_key += 1
+        self._open[key] = row
+        self._ready.append(Request(key, ask.prompt, ask.sampling))
+
+    def _finish(self, row: OpenRow, outcome: Any) -> None:
+        number = self.code_numbers[outcome.code]
+        location = self.journal.append(
+            row.key,
+            outcome.record,
+            code=number,
+            prompt_tokens=row.prompt_tokens,
+            completion_tokens=row.completion_tokens,
+        )
+        counters = self.counters
+        counters.done += 1
+        counters.by_code[outcome.code] = counters.by_code.get(outcome.code, 0) + 1
+        counters.prompt_tokens += row.prompt_tokens
+        counters.completion_tokens += row.completion_tokens
+        counters.session_rows += 1
+        counters.session_tokens += row.completion_tokens
+        self.finished(row, location, number)
+        self.listener.row_finished(counters)
+
+    def _count_failure(self, is_failure: bool, message: str) -> None:
+        if len(self._recent) == self._recent.maxlen:
+            self._recent_failures -= self._recent[0]
+        self._recent.append(is_failure)
+        self._recent_failures += is_failure
+        if is_failure:
+            self._last_failure = message
+
+    def _check_breaker(self) -> None:
+        if len(self._recent) >= FAILURE_WINDOW_MIN and self._recent_failures * 2 > len(self._recent):
+            raise TooManyFailures(
+                f"{self._recent_failures} of the last {len(self._recent)} requests failed; the last one: "
+                f"{self._last_failure}",
+                hint="Look at the server, then run the same command again: finished rows are kept.",
+                failed=self._recent_failures,
+                window=len(self._recent),
+            )

@@ -1,0 +1,64 @@
+"""What a row and a dataset are called: row keys, and fingerprints of datasets that we did not make."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .journal import KeyArray, key_halves
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def content_fingerprint(dataset: Dataset) -> str:
+    """Hash column names and all values, in order: what a foreign dataset is, whatever its path and date."""
+    columns = sorted(dataset.column_names)
+    digest = hashlib.blake2b(json.dumps(columns).encode(), digest_size=16)
+    for keys in _key_batches(dataset, columns):
+        digest.update(b"".join(keys))
+    return digest.hexdigest()
+
+
+def _key_batches(dataset: Dataset, columns: Sequence[str]) -> Iterator[list[bytes]]:
+    blake2b, dumps = hashlib.blake2b, json.dumps
+    for batch in dataset.select_columns(list(columns)).with_format(None).iter(batch_size=1000):
+        rows = zip(*(batch[column] for column in columns), strict=True)
+        yield [
+            blake2b(dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace"), digest_size=16).digest()
+            for row in rows
+        ]
+
+
+def row_keys(dataset: Dataset, reads: Sequence[str]) -> KeyArray:
+    """Return each row's key: (num_rows, 2) uint64.
+
+    It hashes the columns read, the row's `uuid` where there is one, and the occurrence number among equal rows.
+    """
+    columns = [*reads, *(["uuid"] if "uuid" in dataset.column_names and "uuid" not in reads else [])]
+    keys = np.empty((len(dataset), 2), dtype=np.uint64)
+    at = 0
+    for batch in _key_batches(dataset, columns):
+        keys[at : at + len(batch)] = key_halves(batch)
+        at += len(batch)
+    _number_equal(keys)
+    return keys
+
+
+def _number_equal(keys: KeyArray) -> None:
+    """Tell equal rows apart by their occurrence number, in place."""
+    if len(keys) < 2:
+        return
+    order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
+    repeats = np.r_[False, (keys[order][1:] == keys[order][:-1]).all(axis=1)]
+    number = 0
+    for place in np.flatnonzero(repeats):
+        number = number + 1 if repeats[place - 1] else 1
+        row = order[place]
+        digest = hashlib.blake2b(keys[row].tobytes() + number.to_bytes(8, "little"), digest_size=16).digest()
+        keys[row] = key_halves([digest])[0]

@@ -1,0 +1,174 @@
+"""Where one stage keeps its journal, its Arrow file and its record in run.json."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .driver import StageCounters
+from .engines.base import Engine, Served
+from .errors import ModelMismatchError, StorageError
+from .journal import Index, Int64Array
+from .rundir import stable_hash
+from .stage import CODES, Environment, Stage
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class StagePlace:
+    """Where one stage keeps its journal, its Arrow file and its record in run.json."""
+
+    def __init__(self, stage: Stage, env: Environment, input_fingerprint: str, extra: object = None) -> None:
+        self.stage = stage
+        self.env = env
+        self.identity_fields = env.identity_of(stage)
+        self.identity = stable_hash(self.identity_fields, 32)
+        self.directory = env.run_dir.stage_dir(stage.name, self.identity)
+        self.state = env.run_dir.stage_state(stage.name, self.identity)
+        reopened = self.state.get("reopened", 0)  # how often `retry` opened finished rows again
+        self.fingerprint = stable_hash([self.identity, input_fingerprint, extra, reopened], 32)
+        self.state.update({"identity_fields": self.identity_fields, "kind": stage.kind})
+
+    @property
+    def cache_file(self) -> Path:
+        """The finished stage's Arrow file."""
+        return self.directory / f"{self.fingerprint}.arrow"
+
+    def cached(self) -> Dataset | None:
+        """Map the finished stage back, or None if there is none that can be read."""
+        if not self.cache_file.is_file():
+            return None
+        from datasets import Dataset
+
+        try:
+            dataset = Dataset.from_file(str(self.cache_file))
+        except Exception as error:  # noqa: BLE001 (pyarrow raises many kinds; a damaged file is made anew from the journal)
+            self.env.listener.note(
+                f"The cache file of {self.stage.name} is damaged ({type(error).__name__}): made anew."
+            )
+            self.cache_file.unlink(missing_ok=True)
+            return None
+        dataset._fingerprint = self.fingerprint
+        self.env.known.add(self.fingerprint)
+        self.env.listener.stage_cached(self.stage.name, len(dataset))
+        return dataset
+
+    def require_cached(self) -> Dataset:
+        """Map back the file that was just written."""
+        from datasets import Dataset
+
+        dataset = Dataset.from_file(str(self.cache_file))
+        dataset._fingerprint = self.fingerprint
+        self.env.known.add(self.fingerprint)
+        return dataset
+
+    def write(
+        self,
+        dataset: Dataset,
+        function: Callable[[Mapping[str, Sequence[Any]], Sequence[int]], dict[str, list[Any]]],
+        remove: Sequence[str] = (),
+    ) -> None:
+        """Map the dataset into the cache file: declared features, explicit fingerprint, atomic."""
+        from datasets import Features
+
+        self.directory.mkdir(parents=True, exist_ok=True)
+        _drop_orphans(self.directory)
+        kept = {name: feature for name, feature in dataset.features.items() if name not in remove}
+        features = Features({**kept, **self.stage.features()})
+        try:
+            with _quiet_map():
+                dataset.with_format(None).map(
+                    function,
+                    with_indices=True,
+                    batched=True,
+                    batch_size=1000,
+                    features=features,
+                    remove_columns=list(remove),
+                    new_fingerprint=self.fingerprint,
+                    cache_file_name=str(self.cache_file),
+                    load_from_cache_file=False,
+                )
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise StorageError(
+                f"Cannot write the finished stage: {error.strerror or error}.",
+                where=str(self.cache_file),
+                hint="Make room (or choose another --output) and run the same command again: finished rows are kept.",
+            ) from error
+        if not self.cache_file.exists():  # datasets writes no file for zero rows
+            _write_empty(self.cache_file, features)
+
+    def counters(self, index: Index, rows: Int64Array) -> StageCounters:
+        """Return the counts of the journal's rows that this run uses; engine-seconds go on from earlier sessions."""
+        counters = StageCounters(seconds=float(self.state.get("counters", {}).get("seconds", 0.0)))
+        counters.add_index(index, rows, CODES)
+        return counters
+
+    def begin(self, counters: StageCounters) -> None:
+        """Record that the stage is running."""
+        self.state["status"] = "running"
+        self.save(counters)
+
+    def save(self, counters: StageCounters) -> None:
+        """Write the stage's counts to run.json."""
+        self.state["counters"] = counters.to_dict()
+        self.env.run_dir.save()
+
+    def done(self, rows_in: int, rows_out: int) -> None:
+        """Record that the stage is finished."""
+        self.state.update(
+            {"status": "done", "rows_in": rows_in, "rows_out": rows_out, "fingerprint": self.fingerprint}
+        )
+        self.env.run_dir.save()
+
+    def check_served(self, engine: Engine) -> None:
+        """Compare what the engine found when it opened with what made the stage's earlier rows."""
+        if engine.served is not None:
+            self.check_reply(engine.served)
+
+    def check_reply(self, served: Any) -> None:
+        """Raise ModelMismatchError if another model serves than the one that made the stage's earlier rows."""
+        seen = {k: v for k, v in served._asdict().items() if v is not None}
+        before: dict[str, Any] = self.state.setdefault("served", {})
+        changed = {k: (before[k], v) for k, v in seen.items() if k in before and before[k] != v}
+        if changed and not self.env.allow_mixed:
+            shown = "; ".join(f"{name}: {old} before, {new} now" for name, (old, new) in changed.items())
+            raise ModelMismatchError(
+                f'Stage "{self.stage.name}": the server changed in mid-run ({shown}).',
+                hint="Start the same server again, or add --allow-mixed to go on (every row keeps its own provenance).",
+                changed=changed,
+            )
+        before.update({k: v for k, v in seen.items() if k in Served._fields})
+
+
+def _drop_orphans(directory: Path) -> None:
+    """Remove temporary files that a killed `map` left behind."""
+    for orphan in directory.glob("tmp*"):
+        if orphan.is_file():
+            orphan.unlink(missing_ok=True)
+
+
+def _write_empty(path: Path, features: Any) -> None:
+    from datasets.arrow_writer import ArrowWriter
+
+    writer = ArrowWriter(features=features, path=str(path))
+    writer.finalize()
+
+
+@contextlib.contextmanager
+def _quiet_map() -> Iterator[None]:
+    """No bar of `map` under ours: it only copies finished rows."""
+    import datasets
+
+    was_on = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            datasets.utils.logging.enable_progress_bar()

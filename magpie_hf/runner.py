@@ -1,0 +1,146 @@
+"""Run a stage on a dataset: from its cache file, from its journal, or by generating what is missing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .driver import Driver, OpenRow, StageCounters
+from .errors import RowsPending
+from .journal import Int64Array, Journal, KeyArray
+from .keys import row_keys
+from .place import StagePlace
+from .sampling import SEED_MODULUS
+from .stage import CODE_NUMBERS, CODES, ROW_INDEX, BatchStage, Environment, RowStage, Stage
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def run_stage(stage: Stage, dataset: Dataset, env: Environment) -> Dataset:
+    """Apply a row or batch stage to a dataset: from the cache, from the journal, or by generating what is missing.
+
+    Raises:
+        DatasetError: a column is missing.
+        RowsPending: some rows met only transient failures; everything finished is kept.
+        RunStopped: a budget or the circuit breaker ended the run.
+    """
+    stage.check_columns(dataset)
+    place = StagePlace(stage, env, env.fingerprint_of(dataset))
+    cached = place.cached()
+    if cached is not None:
+        return cached
+    if isinstance(stage, RowStage):
+        return _run_row_stage(stage, dataset, env, place)
+    assert isinstance(stage, BatchStage)  # noqa: S101 (the kinds there are)
+    function = stage.bind(env.context)
+    place.write(dataset, lambda batch, _: function(batch))
+    place.done(len(dataset), len(dataset))
+    return place.require_cached()
+
+
+def _run_row_stage(stage: RowStage, dataset: Dataset, env: Environment, place: StagePlace) -> Dataset:
+    keys = row_keys(dataset, stage.reads)
+    with Journal(place.directory / "journal") as journal:
+        index = journal.index()
+        at = index.find(keys)
+        locations = np.where(at >= 0, index.locations[at] if len(index.locations) else -1, -1).astype(np.int64)
+        codes = np.where(at >= 0, index.codes[at] if len(index.codes) else 0, 0).astype(np.uint8)
+        counters = place.counters(index, at[at >= 0])
+        counters.total = len(dataset)
+        missing = np.flatnonzero(locations < 0)
+        if len(missing):
+
+            def finished(row: OpenRow, location: int, code: int) -> None:
+                locations[row.position], codes[row.position] = location, code
+
+            with drive(stage, env, place, journal, counters, finished) as driver:
+                driver.run(_open_rows(dataset, stage.reads, missing, keys))
+        check_pending(stage.name, int((locations < 0).sum()), len(dataset))
+        collect = _collector(stage, env, journal, locations, codes)
+        place.write(dataset, collect)
+    place.done(len(dataset), len(dataset))
+    return place.require_cached()
+
+
+def check_pending(name: str, pending: int, total: int) -> None:
+    """Raise RowsPending if rows are left open."""
+    if pending:
+        raise RowsPending(
+            f'Stage "{name}": {pending} of {total} rows are still open after transient failures.',
+            hint="Run the same command again to try just these, or add --accept-failures to finish them as errors.",
+            pending=pending,
+        )
+
+
+def _open_rows(dataset: Dataset, reads: Sequence[str], missing: Int64Array, keys: KeyArray) -> Iterator[OpenRow]:
+    """Yield the missing rows with the columns that the stage reads, a block of rows at a time."""
+    narrow = dataset.select_columns([*reads]).with_format(None)
+    for start in range(0, len(missing), 256):
+        positions = missing[start : start + 256]
+        batch = narrow[positions]
+        for offset, position in enumerate(positions):
+            values = {column: batch[column][offset] for column in reads}
+            values[ROW_INDEX] = int(keys[position, 0] % SEED_MODULUS)
+            yield OpenRow(int(position), keys[position].astype(">u8").tobytes(), values)
+
+
+def _collector(
+    stage: RowStage, env: Environment, journal: Journal, locations: Int64Array, codes: Any
+) -> Callable[[Mapping[str, Sequence[Any]], Sequence[int]], dict[str, list[Any]]]:
+    """Return the function given to `Dataset.map`: it only collects finished rows, in order."""
+    context = env.context
+    names = list(stage.features())
+
+    def collect(batch: Mapping[str, Sequence[Any]], indices: Sequence[int]) -> dict[str, list[Any]]:
+        out: dict[str, list[Any]] = {name: [] for name in names}
+        columns = {name: batch[name] for name in batch}
+        for offset, position in enumerate(indices):
+            row = {name: values[offset] for name, values in columns.items()}
+            record = journal.read(int(locations[position]))
+            new = stage.columns(context, row, record, CODES[codes[position]])
+            for name in names:
+                out[name].append(new[name])
+        return out
+
+    return collect
+
+
+@contextlib.contextmanager
+def drive(
+    stage: RowStage,
+    env: Environment,
+    place: StagePlace,
+    journal: Journal,
+    counters: StageCounters,
+    finished: Callable[[OpenRow, int, int], None],
+    dropped: Callable[[OpenRow], None] | None = None,
+) -> Iterator[Driver]:
+    """Open the engine, bind the stage, and give a driver; the stage's counts are saved on the way and at the end."""
+    engine = env.open_engine()
+    place.check_served(engine)
+    steps = stage.bind(env.bound_context(engine))
+    driver = Driver(
+        engine,
+        journal,
+        steps,
+        finished=finished,
+        counters=counters,
+        listener=env.listener,
+        accept_failures=env.accept_failures,
+        code_numbers=CODE_NUMBERS,
+        check_served=place.check_reply,
+        dropped=dropped,
+    )
+    env.listener.stage_begins(stage.name, counters)
+    env.listener.on_save = place.save
+    place.begin(counters)
+    try:
+        yield driver
+    finally:
+        env.listener.stage_ends(stage.name, counters)
+        place.save(counters)

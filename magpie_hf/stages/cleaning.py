@@ -1,0 +1,159 @@
+"""Make an instruction of what the model wrote in the user's place, or say why it is none.
+
+`clean` takes off what is not the instruction (a leading label, wrapping quotes, an answer that follows). It never cuts
+at the first "?" or newline: context, code and follow-up questions stay. `rejection` names what makes a text unusable.
+Both look at the text alone and give the same answer for the same text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+
+
+MIN_LETTERS = 2
+MIN_CHARACTERS = 4
+MAX_SCRIPTS = 2
+_SCRIPT_SHARE = 0.05
+
+_LABELS = r"question|instruction|prompt|query|request|problem|task|user|user query|user question|input|exercise"
+_NUMBER = r"(?:\s*(?:no\.?|number|#)?\s*\d{1,3})?"
+_LEADING_LABEL = re.compile(
+    rf"""^\s*(?:\#{{1,6}}\s*)?(?:\*\*|__)?      # heading or bold
+        (?:(?:{_LABELS}){_NUMBER}|Q\s*\d{{0,3}})\s*
+        (?:(?::|\.\s)\s*(?:\*\*|__)?|(?:\*\*|__)\s*(?::|\n)|(?<=\w)\s*\n(?=\s*\S))\s*""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_INNER_LABEL = re.compile(
+    rf"^\s*(?:\#{{1,6}}\s*)?(?:\*\*|__)?(?:{_LABELS}|context|passage|document|text|code|example|note|options?|"
+    rf"constraints?|output|data){_NUMBER}(?:\*\*|__)?\s*:",
+    re.IGNORECASE | re.MULTILINE,
+)
+_ANSWER_LINE = re.compile(
+    r"^\s*(?:#{1,6}\s*)?(?:\*\*|__)?(?:answer|solution|response|explanation|the answer is|correct answer|"
+    r"assistant|model answer|step 1)(?:\s*\d{1,2})?(?:\*\*|__)?\s*(?::|\n|$)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_FENCE = re.compile(r"^\s*(```|~~~)", re.MULTILINE)
+_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "「": "」"}
+
+_ASSISTANT_VOICE = re.compile(
+    r"^\s*(?:sure[,!.]|certainly[,!.]|of course[,!.]|absolutely[,!.]|i'?d be (?:happy|glad) to (?:help|assist)|"
+    r"i'?m (?:happy|glad|here) to (?:help|assist)|(?:hello|hi|hey|welcome)\b[^.!?\n]{0,40}[.!,]?\s*how (?:can|may) i "
+    r"(?:help|assist)|how (?:can|may) i (?:help|assist) you|as an ai\b|i am an ai\b|i'?m an ai\b|"
+    r"i'?m sorry,? but (?:i|as)|here(?:'s| is| are) (?:a|an|the|some) [^.?\n]{0,80}:\s*$|"
+    r"it (?:seems|looks) like you (?:have|haven't|didn't|forgot|meant|want)|"
+    r"what would you like (?:me )?to|is there (?:anything|something) (?:else )?(?:i|you))",
+    re.IGNORECASE | re.MULTILINE,
+)
+_THINK = re.compile(
+    r"</?(?:think|thinking|thought|reasoning|seed:think)>|<\|(?:channel|begin_of_thought)\|>", re.IGNORECASE
+)
+_FRAGMENT_START = re.compile(r"^[\s,.;:!?)\]}…%&/\\|+=]*[,;:!?)\]}…]")
+
+
+def clean(text: str) -> str:
+    """Return the instruction within a raw text; cleaning a clean text changes nothing."""
+    before = None
+    current = text.strip()
+    while current != before:
+        before = current
+        current = _unquote(_cut_answer(_strip_label(current))).strip()
+    return current
+
+
+def _strip_label(text: str) -> str:
+    """Take off "Question:", "**Task 1:**", "## Problem" and the like, unless labels structure the text further on."""
+    match = _LEADING_LABEL.match(text)
+    if not match:
+        return text
+    rest = text[match.end() :]
+    return rest if rest.strip() and not _INNER_LABEL.search(rest) else text
+
+
+def _unquote(text: str) -> str:
+    """Take off quotes that wrap the whole text and nothing else."""
+    if len(text) < 3 or text[0] not in _QUOTES or text[-1] != _QUOTES[text[0]]:
+        return text
+    inside = text[1:-1]
+    opened, closed = text[0], text[-1]
+    is_wrapped = opened not in inside and closed not in inside and inside.strip() != ""
+    return inside if is_wrapped else text
+
+
+def _cut_answer(text: str) -> str:
+    """Cut before a line that begins an answer ("Answer: …", "## Solution"), if a question stands before it.
+
+    Not inside a code fence, and not when the text in front ends by asking for that part ("…in this format:").
+    """
+    for match in _ANSWER_LINE.finditer(text):
+        head = text[: match.start()].rstrip()
+        if len(_FENCE.findall(head)) % 2 or head.endswith((":", ",")):
+            continue
+        if sum(c.isalpha() for c in head) >= MIN_LETTERS * 4:
+            return head
+    return text
+
+
+def rejection(text: str, *, max_scripts: int = MAX_SCRIPTS) -> str | None:
+    """Return why a cleaned text is no usable instruction, as a code, or None if it is one.
+
+    Codes: `empty`, `think_tag`, `fragment`, `assistant_voice`, `mixed_script`.
+    """
+    if not text.strip():
+        return "empty"
+    if _THINK.search(text):
+        return "think_tag"
+    if is_fragment(text):
+        return "fragment"
+    if _ASSISTANT_VOICE.match(text):
+        return "assistant_voice"
+    if not text.isascii() and len(scripts(text)) > max_scripts:
+        return "mixed_script"
+    return None
+
+
+def is_fragment(text: str) -> bool:
+    """Whether a text is too short to ask anything, or begins in the middle of a sentence."""
+    stripped = text.strip()
+    letters = sum(c.isalpha() for c in stripped)
+    if any(ord(c) > 0x2E7F and c.isalpha() for c in stripped[:200]):
+        return letters < MIN_LETTERS  # a CJK instruction can be two characters long
+    if len(stripped) < MIN_CHARACTERS or (letters < MIN_LETTERS and not any(c.isdigit() for c in stripped)):
+        return True
+    return bool(_FRAGMENT_START.match(stripped))
+
+
+def scripts(text: str) -> set[str]:
+    """Return the writing systems that make up at least 5 % of a text's letters; Japanese counts as one with CJK."""
+    counts: Counter[str] = Counter()
+    for character in text[:4000]:
+        if character.isascii():
+            counts["LATIN"] += character.isalpha()
+        elif character.isalpha():
+            counts[_script(character)] += 1
+    total = sum(counts.values())
+    return {name for name, count in counts.items() if count >= max(1, total * _SCRIPT_SHARE)}
+
+
+def _script(character: str) -> str:
+    try:
+        name = unicodedata.name(character).split(" ", 1)[0].split("-", 1)[0]
+    except ValueError:
+        return "UNKNOWN"
+    if name in ("CJK", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC", "BOPOMOFO"):
+        return "CJK"
+    if name in (
+        "MICRO",
+        "FEMININE",
+        "MASCULINE",
+        "MODIFIER",
+        "ANGSTROM",
+        "SCRIPT",
+        "DOUBLE",
+        "MATHEMATICAL",
+        "FULLWIDTH",
+    ):
+        return "LATIN"
+    return "GREEK_IN_MATH" if name == "GREEK" else name

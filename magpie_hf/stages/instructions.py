@@ -1,0 +1,201 @@
+"""`instructions`: the model writes what a user would ask, after nothing but the pre-query template.
+
+Source of the method: Magpie, arXiv:2406.08464, section 2.1; sampling grids in its Table 7.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from ..engines.base import Generation
+from ..rundir import stable_hash
+from ..sampling import GridPoint, SamplingParams, sample_seed, seed_base
+from ..stage import OK, Ask, Context, Outcome, RowStage, Steps, failed
+from ..templates import Stops
+from . import cleaning
+
+
+MAX_TOKENS = 1024
+"""Most tokens of an instruction; the reference's scripts for newer models use 1024 (its default is 2048)."""
+
+
+@dataclass(frozen=True)
+class Instructions(RowStage):
+    """Settings of instruction synthesis.
+
+    - `grid`: sampling settings and their shares of the accepted rows.
+    - `clean`: take off labels, quotes and answers (`cleaning.clean`); the raw text is kept beside.
+    - `early_stop_newline`: end at the first newline, as the reference does by default (one-line instructions).
+    - `banned_starts`: texts that an instruction may not begin with, such as "#": the reference's "de-markdown".
+    - `max_scripts`: most writing systems in one instruction (translations have two).
+    """
+
+    name: ClassVar[str] = "instructions"
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("grid_point", "sample_index")
+
+    grid: tuple[GridPoint, ...] = field(default=(GridPoint(SamplingParams(max_tokens=MAX_TOKENS)),))
+    clean: bool = True
+    early_stop_newline: bool = False
+    banned_starts: tuple[str, ...] = ()
+    max_scripts: int = cleaning.MAX_SCRIPTS
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what can change a text but the grid, which is part of each row's key."""
+        return {
+            "clean": self.clean,
+            "early_stop_newline": self.early_stop_newline,
+            "banned_starts": list(self.banned_starts),
+            "max_scripts": self.max_scripts,
+        }
+
+    def features(self) -> dict[str, Any]:
+        """Return the columns of the released datasets that stand before the response, and `raw_instruction`."""
+        from datasets import Value
+
+        return {
+            "uuid": Value("string"),
+            "model": Value("string"),
+            "gen_input_configs": {
+                "temperature": Value("float64"),
+                "top_p": Value("float64"),
+                "top_k": Value("int64"),
+                "max_tokens": Value("int64"),
+                "input_generator": Value("string"),
+                "revision": Value("string"),
+                "served_model": Value("string"),
+                "served_revision": Value("string"),
+                "seed": Value("int64"),
+                "grid_point": Value("int64"),
+                "sample_index": Value("int64"),
+                "system_prompt": Value("string"),
+                "pre_query_template": Value("string"),
+                "template_hash": Value("string"),
+                "stage_version": Value("int64"),
+            },
+            "instruction": Value("string"),
+            "raw_instruction": Value("string"),
+        }
+
+    def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
+        """Return `steps` of a sample: one request, accepted or rejected with a reason."""
+        template = context.template
+        prompts = [template.pre_query(point.system_prompt) for point in self.grid]
+        bases = [self.seed_base(context.seed, point) for point in self.grid]
+        stops = template.instruction_stops
+        extra = ("\n",) if self.early_stop_newline else ()
+        banned = self._banned_ids(context)
+        samplings = [instruction_sampling(point.sampling, stops, extra, banned) for point in self.grid]
+
+        def steps(row: Mapping[str, Any]) -> Steps:
+            point = row["grid_point"]
+            seed = sample_seed(bases[point], row["sample_index"])
+            generation = yield Ask(prompts[point], samplings[point].with_seed(seed))
+            if generation.failure is not None:
+                return failed(generation)
+            return self.judge(generation, template.find_special)
+
+        return steps
+
+    def _banned_ids(self, context: Context) -> tuple[int, ...]:
+        """Return the tokens for an engine that can ban a first token; the others' samples are rejected and replaced.
+
+        Both give the same distribution: the model's, on condition that the text does not begin so.
+        """
+        capabilities = context.capabilities
+        if not self.banned_starts or capabilities is None or not capabilities.first_token_ban:
+            return ()
+        return tuple(context.template.token_ids_starting_with(self.banned_starts))
+
+    def judge(self, generation: Generation, find_special: Callable[[str], str | None]) -> Outcome:
+        """Accept a text or reject it with its reason; the raw text is kept either way."""
+        raw = generation.text
+        record: dict[str, Any] = {"raw": raw, "finish": generation.finish_reason}
+        if generation.served is not None:
+            record["served"] = {k: v for k, v in generation.served._asdict().items() if v is not None}
+        if generation.finish_reason == "length":
+            return Outcome(record, "unfinished")
+        if find_special(raw) is not None:
+            return Outcome(record, "special_token")
+        if self.banned_starts and raw.lstrip().startswith(self.banned_starts):
+            return Outcome(record, "banned_start")
+        text = cleaning.clean(raw) if self.clean else raw.strip()
+        code = cleaning.rejection(text, max_scripts=self.max_scripts)
+        if code is not None:
+            return Outcome(record, code)
+        if text != raw:
+            record["text"] = text
+        return Outcome(record, OK)
+
+    def seed_base(self, run_seed: int, point: GridPoint, turn: int = 1, attempt: int = 0) -> int:
+        """Return the base of a grid point's seeds: sample i has seed (base + i) mod 2^31."""
+        return _point_seed_base(run_seed, self.name, turn, attempt, point)
+
+    def columns(
+        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
+    ) -> dict[str, Any]:
+        """Return an accepted sample's columns."""
+        point = self.grid[row["grid_point"]]
+        seed = sample_seed(self.seed_base(context.seed, point), row["sample_index"])
+        served = record.get("served", {})
+        return {
+            "uuid": sample_uuid(context, point, row["sample_index"]),
+            "model": context.model,
+            "gen_input_configs": {
+                "temperature": point.sampling.temperature,
+                "top_p": point.sampling.top_p,
+                "top_k": point.sampling.top_k,
+                "max_tokens": point.sampling.max_tokens,
+                "input_generator": context.model,
+                "revision": context.revision,
+                "served_model": served.get("model"),
+                "served_revision": served.get("revision"),
+                "seed": seed,
+                "grid_point": row["grid_point"],
+                "sample_index": row["sample_index"],
+                "system_prompt": point.system_prompt,
+                "pre_query_template": context.template.pre_query(point.system_prompt).text,
+                "template_hash": context.template.hash,
+                "stage_version": self.version,
+            },
+            "instruction": record.get("text", record["raw"]),
+            "raw_instruction": record["raw"],
+        }
+
+
+def instruction_sampling(
+    sampling: SamplingParams, stops: Stops, extra: tuple[str, ...] = (), banned: tuple[int, ...] = ()
+) -> SamplingParams:
+    """Return the sampling with the template's stops of a user's turn added."""
+    return replace(
+        sampling,
+        stop=(*sampling.stop, *stops.texts, *extra),
+        stop_token_ids=(*sampling.stop_token_ids, *stops.token_ids),
+        banned_first_token_ids=(*sampling.banned_first_token_ids, *banned),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _point_seed_base(run_seed: int, name: str, turn: int, attempt: int, point: GridPoint) -> int:
+    return seed_base(run_seed, name, turn, attempt, stable_hash(point.to_dict()))
+
+
+@lru_cache(maxsize=1024)
+def _asked(model: str, revision: str | None, template_hash: str, seed: int, point: GridPoint) -> str:
+    return stable_hash([model, revision, template_hash, seed, point.to_dict()], 32)
+
+
+def sample_uuid(context: Context, point: GridPoint, index: int) -> str:
+    """Return a sample's name: the same in every run and on every machine that asks for the same sample."""
+    asked = _asked(context.model, context.revision, context.template.hash, context.seed, point)
+    return str(uuid.UUID(bytes=hashlib.blake2b(f"{asked}:{index}".encode(), digest_size=16).digest(), version=4))
+
+
+def point_key(point: GridPoint) -> int:
+    """Return the first half of the row keys of a grid point's samples; the second half is the sample's index."""
+    return int(stable_hash(point.to_dict(), 16), 16)

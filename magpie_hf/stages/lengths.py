@@ -1,0 +1,50 @@
+"""`lengths`: how long instruction and response are, in characters (as released) and in the model's own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..stage import BatchStage, Context
+
+
+@dataclass(frozen=True)
+class Lengths(BatchStage):
+    """Adds `instruction_length`, `response_length` (characters) and the same as `…_tokens`.
+
+    - `tokens`: whether tokens are counted too (special tokens of the template are not).
+    """
+
+    name: ClassVar[str] = "lengths"
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("instruction", "response")
+
+    tokens: bool = True
+
+    def parameters(self) -> dict[str, Any]:
+        """Return whether tokens are counted."""
+        return {"tokens": self.tokens}
+
+    def features(self) -> dict[str, Any]:
+        """Return the columns: int64, null where there is no text."""
+        from datasets import Value
+
+        names = [f"{column}_length" for column in self.reads]
+        names += [f"{column}_tokens" for column in self.reads] if self.tokens else []
+        return {name: Value("int64") for name in names}
+
+    def bind(self, context: Context) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[Any]]]:
+        """Return the function that measures a batch."""
+
+        def measure(batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+            columns: dict[str, list[Any]] = {}
+            for column in self.reads:
+                texts = batch[column]
+                columns[f"{column}_length"] = [None if text is None else len(text) for text in texts]
+                if self.tokens:
+                    counts = iter(context.template.count_tokens([text for text in texts if text is not None]))
+                    columns[f"{column}_tokens"] = [None if text is None else next(counts) for text in texts]
+            return columns
+
+        return measure

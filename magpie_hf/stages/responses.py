@@ -1,0 +1,139 @@
+"""`responses`: the model answers each instruction under its full chat template.
+
+Source: Magpie, arXiv:2406.08464, section 2.1 (step 2); greedy decoding as in its appendix E.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from ..engines.base import Generation
+from ..sampling import SamplingParams, sample_seed, seed_base
+from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
+from ..templates import ChatTemplate
+
+
+MAX_TOKENS = 4096
+"""Most tokens of a response: the default of the reference's response script."""
+GREEDY = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
+
+
+@dataclass(frozen=True)
+class Responses(RowStage):
+    """Settings of response generation.
+
+    - `sampling`: greedy by default.
+    - `system_prompt`: for the answer only; the releases use none.
+    """
+
+    name: ClassVar[str] = "responses"
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("instruction",)
+
+    sampling: SamplingParams = GREEDY
+    system_prompt: str | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the sampling and the system prompt."""
+        return {"sampling": self.sampling.to_dict(), "system_prompt": self.system_prompt}
+
+    def features(self) -> dict[str, Any]:
+        """Return the response, both forms of the conversation, how it ended, and how it was made."""
+        from datasets import Value
+
+        return {
+            "response": Value("string"),
+            "conversations": [{"from": Value("string"), "value": Value("string")}],
+            "messages": [{"role": Value("string"), "content": Value("string")}],
+            "reasoning": Value("string"),
+            "response_finish_reason": Value("string"),
+            "gen_response_configs": {
+                "temperature": Value("float64"),
+                "top_p": Value("float64"),
+                "top_k": Value("int64"),
+                "repetition_penalty": Value("float64"),
+                "max_tokens": Value("int64"),
+                "output_generator": Value("string"),
+                "revision": Value("string"),
+                "served_model": Value("string"),
+                "served_revision": Value("string"),
+                "seed": Value("int64"),
+                "system_prompt": Value("string"),
+                "template_hash": Value("string"),
+                "stage_version": Value("int64"),
+            },
+        }
+
+    def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
+        """Return `steps` of a row: one request; what a thinking model thought goes to a column of its own."""
+        template = context.template
+        sampling = with_stops(self.sampling, template)
+        base = seed_base(context.seed, self.name, 1, 0, "")
+        system_prompt, sampled = self.system_prompt, not sampling.is_greedy
+
+        def steps(row: Mapping[str, Any]) -> Steps:
+            instruction = row["instruction"]
+            seed = sample_seed(base, row[ROW_INDEX]) if sampled else None
+            prompt = template.response([{"role": "user", "content": instruction}], system_prompt)
+            generation = yield Ask(prompt, sampling.with_seed(seed))
+            if generation.failure is not None:
+                return failed(generation)
+            return Outcome(answer_record(template, generation, seed), OK)
+
+        return steps
+
+    def columns(
+        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
+    ) -> dict[str, Any]:
+        """Return the response's columns; of a failed row they are null, and the finish reason is its code."""
+        response = record.get("text")
+        instruction = row["instruction"]
+        turns = [("human", "user", instruction)] + ([] if response is None else [("gpt", "assistant", response)])
+        served = record.get("served", {})
+        return {
+            "response": response,
+            "conversations": [{"from": who, "value": text} for who, _, text in turns],
+            "messages": [{"role": role, "content": text} for _, role, text in turns],
+            "reasoning": record.get("reasoning"),
+            "response_finish_reason": record["finish"] if code == OK else f"error: {record.get('error', code)}",
+            "gen_response_configs": {
+                "temperature": self.sampling.temperature,
+                "top_p": self.sampling.top_p,
+                "top_k": self.sampling.top_k,
+                "repetition_penalty": self.sampling.repetition_penalty,
+                "max_tokens": self.sampling.max_tokens,
+                "output_generator": context.model,
+                "revision": context.revision,
+                "served_model": served.get("model"),
+                "served_revision": served.get("revision"),
+                "seed": record.get("seed"),
+                "system_prompt": self.system_prompt,
+                "template_hash": context.template.hash,
+                "stage_version": self.version,
+            },
+        }
+
+
+def with_stops(sampling: SamplingParams, template: ChatTemplate) -> SamplingParams:
+    """Return the sampling with the template's stops of a response added."""
+    stops = template.response_stops
+    return replace(
+        sampling,
+        stop=(*sampling.stop, *stops.texts),
+        stop_token_ids=(*sampling.stop_token_ids, *stops.token_ids),
+    )
+
+
+def answer_record(template: ChatTemplate, generation: Generation, seed: int | None) -> dict[str, Any]:
+    """Return what is kept of an answer: text, reasoning apart, finish reason, seed, who served."""
+    reasoning, answer = template.split_reasoning(generation.text)
+    record: dict[str, Any] = {"text": answer, "finish": generation.finish_reason}
+    if reasoning is not None:
+        record["reasoning"] = reasoning
+    if seed is not None:
+        record["seed"] = seed
+    if generation.served is not None:
+        record["served"] = {k: v for k, v in generation.served._asdict().items() if v is not None}
+    return record

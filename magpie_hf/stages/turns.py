@@ -1,0 +1,197 @@
+"""`turns`: the model goes on with the conversation, as the user and as itself in turn.
+
+Source: Magpie, arXiv:2406.08464, section 2.2 and Fig. 14. The user's turn is written under a system prompt that tells
+of a conversation of several rounds, because small models otherwise forget that they play the user; the answers are
+given without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ..engines.base import Generation
+from ..errors import ArgumentError
+from ..sampling import SamplingParams, sample_seed, seed_base
+from ..stage import FAILURE_CODES, OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
+from .instructions import Instructions, instruction_sampling
+from .responses import GREEDY, answer_record, with_stops
+
+
+SYSTEM_PROMPT = (
+    "You are a helpful AI assistant. The user will engage in a multi-round conversation with you, asking initial "
+    "questions and following up with additional related questions. Your goal is to provide thorough, relevant and "
+    "insightful responses to help the user with their queries."
+)
+"""The reference's multi-turn prompt (its Fig. 14) with its two slips corrected: "Al" for "AI", a missing space."""
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Turns(RowStage):
+    """Settings of multi-turn synthesis.
+
+    - `turns`: turns in all, the first one counted; the reference says that quality falls beyond four.
+    - `sampling`, `response_sampling`: of the user's turns and of the answers.
+    - `system_prompt`: under which the user's turn is written (None for none).
+    - `attempts`: samples tried for a user's turn before the conversation ends short.
+    - `clean`, `max_scripts`: as in `instructions`.
+    """
+
+    name: ClassVar[str] = "turns"
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("instruction", "response")
+
+    turns: int = 2
+    sampling: SamplingParams = field(default=SamplingParams(temperature=1.0, max_tokens=1024))
+    response_sampling: SamplingParams = GREEDY
+    system_prompt: str | None = SYSTEM_PROMPT
+    attempts: int = ATTEMPTS
+    clean: bool = True
+    max_scripts: int = 2
+
+    def __post_init__(self) -> None:
+        if self.turns < 2:
+            raise ArgumentError(
+                f"turns = {self.turns} cannot be used.", hint="The first turn is one, so give 2 or more."
+            )
+        if self.attempts < 1:
+            raise ArgumentError(f"attempts = {self.attempts} cannot be used.", hint="Give 1 or more.")
+
+    def parameters(self) -> dict[str, Any]:
+        """Return all settings."""
+        return {
+            "turns": self.turns,
+            "sampling": self.sampling.to_dict(),
+            "response_sampling": self.response_sampling.to_dict(),
+            "system_prompt": self.system_prompt,
+            "attempts": self.attempts,
+            "clean": self.clean,
+            "max_scripts": self.max_scripts,
+        }
+
+    def features(self) -> dict[str, Any]:
+        """Return `instruction_t` and `response_t` (null where the conversation ended short) and the conversations."""
+        from datasets import Value
+
+        names = [name for t in range(2, self.turns + 1) for name in (f"instruction_{t}", f"response_{t}")]
+        return {
+            **{name: Value("string") for name in names},
+            "conversations": [{"from": Value("string"), "value": Value("string")}],
+            "messages": [{"role": Value("string"), "content": Value("string")}],
+            "num_turns": Value("int64"),
+            "turns_end": Value("string"),
+            "gen_turns_configs": {
+                "temperature": Value("float64"),
+                "top_p": Value("float64"),
+                "max_tokens": Value("int64"),
+                "response_temperature": Value("float64"),
+                "response_top_p": Value("float64"),
+                "response_max_tokens": Value("int64"),
+                "system_prompt": Value("string"),
+                "turns_generator": Value("string"),
+                "revision": Value("string"),
+                "seeds": [Value("int64")],
+                "template_hash": Value("string"),
+                "stage_version": Value("int64"),
+            },
+        }
+
+    def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
+        """Return `steps` of a conversation: user's turn (tried again where unusable), answer, and so on."""
+        template = context.template
+        judge = Instructions(clean=self.clean, max_scripts=self.max_scripts).judge
+        user_sampling = instruction_sampling(self.sampling, template.instruction_stops)
+        answer_sampling = with_stops(self.response_sampling, template)
+
+        def user_turn(
+            messages: list[dict[str, str]], turn: int, index: int
+        ) -> Generator[Ask, Generation, tuple[Outcome, int]]:
+            prompt = template.next_user(messages, self.system_prompt)
+            outcome, seed = Outcome({}, "failed"), 0
+            for attempt in range(self.attempts):
+                seed = sample_seed(seed_base(context.seed, self.name, turn, attempt), index)
+                generation = yield Ask(prompt, user_sampling.with_seed(seed))
+                if generation.failure is not None:
+                    return failed(generation), seed
+                outcome = judge(generation, template.find_special)
+                if outcome.code == OK or user_sampling.is_greedy:
+                    break
+            return outcome, seed
+
+        def steps(row: Mapping[str, Any]) -> Steps:
+            record: dict[str, Any] = {"turns": [], "seeds": []}
+            if row["instruction"] is None or row["response"] is None:
+                return Outcome({**record, "end": "no first turn"}, "fewer_turns")
+            messages = [_user(row["instruction"]), _assistant(row["response"])]
+            for turn in range(2, self.turns + 1):
+                outcome, seed = yield from user_turn(messages, turn, row[ROW_INDEX])
+                if outcome.code != OK:
+                    return _ended(record, outcome)
+                text = outcome.record.get("text", outcome.record["raw"])
+                messages.append(_user(text))
+                answer_seed = sample_seed(seed_base(context.seed, self.name, turn, "answer"), row[ROW_INDEX])
+                used = None if answer_sampling.is_greedy else answer_seed
+                generation = yield Ask(template.response(messages), answer_sampling.with_seed(used))
+                if generation.failure is not None:
+                    return _ended(record, failed(generation))
+                answer = answer_record(template, generation, used)
+                record["turns"].append([text, answer["text"]])
+                record["seeds"].append(seed)
+                if answer["finish"] == "length":
+                    # An answer that was cut is no ground for a next question.
+                    return Outcome({**record, "end": "length"}, OK if turn == self.turns else "fewer_turns")
+                messages.append(_assistant(answer["text"]))
+            return Outcome({**record, "end": "complete"}, OK)
+
+        return steps
+
+    def columns(
+        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
+    ) -> dict[str, Any]:
+        """Return the turns and both forms of the whole conversation."""
+        later = record["turns"]
+        pairs = [(row["instruction"], row["response"]), *later]
+        values: dict[str, Any] = {}
+        for turn in range(2, self.turns + 1):
+            pair = later[turn - 2] if turn - 2 < len(later) else (None, None)
+            values[f"instruction_{turn}"], values[f"response_{turn}"] = pair
+        said = [(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
+        said = [(role, text) for role, text in said if text is not None]
+        names = {"user": "human", "assistant": "gpt"}
+        return {
+            **values,
+            "conversations": [{"from": names[role], "value": text} for role, text in said],
+            "messages": [{"role": role, "content": text} for role, text in said],
+            "num_turns": sum(None not in pair for pair in pairs),
+            "turns_end": record["end"],
+            "gen_turns_configs": {
+                "temperature": self.sampling.temperature,
+                "top_p": self.sampling.top_p,
+                "max_tokens": self.sampling.max_tokens,
+                "response_temperature": self.response_sampling.temperature,
+                "response_top_p": self.response_sampling.top_p,
+                "response_max_tokens": self.response_sampling.max_tokens,
+                "system_prompt": self.system_prompt,
+                "turns_generator": context.model,
+                "revision": context.revision,
+                "seeds": record["seeds"],
+                "template_hash": context.template.hash,
+                "stage_version": self.version,
+            },
+        }
+
+
+def _ended(record: dict[str, Any], outcome: Outcome) -> Outcome:
+    """Return a conversation that ended short: the turns it has are kept, and why it ended."""
+    reason = outcome.record.get("error", outcome.code) if outcome.code in FAILURE_CODES else outcome.code
+    return Outcome({**record, "end": reason}, "fewer_turns")
+
+
+def _user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def _assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
