@@ -1,3 +1,56 @@
-"""Synthesize, annotate, filter and publish alignment data with the Magpie method."""
+"""Synthesize, annotate, filter and publish alignment data with the Magpie method, natively in 🤗 datasets.
+
+import magpie_hf
+ds = magpie_hf.synthesize("meta-llama/Meta-Llama-3-8B-Instruct", num_rows=10_000)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 
 __version__ = "0.1.0"
+
+# public name -> submodule; imported when first used. No name may equal a submodule's.
+_EXPORTS = {
+    "ChatTemplate": "templates",
+    "GridPoint": "sampling",
+    "MagpieError": "errors",
+    "Recipe": "recipe",
+    "RunStopped": "errors",
+    "SamplingParams": "sampling",
+    "load_recipe": "recipe",
+    "run": "api",
+    "synthesize": "api",
+}
+
+__all__ = [
+    "ChatTemplate",
+    "GridPoint",
+    "MagpieError",
+    "Recipe",
+    "RunStopped",
+    "SamplingParams",
+    "__version__",
+    "load_recipe",
+    "run",
+    "synthesize",
+]
+
+if TYPE_CHECKING:
+    from .api import run, synthesize
+    from .errors import MagpieError, RunStopped
+    from .recipe import Recipe, load_recipe
+    from .sampling import GridPoint, SamplingParams
+    from .templates import ChatTemplate
+
+
+def __getattr__(name: str) -> object:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'magpie_hf' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"magpie_hf.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_EXPORTS))

@@ -80,7 +80,7 @@ class StagePlace:
         kept = {name: feature for name, feature in dataset.features.items() if name not in remove}
         features = Features({**kept, **self.stage.features()})
         try:
-            with _quiet_map():
+            with quiet_datasets():
                 dataset.with_format(None).map(
                     function,
                     with_indices=True,
@@ -161,8 +161,8 @@ def _write_empty(path: Path, features: Any) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_map() -> Iterator[None]:
-    """No bar of `map` under ours: it only copies finished rows."""
+def quiet_datasets() -> Iterator[None]:
+    """No bars of `datasets` under ours: they would show the copying of finished rows."""
     import datasets
 
     was_on = datasets.utils.logging.is_progress_bar_enabled()

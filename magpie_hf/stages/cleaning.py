@@ -18,7 +18,7 @@ MAX_SCRIPTS = 2
 _SCRIPT_SHARE = 0.05
 
 _LABELS = r"question|instruction|prompt|query|request|problem|task|user|user query|user question|input|exercise"
-_NUMBER = r"(?:\s*(?:no\.?|number|#)?\s*\d{1,3})?"
+_NUMBER = r"(?:\s*(?:no\.?|number|\#)?\s*\d{1,3})?"
 _LEADING_LABEL = re.compile(
     rf"""^\s*(?:\#{{1,6}}\s*)?(?:\*\*|__)?      # heading or bold
         (?:(?:{_LABELS}){_NUMBER}|Q\s*\d{{0,3}})\s*
@@ -91,7 +91,7 @@ def _cut_answer(text: str) -> str:
         head = text[: match.start()].rstrip()
         if len(_FENCE.findall(head)) % 2 or head.endswith((":", ",")):
             continue
-        if sum(c.isalpha() for c in head) >= MIN_LETTERS * 4:
+        if sum(c.isalpha() for c in head) >= MIN_LETTERS:
             return head
     return text
 

@@ -110,7 +110,7 @@ class Instructions(RowStage):
         capabilities = context.capabilities
         if not self.banned_starts or capabilities is None or not capabilities.first_token_ban:
             return ()
-        return tuple(context.template.token_ids_starting_with(self.banned_starts))
+        return first_tokens(context.template.tokenizer, self.banned_starts)
 
     def judge(self, generation: Generation, find_special: Callable[[str], str | None]) -> Outcome:
         """Accept a text or reject it with its reason; the raw text is kept either way."""
@@ -178,6 +178,12 @@ def instruction_sampling(
         stop_token_ids=(*sampling.stop_token_ids, *stops.token_ids),
         banned_first_token_ids=(*sampling.banned_first_token_ids, *banned),
     )
+
+
+def first_tokens(tokenizer: Any, starts: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the tokens whose text begins with one of `starts`, white space before it not counted."""
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return tuple(token for token, text in enumerate(texts) if text.lstrip().startswith(starts))
 
 
 @lru_cache(maxsize=1024)

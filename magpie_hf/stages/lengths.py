@@ -36,6 +36,10 @@ class Lengths(BatchStage):
 
     def bind(self, context: Context) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[Any]]]:
         """Return the function that measures a batch."""
+        tokenizer = context.template.tokenizer
+
+        def count(texts: list[str]) -> list[int]:
+            return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
 
         def measure(batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
             columns: dict[str, list[Any]] = {}
@@ -43,7 +47,7 @@ class Lengths(BatchStage):
                 texts = batch[column]
                 columns[f"{column}_length"] = [None if text is None else len(text) for text in texts]
                 if self.tokens:
-                    counts = iter(context.template.count_tokens([text for text in texts if text is not None]))
+                    counts = iter(count([text for text in texts if text is not None]))
                     columns[f"{column}_tokens"] = [None if text is None else next(counts) for text in texts]
             return columns
 

@@ -1,0 +1,8 @@
+"""`python -m magpie_hf` is `magpie-hf`."""
+
+import sys
+
+from .cli import main
+
+
+sys.exit(main())

@@ -1,0 +1,403 @@
+"""`magpie-hf`: a thin skin over the functions of the package."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .errors import ArgumentError, MagpieError, RunStopped
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_STOPPED = 75
+"""EX_TEMPFAIL of sysexits.h: the run stopped and the same command goes on; job schedulers may requeue on it."""
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code; errors of magpie_hf print without traceback unless --debug."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = build_parser().parse_args(arguments)
+    _configure_logging(options)
+    restore = _terminate_like_interrupt()
+    try:
+        code: int = options.command(options)
+        return code
+    except KeyboardInterrupt:
+        print(
+            f"\nInterrupted. Everything finished is kept; go on with:\n  {_same_command(arguments)}", file=sys.stderr
+        )
+        return EXIT_INTERRUPTED
+    except RunStopped as stop:
+        _show(stop, options.debug)
+        print(f"  Go on with:\n    {_same_command(arguments)}", file=sys.stderr)
+        return EXIT_STOPPED
+    except MagpieError as error:
+        _show(error, options.debug)
+        return EXIT_ERROR
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+    except Exception as error:
+        if options.debug:
+            raise
+        print(f"{type(error).__name__}: {str(error)[:600]}", file=sys.stderr)
+        print("  This is not an error that magpie_hf foresaw: --debug shows where it comes from.", file=sys.stderr)
+        return EXIT_ERROR
+    finally:
+        restore()
+
+
+def _same_command(arguments: Sequence[str]) -> str:
+    return "magpie-hf " + shlex.join(arguments)
+
+
+def _show(error: MagpieError, debug: bool) -> None:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+
+
+def _configure_logging(options: argparse.Namespace) -> None:
+    level = logging.DEBUG if options.debug else logging.WARNING if options.quiet else logging.INFO
+    logger = logging.getLogger("magpie_hf")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    logger.setLevel(level)
+
+
+def _terminate_like_interrupt() -> Callable[[], None]:
+    """Let SIGTERM end a run as Ctrl-C does: what is finished is kept, the resume command is printed."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread
+        return lambda: None
+
+    def restore() -> None:
+        signal.signal(signal.SIGTERM, before)
+
+    return restore
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="magpie-hf", description="Synthesize, annotate, filter and publish alignment data with the Magpie method."
+    )
+    parser.add_argument("--version", action="version", version=f"magpie_hf {__version__}")
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_synthesize(commands)
+    _add_looking(commands)
+    _add_model_commands(commands)
+    _add_maintenance(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str) -> Any:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--quiet", action="store_true", help="show warnings and errors only")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    parser = _command(commands, "run", _run, "Run a recipe: a YAML file or the name of a bundled one.")
+    parser.add_argument("recipe")
+    parser.add_argument("--model", help="use this model instead of the recipe's")
+    parser.add_argument("--num-rows", type=int, help="accepted instructions wanted")
+    _add_common(parser)
+
+
+def _add_synthesize(commands: Any) -> None:
+    parser = _command(commands, "synthesize", _synthesize, "Synthesize instructions and responses with a model.")
+    parser.add_argument("--model", default="demo", help='Hub id, directory, or "demo" (default)')
+    parser.add_argument("--num-rows", type=int, default=1000, help="accepted instructions wanted (default 1000)")
+    parser.add_argument("--turns", type=int, default=1, help="turns of each conversation (default 1)")
+    parser.add_argument("--system-prompt", help="system prompt under which instructions are written")
+    parser.add_argument("--revision", help="branch, tag or commit of the model")
+    parser.add_argument("--temperature", type=float, help="of the instructions (default 1.0)")
+    parser.add_argument("--top-p", type=float, help="of the instructions (default 1.0)")
+    parser.add_argument("--seed", type=int, default=0, help="base of all seeds (default 0)")
+    _add_common(parser)
+
+
+def _add_common(parser: Any) -> None:
+    parser.add_argument("--engine", help="transformers, vllm, tgi or openai")
+    parser.add_argument("--endpoint", action="append", metavar="URL", help="address of a server; may be given again")
+    parser.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the endpoint's key")
+    parser.add_argument("--output", help="run directory")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key of the recipe")
+    parser.add_argument("--shard", metavar="I/N", help="make only part I of N (from 0), for job arrays")
+    parser.add_argument("--accept-failures", action="store_true", help="finish rows with transient failures as errors")
+    parser.add_argument("--allow-mixed", action="store_true", help="go on although the server changed its model")
+    parser.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show at the end (default 3)")
+
+
+def _add_looking(commands: Any) -> None:
+    status = _command(commands, "status", _status, "Show what a run has done, what is left and what it cost.")
+    status.add_argument("run")
+    explain = _command(commands, "explain", _explain, "Show which stages would run again under changed settings.")
+    explain.add_argument("run")
+    explain.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a changed setting")
+    _command(commands, "recipes", _recipes, "List the bundled recipes.")
+
+
+def _add_model_commands(commands: Any) -> None:
+    template = commands.add_parser("template", help="Look at a model's chat template.")
+    inner = template.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = _command(inner, "show", _template_show, "Show the exact prompts that are sent, and the stops.")
+    show.add_argument("model")
+    show.add_argument("--revision")
+    show.add_argument("--system-prompt")
+    show.add_argument("--chat-template", help="Jinja text or file instead of the model's own")
+    show.add_argument("--kwargs", default="{}", help="template arguments as YAML, as {enable_thinking: false}")
+    show.add_argument("--trust-remote-code", action="store_true", help="run code from the model's repository")
+    probe = _command(commands, "probe", _probe, "Sample a few instructions: is this model good at this?")
+    probe.add_argument("model")
+    probe.add_argument("--num-samples", type=int, default=64)
+    probe.add_argument("--engine")
+    probe.add_argument("--endpoint", action="append", metavar="URL")
+    probe.add_argument("--api-key-env", metavar="NAME")
+    probe.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+
+
+def _add_maintenance(commands: Any) -> None:
+    merge = _command(commands, "merge", _merge, "Join the shards of a job array into one run.")
+    merge.add_argument("shards", nargs="+", metavar="RUN")
+    merge.add_argument("--output", required=True)
+    merge.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as engine.endpoint=URL")
+    merge.add_argument("--rows", type=int, default=3, metavar="N")
+    retry = _command(commands, "retry", _retry, "Open rows again that finished with an error, and run.")
+    retry.add_argument("run")
+    retry.add_argument(
+        "--errors", action="append", required=True, metavar="CODE", help="as too_long; may be given again"
+    )
+    retry.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as engine.endpoint=URL")
+    retry.add_argument("--rows", type=int, default=0, metavar="N")
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    import yaml
+
+    found: dict[str, Any] = {}
+    for text in options.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ArgumentError(f"--set {text!r} has no value.", hint="Write --set KEY=VALUE.")
+        try:
+            found[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            found[key.strip()] = value
+    named = {"model": "model", "num_rows": "num_rows", "engine": "engine.kind", "endpoint": "engine.endpoints"}
+    named |= {"api_key_env": "engine.api_key_env"}
+    for name, key in named.items():
+        value = getattr(options, name, None)
+        if value is not None:
+            found[key] = value
+    return found
+
+
+def _run_options(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("output", "shard", "accept_failures", "allow_mixed")
+    return {name: getattr(options, name) for name in names}
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .recipe import load_recipe
+
+    return _carry_out(load_recipe(options.recipe, _overrides(options)), options.rows, **_run_options(options))
+
+
+def _synthesize(options: argparse.Namespace) -> int:
+    from .recipe import load_recipe
+
+    stages: list[Any] = ["instructions", "responses"]
+    stages += [{"stage": "turns", "turns": options.turns}] if options.turns != 1 else []
+    sampling = {"temperature": options.temperature, "top_p": options.top_p}
+    raw: dict[str, Any] = {
+        "name": "synthesize",
+        "model": options.model,
+        "num_rows": options.num_rows,
+        "seed": options.seed,
+        "sampling": {key: value for key, value in sampling.items() if value is not None},
+        "stages": [*stages, "lengths"],
+    }
+    given = {"revision": options.revision, "system_prompt": options.system_prompt}
+    raw |= {key: value for key, value in given.items() if value is not None}
+    return _carry_out(load_recipe(raw, _overrides(options)), options.rows, **_run_options(options))
+
+
+def _carry_out(recipe: Any, rows: int, **options: Any) -> int:
+    from .api import output_path, run
+
+    place = output_path(recipe, options.get("output"))
+    dataset = run(recipe, **options)
+    _show_rows(dataset, rows)
+    _show_status(place)
+    print(f"\nThe dataset: {place}  ({len(dataset)} rows; load_dataset({str(place)!r}, split='train'))")
+    return 0
+
+
+def _show_rows(dataset: Dataset, count: int) -> None:
+    for row in dataset.select(range(min(count, len(dataset)))):
+        print("─" * 80)
+        for message in row["messages"]:
+            print(f"{message['role'].upper()}: {_cut(message['content'])}")
+    if count and len(dataset):
+        print("─" * 80)
+
+
+def _cut(text: str, limit: int = 600) -> str:
+    visible = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return visible if len(visible) <= limit else visible[:limit] + " …"
+
+
+def _status(options: argparse.Namespace) -> int:
+    _show_status(Path(options.run))
+    return 0
+
+
+def _show_status(path: Path) -> None:
+    from .inspection import run_status
+
+    report = run_status(path)
+    print(f"\n{'stage':<14}{'status':<10}{'rows':>16}{'tokens':>14}{'rows/s':>9}  not accepted")
+    for stage in report.stages:
+        accepted = stage.by_code.get("ok", stage.done)
+        shown = f"{accepted:,}" + (f" / {stage.total:,}" if stage.total else "")
+        tokens = stage.prompt_tokens + stage.completion_tokens
+        rate = f"{stage.done / stage.seconds:.1f}" if stage.seconds else "-"
+        rejected = {code: n for code, n in sorted(stage.by_code.items(), key=lambda kv: -kv[1]) if code != "ok"}
+        reasons = ", ".join(f"{code} {n:,}" for code, n in rejected.items()) or "-"
+        print(f"{stage.name:<14}{stage.status:<10}{shown:>16}{tokens:>14,}{rate:>9}  {reasons}")
+    totals, rows = report.totals, report.outputs.get("rows")
+    if totals:
+        line = f"in all: {totals['tokens']:,} tokens, {totals['engine_seconds']:.1f} s with an engine open"
+        line += f", {totals['tokens'] / rows:,.0f} tokens a kept row" if rows else ""
+        if totals.get("cost") is not None:
+            line += f", cost {totals['cost']:.4f}"
+        if totals.get("cost_per_1000_rows") is not None:
+            line += f", {totals['cost_per_1000_rows']:.4f} per 1,000 kept rows"
+        print(line)
+    last = report.sessions[-1] if report.sessions else {}
+    if last.get("outcome") not in (None, "done"):
+        print(f"last session: began {last['started']}, ended as: {last['outcome']}")
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from .inspection import explain_changes
+
+    words = {
+        "kept": "from the cache",
+        "again": "runs again, all rows",
+        "rows": "only the rows that are new",
+        "new": "runs, is new in the recipe",
+    }
+    for change in explain_changes(options.run, _overrides(options)):
+        print(f"{change.name:<14}{words[change.verdict]}")
+        for field, before, now in change.reasons:
+            print(f"{'':<14}  {field}: {before!r} → {now!r}")
+    return 0
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    from .recipe import bundled_recipes, load_recipe
+
+    for name, path in bundled_recipes().items():
+        recipe = load_recipe(path)
+        print(f"{name:<24}{recipe.num_rows:>10,} rows  {recipe.model:<40}  {recipe.description}")
+    return 0
+
+
+def _template_show(options: argparse.Namespace) -> int:
+    import yaml
+
+    from .templates import ChatTemplate
+
+    template = ChatTemplate.load(
+        options.model,
+        revision=options.revision,
+        chat_template=options.chat_template,
+        template_kwargs=yaml.safe_load(options.kwargs),
+        trust_remote_code=options.trust_remote_code,
+    )
+    print(template.describe(options.system_prompt))
+    return 0
+
+
+def _probe(options: argparse.Namespace) -> int:
+    from .probe import probe_model
+
+    overrides = _overrides(options)
+    overrides.pop("model", None)
+    results = probe_model(options.model, num_samples=options.num_samples, overrides=overrides)
+    print(f"{'temperature':>11}{'top_p':>7}  {'system prompt':<14}{'accepted':>9}{'distinct':>9}{'tokens':>8}  grade")
+    for result in results:
+        system = "yes" if result.system_prompt else "no"
+        print(
+            f"{result.temperature:>11g}{result.top_p:>7g}  {system:<14}{result.accepted:>9.0%}{result.distinct:>9.0%}"
+            f"{result.mean_tokens:>8.0f}  {result.grade}"
+        )
+        if result.reasons:
+            print(f"{'':>20}rejected: " + ", ".join(f"{code} {n}" for code, n in result.reasons.items()))
+    best = results[0]
+    print(f"\nBest here: temperature {best.temperature:g}, top_p {best.top_p:g}" + _with_prompt(best.system_prompt))
+    for text in best.examples:
+        print(f"  - {_cut(text, 160)!r}")
+    return 0
+
+
+def _with_prompt(system_prompt: str | None) -> str:
+    return f", system prompt {system_prompt!r}." if system_prompt else ", no system prompt."
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from .maintenance import merge_runs
+    from .recipe import load_recipe
+
+    merged = merge_runs(options.shards, options.output)
+    recipe = load_recipe(merged.state["recipe"], _overrides(options))
+    return _carry_out(recipe, options.rows, output=options.output)
+
+
+def _retry(options: argparse.Namespace) -> int:
+    from .maintenance import reopen_rows
+    from .recipe import load_recipe
+    from .rundir import RunDir
+
+    opened = reopen_rows(options.run, options.errors)
+    for stage, count in opened.items():
+        print(f"{stage}: {count} rows opened again")
+    if not opened:
+        print("No row finished with these codes.")
+        return 0
+    recipe = load_recipe(RunDir.read(options.run).state["recipe"], _overrides(options))
+    return _carry_out(recipe, options.rows, output=options.run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Change finished runs: join the shards of a job array, open failed rows again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import ArgumentError, StorageError, did_you_mean
+from .journal import CODE_REOPENED, Journal, halves_key
+from .rundir import RunDir
+from .stage import CODE_NUMBERS, CODES
+
+
+def merge_runs(paths: Sequence[str | Path], output: str | Path) -> RunDir:
+    """Join the journals of runs of one recipe (shards of a job array) in a new run directory.
+
+    The same recipe, run with that directory as output, then takes all rows from there and makes only what no shard
+    has: usually nothing, at most a few samples.
+
+    Raises:
+        ArgumentError: the runs are not of one recipe.
+        StorageError: a file cannot be copied.
+    """
+    runs = [RunDir.read(path) for path in paths]
+    if not runs:
+        raise ArgumentError("No run was given to merge.", hint="Give the shards' run directories.")
+    _check_same(runs)
+    with RunDir(output).own() as merged:
+        merged.state["pins"] = {**runs[0].state["pins"], **merged.state["pins"]}
+        merged.state["recipe"] = runs[0].state["recipe"]
+        merged.state["merged_from"] = [run.state.get("shard") for run in runs]
+        for run in runs:
+            for key, state in run.state["stages"].items():
+                _copy_journal(run.path / "stages" / key / "journal", merged.path / "stages" / key / "journal")
+                target = merged.state["stages"].setdefault(
+                    key, {k: state[k] for k in ("name", "identity", "identity_fields", "kind", "served") if k in state}
+                )
+                _add_counters(target, state)
+        merged.save()
+    return merged
+
+
+def _check_same(runs: Sequence[RunDir]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        for name in ("recipe_hash", "recipe", "pins"):
+            mine, other = _asked(first, name), _asked(run, name)
+            if mine != other:
+                raise ArgumentError(
+                    f"{run.path} and {first.path} differ in their {name.replace('_', ' ')}, so they are no shards of one run.",
+                    hint="Merge only runs of the same recipe, started with the same settings and --shard i/n.",
+                )
+
+
+def _asked(run: RunDir, name: str) -> Any:
+    value = run.state.get(name)
+    if name == "recipe" and isinstance(value, dict):
+        return {key: value.get(key) for key in ("model", "num_rows", "sampling", "stages", "seed")}
+    if name == "pins" and isinstance(value, dict):
+        # The date is pinned at each shard's own start; it only matters where the template prints it.
+        prints = any(flag for key, flag in value.items() if key.startswith("template prints a date"))
+        return {key: pin for key, pin in value.items() if key != "template_date" or prints}
+    return value
+
+
+def _copy_journal(source: Path, target: Path) -> None:
+    for segment in sorted(source.glob("*.jnl")):
+        copy = target / segment.name
+        if copy.exists() and copy.stat().st_size == segment.stat().st_size:
+            continue
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            part = copy.with_suffix(".part")
+            shutil.copyfile(segment, part)
+            os.replace(part, copy)
+        except OSError as error:
+            raise StorageError(
+                f"Cannot copy a journal: {error.strerror or error}.",
+                where=str(copy),
+                hint="Make room and merge again.",
+            ) from error
+
+
+def _add_counters(target: dict[str, Any], state: dict[str, Any]) -> None:
+    seconds = target.setdefault("counters", {}).get("seconds", 0.0)
+    target["counters"]["seconds"] = seconds + state.get("counters", {}).get("seconds", 0.0)
+
+
+def reopen_rows(path: str | Path, codes: Sequence[str]) -> dict[str, int]:
+    """Open the rows again that finished with one of these codes; return how many a stage.
+
+    Raises:
+        ArgumentError: no such code, or one of rows that are fine.
+        RunLockedError: the run is on.
+    """
+    for code in codes:
+        if code not in CODE_NUMBERS or code == "ok":
+            raise ArgumentError(f"There is no error code {code!r}.", hint=did_you_mean(code, CODES[1:]))
+    wanted = {CODE_NUMBERS[code] for code in codes}
+    RunDir.read(path)
+    opened: dict[str, int] = {}
+    with RunDir(path).own() as run_dir:
+        for key, state in run_dir.state["stages"].items():
+            count = _reopen(run_dir.path / "stages" / key / "journal", wanted)
+            if count:
+                opened[state["name"]] = opened.get(state["name"], 0) + count
+                state["reopened"] = state.get("reopened", 0) + 1
+                state["status"] = "reopened"
+        run_dir.save()
+    return opened
+
+
+def _reopen(directory: Path, wanted: set[int]) -> int:
+    with Journal(directory) as journal:
+        index = journal.index()
+        rows = [row for row, code in enumerate(index.codes) if int(code) in wanted]
+        for row in rows:
+            journal.append(halves_key(index.keys[row]), {}, code=CODE_REOPENED)
+    return len(rows)

@@ -1,0 +1,75 @@
+"""The finished dataset of a run, written so that `load_dataset(OUTPUT)` or `load_from_disk(OUTPUT/dataset)` reads it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import StorageError
+from .hub.schema import column_order
+from .place import quiet_datasets
+from .rundir import RunDir
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+MAX_SHARD_BYTES = 500_000_000
+"""As `Dataset.push_to_hub` cuts its shards."""
+
+
+def write_output(dataset: Dataset, run_dir: RunDir, file_format: str) -> Dataset:
+    """Put the columns in the released order and write the dataset into the run directory; return it.
+
+    `file_format`: "parquet" (data/train-*.parquet), "arrow" (`save_to_disk` into dataset/), or "none". What is there
+    already under the same fingerprint is left alone.
+    """
+    fingerprint = str(dataset._fingerprint)
+    ordered = dataset.select_columns(column_order(dataset.column_names))
+    outputs = run_dir.state["outputs"]
+    written = outputs.get("fingerprint") == fingerprint and outputs.get("format") == file_format
+    if not (written and all((run_dir.path / name).exists() for name in outputs.get("files", []))):
+        try:
+            with quiet_datasets():
+                files = _write(ordered, run_dir.path, file_format)
+        except OSError as error:
+            raise StorageError(
+                f"Cannot write the dataset: {error.strerror or error}.",
+                where=str(run_dir.path),
+                hint="Make room and run the same command again: all stages are kept.",
+            ) from error
+        run_dir.state["outputs"] = {
+            "fingerprint": fingerprint,
+            "format": file_format,
+            "files": files,
+            "rows": len(dataset),
+            "columns": ordered.column_names,
+        }
+        run_dir.save()
+    return ordered
+
+
+def _write(dataset: Dataset, place: Path, file_format: str) -> list[str]:
+    if file_format == "none":
+        return []
+    target = place / ("dataset" if file_format == "arrow" else "data")
+    fresh = place / f".{target.name}-new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    if file_format == "arrow":
+        dataset.save_to_disk(str(fresh))
+    else:
+        _write_parquet(dataset, fresh)
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+    return [str(path.relative_to(place)) for path in sorted(target.iterdir())]
+
+
+def _write_parquet(dataset: Dataset, target: Path) -> None:
+    target.mkdir(parents=True)
+    shards = max(1, math.ceil(dataset._estimate_nbytes() / MAX_SHARD_BYTES))
+    for number in range(shards):
+        shard = dataset.shard(num_shards=shards, index=number, contiguous=True)
+        shard.to_parquet(str(target / f"train-{number:05d}-of-{shards:05d}.parquet"))
