@@ -175,6 +175,7 @@ def _add_model_commands(commands: Any) -> None:
     show.add_argument("--system-prompt")
     show.add_argument("--chat-template", help="Jinja text or file instead of the model's own")
     show.add_argument("--kwargs", default="{}", help="template arguments as YAML, as {enable_thinking: false}")
+    show.add_argument("--json", action="store_true", help="print as JSON")
     show.add_argument("--trust-remote-code", action="store_true", help="run code from the model's repository")
     probe = _command(commands, "probe", _probe, "Sample a few instructions: is this model good at this?")
     probe.add_argument("model")
@@ -345,8 +346,31 @@ def _template_show(options: argparse.Namespace) -> int:
         template_kwargs=yaml.safe_load(options.kwargs),
         trust_remote_code=options.trust_remote_code,
     )
-    print(template.describe(options.system_prompt))
+    described = template.describe(options.system_prompt)
+    if options.json:
+        import json
+
+        print(json.dumps(described, indent=2, ensure_ascii=False))
+    else:
+        _show_template(described)
     return 0
+
+
+def _show_template(described: dict[str, Any]) -> None:
+    print(f"model {described['model']}, template hash {described['hash']}, date {described['date']}")
+    for name, prompt in described["prompts"].items():
+        print(f"\n{name.replace('_', ' ')}")
+        if "refused" in prompt:
+            print(f"  refused: {prompt['refused']}")
+            continue
+        print(f"  text   {prompt['text']!r}")
+        print(f"  tokens {prompt['token_ids']}")
+    print()
+    for name in ("instruction_stops", "response_stops"):
+        stops = described[name]
+        print(f"{name.replace('_', ' ')}: {' '.join(map(repr, stops['texts']))}, token ids {stops['token_ids']}")
+    for note in described["notes"]:
+        print(f"note: {note}")
 
 
 def _probe(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from .journal import Journal
 from .recipe import Recipe, load_recipe
 from .rundir import RunDir, stable_hash
-from .session import engine_identity, load_template, pinned_model, template_date
+from .session import engine_identity, pinned_model
 from .stage import CODES, Stage
 from .stages.instructions import Instructions
 
@@ -129,7 +129,7 @@ def explain_changes(path: str | Path, overrides: Mapping[str, Any]) -> list[Stag
 
 def _identities(recipe: Recipe, run_dir: RunDir) -> dict[str, dict[str, Any]]:
     ref = pinned_model(recipe, run_dir)
-    shared = engine_identity(recipe, run_dir, ref, lambda: load_template(recipe, ref, template_date(run_dir)))
+    shared = engine_identity(recipe, run_dir, ref)
     out: dict[str, dict[str, Any]] = {}
     for stage in recipe.stages:
         out[stage.name] = {"version": stage.version, "parameters": stage.parameters()}

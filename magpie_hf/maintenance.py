@@ -59,10 +59,6 @@ def _asked(run: RunDir, name: str) -> Any:
     value = run.state.get(name)
     if name == "recipe" and isinstance(value, dict):
         return {key: value.get(key) for key in ("model", "num_rows", "sampling", "stages", "seed")}
-    if name == "pins" and isinstance(value, dict):
-        # The date is pinned at each shard's own start; it only matters where the template prints it.
-        prints = any(flag for key, flag in value.items() if key.startswith("template prints a date"))
-        return {key: pin for key, pin in value.items() if key != "template_date" or prints}
     return value
 
 

@@ -46,7 +46,7 @@ class Session:
         self.listener = Listener(recipe.budget, show=show_progress, spent=self._spent_elsewhere)
         self.environment = Environment(
             run_dir=run_dir,
-            identity=engine_identity(recipe, run_dir, self.ref, lambda: self.template),
+            identity=engine_identity(recipe, run_dir, self.ref),
             open_engine=self.engine,
             load_template=lambda: self.template,
             listener=self.listener,
@@ -60,12 +60,12 @@ class Session:
     @cached_property
     def template(self) -> ChatTemplate:
         """The model's chat template with the recipe's arguments, under the run's date."""
-        return load_template(self.recipe, self.ref, template_date(self.run_dir))
+        return load_template(self.recipe, self.ref, template_date(self.recipe, self.run_dir, self.ref))
 
     def engine(self) -> Engine:
         """Return the engine, opened and checked with the real pre-query prompt."""
         if self._engine is None:
-            engine = make_engine(self.recipe, self.ref)
+            engine = make_engine(self.recipe, self.ref, stop_texts(self.template))
             engine.open()
             self._engine = engine
             engine.check_prompt(self.template.pre_query(self.recipe.grid[0].system_prompt))
@@ -112,51 +112,58 @@ def pinned_model(recipe: Recipe, run_dir: RunDir) -> ModelRef:
     return ModelRef(*found)
 
 
-def template_date(run_dir: RunDir) -> str:
-    """Return the date that templates print: the day of the run's first start."""
-    return str(run_dir.pin("template_date", lambda: dt.datetime.now().astimezone().date().isoformat()))
+def template_date(recipe: Recipe, run_dir: RunDir, ref: ModelRef) -> str | None:
+    """Return the date that the template prints as today, or None if it prints none.
+
+    It is the recipe's, or the day of the run's first start: a run resumed tomorrow sends the same bytes.
+    """
+    given = recipe.template.get("date")
+    if given is not None:
+        return str(given)
+    key = f"template date {stable_hash([ref.name, ref.revision, recipe.template], 8)}"
+    found: str | None = run_dir.pin(key, lambda: load_template(recipe, ref, None).date)
+    return found
 
 
 def load_template(recipe: Recipe, ref: ModelRef, date: str | None) -> ChatTemplate:
-    """Load the chat template of the recipe's model with the recipe's overrides."""
+    """Load the chat template of the recipe's model with the recipe's overrides; `date` None is today."""
     return ChatTemplate.load(
         ref.source,
         revision=ref.load_revision,
         chat_template=recipe.template.get("chat_template"),
         template_kwargs=recipe.template.get("kwargs"),
-        template_date=recipe.template.get("date") or date,
+        template_date=date,
         trust_remote_code=bool(recipe.engine.options.get("trust_remote_code", False)),
     )
 
 
-def engine_identity(recipe: Recipe, run_dir: RunDir, ref: ModelRef, template: Any) -> dict[str, Any]:
-    """Return what of model, engine settings and template can change a text; see the design's "Two identities".
-
-    The date counts only if the template prints it, which is found out once, at the first start.
-    """
-    date = recipe.template.get("date")
-    key = f"template prints a date {stable_hash([ref, recipe.template], 8)}"
-    if date is None and run_dir.pin(key, lambda: template().date is not None):
-        date = template_date(run_dir)
+def engine_identity(recipe: Recipe, run_dir: RunDir, ref: ModelRef) -> dict[str, Any]:
+    """Return what of model, engine settings and template can change a text; see the design's "Two identities"."""
     override = recipe.template.get("chat_template")
-    if override is not None and Path(override).is_file():
+    if override is not None and "{" not in override and Path(override).is_file():
         override = Path(override).read_text("utf-8")
     return {
         "engine": make_engine(recipe, ref).identity(),
         "template": {
             "kwargs": recipe.template.get("kwargs") or {},
             "override": None if override is None else stable_hash(override),
-            "date": None if date is None else str(date),
+            "date": template_date(recipe, run_dir, ref),
         },
     }
 
 
-def make_engine(recipe: Recipe, ref: ModelRef) -> Engine:
+def stop_texts(template: ChatTemplate) -> dict[int, str]:
+    """Return the text of each stop token, for servers that can only be told stop texts."""
+    ids = {*template.instruction_stops.token_ids, *template.response_stops.token_ids}
+    return {token: template.decode([token]) for token in sorted(ids)}
+
+
+def make_engine(recipe: Recipe, ref: ModelRef, token_texts: dict[int, str] | None = None) -> Engine:
     """Build the recipe's engine from settings alone: no model, no connection."""
     spec = recipe.engine
     kwargs: dict[str, Any] = dict(spec.options)
     if spec.kind in ENDPOINT_ENGINES:
-        kwargs["endpoints"] = list(spec.endpoints)
+        kwargs |= {"endpoints": list(spec.endpoints), "token_texts": token_texts or {}}
     engine: Engine = engine_class(spec.kind)(recipe.model, ref=ref, revision=ref.revision, **kwargs)  # type: ignore[call-arg]
     return engine
 

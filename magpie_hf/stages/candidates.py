@@ -37,6 +37,8 @@ OPEN, FLYING, ACCEPTED, REJECTED, DROPPED = range(5)
 YIELD_CHECK_AFTER = 512
 MIN_YIELD = 0.01
 SHARD_SLACK_SIGMAS = 3.0
+PRIOR_SAMPLES = 32
+"""Accepted samples assumed beforehand: the first to finish are the shortest, and rejected more often than most."""
 
 
 class Shard(NamedTuple):
@@ -115,7 +117,7 @@ class Candidates:
     def is_hungry(self) -> bool:
         """Whether more samples must be asked for, if those in flight are accepted at the rate seen so far."""
         done = self.accepted + self.rejected
-        rate = (self.accepted + 1) / (done + 1) if done else 1.0
+        rate = (self.accepted + PRIOR_SAMPLES) / (done + PRIOR_SAMPLES)
         return self.accepted + (self.flying + self.dropped) * rate < self.needed
 
     def next_sample(self) -> int:

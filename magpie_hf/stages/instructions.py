@@ -174,7 +174,7 @@ def instruction_sampling(
     """Return the sampling with the template's stops of a user's turn added."""
     return replace(
         sampling,
-        stop=(*sampling.stop, *stops.texts, *extra),
+        stop=(*sampling.stop, *stops.plain_texts, *extra),
         stop_token_ids=(*sampling.stop_token_ids, *stops.token_ids),
         banned_first_token_ids=(*sampling.banned_first_token_ids, *banned),
     )

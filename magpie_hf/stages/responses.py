@@ -121,7 +121,7 @@ def with_stops(sampling: SamplingParams, template: ChatTemplate) -> SamplingPara
     stops = template.response_stops
     return replace(
         sampling,
-        stop=(*sampling.stop, *stops.texts),
+        stop=(*sampling.stop, *stops.plain_texts),
         stop_token_ids=(*sampling.stop_token_ids, *stops.token_ids),
     )
 
