@@ -1,0 +1,402 @@
+"""What the endpoint engines have in common: settings, the first meeting with each server, and the request loop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..errors import (
+    ArgumentError,
+    CapabilityError,
+    EngineError,
+    ModelMismatchError,
+    PromptMismatchError,
+    quoted,
+)
+from ..models import ModelRef, resolve_model
+from .base import Capabilities, Engine, EngineStats, Failure, Generation, Prompt, Request, Served
+from .calls import Outcome
+from .groups import Groups
+from .pacing import Backoff, retry_after_s
+from .servers import error_text, is_commit, is_starting, is_too_long, names_match, normal_address, read_key
+from .transport import Transport
+from .wire import Endpoint, Reply, Verdict, unavailable
+
+
+logger = logging.getLogger(__name__)
+
+# How often the caller looks whether there is room again while no answer arrives.
+POLL_S = 0.2
+# Samples in flight per slot where one request holds several samples: a group ends with its slowest, so others must
+# be running meanwhile.
+SAMPLES_PER_SLOT = 4
+
+
+class EndpointEngine(Engine):
+    """Generates on one or more servers that hold the same model."""
+
+    # Asked when the engine opens and when an endpoint comes back; and ends of an address that are dropped, as the
+    # engine adds its own paths.
+    probe_path: str
+    suffixes: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        endpoints: Sequence[str],
+        revision: str | None = None,
+        ref: ModelRef | None = None,
+        api_key_env: str | None = None,
+        concurrency: int = 256,
+        timeout_s: float = 600.0,
+        max_retries: int = 8,
+        max_outage_s: float = 600.0,
+        startup_timeout_s: float = 30.0,
+        backoff_s: tuple[float, float] = (0.5, 30.0),
+        allow_model_mismatch: bool = False,
+        dtype: str | None = None,
+        quantization: str | None = None,
+        token_texts: Mapping[int, str] | None = None,
+    ) -> None:
+        """Keep the settings.
+
+        - `model`, `revision`: what the servers must hold; `ref`: the same, already resolved.
+        - `endpoints`: addresses, `http://host:port`.
+        - `api_key_env`: name of the environment variable with the key; without it no Authorization is sent.
+        - `concurrency`: most requests in flight, over all endpoints; fewer when the servers say that it is too much.
+        - `timeout_s`: longest silence of a server that has a request; `max_retries`: of one request;
+          `max_outage_s`: how long all endpoints may be down; `startup_timeout_s`: how long they may take to start;
+          `backoff_s`: first and longest wait between retries.
+        - `token_texts`: texts of the stop token ids, for servers that take stop texts only.
+        """
+        given = [endpoints] if isinstance(endpoints, str) else list(endpoints)
+        if not given:
+            raise ArgumentError("No endpoint was given.", hint="Give its address, such as http://localhost:8080.")
+        if concurrency < 1:
+            raise ArgumentError(f"concurrency = {concurrency} cannot be used.", hint="Give 1 or more.")
+        self.model = model
+        self.addresses = list(dict.fromkeys(normal_address(address, self.suffixes) for address in given))
+        self.revision = revision
+        self.api_key_env = api_key_env
+        self.concurrency = concurrency
+        self.timeout_s = timeout_s
+        self.max_retries = max_retries
+        self.max_outage_s = max_outage_s
+        self.startup_timeout_s = startup_timeout_s
+        self.backoff = Backoff(*backoff_s)
+        self.allow_model_mismatch = allow_model_mismatch
+        self.dtype = dtype
+        self.quantization = quantization
+        self.token_texts = dict(token_texts or {})
+        self.stats = EngineStats()
+        self._ref = ref
+        self._secret = ""
+        self._transport: Transport | None = None
+        self._capabilities: Capabilities | None = None
+        self._drops_bos = False
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model!r}, endpoints={self.addresses!r})"
+
+    @property
+    def ref(self) -> ModelRef:
+        """The model asked for, resolved when first needed."""
+        if self._ref is None:
+            self._ref = resolve_model(self.model, self.revision)
+        return self._ref
+
+    def identity(self) -> dict[str, Any]:
+        """Return the model asked for, its revision, and dtype and quantization when set."""
+        asked: dict[str, Any] = {"model": self.ref.name, "revision": self.ref.revision}
+        for name in ("dtype", "quantization"):
+            if getattr(self, name) is not None:
+                asked[name] = getattr(self, name)
+        return asked
+
+    @property
+    def transport(self) -> Transport:
+        """The open transport. Raises EngineError if the engine is closed."""
+        if self._transport is None:
+            raise EngineError("The engine is not open.", hint="Use it in a with statement, or call open().")
+        return self._transport
+
+    def open(self) -> None:
+        """Ask every endpoint who it is and what it can do.
+
+        Raises:
+            ArgumentError: the variable named by `api_key_env` is not set.
+            EngineUnavailableError: no endpoint answers within `startup_timeout_s`.
+            ModelMismatchError: an endpoint holds another model.
+            CapabilityError: an endpoint speaks another protocol.
+        """
+        if self._transport is not None:
+            return
+        self._secret = read_key(self.api_key_env)
+        self.stats = EngineStats()
+        self._transport = Transport(
+            self.addresses,
+            judge=self._judge,
+            recognise=self._recognise,
+            probe_path=self.probe_path,
+            headers={"Authorization": f"Bearer {self._secret}"} if self._secret else None,
+            concurrency=self.concurrency,
+            timeout_s=self.timeout_s,
+            max_retries=self.max_retries,
+            max_outage_s=self.max_outage_s,
+            backoff=self.backoff,
+        )
+        self._transport.start()
+        try:
+            met = self._meet(self._transport)
+            self._capabilities = self._learn(met)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connections."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.close()
+
+    def capabilities(self) -> Capabilities:
+        """Return what the servers can do (all of them, if they differ)."""
+        if self._capabilities is None:
+            raise EngineError("The engine is not open.", hint="Use it in a with statement, or call open().")
+        return self._capabilities
+
+    @property
+    def served(self) -> Served | None:
+        """What the endpoints said of themselves, if they all said the same."""
+        said = {e.served for e in self._transport.endpoints if e.served} if self._transport else set()
+        return said.pop() if len(said) == 1 else None
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        """Compare the server's count of prompt tokens with ours; leave out the BOS where the server adds it.
+
+        Raises:
+            PromptMismatchError: the counts differ otherwise; `data` has both.
+            CapabilityError: the server does not say how many tokens it counted.
+        """
+        if self.capabilities().token_ids:
+            return
+        wanted = len(prompt.token_ids)
+        verdicts = {self._bos_is_doubled(e, prompt, wanted) for e in self.transport.endpoints if not e.is_aside}
+        if len(verdicts) > 1:
+            raise PromptMismatchError(
+                "The endpoints disagree: some add a BOS to the prompt, others do not.", endpoints=self.addresses
+            )
+        self._drops_bos = verdicts == {True}
+
+    def _bos_is_doubled(self, endpoint: Endpoint, prompt: Prompt, wanted: int) -> bool:
+        counted = self._count(endpoint, prompt.text)
+        if counted == wanted:
+            return False
+        if counted == wanted + 1 and prompt.bos and self._count(endpoint, prompt.text_without_bos) == wanted:
+            return True
+        raise PromptMismatchError(
+            f"{endpoint.url} counts {counted} tokens in the prompt, our tokenizer {wanted}.",
+            hint="Does the server hold the same model and revision, with the same tokenizer?",
+            server_tokens=counted,
+            our_tokens=wanted,
+        )
+
+    def _count(self, endpoint: Endpoint, text: str) -> int:
+        counted = self._count_prompt(endpoint, text)
+        if counted is None:
+            raise CapabilityError(
+                f"{endpoint.url} does not say how many tokens it counted in the prompt, so a doubled BOS would go "
+                "unseen.",
+                hint="Use a server that reports prompt tokens.",
+            )
+        return counted
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Generation]:
+        """Yield a Generation for each Request, in completion order; see the contract in `base`."""
+        batch = self.transport.batch()
+        source = Groups(requests, self.capabilities().max_n)
+        started = time.monotonic()
+        retries = self.transport.retries
+        samples = 0
+        is_waiting = False
+        try:
+            while True:
+                while not source.is_done and not is_waiting and batch.has_room() and self._has_samples_left(samples):
+                    group = source.next_group()
+                    if group is None:
+                        is_waiting = True
+                        break
+                    batch.submit(*self._encode(group), group)
+                    samples += len(group)
+                    self.stats.requests += 1
+                if batch.outstanding == 0:
+                    if source.is_done:
+                        return
+                    is_waiting = False
+                    continue
+                outcome = batch.get(POLL_S)
+                if outcome is not None:
+                    is_waiting = False
+                    samples -= len(outcome.call.tag)
+                    yield from self._generations(outcome)
+        finally:
+            batch.close()
+            self.stats.busy_s += time.monotonic() - started
+            if self._transport is not None:
+                self.stats.retries += self._transport.retries - retries
+
+    def _has_samples_left(self, samples: int) -> bool:
+        return self.capabilities().max_n == 1 or samples < SAMPLES_PER_SLOT * self.transport.room()
+
+    def _generations(self, outcome: Outcome) -> list[Generation]:
+        group: list[Request] = outcome.call.tag
+        if outcome.reply is None:
+            failure = outcome.failure or Failure("unknown", True, "")
+            self.stats.failures += len(group)
+            self.stats.by_code[failure.code] = self.stats.by_code.get(failure.code, 0) + len(group)
+            generations = [Generation(r.key, seed=r.sampling.seed, failure=failure) for r in group]
+        else:
+            generations = self._decode(group, outcome.reply, outcome.served)
+            self.stats.prompt_tokens += sum(g.prompt_tokens or 0 for g in generations)
+            self.stats.completion_tokens += sum(g.completion_tokens or 0 for g in generations)
+        for generation in generations:
+            generation.seconds = outcome.seconds
+            generation.served = generation.served or outcome.served
+        return generations
+
+    def _text(self, prompt: Prompt) -> str:
+        return prompt.text_without_bos if self._drops_bos else prompt.text
+
+    def _meet(self, transport: Transport) -> list[Endpoint]:
+        """Ask each endpoint who it is, for as long as it may take to start; set aside those that never answer."""
+        waiting = list(transport.endpoints)
+        last = Reply()
+        end = time.monotonic() + self.startup_timeout_s
+        attempt = 0
+        while True:
+            replies = transport.ask_all([(e, "GET", self.probe_path, None) for e in waiting], timeout_s=10.0)
+            late = []
+            for endpoint, reply in zip(waiting, replies, strict=True):
+                if is_starting(reply):
+                    late.append(endpoint)
+                    last = reply
+                else:
+                    endpoint.served = self._recognise(endpoint, reply)
+            waiting = late
+            left_s = end - time.monotonic()
+            if not waiting or left_s <= 0:
+                break
+            if attempt == 0:
+                logger.warning("waiting for %s", ", ".join(e.url for e in waiting))
+            time.sleep(min(left_s, self.backoff.wait_s(min(attempt, 2))))
+            attempt += 1
+        met = [e for e in transport.endpoints if e not in waiting]
+        if not met:
+            raise unavailable(self.addresses, self.startup_timeout_s, last)
+        for endpoint in waiting:
+            transport.set_aside(endpoint)
+        return met
+
+    def _check_model(self, endpoint: Endpoint, served: str, revision: str | None = None) -> None:
+        """Raise ModelMismatchError unless the server holds the model asked for, and its revision if one was given."""
+        if self.allow_model_mismatch:
+            return
+        if not names_match(self.ref, served):
+            raise ModelMismatchError(
+                f"{endpoint.url} holds the model {quoted(served)}, not {quoted(self.ref.name)}.",
+                hint="Give the address of the right server, or --allow-model-mismatch if both are the same model.",
+                endpoint=endpoint.url,
+                served=served,
+                asked=self.ref.name,
+            )
+        asked = self.ref.revision
+        if self.revision and revision and is_commit(asked) and is_commit(revision) and asked != revision:
+            raise ModelMismatchError(
+                f"{endpoint.url} holds revision {revision} of {quoted(served)}, not {asked}.",
+                hint="Start the server with that revision, or leave the revision out.",
+                endpoint=endpoint.url,
+                served=revision,
+                asked=asked,
+            )
+
+    def _refused(self, endpoint: Endpoint, status: int) -> EngineError:
+        """Return the error for a server that wants a key, or another one. Never shows the key."""
+        if self.api_key_env:
+            hint = f"Check the key in the environment variable {self.api_key_env} (api_key_env)."
+        else:
+            hint = "If it wants a key, name the environment variable that holds it: api_key_env (--api-key-env NAME)."
+        return EngineError(
+            f"{endpoint.url} refuses access ({status}).", hint=hint, endpoint=endpoint.url, status=status
+        )
+
+    def _check_access(self, endpoint: Endpoint, reply: Reply) -> None:
+        """Raise for replies that say the address or the key is wrong."""
+        if reply.fault is not None and reply.fault.error is not None:
+            raise reply.fault.error
+        if reply.status in (401, 403):
+            raise self._refused(endpoint, reply.status)
+        if 300 <= reply.status < 400:
+            raise self._redirected(endpoint, reply)
+
+    def _redirected(self, endpoint: Endpoint, reply: Reply) -> EngineError:
+        parts = urlsplit(str(reply.headers.get("Location", "")))
+        target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "another path"
+        return EngineError(
+            f"{endpoint.url} redirects to {quoted(target)}; redirects are not followed, as the key would go along.",
+            hint="Give the final address.",
+        )
+
+    def _judge(self, endpoint: Endpoint, reply: Reply) -> Verdict | None:
+        """Say what a reply to a generation request means. Runs in the transport's thread."""
+        status = reply.status
+        if status == 200:
+            return self._judge_payload(reply)
+        message = f"{status}: {self._message(reply)}"
+        if status in (401, 403):
+            return Verdict("fatal", "refused", error=self._refused(endpoint, status))
+        if 300 <= status < 400:
+            return Verdict("fatal", "redirect", error=self._redirected(endpoint, reply))
+        if status in (429, 503):
+            return Verdict("overload", "overloaded", message, retry_after_s(reply.headers.get("Retry-After")))
+        if status in (404, 405, 502, 504):
+            # The route was there when the engine opened: now something else answers at this address.
+            return Verdict("transient", "server_error", message, is_connection=True)
+        if status in (408, 425) or status >= 500:
+            return Verdict("transient", "server_error", message)
+        return Verdict("never", "too_long" if is_too_long(message) else "validation", message)
+
+    def _message(self, reply: Reply) -> str:
+        """Return the server's error text, without the key, at most 200 characters."""
+        text = error_text(reply.payload).split("'input':")[0]
+        if self._secret:
+            text = text.replace(self._secret, "…")
+        return text[:200]
+
+    @abstractmethod
+    def _recognise(self, endpoint: Endpoint, reply: Reply) -> Served | None:
+        """Say who answered `probe_path`; raises if it is the wrong server."""
+
+    @abstractmethod
+    def _learn(self, met: Sequence[Endpoint]) -> Capabilities:
+        """Find out what the endpoints that answered can do."""
+
+    @abstractmethod
+    def _count_prompt(self, endpoint: Endpoint, text: str) -> int | None:
+        """Return how many tokens the server counts in a prompt, None if it does not say."""
+
+    @abstractmethod
+    def _judge_payload(self, reply: Reply) -> Verdict | None:
+        """Say what is wrong with the content of a 200 reply, None if it can be decoded."""
+
+    @abstractmethod
+    def _encode(self, group: Sequence[Request]) -> tuple[str, bytes]:
+        """Return path and body of the HTTP request for a group of samples."""
+
+    @abstractmethod
+    def _decode(self, group: Sequence[Request], reply: Reply, served: Served | None) -> list[Generation]:
+        """Return the generations of a group, in its order; `served`: what the endpoint has said of itself."""

@@ -1,0 +1,389 @@
+"""vLLM on this machine: always in a child process, one for each device or group of devices."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ..errors import ArgumentError, CapabilityError, DependencyError, EngineError, ModelError, quoted
+from ..models import ModelRef, resolve_model
+from .base import Capabilities, Engine, EngineStats, Failure, Generation, Request, Served
+from .worker import ReplicatedEngine, WorkerSpec
+
+
+MAX_NUM_SEQS = 256  # rows that vLLM runs at once; its own default on most GPUs
+# Most samples that share one request: vLLM gives them back together, so a larger group waits longer for its slowest.
+MAX_N = 16
+
+
+class VllmEngine(ReplicatedEngine):
+    """Generates with vLLM: token-id prompts, `n` samples a request, prefix caching, tensor parallelism.
+
+    - `model`, `revision`, `ref`, `dtype`, `trust_remote_code`: as for the transformers engine.
+    - `quantization`: any that vLLM knows ("fp8", "awq", "gptq", …).
+    - `tensor_parallel_size`: devices that share one replica.
+    - `devices`: None: the first `tensor_parallel_size` ones. Else one replica for each entry: a device number, or a
+      list of `tensor_parallel_size` of them; a flat list of more is cut into groups of that size.
+    - `gpu_memory_utilization`, `max_model_len`: as in vLLM. `batch_size`: its `max_num_seqs`.
+    - `engine_args`: more arguments of vLLM's EngineArgs.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        ref: ModelRef | None = None,
+        dtype: str | None = None,
+        quantization: str | None = None,
+        tensor_parallel_size: int = 1,
+        devices: Sequence[int | Sequence[int]] | None = None,
+        gpu_memory_utilization: float = 0.9,
+        max_model_len: int | None = None,
+        batch_size: int | None = None,
+        trust_remote_code: bool = False,
+        engine_args: dict[str, Any] | None = None,
+    ) -> None:
+        self._model, self._revision, self._ref = model, revision, ref
+        self._asked = {"dtype": dtype, "quantization": quantization}
+        self._args: dict[str, Any] = {
+            "dtype": dtype or "auto",
+            "quantization": quantization,
+            "tensor_parallel_size": tensor_parallel_size,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "max_model_len": max_model_len,
+            "max_num_seqs": batch_size or MAX_NUM_SEQS,
+            "trust_remote_code": trust_remote_code,
+        } | dict(engine_args or {})
+        self._groups = device_groups(devices, tensor_parallel_size)
+        super().__init__([WorkerSpec("", {})], identity={}, name="vllm")
+
+    @property
+    def ref(self) -> ModelRef:
+        """The model, found and pinned."""
+        if self._ref is None:
+            self._ref = resolve_model(self._model, self._revision)
+        return self._ref
+
+    def identity(self) -> dict[str, Any]:
+        """Return model and revision, and dtype and quantization when set."""
+        return {"model": self.ref.name, "revision": self.ref.revision} | {k: v for k, v in self._asked.items() if v}
+
+    def open(self) -> None:
+        """Start a child with vLLM for each replica and wait until the model is loaded.
+
+        Raises:
+            DependencyError: vLLM is not installed.
+            ModelError: it cannot load the model.
+        """
+        if importlib.util.find_spec("vllm") is None:
+            raise DependencyError(
+                "The engine vllm needs vLLM.", hint='pip install "magpie_hf[vllm]" (or use the engine transformers)'
+            )
+        settings = {"ref": self.ref, "engine_args": self._args}
+        self._specs = tuple(
+            WorkerSpec(
+                "magpie_hf.engines.vllm:VllmWorker",
+                settings,
+                label="vllm" if group is None else "vllm on " + ",".join(map(str, group)),
+                environment={} if group is None else {"CUDA_VISIBLE_DEVICES": visible_devices(group)},
+            )
+            for group in self._groups
+        )
+        super().open()
+
+
+def device_groups(
+    devices: Sequence[int | Sequence[int]] | None, tensor_parallel_size: int
+) -> list[tuple[int, ...] | None]:
+    """Return the devices of each replica; one group of None where vLLM is to choose.
+
+    >>> device_groups([0, 1, 2, 3], 2)
+    [(0, 1), (2, 3)]
+
+    Raises:
+        ArgumentError: a group has not `tensor_parallel_size` devices.
+    """
+    if devices is None:
+        return [None]
+    groups: list[tuple[int, ...]] = []
+    flat: list[int] = []
+    for entry in devices:
+        if isinstance(entry, int):
+            flat.append(entry)
+        else:
+            groups.append(tuple(entry))
+    groups += [tuple(flat[i : i + tensor_parallel_size]) for i in range(0, len(flat), tensor_parallel_size)]
+    if not groups or any(len(group) != tensor_parallel_size for group in groups):
+        raise ArgumentError(
+            f"devices = {quoted(list(devices))} cannot be used with tensor_parallel_size = {tensor_parallel_size}.",
+            hint="Every replica needs so many devices.",
+            key="devices",
+        )
+    return list(groups)
+
+
+def visible_devices(group: Sequence[int]) -> str:
+    """Return CUDA_VISIBLE_DEVICES for a child: device numbers count within those that this process sees."""
+    seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    try:
+        return ",".join(seen[number] if seen else str(number) for number in group)
+    except IndexError:
+        raise ArgumentError(
+            f"There is no device {max(group)}: CUDA_VISIBLE_DEVICES names {len(seen)}.", key="devices"
+        ) from None
+
+
+class VllmWorker(Engine):
+    """vLLM in this process; runs in the child, made and driven by `VllmEngine`."""
+
+    name = "vllm"
+
+    def __init__(self, ref: ModelRef, engine_args: dict[str, Any]) -> None:
+        self.ref = ref
+        self.engine_args = engine_args
+        self.stats = EngineStats()
+        self.window = 2 * int(engine_args["max_num_seqs"])
+        self._engine: Any = None
+        self._max_context = 0
+        self._number = 0
+
+    def identity(self) -> dict[str, Any]:
+        """Return the model; the parent knows the rest."""
+        return {"model": self.ref.name, "revision": self.ref.revision}
+
+    def open(self) -> None:
+        """Load the model into vLLM."""
+        from vllm import EngineArgs, LLMEngine
+
+        # vLLM compares what it downloads with usage statistics switched on; runs say nothing to anyone.
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_CACHE_ROOT", os.path.join(tempfile.gettempdir(), f"vllm-{os.getuid()}"))
+        try:
+            args = EngineArgs(
+                model=self.ref.source,
+                tokenizer=self.ref.source,
+                revision=self.ref.load_revision,
+                tokenizer_revision=self.ref.load_revision,
+                enable_prefix_caching=True,
+                disable_log_stats=True,
+                seed=0,
+                # "vllm": sampling defaults of the model's generation config must not change what was asked for.
+                generation_config="vllm",
+                **self.engine_args,
+            )
+            self._engine = LLMEngine.from_engine_args(args)
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            raise ModelError(
+                f"vLLM cannot load {quoted(self.ref.name)}: {type(error).__name__}: {quoted(error)}",
+                hint="See its messages above. Out of memory: lower gpu_memory_utilization, max_model_len or batch_size.",
+                model=self.ref.name,
+            ) from error
+        self._max_context = int(self._engine.model_config.max_model_len)
+
+    @property
+    def served(self) -> Served | None:
+        """The model, its dtype and vLLM's version."""
+        if self._engine is None:
+            return None
+        import vllm
+
+        dtype = str(self._engine.model_config.dtype).removeprefix("torch.")
+        return Served(self.ref.name, self.ref.revision, dtype, f"vllm {vllm.__version__}")
+
+    def capabilities(self) -> Capabilities:
+        """Return what vLLM can express without per-request logits processors, which its V1 engine refuses.
+
+        `logit_bias` and `bad_words` ban a token everywhere, not only first: so no `first_token_ban`.
+        """
+        return Capabilities(max_n=MAX_N, grammar=True, max_context=self._max_context)
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Generation]:
+        """Yield generations as vLLM finishes them; requests stream in between its steps."""
+        groups: dict[str, _Group] = {}
+        source = _Pulled(iter(requests))
+        try:
+            while True:
+                running = sum(len(group.requests) for group in groups.values())
+                for requested in coalesced(source.pull(self.window - running), MAX_N):
+                    refused = self._add(requested, groups)
+                    yield from refused
+                    source.paused = source.paused and not refused
+                if groups:
+                    finished = self._step(groups)
+                    yield from finished
+                    source.paused = source.paused and not finished
+                elif source.exhausted:
+                    return
+                elif source.paused:
+                    time.sleep(0.001)
+                    source.paused = False
+        finally:
+            if groups:
+                self._engine.abort_request(list(groups))
+                while self._engine.has_unfinished_requests():
+                    self._engine.step()
+
+    def _add(self, requested: list[Request], groups: dict[str, _Group]) -> list[Generation]:
+        """Give one request of `n` samples to vLLM; returns the failures if it refuses."""
+        from vllm import TokensPrompt
+
+        first = requested[0]
+        token_ids = list(first.prompt.token_ids)
+        if len(token_ids) >= self._max_context:
+            failure = Failure(
+                "too_long", False, f"the prompt has {len(token_ids)} tokens, the context {self._max_context}"
+            )
+            return [Generation(r.key, seed=r.sampling.seed, failure=failure) for r in requested]
+        self._number += 1
+        name = str(self._number)
+        params = self._sampling_params(first, len(requested))
+        try:
+            self._engine.add_request(name, TokensPrompt(prompt_token_ids=token_ids), params)
+        except ValueError as error:
+            failure = Failure("validation", False, str(error)[:200])
+            return [Generation(r.key, seed=r.sampling.seed, failure=failure) for r in requested]
+        groups[name] = _Group(requested, time.perf_counter())
+        return []
+
+    def _sampling_params(self, request: Request, n: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        given = request.sampling
+        if given.banned_first_token_ids:
+            raise CapabilityError(
+                "vLLM cannot keep tokens from coming first (banned_first_token_ids).",
+                hint="Leave it out: such texts are then rejected and sampled again.",
+            )
+        room = self._max_context - len(request.prompt.token_ids)
+        return SamplingParams(
+            n=n,
+            temperature=given.temperature,
+            top_p=given.top_p,
+            top_k=given.top_k or 0,
+            repetition_penalty=given.repetition_penalty,
+            seed=given.seed,
+            max_tokens=min(given.max_tokens, room),
+            stop=list(given.stop),
+            stop_token_ids=list(given.stop_token_ids),
+            skip_special_tokens=False,
+            spaces_between_special_tokens=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            **_structured(given.grammar),
+        )
+
+    def _step(self, groups: dict[str, _Group]) -> list[Generation]:
+        began = time.perf_counter()
+        try:
+            outputs = self._engine.step()
+        except Exception as error:
+            raise EngineError(f"vLLM failed: {type(error).__name__}: {quoted(error)}") from error
+        self.stats.busy_s += time.perf_counter() - began
+        finished: list[Generation] = []
+        for output in outputs:
+            if output.finished and output.request_id in groups:
+                group = groups.pop(output.request_id)
+                finished += [self._generation(group, output, part) for part in output.outputs]
+        return finished
+
+    def _generation(self, group: _Group, output: Any, part: Any) -> Generation:
+        request = group.requests[part.index]
+        ids = [int(token) for token in part.token_ids]
+        reason, text, count = part.finish_reason, part.text, len(ids)
+        if reason == "stop" and isinstance(part.stop_reason, str):
+            reason = "stop_text"
+        elif reason == "stop":
+            ids = ids[:-1]  # the end token is the last id; vLLM leaves it out of the text
+        return Generation(
+            key=request.key,
+            text=text,
+            finish_reason=reason,
+            token_ids=tuple(ids),
+            prompt_tokens=len(request.prompt.token_ids),
+            completion_tokens=count,
+            seed=request.sampling.seed,
+            seconds=time.perf_counter() - group.began,
+        )
+
+    def close(self) -> None:
+        """Shut vLLM's core down; the process that ends next frees the rest."""
+        engine, self._engine = self._engine, None
+        core = getattr(engine, "engine_core", None)
+        if core is not None:
+            core.shutdown()
+
+
+class _Group:
+    """The requests that share one of vLLM's, and when it began."""
+
+    __slots__ = ("began", "requests")
+
+    def __init__(self, requests: list[Request], began: float) -> None:
+        self.requests = requests
+        self.began = began
+
+
+class _Pulled:
+    """The caller's requests; after a None nothing is pulled until `paused` is taken back."""
+
+    def __init__(self, requests: Iterator[Request | None]) -> None:
+        self._requests = requests
+        self.exhausted = False
+        self.paused = False
+
+    def pull(self, count: int) -> list[Request]:
+        """Return up to `count` requests."""
+        pulled: list[Request] = []
+        while len(pulled) < count and not (self.exhausted or self.paused):
+            try:
+                request = next(self._requests)
+            except StopIteration:
+                self.exhausted = True
+                break
+            if request is None:
+                self.paused = True
+            else:
+                pulled.append(request)
+        return pulled
+
+
+def coalesced(requests: Sequence[Request], max_n: int) -> Iterator[list[Request]]:
+    """Yield runs of requests that may be sent as one with `n`: same prompt, equal sampling, seeds that count up by one.
+
+    vLLM's i-th sample of a request uses the request's seed plus i.
+    """
+    run: list[Request] = []
+    for request in requests:
+        if run and len(run) < max_n and _follows(run[-1], request):
+            run.append(request)
+        else:
+            if run:
+                yield run
+            run = [request]
+    if run:
+        yield run
+
+
+def _follows(last: Request, request: Request) -> bool:
+    seed = request.sampling.seed
+    if request.prompt is not last.prompt or seed is None or request.sampling.is_greedy:
+        return False
+    return seed > 0 and last.sampling == request.sampling.with_seed(seed - 1) and last.sampling.seed == seed - 1
+
+
+def _structured(grammar: str | None) -> dict[str, Any]:
+    """Return the argument that holds a text to a JSON schema; its name changed in vLLM 0.11."""
+    if grammar is None:
+        return {}
+    from vllm import sampling_params
+
+    schema = json.loads(grammar)
+    if hasattr(sampling_params, "StructuredOutputsParams"):
+        return {"structured_outputs": sampling_params.StructuredOutputsParams(json=schema)}
+    return {"guided_decoding": sampling_params.GuidedDecodingParams(json=schema)}

@@ -1,0 +1,121 @@
+"""Runs of the real command line in processes of their own, to be killed, and what they leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from magpie_hf.cli import main
+from magpie_hf.journal import Journal
+from magpie_hf.rundir import RunDir
+
+
+PATIENCE_S = 100.0
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Return the environment of a run: the tests' own, one thread, and no waits that a person would want."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **extra}
+
+
+def start(*arguments: object, **extra: str) -> subprocess.Popen[str]:
+    """Start `magpie-hf ARGUMENTS`."""
+    command = [sys.executable, "-m", "magpie_hf", *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int | None = 0) -> str:
+    """Wait for a run to end and return what it printed; its exit code must be `code`, if given."""
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    if code is not None:
+        assert process.returncode == code, output
+    return output
+
+
+def magpie(*arguments: object, code: int | None = 0, **extra: str) -> str:
+    """Run `magpie-hf ARGUMENTS` in a process of its own, to its end, and return what it printed."""
+    return finish(start(*arguments, **extra), code)
+
+
+def here(*arguments: object, code: int | None = 0) -> str:
+    """Run `magpie-hf ARGUMENTS` in this process (no start-up to wait for) and return what it printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        given = main([str(argument) for argument in arguments])
+    assert code is None or given == code, printed.getvalue()
+    return printed.getvalue()
+
+
+def kill_when(process: subprocess.Popen[str], reached, poll_s: float = 0.002) -> bool:
+    """Kill -9 the run as soon as `reached()`; return False if it ended before."""
+    deadline = time.monotonic() + PATIENCE_S
+    while process.poll() is None and time.monotonic() < deadline:
+        if reached():
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+            return True
+        time.sleep(poll_s)
+    assert process.poll() is not None, "the run hangs"
+    return False
+
+
+def moments(seed: int, count: int, total: int) -> list[int]:
+    """Return `count` increasing numbers in [1, total), by seed: when to kill."""
+    return sorted(random.Random(seed).sample(range(1, total), count))
+
+
+def journal_bytes(run: Path) -> int:
+    """Return the size of all journals of a run."""
+    return sum(path.stat().st_size for path in run.glob("stages/*/journal/*.jnl"))
+
+
+def records(run: Path) -> dict[str, Counter[bytes]]:
+    """Return for each stage how often each row was finished."""
+    found: dict[str, Counter[bytes]] = {}
+    for directory in sorted(run.glob("stages/*/journal")):
+        journal = Journal(directory)
+        counts = found.setdefault(directory.parent.name, Counter())
+        for segment in sorted(directory.glob("*.jnl")):
+            counts.update(key for *_, key in journal._records(segment))
+    return found
+
+
+def num_records(run: Path) -> int:
+    """Return the finished rows of all stages."""
+    return sum(sum(counts.values()) for counts in records(run).values())
+
+
+def nothing_twice(run: Path) -> None:
+    """Assert that no row of any stage was finished twice."""
+    for stage, counts in records(run).items():
+        assert [key for key, count in counts.items() if count > 1] == [], stage
+
+
+def rows(run: Path) -> list[dict]:
+    """Return the rows of a run's dataset, as any user would read them."""
+    from datasets import load_dataset
+
+    return load_dataset(str(run), split="train").to_list()
+
+
+def without_provenance(table: list[dict]) -> list[dict]:
+    """Return rows without what a server said of itself."""
+    dropped = ("gen_input_configs", "gen_response_configs", "gen_turns_configs")
+    return [{k: v for k, v in row.items() if k not in dropped} for row in table]
+
+
+def tokens_spent(run: Path) -> int:
+    """Return the tokens that run.json counts over all stages."""
+    states = RunDir.read(run).state["stages"].values()
+    return sum(s.get("counters", {}).get("completion_tokens", 0) for s in states)

@@ -1,0 +1,312 @@
+"""A `/v1/completions` server in vLLM's manner, on the test servers' own generation.
+
+Takes text or token ids, one prompt or a list, `n` samples a prompt (sample i under seed + i), `stop`,
+`stop_token_ids`, `skip_special_tokens`, `add_special_tokens`, `return_token_ids`, and bans by `logit_bias`; unknown
+fields are ignored, as vLLM does. `chat_only=True` gives a server that has chat completions and nothing else, which
+Magpie cannot use; `string_only=True` one that refuses token ids.
+
+    python -m tests.servers.completions_server --model DIR --port 0 --print-port
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import secrets
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+
+from .faults import Behaviour
+from .generation import Generator, Job, Output
+from .http_server import FaultyServer
+
+
+VERSION = "0.23.0"
+DEFAULT_MAX_TOKENS = 16
+
+
+class BadRequest(Exception):
+    """A request that the server answers with 400 (or 404 for an unknown model)."""
+
+    def __init__(self, message: str, status: int = 400, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+
+    def response(self) -> JSONResponse:
+        """Return the error as vLLM sends it."""
+        kind = {400: "BadRequestError", 404: "NotFoundError"}[self.status]
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.status}
+        return JSONResponse({"error": error}, status_code=self.status)
+
+
+class CompletionsServer(FaultyServer):
+    """`/v1/completions` for the model in `model_dir`, served under the name `model_id`.
+
+    `max_n`: most samples a request. `seeded=False`: takes seeds and ignores them.
+    """
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        *,
+        generator: Generator | None = None,
+        model_id: str | None = None,
+        chat_only: bool = False,
+        string_only: bool = False,
+        seeded: bool = True,
+        max_n: int = 128,
+        rows: int = 16,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self._own = generator is None
+        self.generator = generator or Generator(model_dir, rows=rows)
+        self.model_id = model_id or str(model_dir)
+        self.chat_only = chat_only
+        self.string_only = string_only
+        self.seeded = seeded
+        self.max_n = max_n
+        self._add_routes()
+
+    def stop(self) -> None:
+        """End the server and, if it has its own, the generator."""
+        super().stop()
+        if self._own:
+            self.generator.close()
+
+    @property
+    def served_name(self) -> str:
+        """The name of the model as the server tells it."""
+        return self.behaviour.model_id or self.model_id
+
+    def error_body(self, status: int) -> dict[str, Any]:
+        """Return an error of OpenAI's form."""
+        return {"error": {"message": f"ordered by a test: {status}", "type": "error", "param": None, "code": status}}
+
+    def prompts(self, given: dict[str, Any]) -> list[tuple[int, ...]]:
+        """Return the token ids of each prompt; raises BadRequest."""
+        prompt = given.get("prompt")
+        if isinstance(prompt, str) or (isinstance(prompt, list) and prompt and isinstance(prompt[0], int)):
+            prompt = [prompt]
+        if not isinstance(prompt, list) or not prompt:
+            raise BadRequest("Either prompt or prompt_embeds must be provided and non-empty.", param="prompt")
+        out = []
+        for one in prompt:
+            if isinstance(one, str):
+                out.append(self.generator.encode(one, add_special_tokens=given.get("add_special_tokens", True)))
+            elif self.string_only:
+                raise BadRequest("prompt must be a string.", param="prompt")
+            elif all(isinstance(i, int) and 0 <= i < self.generator.weights.vocab_size for i in one):
+                out.append(tuple(one))
+            else:
+                raise BadRequest("Token id out of vocabulary", param="prompt")
+        return out
+
+    def jobs(self, given: dict[str, Any]) -> list[Job]:
+        """Return `n` jobs for each prompt; raises BadRequest."""
+        if given.get("model") not in (None, self.served_name):
+            raise BadRequest(f"The model `{given['model']}` does not exist.", status=404, param="model")
+        n, temperature, top_p = (_or_one(given.get(name)) for name in ("n", "temperature", "top_p"))
+        top_k = given.get("top_k") or 0
+        if not 1 <= n <= self.max_n:
+            raise BadRequest(f"n must be between 1 and {self.max_n}, got {n}.", param="n")
+        if temperature < 0:
+            raise BadRequest(f"temperature must be non-negative, got {temperature}.", param="temperature")
+        if not 0 < top_p <= 1:
+            raise BadRequest(f"top_p must be in (0, 1], got {top_p}.", param="top_p")
+        prompts = self.prompts(given)
+        max_tokens = given.get("max_tokens", DEFAULT_MAX_TOKENS)
+        for ids in prompts:
+            self._check_length(len(ids), max_tokens)
+        seed = given.get("seed") if self.seeded else None
+        stop = given.get("stop") or ()
+        stop_ids = frozenset(given.get("stop_token_ids") or ())
+        jobs = []
+        for ids in prompts:
+            for i in range(n):
+                own_seed = secrets.randbits(31) if seed is None else seed + i
+                jobs.append(
+                    Job(
+                        prompt_ids=ids,
+                        max_new_tokens=max_tokens or self.generator.max_length - len(ids),
+                        temperature=temperature or 1.0,
+                        top_k=max(top_k, 0),
+                        top_p=top_p,
+                        repetition_penalty=given.get("repetition_penalty") or 1.0,
+                        seed=own_seed if temperature else None,
+                        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+                        stop_inside=True,
+                        stop_ids=stop_ids if given.get("ignore_eos") else stop_ids | self.generator.eos_ids,
+                        banned_first_ids=_banned(given),
+                        min_new_tokens=given.get("min_tokens") or 0,
+                    )
+                )
+        return jobs
+
+    def _check_length(self, num_prompt: int, max_tokens: int | None) -> None:
+        limit = self.generator.max_length
+        if num_prompt + (max_tokens or 1) > limit:
+            raise BadRequest(
+                f"This model's maximum context length is {limit} tokens. However, you requested {max_tokens} output "
+                f"tokens and your prompt contains at least {num_prompt} input tokens.",
+                param="input_tokens",
+            )
+
+    def _choice(self, index: int, job: Job, output: Output, given: dict[str, Any]) -> dict[str, Any]:
+        skip = given.get("skip_special_tokens", True)
+        ids = output.token_ids
+        if output.finish == "length" and ids[-1] in job.stop_ids:
+            # vLLM looks for the end of a text before it looks at the length.
+            output.finish, output.stopped_by = "eos_token", ids[-1]
+        shown = ids[:-1] if output.finish == "eos_token" and not given.get("include_stop_str_in_output") else ids
+        text = self.generator.decode(shown, skip_special_tokens=skip)
+        reason = None
+        if output.finish == "stop_sequence":
+            text = text.partition(str(output.stopped_by))[0]
+            reason = output.stopped_by
+        elif output.finish == "eos_token" and output.stopped_by not in self.generator.eos_ids:
+            reason = output.stopped_by
+        choice = {
+            "index": index,
+            "text": text,
+            "finish_reason": "length" if output.finish == "length" else "stop",
+            "stop_reason": reason,
+            "logprobs": self._logprobs(output) if given.get("logprobs") is not None else None,
+        }
+        if given.get("return_token_ids"):
+            choice |= {"token_ids": ids, "prompt_token_ids": list(job.prompt_ids)}
+        return choice
+
+    def _logprobs(self, output: Output) -> dict[str, Any]:
+        tokens = [self.generator.decode([i], skip_special_tokens=False) for i in output.token_ids]
+        return {"tokens": tokens, "token_logprobs": output.logprobs, "top_logprobs": None, "text_offset": []}
+
+    async def _complete(self, given: dict[str, Any]) -> Response:
+        try:
+            jobs = self.jobs(given)
+        except BadRequest as bad:
+            return bad.response()
+        outputs = await asyncio.gather(*(asyncio.wrap_future(self.generator.submit(job)) for job in jobs))
+        num_prompt = sum(len(ids) for ids in self.prompts(given))
+        num_new = sum(len(output.token_ids) for output in outputs)
+        pairs = enumerate(zip(jobs, outputs, strict=True))
+        return JSONResponse(
+            {
+                "id": f"cmpl-{uuid.uuid4().hex}",
+                "object": "text_completion",
+                "created": int(time.time()),
+                "model": self.served_name,
+                "choices": [self._choice(i, job, output, given) for i, (job, output) in pairs],
+                "usage": {
+                    "prompt_tokens": num_prompt,
+                    "completion_tokens": num_new,
+                    "total_tokens": num_prompt + num_new,
+                },
+            }
+        )
+
+    async def _chat(self, given: dict[str, Any]) -> Response:
+        """Answer the last message; without a template, as only the address and the form of the answer matter."""
+        text = str(given["messages"][-1]["content"])
+        reply = await self._complete({**given, "prompt": text, "max_tokens": given.get("max_tokens", 16)})
+        whole = json.loads(bytes(reply.body))
+        if "choices" in whole:
+            whole["object"] = "chat.completion"
+            for choice in whole["choices"]:
+                choice["message"] = {"role": "assistant", "content": choice.pop("text")}
+        return JSONResponse(whole, status_code=reply.status_code)
+
+    def _add_routes(self) -> None:
+        async def serve(request: Request, make: Any) -> Response:
+            try:
+                given = dict(json.loads(await request.body()))
+            except (ValueError, TypeError):
+                return BadRequest("The body is not a JSON object.").response()
+            seed = given.get("seed") if isinstance(given.get("seed"), int) else None
+            return await self.answer(request, given, lambda: make(given), seed=seed, n=given.get("n") or 1)
+
+        @self.app.post("/v1/chat/completions")
+        async def chat(request: Request) -> Response:
+            return await serve(request, self._chat)
+
+        @self.app.get("/v1/models")
+        async def models() -> Any:
+            limit = self.generator.max_length
+            model = {
+                "id": self.served_name,
+                "object": "model",
+                "created": 0,
+                "owned_by": "vllm",
+                "root": self.model_id,
+            }
+            return {"object": "list", "data": [model | {"parent": None, "max_model_len": limit}]}
+
+        @self.app.get("/health")
+        async def health() -> Response:
+            return Response()
+
+        if self.chat_only:
+            return
+
+        @self.app.post("/v1/completions")
+        async def completions(request: Request) -> Response:
+            return await serve(request, self._complete)
+
+        @self.app.get("/version")
+        async def version() -> Any:
+            return {"version": VERSION}
+
+        @self.app.post("/tokenize")
+        async def tokenize(request: Request) -> Any:
+            given = json.loads(await request.body())
+            ids = self.generator.encode(given["prompt"], add_special_tokens=given.get("add_special_tokens", True))
+            return {"count": len(ids), "max_model_len": self.generator.max_length, "tokens": list(ids)}
+
+
+def _or_one(value: Any) -> Any:
+    return 1 if value is None else value
+
+
+def _banned(given: dict[str, Any]) -> tuple[int, ...]:
+    """Return the tokens that `logit_bias` forbids.
+
+    A real server bans them at every position, this one at the first only: there the two agree, and it is the only
+    place where Magpie bans anything.
+    """
+    bias = given.get("logit_bias") or {}
+    return tuple(int(token) for token, value in bias.items() if value <= -100)
+
+
+def main() -> None:
+    """Serve until killed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="directory of a Llama model")
+    parser.add_argument("--model-id")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--print-port", action="store_true")
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--chat-only", action="store_true")
+    parser.add_argument("--string-only", action="store_true")
+    parser.add_argument("--behaviour", default="{}", help="JSON as for POST /_faults")
+    args = parser.parse_args()
+    server = CompletionsServer(
+        args.model,
+        model_id=args.model_id,
+        chat_only=args.chat_only,
+        string_only=args.string_only,
+        rows=args.rows,
+        behaviour=Behaviour.from_json(json.loads(args.behaviour)),
+        port=args.port,
+    )
+    server.run_forever(args.print_port)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Faults on order, and a record of what arrived: what the test servers share besides generation.
+
+A `Fault` says what goes wrong and for which generation requests, counted 1, 2, 3, … in the order they arrive (since
+the start or the last `POST /_reset`). `each=True` counts the tries of every distinct request by itself instead, so
+`Fault("overloaded", first=2, each=True)` refuses every request twice and then serves it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+KINDS = ("overloaded", "status", "hang", "reset", "cut", "truncate", "garbage", "delay", "die")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong, and when.
+
+    `kind`: "overloaded" (429, with `Retry-After: retry_after` when that is given) · "status" (`status`, an error body)
+    · "hang" (no answer, ever) · "reset" (the connection is reset before an answer) · "cut" (the connection ends in the
+    middle of the body) · "truncate" (a whole HTTP message with half of the JSON) · "garbage" (200 with an HTML page)
+    · "delay" (the right answer, `seconds` late) · "die" (the server ends, its open connections are reset).
+    Hit are the `first` requests, every `every`-th one, those numbered `at`, and all if none of the three is given.
+    """
+
+    kind: str
+    first: int = 0
+    every: int = 0
+    at: tuple[int, ...] = ()
+    each: bool = False
+    status: int = 500
+    retry_after: float | str | None = None
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"fault kind {self.kind!r}: known are {', '.join(KINDS)}")
+        object.__setattr__(self, "at", tuple(self.at))
+
+    def hits(self, number: int) -> bool:
+        """Return whether the request with this number is hit."""
+        if not (self.first or self.every or self.at):
+            return True
+        return number <= self.first or number in self.at or bool(self.every and number % self.every == 0)
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """All that a test can change about a server while it runs (`POST /_faults` with these names, or the constructor).
+
+    `model_id`, `model_sha`: what the server calls its model, None for the truth. `starting_s`: that many seconds from
+    now every address answers 503. `latency_s`: added to every answer. `latency_by_seed_s`: up to so much more, a pure
+    function of the request's seed.
+    """
+
+    faults: tuple[Fault, ...] = ()
+    model_id: str | None = None
+    model_sha: str | None = None
+    starting_s: float = 0.0
+    latency_s: float = 0.0
+    latency_by_seed_s: float = 0.0
+
+    @classmethod
+    def from_json(cls, given: dict[str, Any] | list[Any]) -> Behaviour:
+        """Build from the body of `POST /_faults`: a list of faults, or an object with the names above."""
+        given = {"faults": given} if isinstance(given, list) else dict(given)
+        faults = given.pop("faults", ())
+        return cls(faults=tuple(f if isinstance(f, Fault) else Fault(**f) for f in faults), **given)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` takes."""
+        return asdict(self)
+
+    def delay_s(self, seed: int | None) -> float:
+        """Return the seconds by which an answer under this seed is held back."""
+        spread = int.from_bytes(hashlib.blake2b(str(seed).encode(), digest_size=4).digest(), "big") / 2**32
+        return self.latency_s + self.latency_by_seed_s * spread
+
+
+def request_hash(body: dict[str, Any]) -> str:
+    """Return what tells requests apart: a hash of the body, whatever the order of its keys."""
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass
+class Entry:
+    """One generation request as it was seen; times are `time.time()`.
+
+    `outcome`: "open" (not answered yet), "completed" (a whole right answer went out), "dropped" (the client had gone by
+    then), or the fault or HTTP status that it met.
+    """
+
+    number: int
+    hash: str
+    connection: str
+    authorization: bool
+    seed: int | None
+    n: int = 1
+    arrived: float = field(default_factory=time.time)
+    ended: float | None = None
+    outcome: str = "open"
+
+
+class Record:
+    """Everything that arrived, thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self.entries: list[Entry] = []
+            self.tries: Counter[str] = Counter()
+            self.connections: set[str] = set()
+            self.authorization: Counter[str] = Counter()
+            self.user_agents: set[str] = set()
+            self.paths: Counter[str] = Counter()
+            self.num_open = 0
+            self.max_open = 0
+
+    def saw(self, path: str, connection: str, headers: dict[str, str]) -> None:
+        """Note any HTTP request."""
+        with self._lock:
+            self.paths[path] += 1
+            self.connections.add(connection)
+            self.user_agents.add(headers.get("user-agent", ""))
+            if "authorization" in headers:
+                self.authorization[path] += 1
+
+    def arrive(self, body: dict[str, Any], connection: str, authorization: bool, seed: int | None, n: int) -> Entry:
+        """Note a generation request and return its entry; `end` closes it."""
+        key = request_hash(body)
+        with self._lock:
+            self.tries[key] += 1
+            entry = Entry(len(self.entries) + 1, key, connection, authorization, seed, n)
+            self.entries.append(entry)
+            self.num_open += 1
+            self.max_open = max(self.max_open, self.num_open)
+        return entry
+
+    def end(self, entry: Entry, outcome: str) -> None:
+        """Note how a request ended; the first word counts."""
+        with self._lock:
+            if entry.outcome == "open":
+                entry.outcome, entry.ended = outcome, time.time()
+                self.num_open -= 1
+
+    def stats(self, log: bool = False) -> dict[str, Any]:
+        """Return the counts as JSON; `by_hash` has, for each distinct request, how often it met which outcome."""
+        with self._lock:
+            by_hash: dict[str, Counter[str]] = {}
+            for entry in self.entries:
+                by_hash.setdefault(entry.hash, Counter())[entry.outcome] += 1
+            outcomes = Counter(entry.outcome for entry in self.entries)
+            out: dict[str, Any] = {
+                "requests": len(self.entries),
+                "outcomes": dict(outcomes),
+                "completed": outcomes["completed"],
+                "completed_twice": sum(counts["completed"] > 1 for counts in by_hash.values()),
+                "open": self.num_open,
+                "max_open": self.max_open,
+                "connections": len(self.connections),
+                "authorization": sum(self.authorization.values()),
+                "authorization_paths": dict(self.authorization),
+                "paths": dict(self.paths),
+                "user_agents": sorted(self.user_agents),
+                "by_hash": {key: dict(counts) for key, counts in by_hash.items()},
+            }
+            if log:
+                out["log"] = [asdict(entry) for entry in self.entries]
+        return out
