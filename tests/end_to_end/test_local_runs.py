@@ -31,7 +31,19 @@ SETTINGS = [
 
 
 def command(output, *more, num_rows=NUM_ROWS):
-    return ["synthesize", "--model", "demo", "--num-rows", num_rows, "--turns", 2, "--output", output, *SETTINGS, *more]
+    return [
+        "synthesize",
+        "--model",
+        "demo",
+        "--num-rows",
+        num_rows,
+        "--turns",
+        2,
+        "--output",
+        output,
+        *SETTINGS,
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +112,9 @@ def test_a_second_process_is_told_who_owns_the_run(tmp_path):
     assert "instructions" in status
 
 
-CALL = "import magpie_hf; ds = magpie_hf.synthesize('demo', num_rows=3, output={output!r}, batch_size=16); print(len(ds))"
+CALL = (
+    "import magpie_hf; ds = magpie_hf.synthesize('demo', num_rows=3, output={output!r}, batch_size=16); print(len(ds))"
+)
 
 
 def test_a_run_works_inside_a_running_event_loop(tmp_path, demo_model_dir):
@@ -119,10 +133,18 @@ def test_a_run_works_in_a_script_and_under_python_m(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(CALL.format(output=str(tmp_path / "run")))
     done = subprocess.run(
-        [sys.executable, script], env=environment(), capture_output=True, text=True, timeout=100, check=True, cwd=tmp_path
+        [sys.executable, script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+        cwd=tmp_path,
     )
     assert done.stdout.split() == ["3"]
-    assert "3 rows" in magpie("synthesize", "--model", "demo", "--num-rows", 3, "--output", tmp_path / "run2", "--rows", 0)
+    assert "3 rows" in magpie(
+        "synthesize", "--model", "demo", "--num-rows", 3, "--output", tmp_path / "run2", "--rows", 0
+    )
 
 
 @pytest.mark.slow
