@@ -10,14 +10,11 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import __version__
+from ._cli_show import show_probe, show_rows, show_status, show_template
 from .errors import ArgumentError, MagpieError, RunStopped
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 EXIT_ERROR = 1
@@ -257,56 +254,15 @@ def _carry_out(recipe: Any, rows: int, **options: Any) -> int:
 
     place = output_path(recipe, options.get("output"))
     dataset = run(recipe, **options)
-    _show_rows(dataset, rows)
-    _show_status(place)
+    show_rows(dataset, rows)
+    show_status(place)
     print(f"\nThe dataset: {place}  ({len(dataset)} rows; load_dataset({str(place)!r}, split='train'))")
     return 0
 
 
-def _show_rows(dataset: Dataset, count: int) -> None:
-    for row in dataset.select(range(min(count, len(dataset)))):
-        print("─" * 80)
-        for message in row["messages"]:
-            print(f"{message['role'].upper()}: {_cut(message['content'])}")
-    if count and len(dataset):
-        print("─" * 80)
-
-
-def _cut(text: str, limit: int = 600) -> str:
-    visible = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return visible if len(visible) <= limit else visible[:limit] + " …"
-
-
 def _status(options: argparse.Namespace) -> int:
-    _show_status(Path(options.run))
+    show_status(Path(options.run))
     return 0
-
-
-def _show_status(path: Path) -> None:
-    from .inspection import run_status
-
-    report = run_status(path)
-    print(f"\n{'stage':<14}{'status':<10}{'rows':>16}{'tokens':>14}{'rows/s':>9}  not accepted")
-    for stage in report.stages:
-        accepted = stage.by_code.get("ok", stage.done)
-        shown = f"{accepted:,}" + (f" / {stage.total:,}" if stage.total else "")
-        tokens = stage.prompt_tokens + stage.completion_tokens
-        rate = f"{stage.done / stage.seconds:.1f}" if stage.seconds else "-"
-        rejected = {code: n for code, n in sorted(stage.by_code.items(), key=lambda kv: -kv[1]) if code != "ok"}
-        reasons = ", ".join(f"{code} {n:,}" for code, n in rejected.items()) or "-"
-        print(f"{stage.name:<14}{stage.status:<10}{shown:>16}{tokens:>14,}{rate:>9}  {reasons}")
-    totals, rows = report.totals, report.outputs.get("rows")
-    if totals:
-        line = f"in all: {totals['tokens']:,} tokens, {totals['engine_seconds']:.1f} s with an engine open"
-        line += f", {totals['tokens'] / rows:,.0f} tokens a kept row" if rows else ""
-        if totals.get("cost") is not None:
-            line += f", cost {totals['cost']:.4f}"
-        if totals.get("cost_per_1000_rows") is not None:
-            line += f", {totals['cost_per_1000_rows']:.4f} per 1,000 kept rows"
-        print(line)
-    last = report.sessions[-1] if report.sessions else {}
-    if last.get("outcome") not in (None, "done"):
-        print(f"last session: began {last['started']}, ended as: {last['outcome']}")
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -352,25 +308,8 @@ def _template_show(options: argparse.Namespace) -> int:
 
         print(json.dumps(described, indent=2, ensure_ascii=False))
     else:
-        _show_template(described)
+        show_template(described)
     return 0
-
-
-def _show_template(described: dict[str, Any]) -> None:
-    print(f"model {described['model']}, template hash {described['hash']}, date {described['date']}")
-    for name, prompt in described["prompts"].items():
-        print(f"\n{name.replace('_', ' ')}")
-        if "refused" in prompt:
-            print(f"  refused: {prompt['refused']}")
-            continue
-        print(f"  text   {prompt['text']!r}")
-        print(f"  tokens {prompt['token_ids']}")
-    print()
-    for name in ("instruction_stops", "response_stops"):
-        stops = described[name]
-        print(f"{name.replace('_', ' ')}: {' '.join(map(repr, stops['texts']))}, token ids {stops['token_ids']}")
-    for note in described["notes"]:
-        print(f"note: {note}")
 
 
 def _probe(options: argparse.Namespace) -> int:
@@ -379,24 +318,8 @@ def _probe(options: argparse.Namespace) -> int:
     overrides = _overrides(options)
     overrides.pop("model", None)
     results = probe_model(options.model, num_samples=options.num_samples, overrides=overrides)
-    print(f"{'temperature':>11}{'top_p':>7}  {'system prompt':<14}{'accepted':>9}{'distinct':>9}{'tokens':>8}  grade")
-    for result in results:
-        system = "yes" if result.system_prompt else "no"
-        print(
-            f"{result.temperature:>11g}{result.top_p:>7g}  {system:<14}{result.accepted:>9.0%}{result.distinct:>9.0%}"
-            f"{result.mean_tokens:>8.0f}  {result.grade}"
-        )
-        if result.reasons:
-            print(f"{'':>20}rejected: " + ", ".join(f"{code} {n}" for code, n in result.reasons.items()))
-    best = results[0]
-    print(f"\nBest here: temperature {best.temperature:g}, top_p {best.top_p:g}" + _with_prompt(best.system_prompt))
-    for text in best.examples:
-        print(f"  - {_cut(text, 160)!r}")
+    show_probe(results)
     return 0
-
-
-def _with_prompt(system_prompt: str | None) -> str:
-    return f", system prompt {system_prompt!r}." if system_prompt else ", no system prompt."
 
 
 def _merge(options: argparse.Namespace) -> int:

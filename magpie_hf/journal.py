@@ -24,6 +24,7 @@ import threading
 import time
 import uuid
 import zlib
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +40,7 @@ HEADER = struct.Struct("<IIBBHII16s")
 CODE_OK = 0
 CODE_REOPENED = 255
 SYNC_EVERY_S = 0.5
-SEGMENT_BYTES = 256 << 20
+SEGMENT_BYTES = 32 << 20  # read whole by `index`, so this bounds its memory
 _DEFLATED = 1
 _DEFLATE_FROM = 160
 _OFFSET_BITS = 40
@@ -125,11 +126,11 @@ class Journal:
         return _merge([part for part in parts if len(part[0])])
 
     def _scan(self, number: int, path: Path) -> tuple[npt.NDArray[Any], ...]:
-        keys, rest = bytearray(), []
+        keys, numbers = bytearray(), array("q")
         for offset, code, prompt_tokens, completion_tokens, key in self._records(path):
             keys += key
-            rest.append(((number << _OFFSET_BITS) | offset, code, prompt_tokens, completion_tokens))
-        columns = np.array(rest, dtype=np.int64).reshape(-1, 4)
+            numbers.extend(((number << _OFFSET_BITS) | offset, code, prompt_tokens, completion_tokens))
+        columns = np.frombuffer(numbers, dtype=np.int64).reshape(-1, 4)
         halves = np.frombuffer(bytes(keys), dtype=">u8").astype(np.uint64).reshape(-1, 2)
         return halves, columns
 

@@ -52,6 +52,7 @@ def _run_row_stage(stage: RowStage, dataset: Dataset, env: Environment, place: S
         codes = np.where(at >= 0, index.codes[at] if len(index.codes) else 0, 0).astype(np.uint8)
         counters = place.counters(index, at[at >= 0])
         counters.total = len(dataset)
+        del index, at
         missing = np.flatnonzero(locations < 0)
         if len(missing):
 

@@ -1,0 +1,96 @@
+"""What `magpie-hf` prints: rows, counts, prompts and grades, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .probe import Setting
+
+
+def show_rows(dataset: Dataset, count: int) -> None:
+    """Print the first conversations."""
+    for row in dataset.select(range(min(count, len(dataset)))):
+        print("─" * 80)
+        for message in row["messages"]:
+            print(f"{message['role'].upper()}: {cut(message['content'])}")
+    if count and len(dataset):
+        print("─" * 80)
+
+
+def cut(text: str, limit: int = 600) -> str:
+    """Return generated text fit for a terminal: nothing in it can move the cursor or change colours."""
+    visible = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return visible if len(visible) <= limit else visible[:limit] + " …"
+
+
+def show_status(path: Path) -> None:
+    """Print a run's stages, what was not accepted and why, and what it cost."""
+    from .inspection import run_status
+
+    report = run_status(path)
+    print(f"\n{'stage':<14}{'status':<10}{'rows':>16}{'tokens':>14}{'rows/s':>9}  not accepted")
+    for stage in report.stages:
+        accepted = stage.by_code.get("ok", stage.done)
+        shown = f"{accepted:,}" + (f" / {stage.total:,}" if stage.total else "")
+        tokens = stage.prompt_tokens + stage.completion_tokens
+        rate = f"{stage.done / stage.seconds:.1f}" if stage.seconds else "-"
+        rejected = {code: n for code, n in sorted(stage.by_code.items(), key=lambda kv: -kv[1]) if code != "ok"}
+        reasons = ", ".join(f"{code} {n:,}" for code, n in rejected.items()) or "-"
+        print(f"{stage.name:<14}{stage.status:<10}{shown:>16}{tokens:>14,}{rate:>9}  {reasons}")
+    totals, rows = report.totals, report.outputs.get("rows")
+    if totals:
+        line = f"in all: {totals['tokens']:,} tokens, {totals['engine_seconds']:.1f} s with an engine open"
+        line += f", {totals['tokens'] / rows:,.0f} tokens a kept row" if rows else ""
+        if totals.get("cost") is not None:
+            line += f", cost {totals['cost']:.4f}"
+        if totals.get("cost_per_1000_rows") is not None:
+            line += f", {totals['cost_per_1000_rows']:.4f} per 1,000 kept rows"
+        print(line)
+    last = report.sessions[-1] if report.sessions else {}
+    if last.get("outcome") not in (None, "done"):
+        print(f"last session: began {last['started']}, ended as: {last['outcome']}")
+
+
+def show_template(described: dict[str, Any]) -> None:
+    """Print what `ChatTemplate.describe` gives."""
+    print(f"model {described['model']}, template hash {described['hash']}, date {described['date']}")
+    for name, prompt in described["prompts"].items():
+        print(f"\n{name.replace('_', ' ')}")
+        if "refused" in prompt:
+            print(f"  refused: {prompt['refused']}")
+            continue
+        print(f"  text   {prompt['text']!r}")
+        print(f"  tokens {prompt['token_ids']}")
+    print()
+    for name in ("instruction_stops", "response_stops"):
+        stops = described[name]
+        print(f"{name.replace('_', ' ')}: {' '.join(map(repr, stops['texts']))}, token ids {stops['token_ids']}")
+    for note in described["notes"]:
+        print(f"note: {note}")
+
+
+def show_probe(results: Sequence[Setting]) -> None:
+    """Print a probe's settings, best first, with examples of the best."""
+    print(f"{'temperature':>11}{'top_p':>7}  {'system prompt':<14}{'accepted':>9}{'distinct':>9}{'tokens':>8}  grade")
+    for result in results:
+        system = "yes" if result.system_prompt else "no"
+        print(
+            f"{result.temperature:>11g}{result.top_p:>7g}  {system:<14}{result.accepted:>9.0%}{result.distinct:>9.0%}"
+            f"{result.mean_tokens:>8.0f}  {result.grade}"
+        )
+        if result.reasons:
+            print(f"{'':>20}rejected: " + ", ".join(f"{code} {n}" for code, n in result.reasons.items()))
+    best = results[0]
+    print(f"\nBest here: temperature {best.temperature:g}, top_p {best.top_p:g}" + _with_prompt(best.system_prompt))
+    for text in best.examples:
+        print(f"  - {cut(text, 160)!r}")
+
+
+def _with_prompt(system_prompt: str | None) -> str:
+    return f", system prompt {system_prompt!r}." if system_prompt else ", no system prompt."
