@@ -271,7 +271,7 @@ def _explain(options: argparse.Namespace) -> int:
     words = {
         "kept": "from the cache",
         "again": "runs again, all rows",
-        "rows": "only the rows that are new",
+        "rows": "only the rows whose input is new",
         "new": "runs, is new in the recipe",
     }
     for change in explain_changes(options.run, _overrides(options)):

@@ -1,0 +1,89 @@
+# Needs Python 3.11 or newer and make. `make demo` and `make test` set up what they need, once.
+#
+#   make demo        set-up, then the main job on the bundled demo model
+#   make test        set-up, then all tests with the newest packages, and the TGI tests again with the older ones
+#   make test-full   the same with the full counts (kill -9 twenty times, a million rows, …)
+#   make lint        look for faults of style and type (`make style` repairs what can be repaired)
+#   make bench       benchmarks, written to benchmarks/RESULTS.md
+#   make wheel-test  build the wheel, install it elsewhere, run it
+#   make docs        write the reference pages from the code
+#   make clean       remove environments, caches and build outputs
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+TGI_VENV := .venv-tgi
+BIN := $(VENV)/bin
+TGI_BIN := $(TGI_VENV)/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PYTEST_ARGS ?=
+
+# The second lane: text-generation pins huggingface_hub below 1.0, and that pins the rest. Only what its tests need.
+TGI_PACKAGES := "text-generation>=0.7,<0.8" "huggingface_hub>=0.36,<1.0" "transformers>=4.57,<5" "datasets>=5.0,<5.1" \
+	"tokenizers<0.23" aiohttp fastapi hypothesis jinja2 pytest pytest-timeout pyyaml safetensors tqdm uvicorn
+TGI_TESTS = tests/servers/test_tgi_server.py \
+	$(wildcard tests/engines/test_tgi*.py tests/engines/test_transport*.py tests/end_to_end/test_tgi*.py)
+
+.PHONY: setup setup-tgi demo test test-full lint quality style bench docs wheel-test constraints clean
+.DEFAULT_GOAL := demo
+
+setup: $(VENV)/.ready
+setup-tgi: $(TGI_VENV)/.ready
+
+# The stamp is written last: a set-up that was interrupted, or whose inputs changed, is done again over what is there.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with make PYTHON=…"; exit 1; }
+	@echo "Setting up $(VENV) with $(PYTHON) (a few minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(PIP_INSTALL) "$$(grep '^torch==' constraints.txt)"
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt hatchling -e ".[dev,serve]"
+	@touch $@
+
+$(TGI_VENV)/.ready: pyproject.toml constraints-text-generation.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with make PYTHON=…"; exit 1; }
+	@echo "Setting up $(TGI_VENV), the packages that text-generation needs (a few minutes, once)"
+	@$(PYTHON) -m venv $(TGI_VENV)
+	@$(TGI_BIN)/python $(PIP_INSTALL) "$$(grep '^torch==' constraints-text-generation.txt)"
+	@$(TGI_BIN)/python $(PIP_INSTALL) -c constraints-text-generation.txt $(TGI_PACKAGES)
+	@$(TGI_BIN)/python $(PIP_INSTALL) --no-deps -e .
+	@touch $@
+
+demo: setup
+	$(BIN)/magpie-hf run quickstart
+
+test: setup setup-tgi
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@echo "The TGI tests again, with text-generation and the packages that it needs:"
+	$(TGI_BIN)/python -m pytest $(TGI_TESTS) $(PYTEST_ARGS)
+
+test-full:
+	$(MAKE) test PYTEST_ARGS="--full $(PYTEST_ARGS)"
+
+lint quality: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python docs/build_reference.py --check
+
+style: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+docs: setup
+	$(BIN)/python docs/build_reference.py
+
+wheel-test: setup
+	$(BIN)/python -m pytest tests/end_to_end/test_wheel.py $(PYTEST_ARGS)
+
+# Freezes what is installed, without hosts, paths, this package and what only some machines need.
+constraints: setup setup-tgi
+	$(BIN)/python -m pip freeze --exclude-editable | sed -e '/ @ /d' -e 's/+cpu$$//' -e '/^nvidia-/d' -e '/^triton==/d' > constraints.txt
+	$(TGI_BIN)/python -m pip freeze --exclude-editable | sed -e '/ @ /d' -e 's/+cpu$$//' -e '/^nvidia-/d' -e '/^triton==/d' > constraints-text-generation.txt
+	@touch $(VENV)/.ready $(TGI_VENV)/.ready
+
+clean:
+	rm -rf $(VENV) $(TGI_VENV) build dist .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
