@@ -165,7 +165,8 @@ def _cutoffs_among(
     by_p = torch.from_numpy(top_p < 1).to(device)
     count = torch.where(by_p, nucleus, kept)
     enough = (~unlimited) | (mass[:, -1] >= wanted[:, 0]) | ~by_p
-    return largest.gather(1, (count - 1)[:, None])[:, 0], enough.cpu().numpy()
+    cut = largest.gather(1, (count - 1)[:, None])[:, 0]
+    return cut.masked_fill(unlimited & ~by_p, float("-inf")), enough.cpu().numpy()
 
 
 def _invert_cdf(scaled: torch.Tensor, draws: NDArray[np.float32]) -> torch.Tensor:

@@ -24,7 +24,7 @@ from .groups import Groups
 from .pacing import Backoff, retry_after_s
 from .servers import error_text, is_commit, is_starting, is_too_long, names_match, normal_address, read_key
 from .transport import Transport
-from .wire import Endpoint, Reply, Verdict, unavailable
+from .wire import MALFORMED, Endpoint, Reply, Verdict, unavailable
 
 
 logger = logging.getLogger(__name__)
@@ -255,15 +255,19 @@ class EndpointEngine(Engine):
 
     def _generations(self, outcome: Outcome) -> list[Generation]:
         group: list[Request] = outcome.call.tag
-        if outcome.reply is None:
-            failure = outcome.failure or Failure("unknown", True, "")
+        failure = outcome.failure
+        generations: list[Generation] = []
+        if outcome.reply is not None:
+            try:
+                generations = self._decode(group, outcome.reply, outcome.served)
+                self.stats.prompt_tokens += sum(g.prompt_tokens or 0 for g in generations)
+                self.stats.completion_tokens += sum(g.completion_tokens or 0 for g in generations)
+            except MALFORMED as error:
+                failure = Failure("bad_reply", True, f"the reply is malformed ({type(error).__name__})")
+        if failure is not None:
             self.stats.failures += len(group)
             self.stats.by_code[failure.code] = self.stats.by_code.get(failure.code, 0) + len(group)
             generations = [Generation(r.key, seed=r.sampling.seed, failure=failure) for r in group]
-        else:
-            generations = self._decode(group, outcome.reply, outcome.served)
-            self.stats.prompt_tokens += sum(g.prompt_tokens or 0 for g in generations)
-            self.stats.completion_tokens += sum(g.completion_tokens or 0 for g in generations)
         for generation in generations:
             generation.seconds = outcome.seconds
             generation.served = generation.served or outcome.served

@@ -108,6 +108,12 @@ class OpenAIEngine(EndpointEngine):
         self._traits = Traits()
         self._proved: set[str] = set()
 
+    def open(self) -> None:
+        """Ask every endpoint who it is and what it can do; see EndpointEngine for what this raises."""
+        if self._transport is None:
+            self._model_name = ""
+        super().open()
+
     def _recognise(self, endpoint: Endpoint, reply: Reply) -> Served | None:
         self._check_access(endpoint, reply)
         if reply.status in (404, 405, 500):

@@ -7,6 +7,7 @@ slot busy while the caller is doing something else. It knows no protocol: a `Jud
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import threading
 from collections import deque
@@ -20,6 +21,7 @@ from .pacing import AdaptiveLimit, Backoff
 from .wire import (
     CONNECT_TIMEOUT_S,
     JSON_HEADERS,
+    MALFORMED,
     Endpoint,
     Judge,
     Reply,
@@ -28,6 +30,7 @@ from .wire import (
     read_reply,
     to_json,
     unavailable,
+    watched_socket,
 )
 
 
@@ -81,6 +84,7 @@ class Transport:
         self._probe_path = probe_path
         self._headers = dict(headers or {})
         self._in_flight = 0
+        self._turn = 0
         self._pending: deque[Call] = deque()
         self._inbox: deque[Call] = deque()
         self._is_woken = False
@@ -197,9 +201,15 @@ class Transport:
         import aiohttp
 
         # No trust_env: it would also read ~/.netrc and send what stands there as Authorization.
+        # Older aiohttp cannot be given sockets: there a machine that vanished is found out by `timeout_s` only.
+        takes_sockets = "socket_factory" in inspect.signature(aiohttp.TCPConnector).parameters
+        options: dict[str, Any] = {"socket_factory": watched_socket} if takes_sockets else {}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=self.concurrency + len(self.endpoints), keepalive_timeout=KEEP_ALIVE_S, ttl_dns_cache=300
+                limit=self.concurrency + len(self.endpoints),
+                keepalive_timeout=KEEP_ALIVE_S,
+                ttl_dns_cache=300,
+                **options,
             ),
             headers={**JSON_HEADERS, **self._headers},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=self.timeout_s),
@@ -237,7 +247,7 @@ class Transport:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        while self._pending and self._in_flight < self.concurrency:
+        while self._pending and self._in_flight < self.concurrency and self._error is None:
             endpoint = self._freest()
             if endpoint is None:
                 return
@@ -248,7 +258,9 @@ class Transport:
     def _freest(self) -> Endpoint | None:
         now = self._loop.time()
         best: Endpoint | None = None
-        for endpoint in self.endpoints:
+        # Another one comes first each time, so that equals take turns.
+        self._turn = (self._turn + 1) % len(self.endpoints)
+        for endpoint in self.endpoints[self._turn :] + self.endpoints[: self._turn]:
             if (
                 endpoint.is_aside
                 or endpoint.is_doubted
@@ -280,7 +292,7 @@ class Transport:
         out = endpoint.in_flight
         try:
             reply = await self._exchange(endpoint, "POST", call.path, call.body)
-            verdict = reply.fault or self._judge(endpoint, reply)
+            verdict = reply.fault or self._judged(endpoint, reply)
             out = endpoint.in_flight
         finally:
             self._in_flight -= 1
@@ -288,6 +300,12 @@ class Transport:
             self._running.pop(asyncio.current_task(), None)  # type: ignore[arg-type]
         self._settle(call, endpoint, reply, verdict, out)
         self._dispatch()
+
+    def _judged(self, endpoint: Endpoint, reply: Reply) -> Verdict | None:
+        try:
+            return self._judge(endpoint, reply)
+        except MALFORMED as error:
+            return Verdict("transient", "bad_reply", f"the reply is malformed ({type(error).__name__})")
 
     async def _exchange(
         self, endpoint: Endpoint, method: str, path: str, body: bytes | None, timeout_s: float | None = None

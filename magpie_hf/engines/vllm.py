@@ -8,13 +8,16 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, CapabilityError, DependencyError, EngineError, ModelError, quoted
 from ..models import ModelRef, resolve_model
 from .base import Capabilities, Engine, EngineStats, Failure, Generation, Request, Served
 from .worker import ReplicatedEngine, WorkerSpec
 
+
+if TYPE_CHECKING:
+    from .decoding import StopTexts
 
 MAX_NUM_SEQS = 256  # rows that vLLM runs at once; its own default on most GPUs
 # Most samples that share one request: vLLM gives them back together, so a larger group waits longer for its slowest.
@@ -298,6 +301,8 @@ class VllmWorker(Engine):
         reason, text, count = part.finish_reason, part.text, len(ids)
         if reason == "stop" and isinstance(part.stop_reason, str):
             reason = "stop_text"
+            cut = self._stop_texts().cut(ids, request.sampling.stop)
+            text, ids = cut if cut is not None else (text, ids)
         elif reason == "stop":
             ids = ids[:-1]  # the end token is the last id; vLLM leaves it out of the text
         return Generation(
@@ -310,6 +315,12 @@ class VllmWorker(Engine):
             seed=request.sampling.seed,
             seconds=time.perf_counter() - group.began,
         )
+
+    def _stop_texts(self) -> StopTexts:
+        from .decoding import StopTexts
+
+        tokenizer = self._engine.get_tokenizer()
+        return StopTexts(lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False)))
 
     def close(self) -> None:
         """Shut vLLM's core down; the process that ends next frees the rest."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
@@ -21,8 +22,13 @@ CONNECT_TIMEOUT_S = 10.0
 TIMEOUT_WEIGHT = 2
 
 
+# Seconds of silence until the first probe, between probes, and how many go unanswered.
+KEEP_ALIVE_PROBES = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 JSON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 
+
+# What reading a reply raises whose parts are of other types than the protocol says.
+MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError)
 
 Retry = Literal["never", "transient", "overload", "fatal"]
 
@@ -88,6 +94,21 @@ def unavailable(urls: Sequence[str], seconds: float, last: Reply) -> EngineUnava
         endpoints=list(urls),
         waited_s=seconds,
     )
+
+
+def watched_socket(address: Any) -> socket.socket:
+    """Return a socket whose silent connection is probed by the system, for an entry of `getaddrinfo`.
+
+    A generation is silent for minutes: the probes keep routers from forgetting the connection, and break it within
+    about a minute when the other machine is gone.
+    """
+    family, kind, protocol = address[:3]
+    opened = socket.socket(family, kind, protocol)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEP_ALIVE_PROBES.items():
+        if hasattr(socket, name):
+            opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return opened
 
 
 def to_json(value: Any) -> bytes:

@@ -1,6 +1,6 @@
 """Engines in processes of their own: the only sure way to free a GPU, and one replica a device.
 
-The parent starts `python -m magpie_hf.engines.worker` with one end of a private socket pair, sends requests as it is
+The parent starts this interpreter again with one end of a private socket pair, sends requests as it is
 asked for them, and yields what comes back. What is pickled goes through that socket only. A child whose parent is
 gone ends by itself; a child that dies is an EngineDiedError that names exit code or signal.
 """
@@ -28,8 +28,9 @@ from .base import Capabilities, Engine, EngineStats, Generation, Prompt, Request
 
 
 WINDOW = 256  # requests a worker holds, where its engine does not say
-_CLOSE_S = 10.0  # time given to an idle worker to end by itself; a busy one ends at once
+_CLOSE_S = 5.0  # time given to an idle worker to end by itself; a busy one ends at once
 _POLL_S = 0.5  # how often the parent looks whether a silent worker still lives
+_RUN = "from magpie_hf.engines.worker import main; main()"  # not -m: what it pickles must not be of __main__
 _PROMPTS = 4096  # prompts that a child remembers, so that equal ones are the same object
 
 
@@ -74,7 +75,7 @@ class _Worker:
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
         self.process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "magpie_hf.engines.worker", str(theirs.fileno())],
+            [sys.executable, "-c", _RUN, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env=environment,
@@ -347,6 +348,7 @@ class _Child:
                 message = self.connection.recv()
                 if message[0] == "close" and self.busy:
                     _end_session()  # what runs is wanted no more, and the engine may be deep in a forward
+                self.busy = self.busy or message[0] == "requests"
                 self.inbox.put(message)
         except (EOFError, OSError):
             _end_session()  # the parent is gone, even by kill -9: nobody wants the work
@@ -446,7 +448,3 @@ def main() -> None:
     """Run a worker on the socket whose file descriptor is the first argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _Child(Connection(int(sys.argv[1]))).serve()
-
-
-if __name__ == "__main__":
-    main()

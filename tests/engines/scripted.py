@@ -70,6 +70,11 @@ class Scripted:
         self.loop = asyncio.new_event_loop()
         ready = threading.Event()
 
+        async def end(site: web.TCPSite) -> None:
+            await site.stop()
+            await asyncio.sleep(0.02)  # what was accepted just now becomes a connection, which cleanup() closes
+            await self._runner.cleanup()
+
         def serve() -> None:
             asyncio.set_event_loop(self.loop)
             app = web.Application(client_max_size=1 << 24)
@@ -81,7 +86,7 @@ class Scripted:
             self._port = self._runner.addresses[0][1]
             ready.set()
             self.loop.run_forever()
-            self.loop.run_until_complete(self._runner.cleanup())
+            self.loop.run_until_complete(end(site))
             self.loop.close()
 
         self._thread = threading.Thread(target=serve, daemon=True)

@@ -436,5 +436,5 @@ def test_too_long_a_prompt_is_a_named_failure(start, generator, tiny_model_dir):
 def test_a_server_gets_no_more_at_once_than_it_says_it_takes(start, generator, tiny_model_dir):
     with start(max_concurrent_requests=4) as server, tiny(tiny_model_dir, server, concurrency=64) as e:
         assert all(g.failure is None for g in run(e, tiny_prompt(generator), 100, max_tokens=4).values())
-        assert server.stats["max_open"] == 4
-        assert set(server.stats["outcomes"]) == {"completed"} | {"422"} & set(server.stats["outcomes"])
+        assert server.stats["max_open"] <= 4
+        assert "429" not in server.stats["outcomes"]

@@ -6,8 +6,10 @@ import itertools
 import os
 import pickle
 import signal
+import socket
 import threading
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,7 +20,7 @@ from magpie_hf.engines.base import Prompt, Request
 from magpie_hf.engines.pacing import AdaptiveLimit, Backoff, retry_after_s
 from magpie_hf.engines.servers import error_text, names_match, normal_address
 from magpie_hf.engines.tgi import TgiEngine
-from magpie_hf.engines.wire import proxy_for
+from magpie_hf.engines.wire import proxy_for, watched_socket
 from magpie_hf.errors import (
     ArgumentError,
     EngineError,
@@ -274,6 +276,24 @@ def test_retries_end(answer, code, tries, transient):
         assert server.num_posts - before == tries
 
 
+MALFORMED = {
+    "tokens are no list": generated("x", tokens=()) | {"details": {"finish_reason": "length", "tokens": 7}},
+    "tokens without text": {"generated_text": "x", "details": {"finish_reason": "length", "tokens": [{"id": 1}]}},
+    "text that is none": {"generated_text": 5, "details": {"finish_reason": "length"}},
+    "an unhashable reason": {"generated_text": "x", "details": {"finish_reason": []}},
+    "counts in words": {"generated_text": "x", "details": {"finish_reason": "length", "generated_tokens": "two"}},
+    "a list": [],
+    "null": None,
+}
+
+
+@pytest.mark.parametrize("answer", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_reply_leaves_the_row_open(answer):
+    with Scripted(tgi(lambda a, n: answer)) as server, engine(server, max_retries=1) as e:
+        (failure,) = texts(e, 1).values()
+    assert (failure.code, failure.transient) == ("bad_reply", True)
+
+
 def test_a_server_that_says_nothing_is_given_up_after_the_timeout():
     def answer(arrived, number):
         return HANG if arrived.body["parameters"]["seed"] == 0 else generated("fine")
@@ -332,6 +352,11 @@ def test_retry_after_reads_dates_and_nothing_else():
 def test_waits_stay_between_half_and_all_of_the_doubled_wait(attempt, first_s, longest_s):
     full = min(longest_s, first_s * 2.0 ** min(attempt, 30))
     assert 0.5 * full <= Backoff(first_s, longest_s).wait_s(attempt) <= full
+
+
+def test_silent_connections_are_probed_by_the_system():
+    with closing(watched_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1)))) as opened:
+        assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 # Pace
@@ -451,6 +476,12 @@ def test_requests_go_to_the_endpoint_with_the_fewest_in_flight():
         assert a.max_open <= 10
         assert b.max_open <= 10
     assert got.count("fast") > 3 * got.count("slow") > 0
+
+
+def test_endpoints_take_turns_when_there_is_little_to_do():
+    with Scripted(tgi()) as a, Scripted(tgi()) as b, engine(a, b, concurrency=1) as e:
+        texts(e, 20)
+        assert min(a.num_posts, b.num_posts) > 5
 
 
 def test_a_dead_endpoint_is_set_aside_and_used_again_when_it_is_back():

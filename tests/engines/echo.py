@@ -1,0 +1,47 @@
+"""An engine without a model, for tests of the process that holds one: it writes its prompt's token ids."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from magpie_hf.engines.base import Capabilities, Engine, EngineStats, Generation, Served
+from magpie_hf.errors import CapabilityError
+
+
+class EchoEngine(Engine):
+    name = "echo"
+    window = 8
+
+    def __init__(self, seconds: float = 0.0, exit_code: int | None = None, fail: str | None = None) -> None:
+        self.seconds, self.exit_code, self.fail = seconds, exit_code, fail
+        self.stats = EngineStats()
+
+    def identity(self):
+        return {"model": "echo"}
+
+    def open(self):
+        if self.fail == "open":
+            raise CapabilityError("echo cannot open.", hint="It was told so.")
+
+    def capabilities(self):
+        return Capabilities(max_context=64)
+
+    @property
+    def served(self):
+        return Served(model="echo", version=str(os.getpid()))
+
+    def generate(self, requests):
+        for request in requests:
+            if request is None:
+                continue
+            if self.exit_code is not None and request.key == 5:
+                os._exit(self.exit_code)
+            if self.fail == "generate" and request.key == 5:
+                raise RuntimeError("no more today")
+            time.sleep(self.seconds)
+            text = f"{os.getpid()} {' '.join(map(str, request.prompt.token_ids))} {request.sampling.seed}"
+            yield Generation(request.key, text, "stop", seed=request.sampling.seed)
+
+    def close(self):
+        pass
