@@ -34,4 +34,6 @@ def engine_class(kind: str) -> type[Engine]:
 def engine_options(kind: str) -> set[str]:
     """Return the names of an engine's settings."""
     parameters = inspect.signature(engine_class(kind)).parameters
-    return {name for name in parameters if name not in ("self", "model", "ref", "revision", "endpoints", "token_texts")}
+    return {
+        name for name in parameters if name not in ("self", "model", "ref", "revision", "endpoints", "token_texts")
+    }

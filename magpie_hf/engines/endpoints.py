@@ -313,7 +313,7 @@ class EndpointEngine(Engine):
         if not names_match(self.ref, served):
             raise ModelMismatchError(
                 f"{endpoint.url} holds the model {quoted(served)}, not {quoted(self.ref.name)}.",
-                hint="Give the address of the right server, or --allow-model-mismatch if both are the same model.",
+                hint="Give the address of the right server, or --set engine.allow_model_mismatch=true if both are the same model.",
                 endpoint=endpoint.url,
                 served=served,
                 asked=self.ref.name,

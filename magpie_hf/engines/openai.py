@@ -152,7 +152,7 @@ class OpenAIEngine(EndpointEngine):
         listed = ", ".join(quoted(m["id"], 60) for m in models[:5])
         raise ModelMismatchError(
             f"{endpoint.url} holds {listed}, not {quoted(self.ref.name)}.",
-            hint="Give the address of the right server, or --served-model-name if it has another name there.",
+            hint="Give the address of the right server, or --set engine.served_model_name=NAME if it has another name there.",
             endpoint=endpoint.url,
             served=[m["id"] for m in models],
             asked=self.ref.name,
@@ -161,7 +161,7 @@ class OpenAIEngine(EndpointEngine):
     def _named_differently(self, names: Iterable[str]) -> ModelMismatchError:
         return ModelMismatchError(
             f"The endpoints call the model differently: {', '.join(sorted(quoted(name, 60) for name in names))}.",
-            hint="Start them with one name, and give it as --served-model-name.",
+            hint="Start them with one name, and give it with --set engine.served_model_name=NAME.",
         )
 
     def _learn(self, met: Sequence[Endpoint]) -> Capabilities:
@@ -232,7 +232,7 @@ class OpenAIEngine(EndpointEngine):
         if reply.status == 404 or "pinned" in message or "does not exist" in message:
             return ModelMismatchError(
                 f"{endpoint.url} has no model {quoted(self._model_name)}: {quoted(message)}.",
-                hint="Give the name that the server uses: --served-model-name.",
+                hint="Give the name that the server uses: --set engine.served_model_name=NAME.",
                 endpoint=endpoint.url,
             )
         return CapabilityError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -11,6 +12,7 @@ from ..errors import ArgumentError, CapabilityError, PromptMismatchError, quoted
 from ..sampling import SamplingParams
 from .base import Capabilities, Generation, Request, Served
 from .endpoints import EndpointEngine
+from .pacing import retry_after_s
 from .stops import Ending, end_text, end_tokens
 from .tgi_types import check_parameters, tgi_client, tgi_error
 from .wire import Endpoint, Reply, Verdict, to_json
@@ -84,14 +86,26 @@ class TgiEngine(EndpointEngine):
 
     def _count_prompt(self, endpoint: Endpoint, text: str) -> int | None:
         parameters = {"max_new_tokens": 1, "do_sample": False, "details": True, "decoder_input_details": True}
-        reply = self.transport.ask(endpoint, "POST", "/generate", {"inputs": text, "parameters": parameters})
-        self._check_access(endpoint, reply)
+        reply = self._ask_again(endpoint, {"inputs": text, "parameters": parameters})
         if reply.fault is not None or reply.status != 200:
             message = reply.fault.message if reply.fault is not None else self._message(reply)
             raise PromptMismatchError(
                 f"{endpoint.url} cannot take the prompt: {quoted(message)}.", endpoint=endpoint.url
             )
         return _prompt_tokens(reply)
+
+    def _ask_again(self, endpoint: Endpoint, body: dict[str, Any]) -> Reply:
+        """Return the reply to a question at the start, asked again while the server is overloaded or fails."""
+        reply = Reply()
+        for attempt in range(self.max_retries + 1):
+            reply = self.transport.ask(endpoint, "POST", "/generate", body)
+            self._check_access(endpoint, reply)
+            if reply.fault is None and reply.status not in (429, 500, 502, 503, 504):
+                break
+            if attempt < self.max_retries:
+                asked = retry_after_s(reply.headers.get("Retry-After"))
+                time.sleep(self.backoff.wait_s(attempt) if asked is None else min(asked, self.backoff.longest_s))
+        return reply
 
     def _encode(self, group: Sequence[Request]) -> tuple[str, bytes]:
         (request,) = group

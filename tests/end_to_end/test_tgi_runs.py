@@ -192,3 +192,27 @@ def test_a_server_that_dies_ends_the_run_with_one_message_and_a_restart_resumes_
 
 def test_the_environment_of_runs_has_no_token():
     assert "HF_TOKEN" not in environment()
+
+
+@pytest.mark.slow
+def test_two_endpoints_share_the_work_and_one_that_dies_is_set_aside(server, demo_model_dir, reference, tmp_path):
+    server.record.reset()
+    dies = [Fault("reset", at=tuple(range(12, 10_000)))]
+    with TgiServer(demo_model_dir, model_id="demo", faults=dies) as dying:
+        settings = ["--endpoint", dying.url, "--set", "engine.backoff_s=[0.01, 0.1]"]
+        here(*command(server, tmp_path / "run", *settings))
+        assert dying.stats["completed"] > 0
+    assert len(generating(server)) > 0
+    assert rows(tmp_path / "run") == reference[0]
+    nothing_twice(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_an_interrupt_does_not_wait_for_a_server_that_hangs(demo_model_dir, tmp_path):
+    with TgiServer(demo_model_dir, model_id="demo", faults=[Fault("hang", at=tuple(range(20, 10_000)))]) as hanging:
+        process = start(*command(hanging, tmp_path / "run"))
+        while len(hanging.record.entries) < 24 and process.poll() is None:
+            pass
+        process.terminate()
+        assert "Everything finished is kept" in finish(process, 130)
+    assert num_records(tmp_path / "run") > 0

@@ -150,7 +150,7 @@ def test_a_wrong_model_is_an_error_with_both_names():
     with Scripted(Server(models=models)) as s:
         with pytest.raises(ModelMismatchError, match=r"'org/other', 'third', not 'org/model'") as caught:
             engine(s).open()
-        assert "--served-model-name" in caught.value.hint
+        assert "served_model_name" in caught.value.hint
         with engine(s, allow_model_mismatch=True) as e:
             results(e, requests(1, TWO))
         assert s.posts[-1].body["model"] == "org/other"
