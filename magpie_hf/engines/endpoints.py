@@ -7,7 +7,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..errors import (
     ArgumentError,
@@ -22,7 +21,7 @@ from .base import Capabilities, Engine, EngineStats, Failure, Generation, Prompt
 from .calls import Outcome
 from .groups import Groups
 from .pacing import Backoff, retry_after_s
-from .servers import error_text, is_commit, is_starting, is_too_long, names_match, normal_address, read_key
+from .servers import error_text, is_commit, is_starting, is_too_long, names_match, normal_address, read_key, redirected
 from .transport import Transport
 from .wire import MALFORMED, Endpoint, Reply, Verdict, unavailable
 
@@ -345,15 +344,7 @@ class EndpointEngine(Engine):
         if reply.status in (401, 403):
             raise self._refused(endpoint, reply.status)
         if 300 <= reply.status < 400:
-            raise self._redirected(endpoint, reply)
-
-    def _redirected(self, endpoint: Endpoint, reply: Reply) -> EngineError:
-        parts = urlsplit(str(reply.headers.get("Location", "")))
-        target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "another path"
-        return EngineError(
-            f"{endpoint.url} redirects to {quoted(target)}; redirects are not followed, as the key would go along.",
-            hint="Give the final address.",
-        )
+            raise redirected(endpoint.url, reply)
 
     def _judge(self, endpoint: Endpoint, reply: Reply) -> Verdict | None:
         """Say what a reply to a generation request means. Runs in the transport's thread."""
@@ -364,7 +355,7 @@ class EndpointEngine(Engine):
         if status in (401, 403):
             return Verdict("fatal", "refused", error=self._refused(endpoint, status))
         if 300 <= status < 400:
-            return Verdict("fatal", "redirect", error=self._redirected(endpoint, reply))
+            return Verdict("fatal", "redirect", error=redirected(endpoint.url, reply))
         if status in (429, 503):
             return Verdict("overload", "overloaded", message, retry_after_s(reply.headers.get("Retry-After")))
         if status in (404, 405, 502, 504):

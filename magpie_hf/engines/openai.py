@@ -22,8 +22,10 @@ from .openai_probe import (
     Probe,
     Traits,
     common_traits,
+    completion_counts,
     generation_config,
     is_choice,
+    kept_ids,
     response_format,
     text_of,
     usage_of,
@@ -358,7 +360,7 @@ class OpenAIEngine(EndpointEngine):
                     request.key,
                     ending.text,
                     ending.finish_reason,
-                    token_ids=_kept_ids(choice, request.sampling, ending),
+                    token_ids=kept_ids(choice, request.sampling, ending),
                     prompt_tokens=prompt_tokens if i == 0 or prompt_tokens is None else 0,
                     completion_tokens=counts[i],
                     seed=request.sampling.seed,
@@ -390,24 +392,3 @@ class OpenAIEngine(EndpointEngine):
                 return "stop_text" if isinstance(met, str) and met not in turn_ends else "stop"
         # A server that does not say, but leaves the stop in the text, or had none of the user's: a token ended it.
         return "stop" if not sampling.stop or self._traits.config_field else "stop_text"
-
-
-def completion_counts(choices: Sequence[dict[str, Any]], total: int | None) -> list[int | None]:
-    """Return the completion tokens of each choice: its ids' number, else an even share of the total."""
-    if all(isinstance(c.get("token_ids"), list) for c in choices):
-        return [len(c["token_ids"]) for c in choices]
-    if total is None:
-        return [None] * len(choices)
-    share, rest = divmod(total, len(choices))
-    return [share + (i < rest) for i in range(len(choices))]
-
-
-def _kept_ids(choice: dict[str, Any], sampling: SamplingParams, ending: Ending) -> list[int] | None:
-    """Return the ids of the text that is left, None where they are unknown or the text was cut inside."""
-    ids = choice.get("token_ids")
-    if not isinstance(ids, list) or ending.text != choice["text"]:
-        return None
-    ended = choice["finish_reason"] != "length" and ending.finish_reason == "stop"
-    if ids and (ids[-1] in sampling.stop_token_ids or (ended and "stop_reason" in choice)):
-        return ids[:-1]
-    return ids

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CapabilityError, EngineError
 from ..sampling import SamplingParams
+from .stops import Ending
 from .tgi import schema_of
 from .wire import Reply
 
@@ -208,3 +209,24 @@ def _is_object(text: str | None) -> bool:
         return isinstance(json.loads(text or ""), dict)
     except ValueError:
         return False
+
+
+def completion_counts(choices: Sequence[dict[str, Any]], total: int | None) -> list[int | None]:
+    """Return the completion tokens of each choice: its ids' number, else an even share of the total."""
+    if all(isinstance(c.get("token_ids"), list) for c in choices):
+        return [len(c["token_ids"]) for c in choices]
+    if total is None:
+        return [None] * len(choices)
+    share, rest = divmod(total, len(choices))
+    return [share + (i < rest) for i in range(len(choices))]
+
+
+def kept_ids(choice: dict[str, Any], sampling: SamplingParams, ending: Ending) -> list[int] | None:
+    """Return the ids of the text that is left, None where they are unknown or the text was cut inside."""
+    ids = choice.get("token_ids")
+    if not isinstance(ids, list) or ending.text != choice["text"]:
+        return None
+    ended = choice["finish_reason"] != "length" and ending.finish_reason == "stop"
+    if ids and (ids[-1] in sampling.stop_token_ids or (ended and "stop_reason" in choice)):
+        return ids[:-1]
+    return ids

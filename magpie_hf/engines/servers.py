@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import ArgumentError, quoted
+from ..errors import ArgumentError, EngineError, quoted
 from ..models import ModelRef
 from .wire import Reply
 
@@ -124,3 +124,13 @@ def _detail(item: Any) -> str:
 def is_too_long(message: str) -> bool:
     """Whether an error's text says that prompt and new tokens do not fit into the context."""
     return _TOO_LONG.search(message) is not None
+
+
+def redirected(address: str, reply: Reply) -> EngineError:
+    """Return the error for a server that sends elsewhere."""
+    parts = urlsplit(str(reply.headers.get("Location", "")))
+    target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "another path"
+    return EngineError(
+        f"{address} redirects to {quoted(target)}; redirects are not followed, as the key would go along.",
+        hint="Give the final address.",
+    )
