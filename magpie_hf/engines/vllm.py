@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError, CapabilityError, DependencyError, EngineError, ModelError, quoted
+from ..errors import ArgumentError, CapabilityError, DependencyError, EngineDiedError, EngineError, ModelError, quoted
 from ..models import ModelRef, resolve_model
 from .base import Capabilities, Engine, EngineStats, Failure, Generation, Request, Served
 from .worker import ReplicatedEngine, WorkerSpec
@@ -286,7 +286,8 @@ class VllmWorker(Engine):
         try:
             outputs = self._engine.step()
         except Exception as error:
-            raise EngineError(f"vLLM failed: {type(error).__name__}: {quoted(error)}") from error
+            kind = EngineDiedError if type(error).__name__ == "EngineDeadError" else EngineError
+            raise kind(f"vLLM failed: {type(error).__name__}: {quoted(error)}") from error
         self.stats.busy_s += time.perf_counter() - began
         finished: list[Generation] = []
         for output in outputs:

@@ -88,7 +88,7 @@ def test_vllm_gives_the_same_samples_with_and_without_n(tmp_path):
     requests = [Request(i, prompt, SamplingParams(max_tokens=12 + i % 5, seed=50 + i)) for i in range(20)]
     requests += [Request(99, prompt, SamplingParams(temperature=0, max_tokens=12, stop_token_ids=(END,)))]
     extra = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 28}
-    with VllmEngine(make_model(tmp_path, "gqa"), max_model_len=128, batch_size=16, engine_args=extra) as engine:
+    with VllmEngine(make_model(tmp_path, "wide"), max_model_len=128, batch_size=16, engine_args=extra) as engine:
         grouped = {g.key: (g.token_ids, g.finish_reason, g.completion_tokens) for g in engine.generate(requests)}
         single = {g.key: (g.token_ids, g.finish_reason, g.completion_tokens) for g in engine.generate(requests[::-1])}
         long = Request(0, Prompt("", [0] * 200), SamplingParams())
