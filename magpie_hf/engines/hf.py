@@ -161,7 +161,8 @@ class TransformersEngine(Engine):
             )
 
     def _open_replicas(self) -> Engine:
-        from .worker import ReplicatedEngine, WorkerSpec
+        from .worker import ReplicatedEngine
+        from .worker_child import WorkerSpec
 
         names = (
             "revision", "ref", "dtype", "quantization", "batch_size", "max_batch_tokens", "deterministic",

@@ -13,8 +13,9 @@ import transformers
 
 from ..errors import DependencyError, ModelError, quoted
 from ..models import ModelRef
+from .attention import ATTENTION, DETERMINISTIC_ATTENTION
 from .padded import PaddedRunner
-from .slots import ATTENTION, DETERMINISTIC_ATTENTION, SlotRunner
+from .slots import SlotRunner
 
 
 logger = logging.getLogger(__name__)

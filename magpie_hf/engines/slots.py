@@ -18,67 +18,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 
 SPAN = 16  # attention looks at a multiple of this many slots
 CHUNK = 32  # deterministic prefill: tokens a forward and row
 ROWS = 16  # deterministic mode: rows a forward, a multiple of
 SHARED_PROMPTS = 16  # prompts whose states are kept for later rows
-ATTENTION = "magpie_slots"
-DETERMINISTIC_ATTENTION = "magpie_slots_deterministic"
 
 
 def round_up(value: int, multiple: int) -> int:
     """Return the smallest multiple that is not below value."""
     return -(-value // multiple) * multiple
-
-
-def _attend(
-    module: Any,
-    query: Any,
-    key: Any,
-    value: Any,
-    attention_mask: Any,
-    *,
-    scaling: Any = None,
-    twice: bool,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attend from one new token a row: query heads that share a key head become the query's length.
-
-    So no key is repeated. `twice`: an odd query length gets a copy of its last line. torch's CPU kernel multiplies an
-    odd last line by a matrix-vector routine whose rounding depends on which thread runs it (seen with torch 2.13, two
-    threads, float32, lengths 1 and 3; even ones were equal in all bits over rows, heads, head sizes and slots).
-    """
-    if query.shape[2] != 1 or attention_mask is None or attention_mask.shape[1] != 1:
-        plain: tuple[torch.Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **kwargs
-        )
-        return plain
-    rows, heads, _, size = query.shape
-    query = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
-    group = query.shape[2]
-    if twice and group % 2:
-        query = torch.cat([query, query[:, :, -1:]], dim=2)
-    out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
-    return out[:, :, :group].reshape(rows, 1, heads, value.shape[-1]), None
-
-
-def _attend_fast(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> Any:
-    return _attend(module, query, key, value, attention_mask, twice=False, **kwargs)
-
-
-def _attend_deterministic(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> Any:
-    return _attend(module, query, key, value, attention_mask, twice=True, **kwargs)
-
-
-for _name, _function in ((ATTENTION, _attend_fast), (DETERMINISTIC_ATTENTION, _attend_deterministic)):
-    AttentionInterface.register(_name, _function)
-    AttentionMaskInterface.register(_name, sdpa_mask)
 
 
 @dataclass(slots=True)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError, CapabilityError, DependencyError, EngineDiedError, EngineError, ModelError, quoted
 from ..models import ModelRef, resolve_model
 from .base import Capabilities, Engine, EngineStats, Failure, Generation, Request, Served
-from .worker import ReplicatedEngine, WorkerSpec
+from .groups import continues
+from .worker import ReplicatedEngine
+from .worker_child import WorkerSpec
 
 
 if TYPE_CHECKING:
@@ -372,7 +374,8 @@ def coalesced(requests: Sequence[Request], max_n: int) -> Iterator[list[Request]
     """
     run: list[Request] = []
     for request in requests:
-        if run and len(run) < max_n and _follows(run[-1], request):
+        is_seeded = request.sampling.seed is not None
+        if run and len(run) < max_n and is_seeded and continues(run[-1], request):
             run.append(request)
         else:
             if run:
@@ -380,13 +383,6 @@ def coalesced(requests: Sequence[Request], max_n: int) -> Iterator[list[Request]
             run = [request]
     if run:
         yield run
-
-
-def _follows(last: Request, request: Request) -> bool:
-    seed = request.sampling.seed
-    if request.prompt is not last.prompt or seed is None or request.sampling.is_greedy:
-        return False
-    return seed > 0 and last.sampling == request.sampling.with_seed(seed - 1) and last.sampling.seed == seed - 1
 
 
 def _structured(grammar: str | None) -> dict[str, Any]:

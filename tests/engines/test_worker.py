@@ -11,7 +11,8 @@ import pytest
 
 from magpie_hf.engines.base import Prompt, Request
 from magpie_hf.engines.hf import TransformersEngine
-from magpie_hf.engines.worker import ReplicatedEngine, WorkerSpec
+from magpie_hf.engines.worker import ReplicatedEngine
+from magpie_hf.engines.worker_child import WorkerSpec
 from magpie_hf.errors import CapabilityError, EngineDiedError, EngineError, ModelError
 from magpie_hf.sampling import SamplingParams
 from tests.engines.tiny import make_model
@@ -133,7 +134,8 @@ def test_closing_ends_the_processes_even_of_a_busy_worker():
 def test_a_worker_ends_when_its_parent_is_killed():
     script = (
         "import time\n"
-        "from magpie_hf.engines.worker import ReplicatedEngine, WorkerSpec\n"
+        "from magpie_hf.engines.worker import ReplicatedEngine\n"
+        "from magpie_hf.engines.worker_child import WorkerSpec\n"
         "engine = ReplicatedEngine([WorkerSpec('tests.engines.echo:EchoEngine', {})], identity={})\n"
         "engine.open()\n"
         "print(engine.pids[0], flush=True)\n"
