@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def child(rows: int, place: str, model: str, stop_at: int | None) -> None:
 
     ENGINES["null"] = "tests.null_engine:NullEngine"
     magpie_hf.ChatTemplate.load(model).pre_query()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    memory = Memory()
     recipe = {
         "model": model,
         "num_rows": rows,
@@ -47,10 +47,35 @@ def child(rows: int, place: str, model: str, stop_at: int | None) -> None:
     with contextlib.suppress(BudgetExceeded):
         magpie_hf.run(recipe, output=place, show_progress=False)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        json.dumps({"seconds": seconds, "memory_mb": peak - before, "import_mb": before, "asked": NullEngine.opened})
-    )
+    print(json.dumps({"seconds": seconds, **memory.peaks(), "asked": NullEngine.opened}))
+
+
+class Memory:
+    """Peaks above the start: `memory_mb` is the process's own, `mapped_mb` pages of files that the system can drop."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+        self._peak = dict(self._start)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def _now() -> dict[str, float]:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        wanted = [line.split() for line in lines if line.startswith(("RssAnon", "RssFile"))]
+        return {name.rstrip(":"): int(value) / 1024 for name, value, _ in wanted}
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.01):
+            for name, value in self._now().items():
+                self._peak[name] = max(self._peak[name], value)
+
+    def peaks(self) -> dict[str, float]:
+        self._done.set()
+        self._thread.join()
+        above = {name: self._peak[name] - self._start[name] for name in self._peak}
+        return {"memory_mb": above["RssAnon"], "mapped_mb": above["RssFile"]}
 
 
 def measure(rows: int, place: Path, model: str, stop_at: int | None = None) -> dict[str, float]:
@@ -84,12 +109,16 @@ def main() -> None:
         print("| measure | value | limit |")
         print("|---|---|---|")
         print(f"| overhead per row and stage, {options.rows:,} rows | {per_row:.0f} µs | 150 µs |")
-        print(f"| memory above import, {options.rows:,} rows | {first['memory_mb']:.0f} MB | 300 MB |")
+        print(
+            f"| memory above import, {options.rows:,} rows | {first['memory_mb']:.0f} MB (and {first['mapped_mb']:.0f} MB of mapped files) | 300 MB |"
+        )
         if options.large:
             large = measure(options.large, place / "large", model)
             per_large = large["seconds"] / options.large / 2 * 1e6
             print(f"| overhead per row and stage, {options.large:,} rows | {per_large:.0f} µs | 150 µs |")
-            print(f"| memory above import, {options.large:,} rows | {large['memory_mb']:.0f} MB | 300 MB |")
+            print(
+                f"| memory above import, {options.large:,} rows | {large['memory_mb']:.0f} MB (and {large['mapped_mb']:.0f} MB of mapped files) | 300 MB |"
+            )
         reached = options.rows * 3 // 2  # all instructions, half of the responses
         half = measure(options.rows, place / "half", model, stop_at=reached)
         rest = measure(options.rows, place / "half", model, stop_at=reached)

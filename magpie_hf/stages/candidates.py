@@ -173,7 +173,13 @@ def needed_per_point(shares: list[float], num_rows: int, shard: Shard) -> list[i
         counts[point] += 1
     if shard.parts == 1:
         return counts
-    return [math.ceil(n / shard.parts + SHARD_SLACK_SIGMAS * math.sqrt(n / shard.parts)) if n else 0 for n in counts]
+    return [_owned(n, shard) + math.ceil(SHARD_SLACK_SIGMAS * math.sqrt(n / shard.parts)) if n else 0 for n in counts]
+
+
+def _owned(samples: int, shard: Shard) -> int:
+    """Return how many of the first `samples` samples lie in the shard's blocks."""
+    rounds, rest = divmod(samples, BLOCK * shard.parts)
+    return rounds * BLOCK + min(max(rest - shard.part * BLOCK, 0), BLOCK)
 
 
 def run_instructions(stage: Instructions, num_rows: int, env: Environment, shard: Shard = WHOLE) -> Dataset:

@@ -1,0 +1,329 @@
+"""Which rows a run makes, keeps, makes again and never makes twice; on an engine that is a pure function."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import magpie_hf
+from magpie_hf.engines.base import Failure, Served
+from magpie_hf.errors import (
+    BudgetExceeded,
+    DatasetError,
+    ModelMismatchError,
+    NothingUsable,
+    RowsPending,
+    TooManyFailures,
+)
+from magpie_hf.inspection import explain_changes, run_status
+from magpie_hf.maintenance import merge_runs, reopen_rows
+from magpie_hf.recipe import load_recipe
+from tests.end_to_end.harness import nothing_twice
+
+
+GRID = [{"temperature": 1.0, "share": 3}, {"temperature": 1.2, "share": 1}]
+DOWN = Failure("timeout", True, "no answer")
+REFUSED = Failure("too_long", False, "too long")
+
+
+def instructions(dataset):
+    return list(dataset["instruction"])
+
+
+def points(dataset):
+    return [row["grid_point"] for row in dataset["gen_input_configs"]]
+
+
+def test_rows_do_not_depend_on_the_order_in_which_they_are_finished(make):
+    one = make("a", engine={"window": 1}, sampling=GRID)
+    assert instructions(make("b", engine={"window": 64}, sampling=GRID)) == instructions(one)
+    assert instructions(make("c", engine={"window": 17, "reverse": True}, sampling=GRID)) == instructions(one)
+
+
+def test_unfinished_texts_are_replaced_and_counted(make, tmp_path):
+    dataset = make(engine={"unfinished_every": 3})
+    assert len(dataset) == 40
+    assert all(seed % 3 for seed in (row["seed"] for row in dataset["gen_input_configs"]))
+    stage = run_status(tmp_path / "run").stages[0]
+    assert stage.by_code["unfinished"] > 5
+    assert stage.done == stage.by_code["ok"] + stage.by_code["unfinished"]
+
+
+def test_grid_points_get_their_shares(make):
+    dataset = make(sampling=GRID, engine={"unfinished_every": 4})
+    assert [points(dataset).count(point) for point in (0, 1)] == [30, 10]
+    assert [points(dataset)[:8].count(point) for point in (0, 1)] == [6, 2]
+
+
+def test_a_larger_run_begins_with_the_smaller_ones_rows_and_asks_for_the_rest_only(make, null, tmp_path):
+    small = make(num_rows=40, sampling=GRID, engine={"unfinished_every": 5})
+    asked = set(null.log)
+    null.reset()
+    large = make(num_rows=150, sampling=GRID, engine={"unfinished_every": 5})
+    assert instructions(large)[:40] == instructions(small)
+    assert not asked & set(null.log)
+    null.reset()
+    assert instructions(make(num_rows=40, sampling=GRID, engine={"unfinished_every": 5})) == instructions(small)
+    assert null.log == []
+    assert null.opened == 0
+    nothing_twice(tmp_path / "run")
+
+
+def test_a_changed_grid_point_makes_its_own_samples_anew_and_no_others(make, null):
+    before = make(sampling=GRID)
+    null.reset()
+    after = make(sampling=[GRID[0], {"temperature": 1.3, "share": 1}])
+    kept = {t for t, p in zip(instructions(before), points(before), strict=True) if p == 0}
+    assert {t for t, p in zip(instructions(after), points(after), strict=True) if p == 0} == kept
+    assert len(null.log) < 40
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"engine": {"window": 3}}, {"output": {"format": "arrow"}}, {"budget": {"max_hours": 5}}, {"name": "other"}],
+    ids=["window", "format", "budget", "name"],
+)
+def test_what_changes_no_text_makes_nothing_anew(make, null, changed):
+    before = make()
+    null.reset()
+    assert instructions(make(**changed)) == instructions(before)
+    assert null.opened == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "asked"),
+    [
+        ({"sampling": {"temperature": 0.9}}, 80),
+        ({"seed": 1}, 80),
+        ({"template": {"kwargs": {"x": 1}}}, 80),
+        ({"stages": ["instructions", {"stage": "responses", "sampling": {"max_tokens": 9}}, "lengths"]}, 40),
+        ({"stages": ["instructions", {"stage": "responses", "system_prompt": "Be brief."}]}, 40),
+        ({"stages": ["instructions", "responses", {"stage": "turns", "turns": 2}]}, 80),
+    ],
+    ids=["temperature", "seed", "template", "response sampling", "response system prompt", "a further stage"],
+)
+def test_what_changes_texts_makes_anew_what_depends_on_it_and_no_more(make, null, changed, asked):
+    make()
+    null.reset()
+    make(**changed)
+    assert asked <= len(null.log) <= asked + 64
+
+
+def test_a_finished_run_comes_back_without_engine_and_without_model_libraries(make, tiny_model_dir, tmp_path):
+    make()
+    script = f"""
+import sys
+from magpie_hf.engines import ENGINES
+import magpie_hf
+ENGINES["null"] = "tests.null_engine:NullEngine"
+recipe = {{"model": {str(tiny_model_dir)!r}, "num_rows": 40, "engine": "null",
+          "stages": ["instructions", "responses", "lengths"]}}
+assert len(magpie_hf.run(recipe, output={str(tmp_path / "run")!r})) == 40
+print([name for name in ("torch", "transformers", "aiohttp") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    loaded = done.stdout.strip()
+    # datasets itself looks at torch where it is installed; the model libraries must stay out
+    assert "transformers" not in loaded
+
+
+def test_a_damaged_cache_file_is_made_anew_from_the_journal(make, null, tmp_path):
+    before = make().to_list()
+    for file in (tmp_path / "run" / "stages").glob("*/*.arrow"):
+        file.write_bytes(b"nonsense")
+    null.reset()
+    assert make().to_list() == before
+    assert null.log == []
+
+
+def test_transient_failures_leave_rows_open_and_a_rerun_asks_for_these_only(make, null, tmp_path):
+    make(stages=["instructions"])
+    null.reset()
+    null.fail = {3: DOWN, 7: DOWN}
+    with pytest.raises(RowsPending, match="2 of 40 rows are still open") as caught:
+        make()
+    assert "--accept-failures" in caught.value.hint
+    null.reset()
+    assert len(make()) == 40
+    assert len(null.log) == 2
+    nothing_twice(tmp_path / "run")
+
+
+def test_transient_failures_of_instructions_are_asked_for_again_too(make, null, tmp_path):
+    null.fail = {2: DOWN}
+    with pytest.raises(RowsPending, match="instructions"):
+        make(stages=["instructions"])
+    null.reset()
+    rows = instructions(make(stages=["instructions"]))
+    null.reset()
+    assert instructions(make("fresh", stages=["instructions"])) == rows
+
+
+def test_accepted_failures_are_finished_with_their_code(make, null):
+    make(stages=["instructions"])
+    null.reset()
+    null.fail = {3: DOWN}
+    dataset = make(accept_failures=True)
+    assert [row["response_finish_reason"] for row in dataset if row["response"] is None] == ["error: timeout"]
+
+
+def test_permanent_failures_are_counted_and_retried_only_when_asked(make, null, tmp_path):
+    make(stages=["instructions"])
+    null.reset()
+    null.fail = {0: REFUSED, 5: REFUSED}
+    dataset = make()
+    failed = [row for row in dataset if row["response"] is None]
+    assert len(failed) == 2
+    assert {row["response_length"] for row in failed} == {None}
+    assert run_status(tmp_path / "run").stages[1].by_code == {"ok": 38, "too_long": 2}
+    null.reset()
+    make()
+    assert null.log == []
+    assert reopen_rows(tmp_path / "run", ["too_long"]) == {"responses": 2}
+    again = make()
+    assert len(null.log) == 2
+    assert None not in again["response"]
+    assert None not in again["response_length"]
+
+
+def test_a_model_that_writes_nothing_usable_is_named_with_the_reasons(make):
+    with pytest.raises(NothingUsable, match=r"0 of \d+ samples were usable") as caught:
+        make(engine={"unfinished_every": 1})
+    assert "unfinished" in str(caught.value)
+    assert "magpie-hf probe" in caught.value.hint
+
+
+def test_most_requests_failing_stops_the_run(make, null):
+    make(num_rows=300, stages=["instructions"])
+    null.reset()
+    null.fail = dict.fromkeys(range(20, 400), DOWN)
+    with pytest.raises(TooManyFailures, match="of the last"):
+        make(num_rows=300)
+
+
+def test_a_budget_finishes_what_is_in_flight_and_a_larger_one_goes_on(make, null, tmp_path):
+    with pytest.raises(BudgetExceeded, match="max_tokens_total = 500 is reached"):
+        make(budget={"max_tokens_total": 500}, engine={"window": 8})
+    asked = len(null.log)
+    assert asked < 40
+    assert run_status(tmp_path / "run").stages[0].done == asked
+    make(engine={"window": 8})
+    assert len(set(null.log)) == len(null.log), "nothing in flight was lost"
+
+
+def test_an_interrupt_keeps_everything_finished(make, null, tmp_path):
+    null.die_after = 25
+    with pytest.raises(KeyboardInterrupt):
+        make(engine={"window": 4})
+    null.die_after = None
+    make(engine={"window": 4})
+    nothing_twice(tmp_path / "run")
+    assert run_status(tmp_path / "run").sessions[0]["outcome"] == "KeyboardInterrupt"
+
+
+def test_a_model_that_changes_in_mid_run_stops_it_unless_allowed(make, null):
+    null.served_now = Served(model="m", revision="one")
+    make(stages=["instructions"])
+    null.served_now = Served(model="m", revision="one")
+    null.fail = {5: DOWN}
+    with pytest.raises(RowsPending):
+        make()
+    null.reset()
+    null.served_now = Served(model="m", revision="two")
+    with pytest.raises(ModelMismatchError, match="revision: one before, two now"):
+        make()
+    dataset = make(allow_mixed=True)
+    revisions = [row["served_revision"] for row in dataset["gen_response_configs"]]
+    assert (revisions.count("one"), revisions.count("two")) == (39, 1)
+
+
+def test_shards_merged_equal_one_run(make, null, tiny_model_dir, tmp_path):
+    settings = {"sampling": GRID, "engine": {"unfinished_every": 4}, "num_rows": 300}
+    whole = make("whole", **settings)
+    for part in range(4):
+        make(f"s{part}", shard=f"{part}/4", **settings)
+    null.reset()
+    merged = merge_runs([tmp_path / f"s{part}" for part in range(4)], tmp_path / "all")
+    dataset = magpie_hf.run(load_recipe(merged.state["recipe"]), output=tmp_path / "all")
+    assert dataset.to_list() == whole.to_list()
+    assert len(null.log) < 30, "shards make a little more than their part, so that merging makes almost nothing"
+    nothing_twice(tmp_path / "all")
+
+
+def test_runs_of_different_recipes_are_not_merged(make, tmp_path):
+    make("a")
+    make("b", seed=5)
+    with pytest.raises(magpie_hf.MagpieError, match="no shards of one run"):
+        merge_runs([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
+
+
+def test_the_fields_that_would_make_stages_run_again_are_named(make, tmp_path):
+    make(sampling=GRID)
+
+    def verdicts(**overrides):
+        changes = explain_changes(tmp_path / "run", overrides)
+        return [change.verdict for change in changes], [field for change in changes for field, _, _ in change.reasons]
+
+    assert verdicts() == (["kept"] * 3, [])
+    assert verdicts(num_rows=60) == (["rows"] * 3, ["num_rows"])
+    both = ["grid[0].sampling.temperature", "grid[1].sampling.temperature"]
+    assert verdicts(**{"sampling.temperature": 0.9}) == (["rows"] * 3, both)
+    assert verdicts(seed=3) == (["again", "again", "rows"], ["seed", "seed"])
+    one = ["parameters.sampling.max_tokens"]
+    assert verdicts(**{"stages.responses.sampling.max_tokens": 9}) == (["kept", "again", "rows"], one)
+
+
+def test_conversations_of_several_turns_and_their_columns(make):
+    dataset = make(stages=["instructions", "responses", {"stage": "turns", "turns": 3}, "lengths"], num_rows=5)
+    row = dataset[0]
+    assert [m["role"] for m in row["messages"]] == ["user", "assistant"] * 3
+    assert [m["from"] for m in row["conversations"]] == ["human", "gpt"] * 3
+    assert row["messages"][4]["content"] == row["instruction_3"]
+    assert (row["num_turns"], row["turns_end"]) == (3, "complete")
+    names = dataset.column_names
+    assert names[3:11] == [
+        *("instruction", "response", "instruction_2", "response_2", "instruction_3", "response_3"),
+        *("conversations", "instruction_length"),
+    ]
+
+
+def test_a_conversation_whose_follow_up_is_unusable_ends_short_and_is_counted(make, tmp_path):
+    dataset = make(
+        stages=["instructions", "responses", {"stage": "turns", "turns": 2, "attempts": 1}],
+        engine={"unfinished_every": 2},
+    )
+    short = [row for row in dataset if row["instruction_2"] is None]
+    assert short
+    assert {row["turns_end"] for row in short} == {"unfinished"}
+    assert all(len(row["messages"]) == 2 for row in short)
+    assert run_status(tmp_path / "run").stages[2].by_code["fewer_turns"] == len(short)
+
+
+def test_provenance_of_each_row_can_be_read_from_the_dataset(make):
+    row = make(num_rows=3)[0]
+    config = row["gen_input_configs"]
+    for name in (
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "seed",
+        "input_generator",
+        "revision",
+        "template_hash",
+        "stage_version",
+    ):
+        assert config[name] is not None
+    assert config["pre_query_template"].endswith("user<|end_header_id|>\n\n")
+    assert row["gen_response_configs"]["output_generator"] == row["model"]
+
+
+def test_a_missing_column_is_named(make):
+    from datasets import Dataset
+
+    from magpie_hf.stages.responses import Responses
+
+    with pytest.raises(DatasetError, match='reads the column "instruction"') as caught:
+        Responses().check_columns(Dataset.from_dict({"instructions": ["x"]}))
+    assert '"instructions"' in caught.value.hint

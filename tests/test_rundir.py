@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from magpie_hf.errors import ArgumentError, RunLockedError, StorageError
+from magpie_hf.rundir import RunDir, stable_hash
+
+
+HOLD = "import sys, time; from magpie_hf.rundir import RunDir; RunDir(sys.argv[1]).own(); print('held', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_second_process_is_told_host_and_pid_of_the_owner(holder, tmp_path):
+    with pytest.raises(RunLockedError, match=f"process {holder.pid}") as caught:
+        RunDir(tmp_path).own()
+    assert caught.value.data["pid"] == holder.pid
+
+
+def test_the_run_of_a_killed_owner_is_taken_over_at_once(holder, tmp_path):
+    holder.kill()
+    holder.wait()
+    with RunDir(tmp_path).own() as run_dir:
+        run_dir.save()
+
+
+@pytest.mark.parametrize(("age_s", "is_taken"), [(5, False), (500, True)])
+def test_another_hosts_heartbeat_holds_the_run_while_it_is_fresh(tmp_path, age_s, is_taken):
+    lock = tmp_path / "lock"
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "x", "at": 0}))
+    stat = lock.stat()
+    os.utime(lock, (stat.st_atime - age_s, stat.st_mtime - age_s))
+    if is_taken:
+        RunDir(tmp_path).own().release()
+    else:
+        with pytest.raises(RunLockedError, match="elsewhere"):
+            RunDir(tmp_path).own()
+
+
+def test_an_owner_who_lost_the_run_to_another_host_stops_at_the_next_save(tmp_path):
+    run_dir = RunDir(tmp_path).own()
+    (tmp_path / "lock").write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "other"}))
+    with pytest.raises(RunLockedError, match="elsewhere"):
+        run_dir.save()
+    run_dir.release()
+
+
+def test_state_and_pins_come_back(tmp_path):
+    with RunDir(tmp_path).own() as run_dir:
+        assert run_dir.pin("commit", lambda: "abc") == "abc"
+        run_dir.stage_state("instructions", "f" * 32)["status"] = "done"
+        run_dir.save()
+    again = RunDir.read(tmp_path)
+    assert again.pin("commit", lambda: pytest.fail("asked again")) == "abc"
+    assert again.state["stages"]["instructions-ffffffffffff"]["status"] == "done"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_run_of_a_later_format_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text('{"format": 99}')
+    with pytest.raises(StorageError, match="format 99"):
+        RunDir(tmp_path)
+
+
+def test_a_damaged_state_says_where_the_rows_are(tmp_path):
+    (tmp_path / "run.json").write_text('{"format": 1, "sta')
+    with pytest.raises(StorageError, match="cannot be read") as caught:
+        RunDir(tmp_path)
+    assert "stages/" in caught.value.hint
+
+
+def test_a_directory_without_a_run_is_named(tmp_path):
+    with pytest.raises(ArgumentError, match="no run"):
+        RunDir.read(tmp_path)
+
+
+def test_hashes_do_not_depend_on_the_order_of_keys():
+    assert stable_hash({"a": 1, "b": [1, {"x": None}]}) == stable_hash({"b": [1, {"x": None}], "a": 1})
+    assert stable_hash({"a": 1}) != stable_hash({"a": 1.5})
