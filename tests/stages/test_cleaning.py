@@ -22,8 +22,8 @@ PIECES = st.sampled_from(
         "\n",
         "```",
         "```py\n",
+        *("What is 2 + 2", "Write a poem", " ", "Context: ", "because", "## Solution\n", "翻译", "x = 1"),
     ]
-    + ["What is 2 + 2", "Write a poem", " ", "Context: ", "because", "## Solution\n", "翻译", "x = 1"]
 )
 TEXTS = st.text(max_size=80) | st.lists(PIECES, max_size=12).map("".join)
 

@@ -1,0 +1,102 @@
+"""What the documentation says is there, is there, and runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import magpie_hf
+from magpie_hf.cli import build_parser
+from magpie_hf.engines import ENGINES
+from magpie_hf.stages import STAGES
+
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("benchmarks/*.md")])
+RUNNABLE = re.compile(r"```python runnable\n(.*?)```", re.DOTALL)
+COMMAND = re.compile(r"^\$ magpie-hf (\w+)(?: (show))?", re.MULTILINE)
+
+
+def page_id(path):
+    return str(path.relative_to(REPOSITORY))
+
+
+def anchors(text):
+    return {
+        re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-")
+        for head in re.findall(r"^#+ (.+)$", text, re.M)
+    }
+
+
+def test_the_reference_pages_are_those_of_the_code():
+    script = REPOSITORY / "docs" / "build_reference.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found.read_text("utf-8")), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_commands_exist(page):
+    choices = next(action.choices for action in build_parser()._actions if action.choices and "run" in action.choices)
+    for command, _ in COMMAND.findall(page.read_text("utf-8")):
+        assert command in choices
+
+
+def example(name, monkeypatch):
+    """Run the page's code as a module and return it."""
+    import types
+
+    (code,) = RUNNABLE.findall((REPOSITORY / "docs" / "how-to" / name).read_text("utf-8"))
+    module = types.ModuleType("example_of_" + name.replace("-", "_").removesuffix(".md"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for registry in (ENGINES, STAGES):
+        for key, value in registry.items():
+            monkeypatch.setitem(registry, key, value)
+    exec(compile(code, name, "exec"), module.__dict__)
+    return module
+
+
+def test_the_stage_of_the_page_runs_and_resumes(monkeypatch, tmp_path, tiny_model_dir):
+    from tests.null_engine import NullEngine
+
+    example("write-a-stage.md", monkeypatch)
+    monkeypatch.setitem(ENGINES, "null", "tests.null_engine:NullEngine")
+    NullEngine.reset()
+    recipe = {
+        "model": str(tiny_model_dir),
+        "num_rows": 5,
+        "engine": "null",
+        "stages": ["instructions", "responses", "titles"],
+    }
+    try:
+        dataset = magpie_hf.run(recipe, output=tmp_path / "run")
+        assert all(title.startswith("What is the meaning") for title in dataset["title"])
+        asked = len(NullEngine.log)
+        magpie_hf.run(recipe, output=tmp_path / "run")
+        assert len(NullEngine.log) == asked
+    finally:
+        STAGES.pop("titles", None)
+
+
+def test_the_engine_of_the_page_runs(monkeypatch, tmp_path, tiny_model_dir):
+    example("write-an-engine.md", monkeypatch)
+    recipe = {"model": str(tiny_model_dir), "num_rows": 3, "engine": "parrot", "stages": ["instructions"]}
+    try:
+        with pytest.raises(magpie_hf.RunStopped, match="usable"):
+            magpie_hf.run(recipe, output=tmp_path / "run")  # a parrot repeats the template, which is no instruction
+    finally:
+        ENGINES.pop("parrot", None)
