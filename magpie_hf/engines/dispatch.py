@@ -152,21 +152,24 @@ class Dispatcher:
 
     def _dispatch(self) -> None:
         while self._pending and self._in_flight < self.concurrency and self._error is None:
-            endpoint = self._freest()
+            call = self._pending[0]
+            # One that was tried in vain goes to another endpoint if there is room at one.
+            endpoint = (self._freest(but=call.endpoint) if call.attempts else None) or self._freest()
             if endpoint is None:
                 return
-            call = self._pending.popleft()
+            self._pending.popleft()
             if not call.batch.is_closed:
                 self._launch(call, endpoint)
 
-    def _freest(self) -> Endpoint | None:
+    def _freest(self, but: Endpoint | None = None) -> Endpoint | None:
         now = self._loop.time()
         best: Endpoint | None = None
         # Another one comes first each time, so that equals take turns.
         self._turn = (self._turn + 1) % len(self.endpoints)
         for endpoint in self.endpoints[self._turn :] + self.endpoints[: self._turn]:
             if (
-                endpoint.is_aside
+                endpoint is but
+                or endpoint.is_aside
                 or endpoint.is_doubted
                 or endpoint.in_flight >= int(endpoint.limit.limit)
                 or endpoint.paused_until > now
@@ -235,6 +238,7 @@ class Dispatcher:
             endpoint.failures = 0
             self._outage_from = None
         if verdict is None:
+            endpoint.relapses = 0
             endpoint.limit.succeeded(out)
             self._finish(call, reply, None)
         elif verdict.retry == "fatal":
@@ -303,6 +307,7 @@ class Dispatcher:
         if endpoint.is_aside:
             return
         endpoint.is_aside = True
+        endpoint.relapses += 1
         others = sum(not e.is_aside for e in self.endpoints)
         logger.warning("%s does not answer and is set aside; %d other endpoint(s) left", endpoint.url, others)
         if others == 0 and self._outage_from is None:
@@ -343,7 +348,8 @@ class Dispatcher:
     async def _revive(self, endpoint: Endpoint) -> None:
         attempt = 0
         while True:
-            await asyncio.sleep(self._until_next_probe(attempt))
+            # One that answers probes and then no request is asked less and less often.
+            await asyncio.sleep(self._until_next_probe(attempt + endpoint.relapses - 1))
             reply = await self._exchange(endpoint, "GET", self._probe_path, None, PROBE_TIMEOUT_S)
             if reply.fault is None and reply.status == 200:
                 break

@@ -68,14 +68,18 @@ Judge = Callable[["Endpoint", Reply], Verdict | None]
 class Endpoint:
     """One address and what is known of it. Belongs to the loop's thread once the transport has started."""
 
-    __slots__ = ("failures", "in_flight", "is_aside", "is_doubted", "limit", "paused_until", "proxy", "served", "url")
+    __slots__ = (
+        *("failures", "in_flight", "is_aside", "is_doubted", "limit", "paused_until", "proxy", "relapses", "served"),
+        "url",
+    )
 
     def __init__(self, url: str, limit: AdaptiveLimit) -> None:
         self.url = url
         self.proxy = proxy_for(url)
         self.limit = limit
         self.in_flight = 0
-        self.failures = 0
+        self.failures = 0  # in a row
+        self.relapses = 0  # times set aside since the last success
         self.paused_until = 0.0
         self.is_aside = False
         self.is_doubted = False

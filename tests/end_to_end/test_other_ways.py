@@ -129,7 +129,8 @@ def test_rows_that_failed_for_good_are_retried_when_asked(tmp_path, demo_model_d
     with TgiServer(demo_model_dir, model_id="demo") as server:
         engine = {"kind": "tgi", "endpoint": server.url, "backoff_s": [0.01, 0.05]}
         run(engine, tmp_path / "run", stages=["instructions"])
-        server.configure(faults=[Fault("status", every=3, each=False, status=422)])
+        so_far = len(server.record.entries)  # then come two or three questions about the prompt, then the rows
+        server.configure(faults=[Fault("status", at=(so_far + 6, so_far + 9), status=422)])
         run(engine, tmp_path / "run")
         server.configure(faults=[])
         failed = [row for row in rows(tmp_path / "run") if row["response"] is None]
