@@ -1,7 +1,8 @@
-"""A recipe's text: reading it with the line of every key, and setting dotted keys in it."""
+"""A recipe's text: reading it with the line of every key, setting dotted keys in it, checking plain values."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,9 @@ from .errors import RecipeError, quoted
 
 
 DEFAULT_STAGES = ("instructions", "responses", "lengths")
+_SHORT_FORMS = {"engine": "kind", "output": "path"}
+"""Keys that take a text for a mapping with that one key."""
+PLAIN_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
 _PATH_PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -26,16 +30,18 @@ class Source:
 
     def error(self, path: str, message: str, hint: str | None = None) -> RecipeError:
         """Return the RecipeError for a key."""
-        where = self.overridden.get(path)
+        where = self._origin(path, self.overridden)
         if where is None:
-            line = self._line(path)
+            line = self._origin(path, self.lines)
             where = f"{self.name}, line {line}" if line else self.name
         return RecipeError(f"{path}: {message}" if path else message, where=where, hint=hint, key=path)
 
-    def _line(self, path: str) -> int | None:
-        while path and path not in self.lines:
-            path = re.sub(r"(\.[^.\[\]]+|\[\d+\]|^[^.\[\]]+)$", "", path)
-        return self.lines.get(path)
+    @staticmethod
+    def _origin(path: str, known: Mapping[str, Any]) -> Any:
+        """Return what is known of a key, or of the nearest key around it."""
+        while path and path not in known:
+            path = re.sub(r"(\.[^.\[\]]*|\[\d+\]|^[^.\[\]]*)$", "", path)
+        return known.get(path)
 
 
 def read_recipe_file(path: Path) -> tuple[dict[str, Any], Source]:
@@ -44,10 +50,15 @@ def read_recipe_file(path: Path) -> tuple[dict[str, Any], Source]:
         text = path.read_text("utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         raw = yaml.safe_load(text)
+        lines: dict[str, int] = {}
+        if isinstance(raw, dict):
+            _note_lines(node, "", lines, str(path))
     except OSError as error:
         raise RecipeError(f"The recipe cannot be read: {error.strerror}.", where=str(path)) from None
     except UnicodeDecodeError:
         raise RecipeError("The recipe is not UTF-8 text.", where=str(path)) from None
+    except RecursionError:
+        raise RecipeError("The recipe is nested too deeply, or holds itself.", where=str(path)) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
@@ -59,8 +70,6 @@ def read_recipe_file(path: Path) -> tuple[dict[str, Any], Source]:
             where=str(path),
             hint="See docs/reference/recipe.md for the keys.",
         )
-    lines: dict[str, int] = {}
-    _note_lines(node, "", lines, str(path))
     return raw, Source(str(path), lines)
 
 
@@ -89,6 +98,8 @@ def plain_copy(value: Any) -> Any:
         return {str(key): plain_copy(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain_copy(inner) for inner in value]
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()  # a number of numpy
     return value
 
 
@@ -120,16 +131,18 @@ def _set(at: Any, parts: list[str | int], value: Any, path: str, key: str, sourc
         at[head] = value  # type: ignore[index]  # dict by name or list by number, checked above
         source.overridden[inner] = f"--set {key}"
         return
-    if isinstance(at, dict) and (head not in at or isinstance(at[head], str)):
-        at[head] = _default_parent(str(head), at.get(head))
-    _set(at[head], rest, value, inner, key, source)  # type: ignore[index]
+    if isinstance(at, dict) and (at.get(head) is None or isinstance(at[head], str)):
+        at[head] = _default_parent(str(head), at.get(head), key)
+    _set(at[head], rest, value, inner, key, source)
 
 
-def _default_parent(name: str, given: str | None) -> Any:
-    """Return what a key holds before something inside it is set."""
-    if name == "stages":
-        return [{"stage": stage} for stage in DEFAULT_STAGES]
-    return {"kind": given} if given is not None and name == "engine" else {}
+def _default_parent(name: str, given: str | None, key: str) -> Any:
+    """Return what a key holds before something inside it is set; `given`: the plain text that it holds now."""
+    if given is None:
+        return [{"stage": stage} for stage in DEFAULT_STAGES] if name == "stages" else {}
+    if name not in _SHORT_FORMS:
+        raise RecipeError(f"{name} holds a plain value, so nothing can be set in it.", where=f"--set {key}", key=key)
+    return {_SHORT_FORMS[name]: given}
 
 
 def _entries(entries: list[Any], stage: str) -> list[int] | None:
@@ -140,3 +153,29 @@ def _entries(entries: list[Any], stage: str) -> list[int] | None:
 
 def _is_stage(entry: Any, name: str) -> bool:
     return isinstance(entry, dict) and entry.get("stage") == name
+
+
+def typed_value(value: Any, annotation: str, path: str, source: Source) -> Any:
+    """Check a value against a field's annotation and convert where nothing is lost."""
+    wanted = {part.strip() for part in annotation.split("|")}
+    if value is None and "None" in wanted:
+        return None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if "bool" in wanted and isinstance(value, bool):
+        return value
+    if "int" in wanted and is_number and int(value) == value:
+        return int(value)
+    if "float" in wanted and is_number:
+        return float(value)
+    if "str" in wanted and isinstance(value, str):
+        return value
+    if any(part.startswith("tuple[") for part in wanted):
+        return _tuple(value, annotation, path, source)
+    shown = " or ".join(PLAIN_TYPES[part] for part in PLAIN_TYPES if part in wanted)
+    raise source.error(path, f"{quoted(value)} is not {shown}.")
+
+
+def _tuple(value: Any, annotation: str, path: str, source: Source) -> tuple[Any, ...]:
+    inner = annotation.removeprefix("tuple[").split(",")[0]
+    entries = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(typed_value(entry, inner, f"{path}[{n}]", source) for n, entry in enumerate(entries))

@@ -135,7 +135,7 @@ class Driver:
             TooManyFailures: most of the last requests failed.
             RunStopped: what the listener raises.
         """
-        started, base = time.monotonic(), self.counters.seconds
+        started, base, retries = time.monotonic(), self.counters.seconds, self.engine.stats.retries
         generations = self.engine.generate(self._requests(rows))
         try:
             for generation in generations:
@@ -146,7 +146,7 @@ class Driver:
             close = getattr(generations, "close", None)
             if close is not None:
                 close()
-            self.counters.retries += self.engine.stats.retries
+            self.counters.retries += self.engine.stats.retries - retries
             self.counters.seconds = base + time.monotonic() - started
         if self._draining:
             self.listener.stopped(self.counters)

@@ -16,6 +16,7 @@ middle ends the reading of its segment, and the rows behind it are made again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -121,7 +122,11 @@ class Journal:
             StorageError: a segment cannot be read.
         """
         self.damaged = 0
+        writing = self._segments[self._writer_number] if self._writer is not None else None
+        self._close_readers()
         self._segments = sorted(self.directory.glob("*.jnl")) if self.directory.is_dir() else []
+        if writing is not None:
+            self._writer_number = self._segments.index(writing)
         parts = [self._scan(number, path) for number, path in enumerate(self._segments)]
         return _merge([part for part in parts if len(part[0])])
 
@@ -218,24 +223,28 @@ class Journal:
             if written != len(record):
                 raise OSError(errno.ENOSPC, "the record was cut")
         except OSError as error:
-            os.ftruncate(self._writer, self._end)
+            with contextlib.suppress(OSError):  # what cannot be taken back is a torn tail, which is ignored
+                os.ftruncate(self._writer, self._end)
             raise _storage_error("write", self._segments[self._writer_number], error) from error
         self._end += len(record)
         self._dirty = True
 
     def _new_segment(self) -> None:
-        if self._writer is not None:
-            os.fsync(self._writer)
-            os.close(self._writer)
-            self._writer = None
-        path = self.directory / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.jnl"
+        self._close_writer()
+        path = self.directory / f"{self._next_stamp():020d}-{uuid.uuid4().hex[:8]}.jnl"
+        writer = None
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._writer = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            if os.write(self._writer, MAGIC) != len(MAGIC):
+            writer = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            if os.write(writer, MAGIC) != len(MAGIC):
                 raise OSError(errno.ENOSPC, "no room for a segment")
+            _sync_directory(self.directory)
         except OSError as error:
+            if writer is not None:
+                os.close(writer)
+                path.unlink(missing_ok=True)
             raise _storage_error("write", path, error) from error
+        self._writer = writer
         self._segments.append(path)
         self._writer_number = len(self._segments) - 1
         self._end = len(MAGIC)
@@ -243,6 +252,11 @@ class Journal:
             self._closing.clear()
             self._syncer = threading.Thread(target=self._sync_loop, name="magpie-journal-sync", daemon=True)
             self._syncer.start()
+
+    def _next_stamp(self) -> int:
+        """Return the time in ns, or more: later segments sort behind earlier ones although clocks go back or differ."""
+        stamps = [path.name.partition("-")[0] for path in self.directory.glob("*.jnl")]
+        return max([time.time_ns(), *(int(stamp) + 1 for stamp in stamps if stamp.isdecimal())])
 
     def _sync_loop(self) -> None:
         while not self._closing.wait(SYNC_EVERY_S):
@@ -266,13 +280,24 @@ class Journal:
         if self._syncer is not None:
             self._syncer.join()
             self._syncer = None
-        if self._writer is not None:
-            os.fsync(self._writer)
-            os.close(self._writer)
-            self._writer = None
+        self._close_readers()
+        self._close_writer()
+
+    def _close_readers(self) -> None:
         for reader in self._readers.values():
             os.close(reader)
         self._readers.clear()
+
+    def _close_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        try:
+            os.fsync(writer)
+        except OSError as error:
+            raise _storage_error("sync", self._segments[self._writer_number], error) from error
+        finally:
+            os.close(writer)
 
     def __enter__(self) -> Journal:
         return self
@@ -301,6 +326,16 @@ def _merge(parts: list[tuple[npt.NDArray[Any], ...]]) -> Index:
         tokens[live, 0].astype(np.uint32),
         tokens[live, 1].astype(np.uint32),
     )
+
+
+def _sync_directory(path: Path) -> None:
+    """Make a new file's name survive a power cut; not all file systems let a directory be synced."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _storage_error(verb: str, path: Path, error: OSError) -> StorageError:

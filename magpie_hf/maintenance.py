@@ -38,7 +38,7 @@ def merge_runs(paths: Sequence[str | Path], output: str | Path) -> RunDir:
                 target = merged.state["stages"].setdefault(
                     key, {k: state[k] for k in ("name", "identity", "identity_fields", "kind", "served") if k in state}
                 )
-                _add_counters(target, state)
+                _add_seconds(target, state, "/".join(map(str, run.state.get("shard", [0, 1]))))
         merged.save()
     return merged
 
@@ -80,9 +80,13 @@ def _copy_journal(source: Path, target: Path) -> None:
             ) from error
 
 
-def _add_counters(target: dict[str, Any], state: dict[str, Any]) -> None:
-    seconds = target.setdefault("counters", {}).get("seconds", 0.0)
-    target["counters"]["seconds"] = seconds + state.get("counters", {}).get("seconds", 0.0)
+def _add_seconds(target: dict[str, Any], state: dict[str, Any], shard: str) -> None:
+    """Add a shard's engine-seconds, once: an interrupted merge is run again."""
+    merged = target.setdefault("merged_seconds", {})
+    seconds = state.get("counters", {}).get("seconds", 0.0)
+    counters = target.setdefault("counters", {})
+    counters["seconds"] = counters.get("seconds", 0.0) + seconds - merged.get(shard, 0.0)
+    merged[shard] = seconds
 
 
 def reopen_rows(path: str | Path, codes: Sequence[str]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -42,8 +43,8 @@ def resolve_model(name: str, revision: str | None = None, *, kind: str = "model"
     """
     if name == DEMO:
         return demo_model(kind)
-    if Path(name).expanduser().is_dir():
-        directory = Path(name).expanduser()
+    directory = Path(os.path.expanduser(name))
+    if directory.is_dir():
         if not (directory / "config.json").is_file():
             raise ModelError(
                 f"The directory {quoted(name)} holds no model.", hint="A model directory has a config.json."

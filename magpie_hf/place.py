@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .driver import StageCounters
 from .engines.base import Engine, Served
-from .errors import ModelMismatchError, StorageError
+from .errors import MagpieError, ModelMismatchError, StorageError
 from .journal import Index, Int64Array
 from .rundir import stable_hash
 from .stage import CODES, Environment, Stage
@@ -54,6 +54,8 @@ class StagePlace:
             return None
         dataset._fingerprint = self.fingerprint
         self.env.known.add(self.fingerprint)
+        # What run.json says may be of another size of this run, or from before a kill.
+        self.state.update({"status": "done", "rows_out": len(dataset), "fingerprint": self.fingerprint})
         self.env.listener.stage_cached(self.stage.name, len(dataset))
         return dataset
 
@@ -93,7 +95,7 @@ class StagePlace:
                     load_from_cache_file=False,
                 )
         except OSError as error:
-            if isinstance(error, StorageError):
+            if isinstance(error, MagpieError):
                 raise
             raise StorageError(
                 f"Cannot write the finished stage: {error.strerror or error}.",
@@ -119,11 +121,13 @@ class StagePlace:
         self.state["counters"] = counters.to_dict()
         self.env.run_dir.save()
 
-    def done(self, rows_in: int, rows_out: int) -> None:
+    def done(self, rows_in: int, rows_out: int, counters: StageCounters | None = None) -> None:
         """Record that the stage is finished."""
         self.state.update(
             {"status": "done", "rows_in": rows_in, "rows_out": rows_out, "fingerprint": self.fingerprint}
         )
+        if counters is not None:
+            self.state["counters"] = counters.to_dict()
         self.env.run_dir.save()
 
     def check_served(self, engine: Engine) -> None:

@@ -35,7 +35,7 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("max_tokens_total", "max_hours", "max_cost", "price_per_gpu_hour", "num_gpus"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise ArgumentError(f"budget.{name} = {value} cannot be used.", hint="Give a number above 0.")
         if self.max_cost is not None and self.price_per_gpu_hour is None:
             raise ArgumentError(

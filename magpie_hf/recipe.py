@@ -14,7 +14,9 @@ stages:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,8 +25,8 @@ from typing import Any
 
 import yaml
 
-from ._recipe_source import DEFAULT_STAGES, Source, plain_copy, read_recipe_file, set_value
-from .engines import ENDPOINT_ENGINES, ENGINES, engine_options
+from ._recipe_source import DEFAULT_STAGES, PLAIN_TYPES, Source, plain_copy, read_recipe_file, set_value, typed_value
+from .engines import ENDPOINT_ENGINES, ENGINES, engine_class, engine_options
 from .errors import ArgumentError, MagpieError, RecipeError, did_you_mean, quoted
 from .progress import Budget
 from .rundir import stable_hash
@@ -117,8 +119,9 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, 
 def recipe_path(name: str | Path) -> Path:
     """Find a recipe file by path, or a bundled recipe by name."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        return path
+    with contextlib.suppress(OSError):  # a name too long for a file
+        if path.suffix in (".yaml", ".yml") or path.is_file():
+            return path
     found = bundled_recipes().get(str(name))
     if found is None:
         raise RecipeError(
@@ -143,7 +146,7 @@ def build(raw: dict[str, Any], source: Source) -> Recipe:
     if not raw.get("model") and not _names_demo(raw):
         raise source.error("model", "a recipe needs a model.", 'Give a Hub id, a directory, or "demo".')
     engine, model = _engine(raw, source)
-    system_prompt = _typed(raw.get("system_prompt"), "str | None", "system_prompt", source)
+    system_prompt = typed_value(raw.get("system_prompt"), "str | None", "system_prompt", source)
     grid = _grid(raw.get("sampling", {}), system_prompt, source)
     order = _choice(raw.get("order", "paper"), ORDERS, "order", source)
     return Recipe(
@@ -153,10 +156,10 @@ def build(raw: dict[str, Any], source: Source) -> Recipe:
         stages=_stages(raw.get("stages", list(DEFAULT_STAGES)), grid, source),
         engine=engine,
         name=_name(raw.get("name", "magpie"), source),
-        description=_typed(raw.get("description", ""), "str", "description", source),
-        revision=_typed(raw.get("revision"), "str | None", "revision", source),
+        description=typed_value(raw.get("description", ""), "str", "description", source),
+        revision=typed_value(raw.get("revision"), "str | None", "revision", source),
         seed=_seed(raw.get("seed", 0), source),
-        template=_section(raw.get("template", {}), TEMPLATE_KEYS, "template", source),
+        template=_template(raw.get("template", {}), source),
         order=order,
         output=_output(raw.get("output", {}), source),
         budget=_budget(raw.get("budget", {}), source),
@@ -169,11 +172,11 @@ def _names_demo(raw: Mapping[str, Any]) -> bool:
     return engine == "demo" or (isinstance(engine, dict) and engine.get("kind") == "demo")
 
 
-def _check_keys(given: Mapping[str, Any], known: Any, path: str, source: Source) -> None:
+def _check_keys(given: Mapping[str, Any], known: Any, path: str, source: Source, also: tuple[str, ...] = ()) -> None:
     for key in given:
         if key not in known:
             inner = f"{path}.{key}" if path else str(key)
-            raise source.error(inner, "unknown key.", did_you_mean(str(key), known))
+            raise source.error(inner, "unknown key.", did_you_mean(str(key), {*known, *also}))
 
 
 def _section(given: Any, known: Any, path: str, source: Source) -> dict[str, Any]:
@@ -192,12 +195,11 @@ def _engine(raw: Mapping[str, Any], source: Source) -> tuple[EngineSpec, str]:
     model = raw.get("model") or "demo"
     if kind == "demo":
         kind, model = "transformers", "demo"
-    if kind not in ENGINES:
+    if not isinstance(kind, str) or kind not in ENGINES:
         raise source.error(
             "engine.kind", f"there is no engine {quoted(kind)}.", did_you_mean(str(kind), [*ENGINES, "demo"])
         )
-    endpoints = given.pop("endpoints", None) or given.pop("endpoint", None) or []
-    endpoints = [endpoints] if isinstance(endpoints, str) else endpoints
+    endpoints = _endpoints(given.pop("endpoint", None), given.pop("endpoints", None), source)
     if kind in ENDPOINT_ENGINES and not endpoints:
         raise source.error(
             "engine.endpoint", f'the engine "{kind}" needs an address.', "Give --endpoint http://HOST:PORT."
@@ -208,17 +210,41 @@ def _engine(raw: Mapping[str, Any], source: Source) -> tuple[EngineSpec, str]:
             f'the engine "{kind}" runs here and takes no address.',
             "For an endpoint choose --engine tgi or --engine openai.",
         )
-    for number, address in enumerate(endpoints):
-        if not isinstance(address, str) or not re.match(r"https?://[^\s/@]+", address):
-            raise source.error(
-                f"engine.endpoints[{number}]",
-                f"{quoted(address)} is no address.",
-                "It begins with http:// or https://.",
-            )
-    _check_keys(given, engine_options(kind) | {"kind", "endpoint", "endpoints"}, "engine", source)
+    _check_keys(given, engine_options(kind), "engine", source, also=("kind", "endpoint"))
     if not isinstance(model, str):
         raise source.error("model", f"{quoted(model)} is no model name.")
-    return EngineSpec(kind, tuple(endpoints), given), model
+    return EngineSpec(kind, endpoints, _options(given, kind, source)), model
+
+
+def _options(given: Mapping[str, Any], kind: str, source: Source) -> dict[str, Any]:
+    """Check the engine's settings that are plain values against its signature."""
+    parameters = inspect.signature(engine_class(kind)).parameters
+    checked = dict(given)
+    for key, value in given.items():
+        annotation = str(parameters[key].annotation)
+        if {part.strip() for part in annotation.split("|")} <= PLAIN_TYPES.keys():
+            checked[key] = typed_value(value, annotation, f"engine.{key}", source)
+    return checked
+
+
+def _endpoints(one: Any, several: Any, source: Source) -> tuple[str, ...]:
+    """Return the addresses; `endpoints` counts before `endpoint`, as --endpoint sets it."""
+    given = several or one or []
+    addresses = given if isinstance(given, list) else [given]
+    for number, address in enumerate(addresses):
+        if not isinstance(address, str) or not re.fullmatch(r"https?://[^\s/?#]+(?:/\S*)?", address):
+            raise source.error(
+                f"engine.endpoints[{number}]",
+                f"{quoted(str(address).rpartition('@')[2])} is no address.",
+                "It begins with http:// or https://.",
+            )
+        if "@" in address:  # a password must not get into run.json
+            raise source.error(
+                f"engine.endpoints[{number}]",
+                "an address cannot hold a user or a password.",
+                "Keys go into an environment variable, named by engine.api_key_env (--api-key-env).",
+            )
+    return tuple(addresses)
 
 
 def _section_any(given: Any, path: str, source: Source) -> dict[str, Any]:
@@ -237,8 +263,8 @@ def _grid(given: Any, system_prompt: str | None, source: Source) -> tuple[GridPo
 
 def _point(given: Any, system_prompt: str | None, path: str, source: Source) -> GridPoint:
     rest = dict(_section_any(given, path, source))
-    share = _typed(rest.pop("share", 1.0), "float", f"{path}.share", source)
-    own = _typed(rest.pop("system_prompt", system_prompt), "str | None", f"{path}.system_prompt", source)
+    share = typed_value(rest.pop("share", 1.0), "float", f"{path}.share", source)
+    own = typed_value(rest.pop("system_prompt", system_prompt), "str | None", f"{path}.system_prompt", source)
     default = SamplingParams(max_tokens=1024)
     sampling = _sampling(rest, default, path, source, also=("share", "system_prompt"))
     try:
@@ -252,8 +278,8 @@ def _sampling(
 ) -> SamplingParams:
     section = _section_any(given, path, source)
     fields = {f.name: str(f.type) for f in dataclasses.fields(SamplingParams)}
-    _check_keys(section, {*(fields.keys() - {"seed", "grammar"}), *also}, path, source)
-    values = {key: _typed(value, fields[key], f"{path}.{key}", source) for key, value in section.items()}
+    _check_keys(section, fields.keys() - {"seed", "grammar"}, path, source, also)
+    values = {key: typed_value(value, fields[key], f"{path}.{key}", source) for key, value in section.items()}
     try:
         return dataclasses.replace(default, **values)
     except ArgumentError as error:
@@ -276,36 +302,47 @@ def _stages(given: Any, grid: tuple[GridPoint, ...], source: Source) -> tuple[St
 def _stage(entry: Any, grid: tuple[GridPoint, ...], path: str, source: Source) -> Stage:
     given = {"stage": entry} if isinstance(entry, str) else dict(_section_any(entry, path, source))
     name = given.pop("stage", None)
-    if name not in STAGES:
+    if not isinstance(name, str) or name not in STAGES:
         hint = did_you_mean(str(name), STAGES) if name else f"Add `stage:` with one of {', '.join(STAGES)}."
         raise source.error(f"{path}.stage", f"there is no stage {quoted(name)}.", hint)
     kind = stage_class(name)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.name != "grid"}
-    _check_keys(given, {*fields, "stage"}, path, source)
+    _check_keys(given, fields, path, source, also=("stage",))
     values: dict[str, Any] = {"grid": grid} if name == "instructions" else {}
     for key, value in given.items():
         inner, annotation = f"{path}.{key}", str(fields[key].type)
         if annotation == "SamplingParams":
             values[key] = _sampling(value, fields[key].default, inner, source)  # type: ignore[arg-type]
         else:
-            values[key] = _typed(value, annotation, inner, source)
+            values[key] = typed_value(value, annotation, inner, source)
     try:
         return kind(**values)
     except MagpieError as error:
         raise source.error(path, error.message, error.hint) from None
 
 
+def _template(given: Any, source: Source) -> dict[str, Any]:
+    section = _section(given, TEMPLATE_KEYS, "template", source)
+    typed_value(section.get("chat_template"), "str | None", "template.chat_template", source)
+    kwargs, date = section.get("kwargs"), section.get("date")
+    if kwargs is not None and not isinstance(kwargs, dict):
+        raise source.error("template.kwargs", f"{quoted(kwargs)} is not a mapping.", "As {enable_thinking: false}.")
+    if date is not None and not re.fullmatch(r"\d{4}-\d\d-\d\d", str(date)):
+        raise source.error("template.date", f"{quoted(date)} is no date.", "Write it as 2026-01-31.")
+    return section
+
+
 def _output(given: Any, source: Source) -> dict[str, Any]:
     section = {"path": given} if isinstance(given, str) else _section(given, OUTPUT_KEYS, "output", source)
     _choice(section.get("format", "parquet"), FORMATS, "output.format", source)
-    _typed(section.get("path"), "str | None", "output.path", source)
+    typed_value(section.get("path"), "str | None", "output.path", source)
     return section
 
 
 def _budget(given: Any, source: Source) -> Budget:
     types = {f.name: str(f.type) for f in dataclasses.fields(Budget)}
     section = _section(given, types, "budget", source)
-    values = {key: _typed(value, types[key], f"budget.{key}", source) for key, value in section.items()}
+    values = {key: typed_value(value, types[key], f"budget.{key}", source) for key, value in section.items()}
     try:
         return Budget(**values)
     except ArgumentError as error:
@@ -319,14 +356,14 @@ def _name(given: Any, source: Source) -> str:
 
 
 def _seed(given: Any, source: Source) -> int:
-    seed: int = _typed(given, "int", "seed", source)
+    seed: int = typed_value(given, "int", "seed", source)
     if seed < 0:
         raise source.error("seed", f"{seed} cannot be used.", "Give a whole number, 0 or more.")
     return seed
 
 
 def _positive(given: Any, path: str, source: Source) -> int:
-    number: int = _typed(given, "int", path, source)
+    number: int = typed_value(given, "int", path, source)
     if number < 1:
         raise source.error(path, f"{number} cannot be used.", "Give a whole number, 1 or more.")
     return number
@@ -338,30 +375,3 @@ def _choice(given: Any, allowed: tuple[str, ...], path: str, source: Source) -> 
             path, f"{quoted(given)} is none of {', '.join(allowed)}.", did_you_mean(str(given), allowed)
         )
     return str(given)
-
-
-def _typed(value: Any, annotation: str, path: str, source: Source) -> Any:
-    """Check a value against a field's annotation and convert where nothing is lost."""
-    wanted = {part.strip() for part in annotation.split("|")}
-    if value is None and "None" in wanted:
-        return None
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if "bool" in wanted and isinstance(value, bool):
-        return value
-    if "int" in wanted and is_number and int(value) == value:
-        return int(value)
-    if "float" in wanted and is_number:
-        return float(value)
-    if "str" in wanted and isinstance(value, str):
-        return value
-    if any(part.startswith("tuple[") for part in wanted):
-        return _tuple(value, annotation, path, source)
-    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
-    shown = " or ".join(names[part] for part in names if part in wanted)
-    raise source.error(path, f"{quoted(value)} is not {shown}.")
-
-
-def _tuple(value: Any, annotation: str, path: str, source: Source) -> tuple[Any, ...]:
-    inner = annotation.removeprefix("tuple[").split(",")[0]
-    entries = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(_typed(entry, inner, f"{path}[{n}]", source) for n, entry in enumerate(entries))

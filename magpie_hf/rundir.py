@@ -11,6 +11,7 @@ This module stands below stages and hub: stages write here; `status`, budgets an
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -101,9 +102,16 @@ class RunDir:
                 where=str(self.file),
                 hint="Move the file away: finished rows lie in stages/ and are found again.",
             ) from error
-        if state.get("format", 0) > FORMAT:
+        written = state.get("format") if isinstance(state, dict) else None
+        if not isinstance(written, int):
             raise StorageError(
-                f"This run was written in format {state['format']}, and this version knows {FORMAT}.",
+                "This file holds no run's state.",
+                where=str(self.file),
+                hint="Give a run's directory, or move it away.",
+            )
+        if written > FORMAT:
+            raise StorageError(
+                f"This run was written in format {written}, and this version knows {FORMAT}.",
                 where=str(self.file),
                 hint="Upgrade magpie_hf.",
             )
@@ -136,9 +144,14 @@ class RunDir:
                 where=str(self.path),
                 hint="Choose another place with --output.",
             ) from error
-        self._lock = _Lock(self.path / "lock")
-        self._lock.acquire()
-        self._read()
+        lock = _Lock(self.path / "lock")
+        lock.acquire()
+        try:
+            self._read()
+        except StorageError:
+            lock.release()
+            raise
+        self._lock = lock
         return self
 
     def release(self) -> None:
@@ -210,11 +223,19 @@ class _Lock:
             owner = self._owner()
             if owner and owner.get("host") != socket.gethostname() and self._age_s() < FOREIGN_STALE_S:
                 raise self._owned(owner)
+            self._file = handle
+            self._beat()
+        except OSError as error:
+            self._file = None
+            os.close(handle)
+            raise StorageError(
+                f"Cannot write in the run directory: {error.strerror or error}.",
+                where=str(self.path.parent),
+                hint="Make room, or choose another place with --output; finished rows are kept.",
+            ) from error
         except RunLockedError:
             os.close(handle)
             raise
-        self._file = handle
-        self._beat()
         self._thread = threading.Thread(target=self._heartbeat, name="magpie-lock", daemon=True)
         self._thread.start()
 
@@ -250,7 +271,8 @@ class _Lock:
     def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             if self._owner().get("token") == self.token:
-                self._beat()
+                with contextlib.suppress(OSError):  # a full disk ends the run elsewhere, with its name
+                    self._beat()
 
     def check(self) -> None:
         """Raise RunLockedError if another process took over (only possible between hosts)."""

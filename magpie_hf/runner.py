@@ -47,6 +47,7 @@ def _run_row_stage(stage: RowStage, dataset: Dataset, env: Environment, place: S
     keys = row_keys(dataset, stage.reads)
     with Journal(place.directory / "journal") as journal:
         index = journal.index()
+        note_damage(env, journal, stage.name)
         at = index.find(keys)
         locations = np.where(at >= 0, index.locations[at] if len(index.locations) else -1, -1).astype(np.int64)
         codes = np.where(at >= 0, index.codes[at] if len(index.codes) else 0, 0).astype(np.uint8)
@@ -64,8 +65,14 @@ def _run_row_stage(stage: RowStage, dataset: Dataset, env: Environment, place: S
         check_pending(stage.name, int((locations < 0).sum()), len(dataset))
         collect = _collector(stage, env, journal, locations, codes)
         place.write(dataset, collect)
-    place.done(len(dataset), len(dataset))
+    place.done(len(dataset), len(dataset), counters)
     return place.require_cached()
+
+
+def note_damage(env: Environment, journal: Journal, name: str) -> None:
+    """Tell the person of damaged segments: the rows that were in them are made again."""
+    if journal.damaged:
+        env.listener.note(f"{name}: {journal.damaged} damaged journal segment(s); the rows lost there are made again.")
 
 
 def check_pending(name: str, pending: int, total: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -43,13 +44,16 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         for name in ("stop", "stop_token_ids", "banned_first_token_ids"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            given = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, (str, int)) else tuple(given))
         _check("temperature", self.temperature, 0 <= self.temperature <= 10, "a number from 0 (greedy) to 10")
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "a number in (0, 1]; 1 keeps every token")
-        _check("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "1 or more, or null for all tokens")
+        top_k_ok = self.top_k is None or (_is_whole(self.top_k) and self.top_k >= 1)
+        _check("top_k", self.top_k, top_k_ok, "a whole number, 1 or more, or null for all tokens")
         _check("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "above 0; 1 is off")
-        _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "1 or more")
-        seed_ok = self.seed is None or 0 <= self.seed < SEED_MODULUS
+        tokens_ok = _is_whole(self.max_tokens) and self.max_tokens >= 1
+        _check("max_tokens", self.max_tokens, tokens_ok, "a whole number, 1 or more")
+        seed_ok = self.seed is None or (_is_whole(self.seed) and 0 <= self.seed < SEED_MODULUS)
         _check("seed", self.seed, seed_ok, "a whole number from 0 to 2^31 - 1")
 
     @property
@@ -80,6 +84,10 @@ class SamplingParams:
             return cls(**given)
         except TypeError as error:
             raise ArgumentError(f"sampling: {error}", hint="Numbers are wanted here.", key="sampling") from None
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _check(name: str, value: object, good: bool, wanted: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import importlib.metadata
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -106,7 +107,7 @@ class Session:
 def pinned_model(recipe: Recipe, run_dir: RunDir) -> ModelRef:
     """Return the recipe's model; a Hub model's commit is looked up at the run's first start and kept."""
     name, revision = recipe.model, recipe.revision
-    if name == "demo" or Path(name).expanduser().is_dir():
+    if name == "demo" or Path(os.path.expanduser(name)).is_dir():
         return resolve_model(name, revision)
     found = run_dir.pin(f"model {name}@{revision or 'main'}", lambda: list(resolve_model(name, revision)))
     return ModelRef(*found)

@@ -67,6 +67,7 @@ class TransformersEngine(Engine):
         self.attn_implementation = attn_implementation
         self.trust_remote_code = trust_remote_code
         self.stats = EngineStats()
+        self._threads_before: int | None = None
         self._ref = ref
         self._check_settings()
         self._model: Any = None
@@ -142,7 +143,7 @@ class TransformersEngine(Engine):
             return
         import torch
 
-        from .hf_loading import load_model, make_runner
+        from .hf_loading import load_model, make_runner, use_fit_threads
 
         self._model, self._tokenizer = load_model(
             self.ref,
@@ -152,6 +153,7 @@ class TransformersEngine(Engine):
             attn_implementation=self.attn_implementation,
             trust_remote_code=self.trust_remote_code,
         )
+        self._threads_before = use_fit_threads(self._model)
         with torch.inference_mode():
             self._runner = make_runner(
                 self._model,
@@ -190,6 +192,9 @@ class TransformersEngine(Engine):
         import torch
 
         gc.collect()
+        if self._threads_before is not None:
+            torch.set_num_threads(self._threads_before)
+            self._threads_before = None
         if device is not None and device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -21,7 +21,7 @@ from ..driver import OpenRow, StageCounters
 from ..errors import ArgumentError, NothingUsable
 from ..journal import Index, Journal
 from ..place import StagePlace
-from ..runner import check_pending, drive
+from ..runner import check_pending, drive, note_damage
 from ..sampling import grid_sequence
 from ..stage import CODE_NUMBERS, CODES, Environment
 from .instructions import Instructions, point_key
@@ -81,7 +81,8 @@ class Candidates:
     flying: int = 0
     dropped: int = 0
     _cursor: int = 0
-    _whole_at: int = -1
+    _checked_at: int = -1
+    _open_holes: int = 0
 
     def load(self, index: Index) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Take over this point's finished samples from a journal; return their rows in the index."""
@@ -132,6 +133,7 @@ class Candidates:
             if self.states[sample] == OPEN:
                 self.states[sample] = FLYING
                 self.flying += 1
+                self._open_holes -= self._open_holes > 0
                 return sample
 
     def owns(self, sample: int) -> bool:
@@ -141,12 +143,18 @@ class Candidates:
     @property
     def has_hole(self) -> bool:
         """Whether enough are accepted, but an earlier sample was never finished (a killed or merged run)."""
-        if self.accepted < self.needed or self.flying or self._whole_at == self.accepted + self.rejected:
+        if self.accepted < self.needed:
             return False
-        holes = self.chosen()[1]
-        if not holes:
-            self._whole_at = self.accepted + self.rejected
-        return holes > self.dropped
+        if not self._open_holes and not self.flying and self._checked_at != self.accepted + self.rejected:
+            self._checked_at = self.accepted + self.rejected
+            self._open_holes = self._count_open()
+        return self._open_holes > 0
+
+    def _count_open(self) -> int:
+        """Count the samples before the last chosen one that were never asked for; all are then asked for at once."""
+        picked = self.chosen()[0]
+        end = picked[-1] if picked else 0
+        return sum(state == OPEN and self.owns(sample) for sample, state in enumerate(self.states[:end]))
 
     def chosen(self) -> tuple[array[int], int]:
         """Return the first `needed` accepted samples in order, and how many samples before the last are still open."""
@@ -200,6 +208,7 @@ def run_instructions(stage: Instructions, num_rows: int, env: Environment, shard
     points = [Candidates(i, point_key(p), needs[i], shard) for i, p in enumerate(stage.grid)]
     with Journal(place.directory / "journal") as journal:
         index = journal.index()
+        note_damage(env, journal, stage.name)
         rows = np.concatenate([candidates.load(index) for candidates in points])
         counters = place.counters(index, rows)
         counters.total, counters.accepted = sum(needs), count_accepted(points)
@@ -210,7 +219,7 @@ def run_instructions(stage: Instructions, num_rows: int, env: Environment, shard
         locations = array("q", (points[g].locations[i] for g, i in zip(*samples.values(), strict=True)))
         place.state["samples"] = _funnel(points)
         _write(stage, env, place, journal, samples, locations)
-    place.done(sum(place.state["samples"].values()), len(locations))
+    place.done(sum(place.state["samples"].values()), len(locations), counters)
     return place.require_cached()
 
 

@@ -1,0 +1,146 @@
+"""What the demo models can do, measured: the figures of their cards."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from .grammar import FORMS, conversations
+from .train_reward import accuracy
+from .train_tokenizer import BOS, END_OF_TURN, HEADER_END, HEADER_START, render
+
+
+PRE_QUERY = f"{BOS}{HEADER_START}user{HEADER_END}\n\n"
+_BEGIN, _END = "<!-- figures -->", "<!-- /figures -->"
+_ROW = re.compile(r"^\| (\S.*?) \| (\S.*?) \|$", re.MULTILINE)
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    temperature: float = 0.0,
+    max_tokens: int = 200,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> list[tuple[str, bool]]:
+    """Return each prompt's text, and whether it ended by itself. Prompts hold their BOS; temperature 0 is greedy."""
+    import torch
+
+    torch.manual_seed(seed)
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    results = []
+    for start in range(0, len(prompts), batch_size):
+        inputs = tokenizer(
+            list(prompts[start : start + batch_size]), add_special_tokens=False, return_tensors="pt", padding=True,
+            padding_side="left",
+        )  # fmt: skip
+        with torch.inference_mode():
+            output = model.generate(**inputs, max_new_tokens=max_tokens, **sampling)
+        for row in output[:, inputs["input_ids"].shape[1] :].tolist():
+            text = row[: row.index(end)] if end in row else row
+            results.append((tokenizer.decode(text), end in row))
+    return results
+
+
+def response_prompt(instruction: str, system: str | None = None) -> str:
+    """Return the prompt for the answer to an instruction."""
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": instruction})
+    return render(messages) + f"{HEADER_START}assistant{HEADER_END}\n\n"
+
+
+def known_words(seed: int = 1, count: int = 30_000) -> set[str]:
+    """Return the words that the grammar uses."""
+    words: set[str] = set()
+    for conversation in islice(conversations(seed, long_share=0.0), count):
+        for message in conversation.messages():
+            words.update(_WORD.findall(message["content"]))
+    return words
+
+
+def is_well_formed(text: str, ended: bool, words: set[str]) -> bool:
+    """Tell whether an instruction ended by itself, is not empty, and has no word that the grammar does not know."""
+    return ended and bool(text.strip()) and "<|" not in text and all(word in words for word in _WORD.findall(text))
+
+
+def measure_chat_model(model: Any, tokenizer: Any, count: int = 1000) -> dict[str, float]:
+    """Return shares: of instructions at three temperatures, and of greedy answers."""
+    words = known_words()
+    figures: dict[str, float] = {}
+    for temperature in (0.8, 1.0, 1.2):
+        made = generate(model, tokenizer, [PRE_QUERY] * count, temperature=temperature, seed=7)
+        figures[f"ended at {temperature}"] = sum(ended for _, ended in made) / count
+        figures[f"well-formed at {temperature}"] = sum(is_well_formed(*pair, words) for pair in made) / count
+        figures[f"distinct at {temperature}"] = len({text for text, _ in made}) / count
+    exchanges = [conversation.exchanges[0] for conversation in islice(conversations(99, long_share=0.0), count)]
+    answers = generate(model, tokenizer, [response_prompt(exchange.instruction) for exchange in exchanges])
+    figures["answers ended"] = sum(ended for _, ended in answers) / count
+    pairs = list(zip(exchanges, answers, strict=True))
+    figures["answers as the grammar's"] = sum(answer == exchange.answer for exchange, (answer, _) in pairs) / count
+    rng = random.Random(5)
+    sums = [entry.write(rng) for entry in FORMS.values() if entry.domain == "math" for _ in range(20)]
+    solved = generate(model, tokenizer, [response_prompt(exchange.instruction) for exchange in sums])
+    figures["math answers correct"] = sum(
+        _last_number(answer) == _last_number(exchange.answer)
+        for exchange, (answer, _) in zip(sums, solved, strict=True)
+    ) / len(sums)
+    return figures
+
+
+def measure(directory: Path) -> dict[str, float]:
+    """Measure the models in `directory`/model and `directory`/reward, as far as they are there."""
+    from tokenizers import Tokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(directory / "model").eval()
+    figures = measure_chat_model(model, AutoTokenizer.from_pretrained(directory / "model"))
+    if (directory / "reward" / "config.json").is_file():
+        reward = AutoModelForSequenceClassification.from_pretrained(directory / "reward").eval()
+        tokenizer = Tokenizer.from_file(str(directory / "reward" / "tokenizer.json"))
+        for name, share in accuracy(reward, tokenizer, seed=3, count=2000).items():
+            figures[f"reward accuracy, {name}"] = share
+    return figures
+
+
+def write_cards(directory: Path, figures: dict[str, float]) -> None:
+    """Put figures into the tables of both models' cards; figures that were not measured now stay as they are.
+
+    A model that is trained elsewhere gets the bundled models' cards first.
+    """
+    for kind in ("model", "reward"):
+        if not (directory / kind).is_dir():
+            continue
+        source = directory / kind / "README.md"
+        card = (source if source.is_file() else Path(__file__).parent / kind / "README.md").read_text(encoding="utf-8")
+        head, rest = card.split(_BEGIN)
+        old, tail = rest.split(_END)
+        rows = dict(_ROW.findall(old)) if source.is_file() else {}
+        size = sum(file.stat().st_size for file in (directory / kind).iterdir() if file.name != "README.md")
+        rows["size in MB"] = f"{size / 1e6:.2f}"
+        rows |= {
+            name: _shown(name, value) for name, value in figures.items() if ("reward" in name) == (kind == "reward")
+        }
+        lines = [f"| {name} | {value} |" for name, value in rows.items()]
+        table = "\n".join(["| | |", "|---|---|", *lines])
+        source.write_text(f"{head}{_BEGIN}\n{table}\n{_END}{tail}", encoding="utf-8")
+
+
+def _shown(name: str, value: float) -> str:
+    if name.endswith("steps"):
+        return f"{value:.0f}"
+    return f"{value:.1f}" if name.endswith("minutes") else f"{value:.1%}"
+
+
+def _last_number(text: str) -> str | None:
+    numbers = re.findall(r"\d+", text)
+    return numbers[-1] if numbers else None
