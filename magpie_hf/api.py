@@ -10,7 +10,7 @@ from .errors import RunStopped
 from .recipe import Recipe, load_recipe
 from .rundir import RunDir
 from .runner import run_stage
-from .sampling import SamplingParams
+from .sampling import GridPoint, SamplingParams
 from .session import Session
 from .stages.candidates import Shard, run_instructions
 from .stages.instructions import Instructions
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+Sampling = SamplingParams | GridPoint | Mapping[str, Any]
+
+
 def synthesize(
     model: str = "demo",
     *,
     num_rows: int = 1000,
     turns: int = 1,
     system_prompt: str | None = None,
-    sampling: SamplingParams | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    sampling: Sampling | Sequence[Sampling] | None = None,
     response_sampling: SamplingParams | Mapping[str, Any] | None = None,
     engine: str = "transformers",
     endpoint: str | Sequence[str] | None = None,
@@ -105,14 +108,16 @@ def _sampling_of(given: SamplingParams | Mapping[str, Any] | None) -> dict[str, 
     return {} if given is None else {"sampling": _plain_sampling(given)}
 
 
-def _plain_sampling(given: SamplingParams | Mapping[str, Any]) -> dict[str, Any]:
+def _plain_sampling(given: SamplingParams | GridPoint | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(given, GridPoint):
+        return {**given.sampling.to_dict(), "share": given.share, "system_prompt": given.system_prompt}
     return given.to_dict() if isinstance(given, SamplingParams) else dict(given)
 
 
-def _grid_of(given: SamplingParams | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> Any:
+def _grid_of(given: Sampling | Sequence[Sampling] | None) -> Any:
     if given is None:
         return {}
-    if isinstance(given, (SamplingParams, Mapping)):
+    if isinstance(given, (SamplingParams, GridPoint, Mapping)):
         return _plain_sampling(given)
     return [_plain_sampling(point) for point in given]
 
@@ -136,7 +141,8 @@ def run(
         RecipeError: the recipe cannot be read or used; names file, line and key.
         MagpieError: see `magpie_hf.errors`; a RunStopped can be resumed by the same call.
     """
-    built = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    given = recipe.raw if isinstance(recipe, Recipe) else recipe
+    built = recipe if isinstance(recipe, Recipe) and not overrides else load_recipe(given, overrides)
     part = Shard.parse(shard)
     with RunDir(output_path(built, output)).own() as run_dir:
         session = Session(

@@ -151,10 +151,15 @@ class Candidates:
         return self._open_holes > 0
 
     def _count_open(self) -> int:
-        """Count the samples before the last chosen one that were never asked for; all are then asked for at once."""
-        picked = self.chosen()[0]
-        end = picked[-1] if picked else 0
-        return sum(state == OPEN and self.owns(sample) for sample, state in enumerate(self.states[:end]))
+        """Count the samples never asked for that must be, even if all of them are accepted: these go out together."""
+        hoped = holes = 0
+        for sample, state in enumerate(self.states):
+            if hoped >= self.needed:
+                break
+            if state == ACCEPTED or (state != REJECTED and self.owns(sample)):
+                hoped += 1
+                holes += state == OPEN
+        return holes
 
     def chosen(self) -> tuple[array[int], int]:
         """Return the first `needed` accepted samples in order, and how many samples before the last are still open."""

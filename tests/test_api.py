@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+import magpie_hf
+from magpie_hf.api import output_path
+from magpie_hf.engines import ENGINES
+from magpie_hf.sampling import GridPoint, SamplingParams
+from tests.null_engine import NullEngine
+
+
+@pytest.fixture(autouse=True)
+def null(monkeypatch):
+    monkeypatch.setitem(ENGINES, "null", "tests.null_engine:NullEngine")
+    NullEngine.reset()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        None,
+        {"temperature": 1.0},
+        SamplingParams(),
+        [{"temperature": 1.0, "share": 1}],
+        [SamplingParams()],
+        GridPoint(SamplingParams(), 2),
+    ],
+    ids=["default", "mapping", "params", "list of mappings", "list of params", "grid point"],
+)
+def test_every_way_to_say_the_same_sampling_makes_the_same_rows(tiny_model_dir, tmp_path, sampling):
+    dataset = magpie_hf.synthesize(
+        str(tiny_model_dir), num_rows=5, engine="null", sampling=sampling, output=tmp_path / "a"
+    )
+    other = magpie_hf.synthesize(str(tiny_model_dir), num_rows=5, engine="null", output=tmp_path / "b")
+    assert dataset["instruction"] == other["instruction"]
+
+
+def test_a_recipe_object_takes_overrides_too(tiny_model_dir, tmp_path):
+    recipe = magpie_hf.load_recipe({"model": str(tiny_model_dir), "num_rows": 5, "engine": "null"})
+    assert len(magpie_hf.run(recipe, output=tmp_path / "a")) == 5
+    assert len(magpie_hf.run(recipe, {"num_rows": 3}, output=tmp_path / "b")) == 3
+
+
+def test_without_an_output_the_run_lies_in_the_cache_and_is_found_again(tiny_model_dir):
+    call = {"num_rows": 4, "engine": "null", "turns": 2, "response_sampling": {"temperature": 0.5, "max_tokens": 9}}
+    first = magpie_hf.synthesize(str(tiny_model_dir), **call)
+    asked = len(NullEngine.log)
+    again = magpie_hf.synthesize(str(tiny_model_dir), **call)
+    assert again.to_list() == first.to_list()
+    assert len(NullEngine.log) == asked
+    assert first[0]["gen_turns_configs"]["response_temperature"] == 0.5
+
+
+def test_a_larger_run_shares_the_place_of_the_smaller_and_other_settings_do_not():
+    recipe = {"model": "demo", "num_rows": 5}
+    place = output_path(magpie_hf.load_recipe(recipe))
+    assert output_path(magpie_hf.load_recipe(recipe | {"num_rows": 50})) == place
+    assert output_path(magpie_hf.load_recipe(recipe | {"seed": 1})) != place
+
+
+def test_rows_can_be_turned_into_arrow_on_disk(tiny_model_dir, tmp_path):
+    from datasets import load_from_disk
+
+    dataset = magpie_hf.run(
+        {"model": str(tiny_model_dir), "num_rows": 4, "engine": "null", "output": {"format": "arrow"}}, output=tmp_path
+    )
+    assert load_from_disk(str(tmp_path / "dataset")).to_list() == dataset.to_list()
