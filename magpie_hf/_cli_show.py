@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def show_rows(dataset: Dataset, count: int) -> None:
     """Print the first conversations."""
-    for row in dataset.select(range(min(count, len(dataset)))):
+    for row in dataset.select(range(min(max(count, 0), len(dataset)))):
         print("─" * 80)
-        for message in row["messages"]:
+        for message in row.get("messages") or [{"role": "user", "content": row["instruction"]}]:
             print(f"{message['role'].upper()}: {cut(message['content'])}")
     if count and len(dataset):
         print("─" * 80)
@@ -25,8 +25,13 @@ def show_rows(dataset: Dataset, count: int) -> None:
 
 def cut(text: str, limit: int = 600) -> str:
     """Return generated text fit for a terminal: nothing in it can move the cursor or change colours."""
-    visible = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    visible = harmless(text[: limit + 1])
     return visible if len(visible) <= limit else visible[:limit] + " …"
+
+
+def harmless(text: str) -> str:
+    """Return a text with everything replaced that a terminal would obey rather than show."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def show_status(path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from ._cli_show import show_probe, show_rows, show_status, show_template
+from ._cli_show import harmless, show_probe, show_rows, show_status, show_template
 from .errors import ArgumentError, MagpieError, RunStopped
 
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             raise
-        print(f"{type(error).__name__}: {str(error)[:600]}", file=sys.stderr)
+        print(harmless(f"{type(error).__name__}: {str(error)[:600]}"), file=sys.stderr)
         print("  This is not an error that magpie_hf foresaw: --debug shows where it comes from.", file=sys.stderr)
         return EXIT_ERROR
     finally:
@@ -69,7 +69,7 @@ def _show(error: MagpieError, debug: bool) -> None:
         import traceback
 
         traceback.print_exception(error)
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    print(harmless(f"{type(error).__name__}: {error}"), file=sys.stderr)
 
 
 def _configure_logging(options: argparse.Namespace) -> None:
@@ -297,11 +297,19 @@ def _template_show(options: argparse.Namespace) -> int:
 
     from .templates import ChatTemplate
 
+    try:
+        kwargs = yaml.safe_load(options.kwargs)
+    except yaml.YAMLError:
+        kwargs = options.kwargs
+    if not isinstance(kwargs, (dict, type(None))):
+        raise ArgumentError(
+            f"--kwargs {options.kwargs!r} is no mapping.", hint="Write it as '{enable_thinking: false}'."
+        )
     template = ChatTemplate.load(
         options.model,
         revision=options.revision,
         chat_template=options.chat_template,
-        template_kwargs=yaml.safe_load(options.kwargs),
+        template_kwargs=kwargs,
         trust_remote_code=options.trust_remote_code,
     )
     described = template.describe(options.system_prompt)
@@ -343,9 +351,11 @@ def _retry(options: argparse.Namespace) -> int:
         print(f"{stage}: {count} rows opened again")
     if not opened:
         print("No row finished with these codes.")
-        return 0
-    recipe = load_recipe(RunDir.read(options.run).state["recipe"], _overrides(options))
-    return _carry_out(recipe, options.rows, output=options.run)
+    # Goes on in any case: rows that an interrupted retry opened are open still.
+    state = RunDir.read(options.run).state
+    recipe = load_recipe(state["recipe"], _overrides(options))
+    shard = "/".join(map(str, state["shard"])) if "shard" in state else None
+    return _carry_out(recipe, options.rows, output=options.run, shard=shard)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,10 @@ def _recount(
     """Count a stage that is not finished from its journal: run.json may be seconds old, or from before a kill."""
     index = Journal(run_dir.stage_dir(state["name"], state["identity"]) / "journal").index()
     numbers, counts = _unique(index.codes)
-    by_code = {CODES[number]: count for number, count in zip(numbers, counts, strict=True)}
+    by_code = {
+        CODES[number] if number < len(CODES) else f"code {number}": count
+        for number, count in zip(numbers, counts, strict=True)
+    }
     counters["prompt_tokens"] = int(index.prompt_tokens.sum())
     counters["completion_tokens"] = int(index.completion_tokens.sum())
     return len(index.codes), by_code, counters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+DIRECTORIES = {"parquet": "data", "arrow": "dataset"}
+_OUR_FILE = re.compile(r"train-\d{5}-of-\d{5}\.parquet|data-\d{5}-of-\d{5}\.arrow|dataset_info\.json|state\.json")
 MAX_SHARD_BYTES = 500_000_000
 """As `Dataset.push_to_hub` cuts its shards."""
 
@@ -32,6 +35,7 @@ def write_output(dataset: Dataset, run_dir: RunDir, file_format: str) -> Dataset
     outputs = run_dir.state["outputs"]
     written = outputs.get("fingerprint") == fingerprint and outputs.get("format") == file_format
     if not (written and all((run_dir.path / name).exists() for name in outputs.get("files", []))):
+        check_target(run_dir.path, file_format)
         try:
             with quiet_datasets():
                 files = _write(ordered, run_dir.path, file_format)
@@ -41,6 +45,8 @@ def write_output(dataset: Dataset, run_dir: RunDir, file_format: str) -> Dataset
                 where=str(run_dir.path),
                 hint="Make room and run the same command again: all stages are kept.",
             ) from error
+        if outputs.get("fingerprint") != fingerprint:
+            _drop_stale(run_dir.path, file_format)
         run_dir.state["outputs"] = {
             "fingerprint": fingerprint,
             "format": file_format,
@@ -52,10 +58,37 @@ def write_output(dataset: Dataset, run_dir: RunDir, file_format: str) -> Dataset
     return ordered
 
 
+def _drop_stale(place: Path, file_format: str) -> None:
+    """Remove what an earlier dataset of this run left in another format: `load_dataset` would go on reading it."""
+    for other, directory in DIRECTORIES.items():
+        if other != file_format and _is_ours(place / directory):
+            shutil.rmtree(place / directory, ignore_errors=True)
+
+
+def check_target(place: Path, file_format: str) -> None:
+    """Refuse to replace a directory of somebody's: asked before the run, as the dataset is written at its end.
+
+    Raises:
+        StorageError: the dataset's directory holds files that no run wrote.
+    """
+    target = place / DIRECTORIES.get(file_format, "")
+    if file_format in DIRECTORIES and target.exists() and not _is_ours(target):
+        raise StorageError(
+            "The dataset would be written here, and files lie here that no run wrote.",
+            where=str(target),
+            hint="Choose another place with --output.",
+        )
+
+
+def _is_ours(directory: Path) -> bool:
+    is_run = (directory.parent / "run.json").is_file()
+    return directory.is_dir() and is_run and all(_OUR_FILE.fullmatch(path.name) for path in directory.iterdir())
+
+
 def _write(dataset: Dataset, place: Path, file_format: str) -> list[str]:
     if file_format == "none":
         return []
-    target = place / ("dataset" if file_format == "arrow" else "data")
+    target = place / DIRECTORIES[file_format]
     fresh = place / f".{target.name}-new"
     shutil.rmtree(fresh, ignore_errors=True)
     if file_format == "arrow":

@@ -18,6 +18,7 @@ from .engines import ENDPOINT_ENGINES, engine_class
 from .engines.base import Engine
 from .errors import MagpieError
 from .models import ModelRef, resolve_model
+from .output import check_target
 from .progress import Listener
 from .recipe import Recipe
 from .rundir import RunDir, stable_hash
@@ -40,6 +41,7 @@ class Session:
         allow_mixed: bool = False,
         show_progress: bool | None = None,
     ) -> None:
+        check_target(run_dir.path, recipe.output.get("format", "parquet"))
         self.recipe = recipe
         self.run_dir = run_dir
         self.ref = pinned_model(recipe, run_dir)
@@ -66,6 +68,8 @@ class Session:
     def engine(self) -> Engine:
         """Return the engine, opened and checked with the real pre-query prompt."""
         if self._engine is None:
+            for stage in self.recipe.stages:
+                stage.check_template(self.template)
             engine = make_engine(self.recipe, self.ref, stop_texts(self.template))
             engine.open()
             self._engine = engine

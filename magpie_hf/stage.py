@@ -110,6 +110,9 @@ class Stage(ABC):
     def features(self) -> dict[str, Any]:
         """Return the `datasets` feature of each column written."""
 
+    def check_template(self, template: ChatTemplate) -> None:  # noqa: B027 (most stages send no prompt)
+        """Raise TemplateError if the template cannot give this stage's prompts; asked before any row is paid for."""
+
     def check_columns(self, dataset: Dataset) -> None:
         """Raise DatasetError if a column that the stage reads is missing."""
         for column in self.reads:

@@ -56,4 +56,4 @@ def column_order(names: Iterable[str]) -> list[str]:
 def _turn(name: str) -> int:
     """Return t of `instruction_t` and `response_t`, the columns of the multi-turn releases, else 0."""
     head, _, tail = name.rpartition("_")
-    return int(tail) if head in ("instruction", "response") and tail.isdigit() else 0
+    return int(tail) if head in ("instruction", "response") and tail.isdecimal() else 0

@@ -35,22 +35,31 @@ _ANSWER_LINE = re.compile(
     r"assistant|model answer|step 1)(?:\s*\d{1,2})?(?:\*\*|__)?\s*(?::|\n|$)",
     re.IGNORECASE | re.MULTILINE,
 )
-_FENCE = re.compile(r"^\s*(```|~~~)", re.MULTILINE)
+_MARKED = re.compile(r"[:#*_]")
+_SENTENCE_ENDS = (*"?.!)\"'”。？！؟।",)
+_FENCE = re.compile(r"```|^\s*~~~", re.MULTILINE)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "「": "」"}
 
 _ASSISTANT_VOICE = re.compile(
     r"^\s*(?:sure[,!.]|certainly[,!.]|of course[,!.]|absolutely[,!.]|i'?d be (?:happy|glad) to (?:help|assist)|"
     r"i'?m (?:happy|glad|here) to (?:help|assist)|(?:hello|hi|hey|welcome)\b[^.!?\n]{0,40}[.!,]?\s*how (?:can|may) i "
-    r"(?:help|assist)|how (?:can|may) i (?:help|assist) you|as an ai\b|i am an ai\b|i'?m an ai\b|"
-    r"i'?m sorry,? but (?:i|as)|here(?:'s| is| are) (?:a|an|the|some) [^.?\n]{0,80}:\s*$|"
+    r"(?:help|assist)(?: you|\s*\?|\s+today)|how (?:can|may) i (?:help|assist) you|"
+    # "As an AI researcher, …" is a user
+    r"as an ai(?: language)?(?: model| assistant)?\s*,?\s+i\b|i(?:'?m| am) an ai(?: language)?(?: model| assistant)?\s*[,.!]|"
+    # "Here is my code: … Why does it fail?" is a user too
+    r"i'?m sorry,? but (?:i|as)|here(?:'s| is| are) (?:a|an|the|some) [^.?\n]{0,80}:\s*$(?![^?]*\?)|"
     r"it (?:seems|looks) like you (?:have|haven't|didn't|forgot|meant|want)|"
-    r"what would you like (?:me )?to|is there (?:anything|something) (?:else )?(?:i|you))",
+    r"what would you like (?:me to|to (?:know|do|ask|discuss|talk|chat|explore|learn))\b|"
+    r"is there (?:anything|something) (?:else )?(?:i|you))",
     re.IGNORECASE | re.MULTILINE,
 )
 _THINK = re.compile(
     r"</?(?:think|thinking|thought|reasoning|seed:think)>|<\|(?:channel|begin_of_thought)\|>", re.IGNORECASE
 )
-_FRAGMENT_START = re.compile(r"^[\s,.;:!?)\]}…%&/\\|+=]*[,;:!?)\]}…]")
+_FRAGMENT_START = re.compile(r"^[\s,.;:!?)\]}…%&/\\|+=]*(?:[,;:?)\]}…]|!(?!\w))")
+
+
+_LONE_GREEK = re.compile(r"(?<![\u0370-\u03ff])[\u0370-\u03ff](?![\u0370-\u03ff])")
 
 
 def clean(text: str) -> str:
@@ -91,6 +100,8 @@ def _cut_answer(text: str) -> str:
         head = text[: match.start()].rstrip()
         if len(_FENCE.findall(head)) % 2 or head.endswith((":", ",")):
             continue
+        if not _MARKED.search(match[0]) and not head.endswith(_SENTENCE_ENDS):
+            continue  # a bare word in a list of headings, not the heading of an answer
         if sum(c.isalpha() for c in head) >= MIN_LETTERS:
             return head
     return text
@@ -126,9 +137,12 @@ def is_fragment(text: str) -> bool:
 
 
 def scripts(text: str) -> set[str]:
-    """Return the writing systems that make up at least 5 % of a text's letters; Japanese counts as one with CJK."""
+    """Return the writing systems that make up at least 5 % of a text's letters.
+
+    Japanese counts as one with CJK; single Greek letters are symbols of mathematics and count as none.
+    """
     counts: Counter[str] = Counter()
-    for character in text[:4000]:
+    for character in _LONE_GREEK.sub("", text[:4000]):
         if character.isascii():
             counts["LATIN"] += character.isalpha()
         elif character.isalpha():
@@ -142,7 +156,7 @@ def _script(character: str) -> str:
         name = unicodedata.name(character).split(" ", 1)[0].split("-", 1)[0]
     except ValueError:
         return "UNKNOWN"
-    if name in ("CJK", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC", "BOPOMOFO"):
+    if name in ("CJK", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC", "BOPOMOFO", "HALFWIDTH"):
         return "CJK"
     if name in (
         "MICRO",
@@ -154,6 +168,10 @@ def _script(character: str) -> str:
         "DOUBLE",
         "MATHEMATICAL",
         "FULLWIDTH",
+        "SUPERSCRIPT",
+        "KELVIN",
+        "OHM",
+        "PLANCK",
     ):
         return "LATIN"
-    return "GREEK_IN_MATH" if name == "GREEK" else name
+    return name

@@ -13,10 +13,11 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from ..engines.base import Generation
+from ..errors import ArgumentError
 from ..rundir import stable_hash
 from ..sampling import GridPoint, SamplingParams, sample_seed, seed_base
 from ..stage import OK, Ask, Context, Outcome, RowStage, Steps, failed
-from ..templates import Stops
+from ..templates import ChatTemplate, Stops
 from . import cleaning
 
 
@@ -44,6 +45,12 @@ class Instructions(RowStage):
     early_stop_newline: bool = False
     banned_starts: tuple[str, ...] = ()
     max_scripts: int = cleaning.MAX_SCRIPTS
+
+    def __post_init__(self) -> None:
+        if "" in self.banned_starts:
+            raise ArgumentError('banned_starts holds "", which begins every text.', hint="Leave it out.")
+        if self.max_scripts < 1:
+            raise ArgumentError(f"max_scripts = {self.max_scripts} cannot be used.", hint="Give 1 or more.")
 
     def parameters(self) -> dict[str, Any]:
         """Return what can change a text but the grid, which is part of each row's key."""
@@ -81,6 +88,11 @@ class Instructions(RowStage):
             "instruction": Value("string"),
             "raw_instruction": Value("string"),
         }
+
+    def check_template(self, template: ChatTemplate) -> None:
+        """Raise TemplateError if the template refuses a system prompt of the grid."""
+        for point in self.grid:
+            template.pre_query(point.system_prompt)
 
     def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
         """Return `steps` of a sample: one request, accepted or rejected with a reason."""

@@ -66,6 +66,10 @@ class Responses(RowStage):
             },
         }
 
+    def check_template(self, template: ChatTemplate) -> None:
+        """Raise TemplateError if the template refuses the system prompt."""
+        template.response([{"role": "user", "content": "Hello"}], self.system_prompt)
+
     def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
         """Return `steps` of a row: one request; what a thinking model thought goes to a column of its own."""
         template = context.template
@@ -75,6 +79,8 @@ class Responses(RowStage):
 
         def steps(row: Mapping[str, Any]) -> Steps:
             instruction = row["instruction"]
+            if instruction is None:
+                return Outcome({"error": "no instruction"}, "empty")
             seed = sample_seed(base, row[ROW_INDEX]) if sampled else None
             prompt = template.response([{"role": "user", "content": instruction}], system_prompt)
             generation = yield Ask(prompt, sampling.with_seed(seed))
@@ -90,7 +96,8 @@ class Responses(RowStage):
         """Return the response's columns; of a failed row they are null, and the finish reason is its code."""
         response = record.get("text")
         instruction = row["instruction"]
-        turns = [("human", "user", instruction)] + ([] if response is None else [("gpt", "assistant", response)])
+        turns = [("human", "user", instruction), ("gpt", "assistant", response)]
+        turns = [turn for turn in turns if turn[2] is not None]
         served = record.get("served", {})
         return {
             "response": response,

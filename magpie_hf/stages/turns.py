@@ -15,6 +15,7 @@ from ..engines.base import Generation
 from ..errors import ArgumentError
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import FAILURE_CODES, OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
+from ..templates import ChatTemplate
 from .instructions import Instructions, instruction_sampling
 from .responses import GREEDY, answer_record, with_stops
 
@@ -97,6 +98,12 @@ class Turns(RowStage):
                 "stage_version": Value("int64"),
             },
         }
+
+    def check_template(self, template: ChatTemplate) -> None:
+        """Raise TemplateError if the template refuses the system prompt or a second turn."""
+        turn = [_user("Hello"), _assistant("Hello")]
+        template.next_user(turn, self.system_prompt)
+        template.response([*turn, _user("Hello")])
 
     def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
         """Return `steps` of a conversation: user's turn (tried again where unusable), answer, and so on."""

@@ -248,7 +248,7 @@ def test_shards_merged_equal_one_run(make, null, tiny_model_dir, tmp_path):
     merged = merge_runs([tmp_path / f"s{part}" for part in range(4)], tmp_path / "all")
     dataset = magpie_hf.run(load_recipe(merged.state["recipe"]), output=tmp_path / "all")
     assert dataset.to_list() == whole.to_list()
-    assert len(null.log) < 30, "shards make a little more than their part, so that merging makes almost nothing"
+    assert len(null.log) < 60, "a tenth of all requests at most: shards make a little more than their part"
     nothing_twice(tmp_path / "all")
 
 

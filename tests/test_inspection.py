@@ -1,0 +1,163 @@
+"""What `status` and `explain` say of a run, finished, stopped or damaged."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from magpie_hf.engines.base import Failure
+from magpie_hf.errors import ArgumentError, BudgetExceeded, MagpieError, RecipeError, RowsPending
+from magpie_hf.inspection import differences, explain_changes, run_status
+from magpie_hf.rundir import RunDir
+from tests.stages import conftest as runs
+
+
+null, make = runs.null, runs.make
+STAGES = ["instructions", "responses", {"stage": "turns", "turns": 2}, "lengths"]
+leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)
+trees = st.recursive(leaves, lambda inner: st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3))
+
+
+def by_name(report):
+    return {stage.name: stage for stage in report.stages}
+
+
+@given(trees)
+def test_equal_settings_have_no_differences(tree):
+    assert list(differences(tree, tree)) == []
+
+
+@given(st.dictionaries(st.text("ab", min_size=1), leaves), st.dictionaries(st.text("ab", min_size=1), leaves))
+def test_differences_name_exactly_the_leaves_that_differ(before, now):
+    found = {path: (old, new) for path, old, new in differences(before, now)}
+    assert found == {
+        key: (before.get(key), now.get(key)) for key in {*before, *now} if before.get(key) != now.get(key)
+    }
+
+
+def test_a_finished_run_shows_rows_reasons_tokens_and_where_its_dataset_lies(make, tmp_path):
+    dataset = make(stages=STAGES, engine={"unfinished_every": 4}, budget={"price_per_gpu_hour": 3600.0})
+    report = run_status(tmp_path / "run")
+    stages = by_name(report)
+    assert [stage.status for stage in report.stages] == ["done"] * 4
+    first = stages["instructions"]
+    assert first.by_code == {"ok": first.done - first.by_code["unfinished"], "unfinished": first.by_code["unfinished"]}
+    assert first.prompt_tokens == 10 * first.done
+    assert stages["responses"].completion_tokens == 12 * 40
+    assert report.outputs["rows"] == len(dataset) == 40
+    assert report.outputs["columns"] == dataset.column_names
+    totals = report.totals
+    assert totals["tokens"] == sum(stage.prompt_tokens + stage.completion_tokens for stage in report.stages)
+    assert totals["cost"] == pytest.approx(totals["engine_seconds"])
+    assert totals["cost_per_1000_rows"] == pytest.approx(totals["cost"] * 25)
+    assert [session["outcome"] for session in report.sessions] == ["done"]
+
+
+def test_a_stopped_stage_is_counted_from_its_journal(make, tmp_path):
+    with pytest.raises(BudgetExceeded):
+        make(budget={"max_tokens_total": 1200}, engine={"window": 4})
+    run_dir = RunDir.read(tmp_path / "run")
+    for state in run_dir.state["stages"].values():
+        if state["name"] == "responses":
+            state["counters"] = {}  # as after a kill -9 between two saves
+    run_dir.save()
+    stage = by_name(run_status(tmp_path / "run"))["responses"]
+    assert stage.status == "running"
+    assert 0 < stage.done < 40
+    assert stage.by_code == {"ok": stage.done}
+    assert stage.completion_tokens == 12 * stage.done
+
+
+def test_status_follows_the_size_that_was_asked_for_last(make, tmp_path):
+    make(num_rows=20)
+    make(num_rows=60)
+    make(num_rows=20)
+    state = RunDir.read(tmp_path / "run").state
+    assert {stage["rows_out"] for stage in state["stages"].values()} == {20}
+    assert state["outputs"]["rows"] == 20
+
+
+def test_a_run_that_went_back_to_its_cache_is_done_again(make, null, tmp_path):
+    make(num_rows=20)
+    null.fail = {3: Failure("timeout", True, "no answer")}
+    with pytest.raises(RowsPending):
+        make(num_rows=60)
+    make(num_rows=20)
+    assert {stage.status for stage in run_status(tmp_path / "run").stages} == {"done"}
+
+
+def test_a_stage_satisfied_from_the_journal_alone_keeps_its_counts(make, null, tmp_path):
+    make(num_rows=60)
+    null.reset()
+    make(num_rows=33)
+    assert null.log == []
+    stages = by_name(run_status(tmp_path / "run"))
+    assert stages["responses"].done == 33
+    assert stages["responses"].completion_tokens == 33 * 12
+
+
+@pytest.mark.parametrize(
+    ("overrides", "verdicts", "fields"),
+    [
+        ({}, ["kept"] * 4, set()),
+        ({"num_rows": 7}, ["rows"] * 4, {"num_rows"}),
+        ({"engine.window": 5}, ["kept"] * 4, set()),
+        ({"output.format": "arrow", "budget.max_hours": 3, "name": "x"}, ["kept"] * 4, set()),
+        ({"sampling.temperature": 0.9}, ["rows"] * 4, {"grid[0].sampling.temperature"}),
+        ({"sampling": [{}, {"temperature": 1.2}]}, ["rows"] * 4, {"sampling: number of grid points"}),
+        ({"system_prompt": "Be curious."}, ["rows"] * 4, {"grid[0].system_prompt"}),
+        ({"seed": 4}, ["again", "again", "again", "rows"], {"seed"}),
+        ({"template.kwargs": {"x": 1}}, ["again", "again", "again", "rows"], {"template.kwargs.x"}),
+        (
+            {"stages.responses.sampling.temperature": 0.5},
+            ["kept", "again", "rows", "rows"],
+            {"parameters.sampling.temperature"},
+        ),
+        ({"stages.turns.turns": 3}, ["kept", "kept", "again", "rows"], {"parameters.turns"}),
+        ({"stages.instructions.clean": False}, ["again", "rows", "rows", "rows"], {"parameters.clean"}),
+        ({"stages.lengths.tokens": False}, ["kept", "kept", "kept", "again"], {"parameters.tokens"}),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else None,
+)
+def test_exactly_the_changed_fields_are_named(make, tmp_path, overrides, verdicts, fields):
+    make(stages=STAGES, num_rows=4)
+    changes = explain_changes(tmp_path / "run", overrides)
+    assert [change.verdict for change in changes] == verdicts
+    assert {field for change in changes for field, _, _ in change.reasons} == fields
+
+
+def test_a_change_of_revision_makes_everything_again(make, tiny_model_dir, tmp_path):
+    make(num_rows=4)
+    other = tmp_path / tiny_model_dir.name
+    other.mkdir()
+    for file in tiny_model_dir.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    (other / "generation_config.json").write_text('{"eos_token_id": 4, "pad_token_id": 4, "max_length": 99}')
+    changes = explain_changes(tmp_path / "run", {"model": str(other)})
+    assert [change.verdict for change in changes] == ["again", "again", "rows"]
+    assert {field for change in changes for field, _, _ in change.reasons} == {"engine.revision"}
+
+
+def test_a_new_stage_is_called_new_and_what_was_asked_stays(make, tmp_path):
+    make(num_rows=4)
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    changes = explain_changes(tmp_path / "run", {"stages": STAGES})
+    assert [(change.name, change.verdict) for change in changes][2:] == [("turns", "new"), ("lengths", "rows")]
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+def test_looking_needs_a_run_and_settings_that_can_be_used(make, tmp_path):
+    with pytest.raises(ArgumentError, match="no run"):
+        run_status(tmp_path)
+    make(num_rows=4)
+    with pytest.raises(RecipeError, match="num_rows"):
+        explain_changes(tmp_path / "run", {"num_rows": -3})
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": "x"}', "null", '{"no": 1}', "\x00"])
+def test_a_file_that_is_no_state_is_one_readable_error(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(MagpieError) as caught:
+        run_status(tmp_path)
+    assert "run.json" in str(caught.value)
