@@ -112,7 +112,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, 
     else:
         raw, source = read_recipe_file(recipe_path(recipe))
     for key, value in (overrides or {}).items():
-        set_value(raw, key, value, source)
+        set_value(raw, key, plain_copy(value), source)
     return build(raw, source)
 
 

@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from magpie_hf.errors import ArgumentError, RunLockedError, StorageError
-from magpie_hf.rundir import RunDir, stable_hash
+from magpie_hf.rundir import RunDir, stable_hash, write_atomically
 
 
 HOLD = "import sys, time; from magpie_hf.rundir import RunDir; RunDir(sys.argv[1]).own(); print('held', flush=True); time.sleep(60)"
@@ -90,3 +92,100 @@ def test_a_directory_without_a_run_is_named(tmp_path):
 def test_hashes_do_not_depend_on_the_order_of_keys():
     assert stable_hash({"a": 1, "b": [1, {"x": None}]}) == stable_hash({"b": [1, {"x": None}], "a": 1})
     assert stable_hash({"a": 1}) != stable_hash({"a": 1.5})
+
+
+def test_a_refused_owner_does_not_take_itself_for_one(holder, tmp_path):
+    run_dir = RunDir(tmp_path)
+    for _ in range(2):
+        with pytest.raises(RunLockedError), run_dir:
+            pytest.fail("not the owner")
+
+
+def test_an_owner_that_asks_again_keeps_what_it_has(tmp_path):
+    run_dir = RunDir(tmp_path).own()
+    with pytest.raises(RunLockedError, match=f"process {os.getpid()}"):
+        run_dir.own()
+    run_dir.save()
+    run_dir.release()
+    run_dir.release()
+    RunDir(tmp_path).own().release()
+
+
+def test_a_state_that_is_damaged_while_waiting_gives_the_lock_back(tmp_path):
+    run_dir = RunDir(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(StorageError):
+        run_dir.own()
+    (tmp_path / "run.json").unlink()
+    RunDir(tmp_path).own().release()
+
+
+def test_reading_needs_no_lock(holder, tmp_path):
+    (tmp_path / "run.json").write_text('{"format": 1, "sessions": [1]}')
+    assert RunDir.read(tmp_path).state["sessions"] == [1]
+
+
+def test_the_state_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    write_atomically(path, "before")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left") as caught:
+        write_atomically(path, "after")
+    assert caught.value.where == str(path)
+    assert path.read_text() == "before"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_disk_too_full_for_the_lock_is_named(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StorageError, match="No space left"):
+        RunDir(tmp_path).own()
+    monkeypatch.undo()
+    RunDir(tmp_path).own().release()
+
+
+def test_a_file_in_the_directorys_place_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="Cannot create"):
+        RunDir(tmp_path / "file").own()
+
+
+@pytest.mark.parametrize("text", ["nonsense", "[]", ""])
+def test_a_lock_that_cannot_be_read_belongs_to_nobody(tmp_path, text):
+    (tmp_path / "lock").write_text(text)
+    RunDir(tmp_path).own().release()
+
+
+keys = st.text(max_size=5)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+)
+
+
+@given(st.dictionaries(keys, values, max_size=4))
+def test_a_hash_survives_being_written_as_json_in_another_order(value):
+    again = json.loads(json.dumps(dict(reversed(value.items()))))
+    assert stable_hash(again) == stable_hash(value)
+
+
+def test_hashes_are_the_same_in_every_process(tmp_path):
+    script = "from magpie_hf.rundir import stable_hash; print(stable_hash({'x': {'b', 'a'}, 'y': [1, 'ü', None]}))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "12"
+    }
+    assert found == {stable_hash({"x": {"b", "a"}, "y": [1, "ü", None]}) + "\n"}

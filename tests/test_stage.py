@@ -102,7 +102,9 @@ def test_rows_without_text_are_finished_without_a_request(apply, null):
 
 
 def test_an_empty_dataset_passes_through_every_stage_with_its_columns(apply, null):
-    empty = Dataset.from_dict({"instruction": []}, features=Features({"instruction": of(["x"]).features["instruction"]}))
+    empty = Dataset.from_dict(
+        {"instruction": []}, features=Features({"instruction": of(["x"]).features["instruction"]})
+    )
     dataset = apply(empty, Responses(), Turns(), Lengths())
     assert len(dataset) == 0
     assert {"response", "messages", "instruction_2", "response_tokens"} <= set(dataset.column_names)

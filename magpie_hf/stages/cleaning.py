@@ -50,7 +50,7 @@ _ASSISTANT_VOICE = re.compile(
     r"i'?m sorry,? but (?:i|as)|here(?:'s| is| are) (?:a|an|the|some) [^.?\n]{0,80}:\s*$(?![^?]*\?)|"
     r"it (?:seems|looks) like you (?:have|haven't|didn't|forgot|meant|want)|"
     r"what would you like (?:me to|to (?:know|do|ask|discuss|talk|chat|explore|learn))\b|"
-    r"is there (?:anything|something) (?:else )?(?:i|you))",
+    r"is there (?:anything|something) (?:else (?:i|you)\b|(?:specific |in particular )?you(?:'d| would| want| need)))",
     re.IGNORECASE | re.MULTILINE,
 )
 _THINK = re.compile(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magpie_hf.stages.cleaning import clean, rejection
+from magpie_hf.stages.cleaning import clean, rejection, scripts
 
 
 PIECES = st.sampled_from(
@@ -38,6 +38,33 @@ def test_cleaning_only_takes_away(text):
     assert clean(text) in text
 
 
+@given(TEXTS)
+def test_cleaning_and_judging_never_fail_and_judge_the_same_twice(text):
+    assert rejection(text) == rejection(text)
+    cleaned = clean(text)
+    assert (rejection(cleaned) == "empty") == (cleaned.strip() == "")
+    assert cleaned == cleaned.strip()
+    assert scripts(text) == scripts(text)
+
+
+fenced = st.lists(PIECES.filter(lambda piece: "```" not in piece), max_size=6).map("".join)
+
+
+@given(st.sampled_from(["What does this print?\n", "Fix it: ", "Explain this code.\n\n"]), fenced)
+def test_nothing_inside_a_code_fence_is_cut(before, code):
+    text = f"{before}```\n{code}\n```\nWhy?"
+    assert f"```\n{code}\n```" in clean(text)
+
+
+words = st.text("abc ,.;", min_size=1, max_size=30).filter(lambda text: text.strip())
+
+
+@given(words, words)
+def test_what_stands_around_a_question_mark_stays(before, after):
+    text = f"x{before}? y{after}"
+    assert clean(text) == text.strip()
+
+
 @pytest.mark.parametrize(
     ("raw", "cleaned"),
     [
@@ -48,6 +75,16 @@ def test_cleaning_only_takes_away(text):
         ('"How do I cook rice?"', "How do I cook rice?"),
         ("What is 5 - 3?\n\n## Step 1: Subtract", "What is 5 - 3?"),
         ("Name a river.\n**Answer:** The Rhine", "Name a river."),
+        ("Instruction 3: Write a haiku.", "Write a haiku."),
+        ("“What is love?”", "What is love?"),
+        ("«Où est la gare ?»", "Où est la gare ?"),
+        ("「东京在哪里？」", "东京在哪里？"),
+        ("Question: “Why?”\nAnswer: Because.", "Why?"),
+        ("Which one?\nA) x\nB) y\n\nCorrect answer: A", "Which one?\nA) x\nB) y"),
+        ("What is 2 + 2?\nSolution\nIt is 4.", "What is 2 + 2?"),
+        ("Was ist das?\n\n### Response:\nDas ist gut.", "Was ist das?"),
+        ("   What now?\n\n", "What now?"),
+        ("Explain.\nassistant\nSure, here it is.", "Explain."),
     ],
 )
 def test_what_is_not_the_instruction_is_taken_off(raw, cleaned):
@@ -66,6 +103,16 @@ def test_what_is_not_the_instruction_is_taken_off(raw, cleaned):
         "Reply in this format:\nAnswer: <number>\nWhat is 3 * 4?",
         "Problem solving is hard for me. How do I get better?",
         "First line?\nSecond line.\nThird line?",
+        "Fix this: ```py\nAnswer: 3\n```\nplease",
+        "~~~\nSolution: x\n~~~\nWhat is wrong here?",
+        "Write a story with these sections:\nIntroduction\nExplanation\nEnd",
+        'Translate the word "Solution" into French.',
+        "'Tis the season. What does 'tis mean?'",
+        '"A" or "B"',
+        "Input: 5\nOutput: 25\nWrite the function.",
+        "Text: The fox jumped.\nQuestion: Who jumped?",
+        "Answer: yes or no. Is the sky green?",
+        "Given the table below.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nWhat is b?",
     ],
 )
 def test_context_code_and_further_questions_stay(text):
@@ -93,6 +140,68 @@ def test_context_code_and_further_questions_stay(text):
         "(a) What is a noun? (b) What is a verb?",
         "Surely there is a better way to sort. Which?",
         "Of course we need rain, but how much?",
+        "请把“Good morning”翻译成中文。",
+        "用Python写一个快速排序函数，并解释时间复杂度O(n log n)。",
+        "已知α、β是锐角，且sin α=3/5，cos β=12/13，求sin(α+β)",
+        "写诗",
+        "你好",
+        "解释一下什么是ＡＩ。",
+        "ﾊﾛｰの意味は何ですか？",
+        "このコードを直して：print('こんにちは'",
+        "김치찌개는 어떻게 만들어요? 재료는 3인분으로 알려 주세요.",
+        "'사랑'을 영어로 번역해 줘. (love인가요?)",
+        "Напиши функцию на Python, которая складывает два числа.",
+        "Сколько будет 12*7?",
+        "اكتب قصيدة قصيرة عن البحر.",
+        "ترجم 'Hello' إلى العربية.",
+        "מה בירת צרפת?",
+        "पायथन में लूप कैसे लिखें?",
+        "ประเทศไทยมีกี่จังหวัด",
+        "Τι είναι η φιλοσοφία;",
+        "Wie heißt du? Und was heißt 'Straße' auf Englisch?",
+        "Tại sao bầu trời có màu xanh?",
+        "Qu'est-ce que l'apprentissage automatique ?",
+        "Let $f: \\mathbb{R} \\to \\mathbb{R}$ be continuous. Prove that $\\int_a^b f = 0$.",
+        "∫ x² dx = ?",
+        "Σ from k=1 to n of k, in closed form?",
+        "Is 𝐱ᵀ𝐀𝐱 ≥ 0 for all 𝐱 ∈ ℝⁿ?",
+        "```python\nfor i in range(3): print(i)\n```",
+        "SELECT * FROM users WHERE id = 1; -- is this safe?",
+        "#include <stdio.h>\nint main() { return 0; }\nWhat does this do?",
+        "!pip install torch fails. Why?",
+        '{"a": [1, 2]} – is this valid JSON?',
+        "@dataclass vs NamedTuple?",
+        "%timeit in a script?",
+        "/etc/passwd: what is in it?",
+        "$5 in euros?",
+        "€100 to yen",
+        "...and what comes next?",
+        "🎉 Plan a birthday party for my son! 🎂🎈",
+        "😀😀😀 what does this mean",
+        "Help",
+        "Continue",
+        "Thanks!",
+        "1. Name three rivers.\n2. Name three lakes.",
+        "- eggs\n- flour\n- milk\nWhat can I bake?",
+        "a) 5\nb) 6\nWhich is prime?",
+        "(1+2)*3 = ?",
+        "-5 + 3 = ?",
+        "[INSERT NAME], what would you say to him?",
+        "Here is the code:\n```python\nx = 1\n```\nWhy does it fail?",
+        "Here are some numbers:\n3, 5, 8\nWhich is even?",
+        "Hi, how can I help my son sleep?",
+        "Hello! Can you write me a poem?",
+        "How can I help my dog lose weight?",
+        "As an AI researcher, how do I start a paper?",
+        "I am an AI engineer. Which GPU should I buy?",
+        "What would you like to be if you were human?",
+        "Sure-fire ways to save money?",
+        "Is there something I can do about rust?",
+        "You are a pirate. Tell me about your ship.",
+        "I think, therefore I am: who said it?",
+        "What does the HTML tag <thead> do?",
+        "How do I use <b> and </b>?",
+        "NASA stands for?",
     ],
 )
 def test_real_instructions_are_accepted(text):
@@ -114,6 +223,30 @@ def test_real_instructions_are_accepted(text):
         ("I'd be happy to help with that.", "assistant_voice"),
         ("As an AI language model, I cannot", "assistant_voice"),
         ("Hola мир 中文 what is это", "mixed_script"),
+        ("การ 안녕 привет नमस्ते ok", "mixed_script"),
+        ("\u200b\n", "fragment"),
+        ("...", "fragment"),
+        ("}", "fragment"),
+        (") and so on", "fragment"),
+        (": the answer is 5", "fragment"),
+        ("你", "fragment"),
+        ("---", "fragment"),
+        ("😀", "fragment"),
+        ("!!!", "fragment"),
+        ("<thinking>hm</thinking> What?", "think_tag"),
+        ("<|channel|>analysis", "think_tag"),
+        ("Certainly! I can do that.", "assistant_voice"),
+        ("Of course! Let me explain.", "assistant_voice"),
+        ("Hi there! How may I assist you?", "assistant_voice"),
+        ("Hello, how can I help today?", "assistant_voice"),
+        ("How can I help you?", "assistant_voice"),
+        ("I'm sorry, but I can't help with that.", "assistant_voice"),
+        ("I'm an AI, so I have no feelings.", "assistant_voice"),
+        ("I am an AI language model.", "assistant_voice"),
+        ("Here are some ideas:\n1. Rest\n2. Run", "assistant_voice"),
+        ("It seems like you forgot the text.", "assistant_voice"),
+        ("What would you like to know about it?", "assistant_voice"),
+        ("Is there anything else I can do for you?", "assistant_voice"),
     ],
 )
 def test_what_is_no_instruction_is_rejected_with_its_reason(text, code):
