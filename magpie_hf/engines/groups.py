@@ -1,4 +1,4 @@
-"""Which samples can share a request to a server."""
+"""Pulling requests from the caller, and which samples can share a request to a server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,37 @@ from collections.abc import Iterable
 
 from ..sampling import SamplingParams
 from .base import Request
+
+
+class Pulled:
+    """The caller's requests, pulled a few at a time.
+
+    After a `None` nothing is pulled until `resume()`: until a generation, which may lead to more, has been yielded.
+    """
+
+    def __init__(self, requests: Iterable[Request | None]) -> None:
+        self._requests = iter(requests)
+        self.exhausted = False
+        self.paused = False
+
+    def pull(self, count: int) -> list[Request]:
+        """Return up to `count` requests."""
+        pulled: list[Request] = []
+        while len(pulled) < count and not (self.exhausted or self.paused):
+            try:
+                request = next(self._requests)
+            except StopIteration:
+                self.exhausted = True
+                break
+            if request is None:
+                self.paused = True
+            else:
+                pulled.append(request)
+        return pulled
+
+    def resume(self) -> None:
+        """Say that a generation has been yielded."""
+        self.paused = False
 
 
 class Groups:

@@ -14,6 +14,7 @@ import torch
 from ..errors import CapabilityError, EngineError
 from .base import EngineStats, Failure, Generation, Request
 from .batching import RowBatch
+from .groups import Pulled
 
 
 # Rows join when they are at least one in so many of the running ones: a smaller forward wastes more than it fills.
@@ -22,37 +23,6 @@ _JOIN_PART = 16
 _SORTED_BATCHES = 4
 # New tokens a row is expected to write, when room for it is looked for; rows that write more are found room, or shed.
 _EXPECTED_TOKENS = 64
-
-
-class Source:
-    """The caller's requests, pulled a few at a time.
-
-    After a `None` nothing is pulled until `resume()`: until a generation, which may lead to more, has been yielded.
-    """
-
-    def __init__(self, requests: Iterable[Request | None]) -> None:
-        self._requests = iter(requests)
-        self.exhausted = False
-        self.paused = False
-
-    def pull(self, count: int) -> list[Request]:
-        """Return up to `count` requests."""
-        pulled: list[Request] = []
-        while len(pulled) < count and not (self.exhausted or self.paused):
-            try:
-                request = next(self._requests)
-            except StopIteration:
-                self.exhausted = True
-                break
-            if request is None:
-                self.paused = True
-            else:
-                pulled.append(request)
-        return pulled
-
-    def resume(self) -> None:
-        """Say that a generation has been yielded."""
-        self.paused = False
 
 
 class Scheduler:
@@ -68,7 +38,7 @@ class Scheduler:
         stats: EngineStats,
     ) -> None:
         self.batch = batch
-        self.source = Source(requests)
+        self.source = Pulled(requests)
         self.batch_size = batch_size
         self.cache_tokens = cache_tokens
         self.stats = stats

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError, CapabilityError, DependencyError, EngineDiedError, EngineError, ModelError, quoted
 from ..models import ModelRef, resolve_model
 from .base import Capabilities, Engine, EngineStats, Failure, Generation, Request, Served
-from .groups import continues
+from .groups import Pulled, continues
 from .worker import ReplicatedEngine
 from .worker_child import WorkerSpec
 
@@ -211,7 +211,7 @@ class VllmWorker(Engine):
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Generation]:
         """Yield generations as vLLM finishes them; requests stream in between its steps."""
         groups: dict[str, _Group] = {}
-        source = _Pulled(iter(requests))
+        source = Pulled(iter(requests))
         try:
             while True:
                 running = sum(len(group.requests) for group in groups.values())
@@ -341,30 +341,6 @@ class _Group:
     def __init__(self, requests: list[Request], began: float) -> None:
         self.requests = requests
         self.began = began
-
-
-class _Pulled:
-    """The caller's requests; after a None nothing is pulled until `paused` is taken back."""
-
-    def __init__(self, requests: Iterator[Request | None]) -> None:
-        self._requests = requests
-        self.exhausted = False
-        self.paused = False
-
-    def pull(self, count: int) -> list[Request]:
-        """Return up to `count` requests."""
-        pulled: list[Request] = []
-        while len(pulled) < count and not (self.exhausted or self.paused):
-            try:
-                request = next(self._requests)
-            except StopIteration:
-                self.exhausted = True
-                break
-            if request is None:
-                self.paused = True
-            else:
-                pulled.append(request)
-        return pulled
 
 
 def coalesced(requests: Sequence[Request], max_n: int) -> Iterator[list[Request]]:
