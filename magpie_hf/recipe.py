@@ -94,8 +94,11 @@ class Recipe:
         return stable_hash(asked, 12)
 
     def dump(self) -> str:
-        """Return the recipe as YAML, overrides applied."""
-        return yaml.safe_dump(self.raw, sort_keys=False, allow_unicode=True)
+        """Return the recipe as YAML, overrides applied; reading it gives the same recipe."""
+        text = yaml.safe_dump(self.raw, sort_keys=False, allow_unicode=True)
+        if yaml.safe_load(text) == self.raw:
+            return text
+        return yaml.safe_dump(self.raw, sort_keys=False)  # odd line breaks (U+0085) survive escaped only
 
 
 def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:

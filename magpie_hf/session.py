@@ -133,7 +133,7 @@ def template_date(recipe: Recipe, run_dir: RunDir, ref: ModelRef) -> str | None:
 def load_template(recipe: Recipe, ref: ModelRef, date: str | None) -> ChatTemplate:
     """Load the chat template of the recipe's model with the recipe's overrides; `date` None is today."""
     return ChatTemplate.load(
-        ref.source,
+        recipe.model,
         revision=ref.load_revision,
         chat_template=recipe.template.get("chat_template"),
         template_kwargs=recipe.template.get("kwargs"),

@@ -240,6 +240,14 @@ def test_a_budget_opens_no_new_row_and_loses_nothing_in_flight(tmp_path):
     assert len(bench.engine.asked) == len(bench.done) == 27, "20 and the 7 that were in flight"
 
 
+def test_a_budget_asks_for_no_further_step_of_rows_that_are_open(tmp_path):
+    bench = Bench(tmp_path, Scripted(window=8), Quiet(stop_at=20))
+    with bench.journal, pytest.raises(BudgetExceeded):
+        bench.driver.run(rows_of([1] * 20 + [5] * 50))
+    assert len(bench.engine.asked) == 27, "the first steps of 7 rows were in flight when the 20th row was done"
+    assert len(bench.done) == 20
+
+
 def test_an_interrupt_closes_the_engines_iterator_and_keeps_what_is_finished(tmp_path):
     def answer(request, number):
         if number == 10:

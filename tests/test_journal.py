@@ -261,7 +261,7 @@ def test_an_index_taken_while_writing_gives_locations_that_can_be_read(tmp_path,
         theirs = max(tmp_path.glob("*.jnl"))
         theirs.rename(tmp_path / "00000000000000000001-x.jnl")
         index = journal.index()
-        journal.append(key(3), {"n": 3})
+        assert journal.read(journal.append(key(3), {"n": 3})) == {"n": 3}
         found = [journal.read(int(at))["n"] for at in index.locations]
         assert sorted(found) == [1, 2]
         assert {halves_key(k) for k in journal.index().keys} == {key(1), key(2), key(3)}

@@ -40,11 +40,19 @@ def test_a_file_beside_the_model_changes_nothing(copy):
     assert content_hash(copy) == before
 
 
+def test_the_same_content_under_another_name_is_another_model(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    before = content_hash(tmp_path)
+    (tmp_path / "tokenizer.json").rename(tmp_path / "vocab.json")
+    assert content_hash(tmp_path) != before
+
+
 def test_large_files_are_told_apart_by_size_and_both_ends(tmp_path):
     def hashed(data):
         (tmp_path / "model.bin").write_bytes(data)
         return content_hash(tmp_path)
 
+    assert hashed(b"m" * (3 << 20)) != hashed(b"m" * (4 << 20))
     middle = b"m" * (3 << 20)
     assert len({hashed(d) for d in (b"a" + middle, b"b" + middle, middle + b"a", middle + b"b", middle + b"aa")}) == 5
 

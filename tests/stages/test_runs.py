@@ -309,6 +309,16 @@ def test_a_conversation_whose_follow_up_is_unusable_ends_short_and_is_counted(ma
     assert run_status(tmp_path / "run").stages[2].by_code["fewer_turns"] == len(short)
 
 
+def test_an_unusable_follow_up_is_tried_again_under_another_seed(make):
+    def num_short(attempts):
+        stages = ["instructions", "responses", {"stage": "turns", "turns": 2, "attempts": attempts}]
+        dataset = make(str(attempts), stages=stages, engine={"unfinished_every": 3})
+        return dataset["num_turns"][:].count(1)
+
+    assert num_short(1) > 5
+    assert num_short(4) < num_short(1) / 2
+
+
 def test_provenance_of_each_row_can_be_read_from_the_dataset(make):
     row = make(num_rows=3)[0]
     config = row["gen_input_configs"]

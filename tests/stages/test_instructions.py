@@ -1,0 +1,154 @@
+"""What becomes of one text that the model wrote in the user's place."""
+
+from __future__ import annotations
+
+import pytest
+
+from magpie_hf.engines.base import Capabilities, Generation
+from magpie_hf.sampling import GridPoint, SamplingParams
+from magpie_hf.stage import Context
+from magpie_hf.stages.instructions import Instructions, first_tokens, sample_uuid
+from magpie_hf.stages.turns import Turns
+from magpie_hf.templates import ChatTemplate
+
+
+@pytest.fixture(scope="module")
+def template(tiny_model_dir):
+    return ChatTemplate.load(str(tiny_model_dir))
+
+
+def asked(stage, template, capabilities=None):
+    """Return what the stage asks for its first sample."""
+    context = Context(template, 0, "m", capabilities=capabilities)
+    return next(stage.bind(context)({"grid_point": 0, "sample_index": 0}))
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "code"),
+    [
+        ("What is love?", "stop", "ok"),
+        ("What is love?", "stop_text", "ok"),
+        ("What is love?", "length", "unfinished"),
+        ("What<|eot_id|> is love?", "stop", "special_token"),
+        ("<|start_header_id|>assistant<|end_header_id|>\n\nSure", "stop", "special_token"),
+        ("# Title\nWhat is love?", "stop", "banned_start"),
+        ("  # Title", "stop", "banned_start"),
+        ("", "stop", "empty"),
+        ("Sure, here it is.", "stop", "assistant_voice"),
+    ],
+)
+def test_a_text_is_accepted_or_rejected_with_its_reason_and_kept_raw(template, text, finish, code):
+    stage = Instructions(banned_starts=("#",))
+    outcome = stage.judge(Generation(0, text, finish), template.find_special)
+    assert (outcome.code, outcome.record["raw"], outcome.record["finish"]) == (code, text, finish)
+
+
+def test_the_cleaned_text_stands_beside_the_raw_one_only_where_they_differ(template):
+    judge = Instructions().judge
+    labelled = judge(Generation(0, "Question: Why?", "stop"), template.find_special).record
+    assert (labelled["raw"], labelled["text"]) == ("Question: Why?", "Why?")
+    assert "text" not in judge(Generation(0, "Why is that?", "stop"), template.find_special).record
+    unclean = Instructions(clean=False).judge(Generation(0, " Question: Why?", "stop"), template.find_special).record
+    assert unclean["text"] == "Question: Why?"
+
+
+def test_a_failed_request_is_an_outcome_and_no_exception(template):
+    from magpie_hf.engines.base import Failure
+
+    steps = Instructions().bind(Context(template, 0, "m"))({"grid_point": 0, "sample_index": 0})
+    next(steps)
+    with pytest.raises(StopIteration) as ended:
+        steps.send(Generation(0, failure=Failure("a_code_of_tomorrow", False, "why")))
+    assert ended.value.value == ({"error": "a_code_of_tomorrow", "message": "why"}, "failed")
+
+
+def test_a_newline_ends_an_instruction_only_where_asked(template):
+    assert "\n" not in asked(Instructions(), template).sampling.stop
+    assert "\n" in asked(Instructions(early_stop_newline=True), template).sampling.stop
+
+
+def test_first_tokens_are_banned_where_the_engine_can_and_texts_rejected_elsewhere(template):
+    stage = Instructions(banned_starts=("#",))
+    banned = asked(stage, template, Capabilities(first_token_ban=True)).sampling.banned_first_token_ids
+    assert banned == first_tokens(template.tokenizer, ("#",))
+    assert all(template.decode([token]).lstrip().startswith("#") for token in banned)
+    assert len(banned) > 0
+    assert asked(stage, template, Capabilities()).sampling.banned_first_token_ids == ()
+
+
+def test_contiguous_samples_of_a_grid_point_share_the_prompt_and_count_up_in_seeds(template):
+    stage = Instructions(grid=(GridPoint(SamplingParams()), GridPoint(SamplingParams(top_p=0.5))))
+    steps = stage.bind(Context(template, 0, "m"))
+    one, two = (next(steps({"grid_point": 0, "sample_index": index})) for index in (0, 1))
+    assert one.prompt is two.prompt
+    assert two.sampling == one.sampling.with_seed(one.sampling.seed + 1)
+    other = next(steps({"grid_point": 1, "sample_index": 0}))
+    assert other.sampling.seed != one.sampling.seed
+
+
+def test_the_templates_stops_end_every_turn(template):
+    sampling = asked(Instructions(), template).sampling
+    assert set(template.instruction_stops.token_ids) <= set(sampling.stop_token_ids)
+
+
+def test_a_sample_has_its_name_by_all_that_makes_its_text(template):
+    point = GridPoint(SamplingParams())
+    context = Context(template, 0, "m", "r")
+    names = {
+        sample_uuid(context, point, 0),
+        sample_uuid(context, point, 1),
+        sample_uuid(context, GridPoint(SamplingParams(top_p=0.5)), 0),
+        sample_uuid(Context(template, 1, "m", "r"), point, 0),
+        sample_uuid(Context(template, 0, "n", "r"), point, 0),
+        sample_uuid(Context(template, 0, "m", "s"), point, 0),
+    }
+    assert len(names) == 6
+    assert sample_uuid(context, GridPoint(SamplingParams(), share=7), 0) in names
+
+
+def conversation(template, answers, **settings):
+    """Play a conversation with these generations; return its outcome and what was asked."""
+    steps = Turns(**settings).bind(Context(template, 0, "m"))(
+        {"instruction": "Hi?", "response": "Hello.", "_index": 5}
+    )
+    prompts, sent = [], None
+    for answer in [*answers, None]:
+        try:
+            prompts.append((next(steps) if sent is None else steps.send(sent)).prompt.text)
+        except StopIteration as ended:
+            return ended.value, prompts
+        sent = answer
+    raise AssertionError("the conversation wants more")
+
+
+def said(text, finish="stop"):
+    return Generation(0, text, finish)
+
+
+def test_the_users_turn_is_written_under_the_system_prompt_and_the_answer_without(template):
+    outcome, prompts = conversation(
+        template, [said("And why is that?"), said("Because.")], system_prompt="Many rounds."
+    )
+    assert outcome == (
+        {"turns": [["And why is that?", "Because."]], "seeds": outcome.record["seeds"], "end": "complete"},
+        "ok",
+    )
+    assert "Many rounds." in prompts[0]
+    assert "Many rounds." not in prompts[1]
+    assert prompts[0].endswith("user<|end_header_id|>\n\n")
+    assert prompts[1].endswith("And why is that?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n")
+
+
+def test_an_answer_that_was_cut_ends_the_conversation(template):
+    outcome, _ = conversation(template, [said("And why is that?"), said("Because", "length")], turns=3)
+    assert (outcome.code, outcome.record["end"]) == ("fewer_turns", "length")
+    assert outcome.record["turns"] == [["And why is that?", "Because"]]
+
+
+def test_an_unusable_turn_is_tried_so_often_and_then_ends_the_conversation_with_its_reason(template):
+    outcome, prompts = conversation(template, [said("")] * 3, attempts=3)
+    assert len(prompts) == 3
+    assert (outcome.code, outcome.record) == ("fewer_turns", {"turns": [], "seeds": [], "end": "empty"})
+    outcome, prompts = conversation(template, [said("")], sampling=SamplingParams(temperature=0.0))
+    assert len(prompts) == 1, "a greedy turn would only come out the same"
+    assert outcome.code == "fewer_turns"

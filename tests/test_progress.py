@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+
+from magpie_hf.driver import StageCounters
+from magpie_hf.errors import ArgumentError, BudgetExceeded
+from magpie_hf.progress import Budget, Listener, rates
+
+
+@pytest.mark.parametrize(
+    ("budget", "tokens", "seconds", "said"),
+    [
+        ({}, 10**12, 10**9, None),
+        ({"max_tokens_total": 100}, 99, 0, None),
+        ({"max_tokens_total": 100}, 100, 0, "max_tokens_total = 100 is reached (100 tokens)"),
+        ({"max_hours": 2}, 0, 7199, None),
+        ({"max_hours": 2}, 0, 7200, "max_hours = 2 is reached (2.00 h)"),
+        ({"max_cost": 6, "price_per_gpu_hour": 3}, 0, 7199, None),
+        ({"max_cost": 6, "price_per_gpu_hour": 3}, 0, 7200, "max_cost = 6 is reached (6.00)"),
+        ({"max_cost": 6, "price_per_gpu_hour": 3, "num_gpus": 4}, 0, 1800, "max_cost = 6 is reached (6.00)"),
+    ],
+)
+def test_a_budget_says_which_limit_is_reached(budget, tokens, seconds, said):
+    assert Budget(**budget).exceeded(tokens, seconds) == said
+
+
+def test_a_price_gives_a_cost_and_without_one_there_is_none():
+    assert Budget(price_per_gpu_hour=2.0, num_gpus=3).cost(1800) == 3.0
+    assert Budget().cost(1800) is None
+
+
+@pytest.mark.parametrize("given", [{"max_hours": 0}, {"max_hours": float("nan")}, {"num_gpus": -1}, {"max_cost": 5}])
+def test_a_budget_that_cannot_be_used_is_named(given):
+    with pytest.raises(ArgumentError, match="|".join(given)):
+        Budget(**given)
+
+
+def test_all_stages_and_earlier_sessions_are_counted_in():
+    listener = Listener(Budget(max_tokens_total=100, max_hours=1), show=False, spent=lambda stage: (40, 1800.0))
+    counters = StageCounters(prompt_tokens=20, completion_tokens=39)
+    listener.stage_begins("responses", counters)
+    assert not listener.should_stop(counters)
+    counters.completion_tokens += 1
+    assert listener.should_stop(counters)
+    with pytest.raises(BudgetExceeded, match=r'stage "responses": max_tokens_total = 100 is reached') as caught:
+        listener.stopped(counters)
+    assert "Raise the budget" in caught.value.hint
+    counters = StageCounters(seconds=1799.0)
+    assert not listener.should_stop(counters)
+    counters.seconds = 1800.0
+    assert listener.should_stop(counters)
+
+
+def test_after_the_first_per_cent_a_budget_that_will_not_do_is_told(caplog):
+    listener = Listener(Budget(max_tokens_total=10_000), show=False)
+    counters = StageCounters(total=10_000, seconds=1.0)
+    listener.stage_begins("responses", counters)
+    with caplog.at_level("INFO", "magpie_hf"):
+        for _ in range(200):
+            counters.done += 1
+            counters.session_rows += 1
+            counters.completion_tokens += 10
+            listener.row_finished(counters)
+    assert caplog.text.count("projected 100,000 tokens") == 1
+    assert caplog.text.count("the budget ends the run before") == 1
+
+
+def test_a_bar_counts_accepted_rows_where_some_are_rejected(capsys):
+    listener = Listener(show=True)
+    counters = StageCounters(total=10, accepted=0)
+    listener.stage_begins("instructions", counters)
+    counters.done, counters.accepted, counters.by_code = 5, 3, {"ok": 3, "empty": 2}
+    listener.row_finished(counters)
+    assert listener._bar.n == 3
+    listener.stage_ends("instructions", counters)
+    assert "2 rejected" in rates(counters)
+    assert "instructions" in capsys.readouterr().err
+
+
+def test_nothing_is_drawn_when_it_is_not_wanted(capsys):
+    listener = Listener(show=False)
+    listener.stage_begins("instructions", StageCounters(total=10))
+    listener.row_finished(StageCounters(total=10, done=1))
+    listener.stage_ends("instructions", StageCounters(total=10, done=1))
+    assert capsys.readouterr().err == ""
