@@ -138,6 +138,8 @@ def _identities(recipe: Recipe, run_dir: RunDir) -> dict[str, dict[str, Any]]:
         out[stage.name] = {"version": stage.version, "parameters": stage.parameters()}
         if stage.uses_engine:
             out[stage.name] |= {"seed": recipe.seed, **shared}
+        elif stage.uses_tokenizer:
+            out[stage.name] |= {"tokenizer": {"model": ref.name, "revision": ref.revision}}
     return out
 
 
@@ -167,7 +169,10 @@ def _grid_differences(before: Recipe, now: Recipe) -> Iterator[tuple[str, Any, A
             elif old.share != new.share:
                 yield f"grid[{number}].share", old.share, new.share
     else:
-        yield "sampling: number of grid points", len(before.grid), len(now.grid)
+        yield "sampling: number of different settings", len(before.grid), len(now.grid)
+        if len(now.grid) == 1:  # as after --set sampling.temperature=…: what each point differs in
+            for number, old in enumerate(before.grid):
+                yield from differences(old.to_dict(), now.grid[0].to_dict(), f"grid[{number}]")
 
 
 def differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -27,8 +27,9 @@ def content_fingerprint(dataset: Dataset) -> str:
 
 def _key_batches(dataset: Dataset, columns: Sequence[str]) -> Iterator[list[bytes]]:
     blake2b, dumps = hashlib.blake2b, json.dumps
-    for batch in dataset.select_columns(list(columns)).with_format(None).iter(batch_size=1000):
-        rows = zip(*(batch[column] for column in columns), strict=True)
+    # As Arrow: images and sounds are hashed as they are stored, not decoded.
+    for table in dataset.select_columns(list(columns)).with_format("arrow").iter(batch_size=1000):
+        rows = zip(*(table.column(column).to_pylist() for column in columns), strict=True)
         yield [
             blake2b(dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace"), digest_size=16).digest()
             for row in rows

@@ -258,10 +258,20 @@ def _section_any(given: Any, path: str, source: Source) -> dict[str, Any]:
 
 def _grid(given: Any, system_prompt: str | None, source: Source) -> tuple[GridPoint, ...]:
     if isinstance(given, list) and given:
-        return tuple(_point(entry, system_prompt, f"sampling[{n}]", source) for n, entry in enumerate(given))
+        return _distinct([_point(entry, system_prompt, f"sampling[{n}]", source) for n, entry in enumerate(given)])
     if isinstance(given, dict):
         return (_point(given, system_prompt, "sampling", source),)
     raise source.error("sampling", f"{quoted(given)} is neither a setting nor a list of settings.")
+
+
+def _distinct(points: list[GridPoint]) -> tuple[GridPoint, ...]:
+    """Join points of equal settings, shares added: each alone would make the very same samples."""
+    joined: dict[str, GridPoint] = {}
+    for point in points:
+        key = stable_hash(point.to_dict())
+        share = joined[key].share if key in joined else 0.0
+        joined[key] = dataclasses.replace(point, share=share + point.share)
+    return tuple(joined.values())
 
 
 def _point(given: Any, system_prompt: str | None, path: str, source: Source) -> GridPoint:

@@ -93,7 +93,8 @@ class Stage(ABC):
     """A described transform of a Dataset.
 
     `name`: in recipes and directories. `version`: counted up by every change that alters an output. `kind`: "row",
-    "batch" or "set". `reads`: columns it needs. `uses_engine`: whether text is generated.
+    "batch" or "set". `reads`: columns it needs. `uses_engine`: whether text is generated. `uses_tokenizer`: whether
+    a stage without engine depends on the model's tokenizer.
     """
 
     name: ClassVar[str]
@@ -101,6 +102,7 @@ class Stage(ABC):
     kind: ClassVar[str] = "row"
     reads: ClassVar[tuple[str, ...]] = ()
     uses_engine: ClassVar[bool] = True
+    uses_tokenizer: ClassVar[bool] = False
 
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
@@ -184,6 +186,8 @@ class Environment:
         fields: dict[str, Any] = {"stage": stage.name, "version": stage.version, "parameters": stage.parameters()}
         if stage.uses_engine:
             fields |= {"seed": self.seed, **self.identity}
+        elif stage.uses_tokenizer:
+            fields["tokenizer"] = {"model": self.model, "revision": self.revision}
         return fields
 
     def fingerprint_of(self, dataset: Dataset) -> str:

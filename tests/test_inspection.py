@@ -105,7 +105,7 @@ def test_a_stage_satisfied_from_the_journal_alone_keeps_its_counts(make, null, t
         ({"engine.window": 5}, ["kept"] * 4, set()),
         ({"output.format": "arrow", "budget.max_hours": 3, "name": "x"}, ["kept"] * 4, set()),
         ({"sampling.temperature": 0.9}, ["rows"] * 4, {"grid[0].sampling.temperature"}),
-        ({"sampling": [{}, {"temperature": 1.2}]}, ["rows"] * 4, {"sampling: number of grid points"}),
+        ({"sampling": [{}, {"temperature": 1.2}]}, ["rows"] * 4, {"sampling: number of different settings"}),
         ({"system_prompt": "Be curious."}, ["rows"] * 4, {"grid[0].system_prompt"}),
         ({"seed": 4}, ["again", "again", "again", "rows"], {"seed"}),
         ({"template.kwargs": {"x": 1}}, ["again", "again", "again", "rows"], {"template.kwargs.x"}),
@@ -135,8 +135,8 @@ def test_a_change_of_revision_makes_everything_again(make, tiny_model_dir, tmp_p
         (other / file.name).write_bytes(file.read_bytes())
     (other / "generation_config.json").write_text('{"eos_token_id": 4, "pad_token_id": 4, "max_length": 99}')
     changes = explain_changes(tmp_path / "run", {"model": str(other)})
-    assert [change.verdict for change in changes] == ["again", "again", "rows"]
-    assert {field for change in changes for field, _, _ in change.reasons} == {"engine.revision"}
+    assert [change.verdict for change in changes] == ["again", "again", "again"]
+    assert {field for change in changes for field, _, _ in change.reasons} == {"engine.revision", "tokenizer.revision"}
 
 
 def test_a_new_stage_is_called_new_and_what_was_asked_stays(make, tmp_path):

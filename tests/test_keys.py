@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datasets import Dataset
+from datasets import Dataset, Features, Image, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,3 +66,12 @@ def test_another_value_order_or_column_makes_another_fingerprint():
     assert content_fingerprint(of(["x"], b=[1]).select_columns(["b", "instruction"])) == content_fingerprint(
         of(["x"], b=[1])
     )
+
+
+def test_images_are_hashed_as_they_are_stored_and_not_decoded():
+    def pictured(data):
+        stored = Dataset.from_dict({"instruction": ["x"], "image": [{"bytes": data, "path": None}]})
+        return stored.cast(Features({"instruction": Value("string"), "image": Image()}))
+
+    assert content_fingerprint(pictured(b"no picture")) == content_fingerprint(pictured(b"no picture"))
+    assert content_fingerprint(pictured(b"no picture")) != content_fingerprint(pictured(b"another"))

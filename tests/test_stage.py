@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 from datasets import Dataset, Features
@@ -160,10 +161,22 @@ def test_a_template_that_refuses_a_later_stages_prompt_is_named_before_any_row_i
     assert (null.opened, null.log) == (0, [])
 
 
-def test_a_stage_that_uses_no_engine_has_no_seed_in_its_identity(apply, tmp_path):
+def test_a_stage_that_uses_no_engine_has_no_seed_in_its_identity_but_whose_tokens_it_counts(apply, tmp_path):
     apply(of(["x"]).add_column("response", ["y"]), Lengths(), seed=1)
-    states = RunDir.read(tmp_path / "run").state["stages"].values()
-    assert [set(state["identity_fields"]) for state in states] == [{"stage", "version", "parameters"}]
+    (state,) = RunDir.read(tmp_path / "run").state["stages"].values()
+    assert set(state["identity_fields"]) == {"stage", "version", "parameters", "tokenizer"}
+
+
+def test_another_models_tokens_are_not_taken_from_the_cache(apply, tiny_model_dir, tmp_path):
+    from tests.servers.tiny_model import build_tiny_model
+
+    other = build_tiny_model(tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"] = []
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    dataset = of(["What is the sum?"]).add_column("response", ["It is twelve."])
+    one = apply(dataset, Lengths())[0]["instruction_tokens"]
+    assert apply(dataset, Lengths(), model=str(other))[0]["instruction_tokens"] == 16 > one
 
 
 def test_engine_settings_that_change_no_text_are_in_no_identity(apply, tmp_path):

@@ -19,6 +19,7 @@ class Lengths(BatchStage):
     name: ClassVar[str] = "lengths"
     version: ClassVar[int] = 1
     reads: ClassVar[tuple[str, ...]] = ("instruction", "response")
+    uses_tokenizer: ClassVar[bool] = True
 
     tokens: bool = True
 

@@ -131,7 +131,7 @@ ENGINES["null"] = "tests.null_engine:NullEngine"
 recipe = {{"model": {str(tiny_model_dir)!r}, "num_rows": 40, "engine": "null",
           "stages": ["instructions", "responses", "lengths"]}}
 assert len(magpie_hf.run(recipe, output={str(tmp_path / "run")!r})) == 40
-print([name for name in ("torch", "transformers", "aiohttp") if name in sys.modules])
+print([name for name in ("torch", "transformers") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
@@ -276,7 +276,8 @@ def test_the_fields_that_would_make_stages_run_again_are_named(make, tmp_path):
 
     assert verdicts() == (["kept"] * 3, [])
     assert verdicts(num_rows=60) == (["rows"] * 3, ["num_rows"])
-    both = ["grid[0].sampling.temperature", "grid[1].sampling.temperature"]
+    both = ["sampling: number of different settings"]
+    both += ["grid[0].sampling.temperature", "grid[1].sampling.temperature"]
     assert verdicts(**{"sampling.temperature": 0.9}) == (["rows"] * 3, both)
     assert verdicts(seed=3) == (["again", "again", "rows"], ["seed", "seed"])
     one = ["parameters.sampling.max_tokens"]
@@ -467,6 +468,12 @@ def test_a_failed_generation_of_an_instruction_is_replaced_and_counted(make, nul
     assert len(dataset) == 40
     assert None not in dataset["instruction"][:]
     assert run_status(tmp_path / "run").stages[0].by_code["too_long"] == 2
+
+
+def test_equal_grid_points_are_one_and_make_no_row_twice(make):
+    dataset = make(sampling=[{"share": 1}, {"temperature": 1.2}, {"temperature": 1.0, "share": 2}])
+    assert len(set(dataset["uuid"])) == len(dataset) == 40
+    assert [points(dataset).count(point) for point in (0, 1)] == [30, 10]
 
 
 def test_a_change_of_settings_and_back_asks_nothing_again(make, null):
