@@ -101,7 +101,7 @@ def recipe_page() -> str:
         "A grid point has `share` (of the accepted rows, relative to the others') and `system_prompt` beside.\n"
     )
     parts.append(f"## budget\n\n{doc(Budget)}\n")
-    parts.append(f"## template\n\nKeys: {', '.join(f'`{key}`' for key in recipe.TEMPLATE_KEYS)}.\n")
+    parts.append(f"## template\n\nKeys: {', '.join(f'`{key}`' for key in _recipe_parts.TEMPLATE_KEYS)}.\n")
     parts.append(f"## output\n\n`path`, and `format`: {', '.join(recipe.FORMATS)}.\n")
     parts.append(
         "## Setting keys\n\n`--set KEY=VALUE` and `overrides={KEY: VALUE}` take dotted keys: `num_rows`, "

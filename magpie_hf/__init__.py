@@ -20,8 +20,12 @@ _EXPORTS = {
     "Recipe": "recipe",
     "RunStopped": "errors",
     "SamplingParams": "sampling",
+    "agreement": "reports",
+    "annotate": "api",
     "load_recipe": "recipe",
+    "report": "api",
     "run": "api",
+    "select": "api",
     "synthesize": "api",
 }
 
@@ -33,15 +37,20 @@ __all__ = [
     "RunStopped",
     "SamplingParams",
     "__version__",
+    "agreement",
+    "annotate",
     "load_recipe",
+    "report",
     "run",
+    "select",
     "synthesize",
 ]
 
 if TYPE_CHECKING:
-    from .api import run, synthesize
+    from .api import annotate, report, run, select, synthesize
     from .errors import MagpieError, RunStopped
     from .recipe import Recipe, load_recipe
+    from .reports import agreement
     from .sampling import GridPoint, SamplingParams
     from .templates import ChatTemplate
 

@@ -158,6 +158,8 @@ def _is_stage(entry: Any, name: str) -> bool:
 def typed_value(value: Any, annotation: str, path: str, source: Source) -> Any:
     """Check a value against a field's annotation and convert where nothing is lost."""
     wanted = {part.strip() for part in annotation.split("|")}
+    if isinstance(value, dict) and any(part.startswith("dict") for part in wanted):
+        return value
     if value is None and "None" in wanted:
         return None
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
@@ -177,5 +179,7 @@ def typed_value(value: Any, annotation: str, path: str, source: Source) -> Any:
 
 def _tuple(value: Any, annotation: str, path: str, source: Source) -> tuple[Any, ...]:
     inner = annotation.removeprefix("tuple[").split(",")[0]
+    if inner == "Any":
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
     entries = value if isinstance(value, (list, tuple)) else [value]
     return tuple(typed_value(entry, inner, f"{path}[{n}]", source) for n, entry in enumerate(entries))

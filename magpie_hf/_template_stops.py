@@ -66,12 +66,12 @@ def instruction_stops(vocabulary: Vocabulary, frame: Frame, generation_config: A
     """Return what ends a user's message: what follows it, the end of sequence, and every mark that opens a turn."""
     ids = [
         *vocabulary.marks_in(frame.after_user),
-        *_end_ids(vocabulary, generation_config),
+        *end_ids(vocabulary, generation_config),
         *vocabulary.marks_in(frame.after_answer),
         *vocabulary.marks_in(frame.before_answer),
     ]
     plain = _MARK.findall(frame.after_user + frame.after_answer)
-    return _stops(vocabulary, ids, plain, first=_plain_end(vocabulary, frame.after_user))
+    return stops_of(vocabulary, ids, plain, first=_plain_end(vocabulary, frame.after_user))
 
 
 def response_stops(vocabulary: Vocabulary, frame: Frame, generation_config: Any) -> Stops:
@@ -80,15 +80,15 @@ def response_stops(vocabulary: Vocabulary, frame: Frame, generation_config: Any)
     Where the model writes marks of its own header, an answer is several messages (gpt-oss's Harmony: its analysis,
     then the final one), and what ends or opens a message does not end it: only what no past message has does.
     """
-    ends = _end_ids(vocabulary, generation_config)
+    ends = end_ids(vocabulary, generation_config)
     last, between = vocabulary.marks_in(frame.at_end), vocabulary.marks_in(frame.after_answer)
     if not vocabulary.marks_in(frame.header_rest):
-        return _stops(vocabulary, [*last, *ends, *between], _MARK.findall(frame.after_answer))
+        return stops_of(vocabulary, [*last, *ends, *between], _MARK.findall(frame.after_answer))
     inside = {*between, *vocabulary.marks_in(frame.before_answer)}
-    return _stops(vocabulary, [*(i for i in last if i not in inside), *ends], ())
+    return stops_of(vocabulary, [*(i for i in last if i not in inside), *ends], ())
 
 
-def _end_ids(vocabulary: Vocabulary, generation_config: Any) -> list[int]:
+def end_ids(vocabulary: Vocabulary, generation_config: Any) -> list[int]:
     given = generation_config
     ends = given.get("eos_token_id") if isinstance(given, Mapping) else getattr(given, "eos_token_id", None)
     listed = ends if isinstance(ends, (list, tuple)) else [ends]
@@ -112,7 +112,7 @@ def _plain_end(vocabulary: Vocabulary, after_user: str) -> list[str]:
     return [leading.lstrip(" ") + line]
 
 
-def _stops(vocabulary: Vocabulary, ids: Iterable[int], plain: Iterable[str], first: Iterable[str] = ()) -> Stops:
+def stops_of(vocabulary: Vocabulary, ids: Iterable[int], plain: Iterable[str], first: Iterable[str] = ()) -> Stops:
     tokens = tuple(dict.fromkeys(ids))
     literals = [vocabulary.literal(i) for i in tokens]
     taken = {*vocabulary.text_of.values(), *literals}

@@ -72,6 +72,15 @@ class StageCounters:
         self.prompt_tokens += int(index.prompt_tokens[rows].sum())
         self.completion_tokens += int(index.completion_tokens[rows].sum())
 
+    def add_row(self, code: str, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
+        """Count a row that was finished just now."""
+        self.done += 1
+        self.by_code[code] = self.by_code.get(code, 0) + 1
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
+        self.session_rows += 1
+        self.session_tokens += completion_tokens
+
     def to_dict(self) -> dict[str, Any]:
         """Return what run.json keeps."""
         return {k: v for k, v in asdict(self).items() if not k.startswith("session_")}
@@ -223,15 +232,9 @@ class Driver:
             prompt_tokens=row.prompt_tokens,
             completion_tokens=row.completion_tokens,
         )
-        counters = self.counters
-        counters.done += 1
-        counters.by_code[outcome.code] = counters.by_code.get(outcome.code, 0) + 1
-        counters.prompt_tokens += row.prompt_tokens
-        counters.completion_tokens += row.completion_tokens
-        counters.session_rows += 1
-        counters.session_tokens += row.completion_tokens
+        self.counters.add_row(outcome.code, row.prompt_tokens, row.completion_tokens)
         self.finished(row, location, number)
-        self.listener.row_finished(counters)
+        self.listener.row_finished(self.counters)
 
     def _count_failure(self, is_failure: bool, message: str) -> None:
         if len(self._recent) == self._recent.maxlen:

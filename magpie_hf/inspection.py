@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from .journal import Journal
 from .recipe import Recipe, load_recipe
 from .rundir import RunDir, stable_hash
-from .session import engine_identity, pinned_model
+from .session import Session
 from .stage import CODES, Stage
 from .stages.instructions import Instructions
 
@@ -123,39 +123,36 @@ def explain_changes(path: str | Path, overrides: Mapping[str, Any]) -> list[Stag
     identities = [_identities(recipe, run_dir) for recipe in (before, now)]
     changes: list[StageChange] = []
     upstream = False
-    for stage in now.stages:
-        change = _compare(stage, before, now, identities, upstream)
+    for name, stage in zip(identities[1], now.stages, strict=True):
+        change = _compare(name, stage, before, now, identities, upstream)
         upstream = upstream or change.verdict != "kept"
         changes.append(change)
     return changes
 
 
 def _identities(recipe: Recipe, run_dir: RunDir) -> dict[str, dict[str, Any]]:
-    ref = pinned_model(recipe, run_dir)
-    shared = engine_identity(recipe, run_dir, ref)
+    session = Session(recipe, run_dir, show_progress=False)
     out: dict[str, dict[str, Any]] = {}
     for stage in recipe.stages:
-        out[stage.name] = {"version": stage.version, "parameters": stage.parameters()}
-        if stage.uses_engine:
-            out[stage.name] |= {"seed": recipe.seed, **shared}
-        elif stage.uses_tokenizer:
-            out[stage.name] |= {"tokenizer": {"model": ref.name, "revision": ref.revision}}
+        fields = session.environment(stage.role if stage.uses_engine else "generator").identity_of(stage)
+        name = stage.label if stage.label not in out else f"{stage.label} {len(out)}"
+        out[name] = {key: value for key, value in fields.items() if key != "stage"}
     return out
 
 
 def _compare(
-    stage: Stage, before: Recipe, now: Recipe, identities: list[dict[str, dict[str, Any]]], upstream: bool
+    name: str, stage: Stage, before: Recipe, now: Recipe, identities: list[dict[str, dict[str, Any]]], upstream: bool
 ) -> StageChange:
-    old, new = identities[0].get(stage.name), identities[1][stage.name]
+    old, new = identities[0].get(name), identities[1][name]
     if old is None:
-        return StageChange(stage.name, "new", [])
+        return StageChange(name, "new", [])
     reasons = list(differences(old, new))
     if reasons:
-        return StageChange(stage.name, "again", reasons)
+        return StageChange(name, "again", reasons)
     if isinstance(stage, Instructions):
         rows = list(_grid_differences(before, now))
-        return StageChange(stage.name, "rows" if rows else "kept", rows)
-    return StageChange(stage.name, "rows" if upstream else "kept", [])
+        return StageChange(name, "rows" if rows else "kept", rows)
+    return StageChange(name, "rows" if upstream else "kept", [])
 
 
 def _grid_differences(before: Recipe, now: Recipe) -> Iterator[tuple[str, Any, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,8 @@ class StagePlace:
         self.env = env
         self.identity_fields = env.identity_of(stage)
         self.identity = stable_hash(self.identity_fields, 32)
-        self.directory = env.run_dir.stage_dir(stage.name, self.identity)
-        self.state = env.run_dir.stage_state(stage.name, self.identity)
+        self.directory = env.run_dir.stage_dir(stage.label, self.identity)
+        self.state = env.run_dir.stage_state(stage.label, self.identity)
         reopened = self.state.get("reopened", 0)  # how often `retry` opened finished rows again
         self.fingerprint = stable_hash([self.identity, input_fingerprint, extra, reopened], 32)
         self.state.update({"identity_fields": self.identity_fields, "kind": stage.kind})
@@ -56,7 +57,7 @@ class StagePlace:
         self.env.known.add(self.fingerprint)
         # What run.json says may be of another size of this run, or from before a kill.
         self.state.update({"status": "done", "rows_out": len(dataset), "fingerprint": self.fingerprint})
-        self.env.listener.stage_cached(self.stage.name, len(dataset))
+        self.env.listener.stage_cached(self.stage.label, len(dataset))
         return dataset
 
     def require_cached(self) -> Dataset:
@@ -97,13 +98,51 @@ class StagePlace:
         except OSError as error:
             if isinstance(error, MagpieError):
                 raise
-            raise StorageError(
-                f"Cannot write the finished stage: {error.strerror or error}.",
-                where=str(self.cache_file),
-                hint="Make room (or choose another --output) and run the same command again: finished rows are kept.",
-            ) from error
+            raise _no_room(error, self.cache_file) from error
         if not self.cache_file.exists():  # datasets writes no file for zero rows
             _write_empty(self.cache_file, features)
+
+    def write_columns(self, dataset: Dataset, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Write the dataset with new columns, as Arrow: no row is turned into Python objects."""
+        import pyarrow as pa
+        from datasets import Features
+
+        own = Features(self.stage.features())
+        kept = [name for name in dataset.column_names if name not in own]
+        features = Features({**{name: dataset.features[name] for name in kept}, **own})
+        schema = features.arrow_schema
+        arrays = {name: pa.array(columns[name], type=schema.field(name).type, from_pandas=True) for name in own}
+
+        def tables() -> Iterator[Any]:
+            at = 0
+            for table in dataset.select_columns(kept).with_format("arrow").iter(batch_size=1000):
+                for name, values in arrays.items():
+                    table = table.append_column(schema.field(name), values.slice(at, len(table)))
+                at += len(table)
+                yield table
+
+        self._write_tables(tables(), features)
+
+    def write_rows(self, dataset: Dataset, indices: Any) -> None:
+        """Write some rows of the dataset, in the order of `indices`, as Arrow."""
+        self._write_tables(dataset.select(indices).with_format("arrow").iter(batch_size=1000), dataset.features)
+
+    def _write_tables(self, tables: Iterator[Any], features: Any) -> None:
+        from datasets.arrow_writer import ArrowWriter
+
+        self.directory.mkdir(parents=True, exist_ok=True)
+        part = self.cache_file.with_suffix(".part")
+        try:
+            with ArrowWriter(features=features, path=str(part)) as writer:
+                for table in tables:
+                    writer.write_table(table)
+                writer.finalize()
+            os.replace(part, self.cache_file)
+        except OSError as error:
+            if isinstance(error, MagpieError):
+                raise
+            part.unlink(missing_ok=True)
+            raise _no_room(error, self.cache_file) from error
 
     def counters(self, index: Index, rows: Int64Array) -> StageCounters:
         """Return the counts of the journal's rows that this run uses; engine-seconds go on from earlier sessions."""
@@ -148,6 +187,14 @@ class StagePlace:
                 changed=changed,
             )
         before.update({k: v for k, v in seen.items() if k in Served._fields})
+
+
+def _no_room(error: OSError, path: Path) -> StorageError:
+    return StorageError(
+        f"Cannot write the finished stage: {error.strerror or error}.",
+        where=str(path),
+        hint="Make room (or choose another --output) and run the same command again: finished rows are kept.",
+    )
 
 
 def _drop_orphans(directory: Path) -> None:

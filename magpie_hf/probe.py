@@ -87,7 +87,7 @@ def _settings(
 def _sample(session: Session, point: GridPoint, num_samples: int) -> Setting:
     stage = Instructions(grid=(point,))
     engine = session.engine()
-    steps = stage.bind(session.environment.bound_context(engine))
+    steps = stage.bind(session.environment().context(stage, engine))
     base = stage.seed_base(session.recipe.seed, point)
     running = [steps({"grid_point": 0, "sample_index": index}) for index in range(num_samples)]
     asks: list[Ask] = [next(generator) for generator in running]

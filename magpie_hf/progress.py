@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,6 +153,25 @@ class Listener:
             hint="Everything finished is kept. Raise the budget and run the same command again to go on.",
             stage=self._stage,
         )
+
+    @contextlib.contextmanager
+    def steps(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show work that is counted in steps; gives the function to call with the number done."""
+        counters = StageCounters(total=total)
+        started = time.monotonic()
+        self.on_save = None
+        self.stage_begins(name, counters)
+
+        def done(number: int) -> None:
+            counters.session_rows += number - counters.done
+            counters.done = number
+            counters.session_seconds = time.monotonic() - started
+            self.row_finished(counters)
+
+        try:
+            yield done
+        finally:
+            self.stage_ends(name, counters)
 
     def stage_ends(self, name: str, counters: StageCounters) -> None:
         """A stage is done, or was interrupted."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,14 +24,33 @@ from typing import Any
 
 import yaml
 
-from ._recipe_source import DEFAULT_STAGES, PLAIN_TYPES, Source, plain_copy, read_recipe_file, set_value, typed_value
-from .engines import ENDPOINT_ENGINES, ENGINES, engine_class, engine_options
+from ._recipe_parts import (
+    ROLES,
+    EngineSpec,
+    RoleSpec,
+    check_keys,
+    choice_of,
+    engine_of,
+    grid_of,
+    judge_mode,
+    names_demo,
+    roles_of,
+    sampling_of,
+    section_any,
+    section_of,
+    template_of,
+)
+from ._recipe_source import DEFAULT_STAGES, Source, plain_copy, read_recipe_file, set_value, typed_value
 from .errors import ArgumentError, MagpieError, RecipeError, did_you_mean, quoted
+from .order import joined_judges, lean_order
 from .progress import Budget
 from .rundir import stable_hash
-from .sampling import GridPoint, SamplingParams
+from .sampling import GridPoint
 from .stage import Stage
 from .stages import STAGES, stage_class
+
+
+__all__ = ["KEYS", "EngineSpec", "Recipe", "RoleSpec", "bundled_recipes", "load_recipe", "recipe_path"]
 
 
 KEYS = {
@@ -46,24 +64,19 @@ KEYS = {
     "sampling": "How instructions are sampled: one setting, or a list of them with `share`.",
     "system_prompt": "System prompt under which instructions are written; none in the releases.",
     "template": "Chat template: `kwargs`, `chat_template` (Jinja text or file), `date`.",
+    "dataset": "Rows to annotate instead of new ones: a directory, file or Hub id, or `path`, `config`, `split`, `revision`.",
+    "judge": "Who annotates quality, difficulty and category (`model`, `engine`, `template`), and `mode`: separate, combined.",
+    "guard": "Who annotates safety; Llama Guard 2 by default.",
+    "base": "The base model that reward_difference compares with.",
     "stages": "The stages in their order: names, or mappings with `stage` and its settings.",
     "order": "paper, or lean: what needs the instruction alone is decided before responses are paid for.",
-    "output": "Where the run lies (`path`) and the dataset's `format`: parquet, arrow (save_to_disk) or none.",
+    "output": "Where the run lies (`path`) and the dataset's `format`: parquet, arrow (save_to_disk) or none; `report`: write report.html.",
     "budget": "max_tokens_total, max_hours, max_cost, price_per_gpu_hour, num_gpus.",
 }
-TEMPLATE_KEYS = ("kwargs", "chat_template", "date")
-OUTPUT_KEYS = ("path", "format")
+DATASET_KEYS = ("path", "config", "split", "revision", "fingerprint")
+OUTPUT_KEYS = ("path", "format", "report")
 FORMATS = ("parquet", "arrow", "none")
 ORDERS = ("paper", "lean")
-
-
-@dataclass(frozen=True)
-class EngineSpec:
-    """Which engine, where, and its settings."""
-
-    kind: str = "transformers"
-    endpoints: tuple[str, ...] = ()
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,18 @@ class Recipe:
     order: str = "paper"
     output: dict[str, Any] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    roles: dict[str, RoleSpec] = field(default_factory=dict)
     raw: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def generator(self) -> RoleSpec:
+        """Who writes instructions and responses."""
+        return RoleSpec(self.model, self.engine, self.revision, self.template)
+
+    def role(self, name: str) -> RoleSpec:
+        """Return who generates in a role: "generator", "judge", "guard" or "base"."""
+        return self.generator if name == "generator" else self.roles[name]
 
     @property
     def hash(self) -> str:
@@ -145,187 +169,101 @@ def bundled_recipes() -> dict[str, Path]:
 
 def build(raw: dict[str, Any], source: Source) -> Recipe:
     """Validate a recipe's mapping and build the Recipe."""
-    _check_keys(raw, KEYS, "", source)
-    if not raw.get("model") and not _names_demo(raw):
+    check_keys(raw, KEYS, "", source)
+    dataset = _dataset(raw.get("dataset"), source)
+    if not raw.get("model") and not names_demo(raw) and not dataset:
         raise source.error("model", "a recipe needs a model.", 'Give a Hub id, a directory, or "demo".')
-    engine, model = _engine(raw, source)
+    engine, model = engine_of(raw, source)
     system_prompt = typed_value(raw.get("system_prompt"), "str | None", "system_prompt", source)
-    grid = _grid(raw.get("sampling", {}), system_prompt, source)
-    order = _choice(raw.get("order", "paper"), ORDERS, "order", source)
+    grid = grid_of(raw.get("sampling", {}), system_prompt, source)
+    revision = typed_value(raw.get("revision"), "str | None", "revision", source)
+    template = template_of(raw.get("template", {}), source)
+    order = choice_of(raw.get("order", "paper"), ORDERS, "order", source)
+    roles = roles_of(raw, RoleSpec(model, engine, revision, template), source)
+    stages = _stages(raw.get("stages", list(DEFAULT_STAGES)), grid, bool(dataset), source)
+    if judge_mode(raw, source) == "combined":
+        stages = joined_judges(stages)
+    _check_roles(stages, roles, source)
     return Recipe(
         model=model,
         num_rows=_positive(raw.get("num_rows", 1000), "num_rows", source),
         grid=grid,
-        stages=_stages(raw.get("stages", list(DEFAULT_STAGES)), grid, source),
+        stages=_ordered(stages, order, source),
         engine=engine,
         name=_name(raw.get("name", "magpie"), source),
         description=typed_value(raw.get("description", ""), "str", "description", source),
-        revision=typed_value(raw.get("revision"), "str | None", "revision", source),
+        revision=revision,
         seed=_seed(raw.get("seed", 0), source),
-        template=_template(raw.get("template", {}), source),
+        template=template,
         order=order,
         output=_output(raw.get("output", {}), source),
         budget=_budget(raw.get("budget", {}), source),
+        dataset=dataset,
+        roles=roles,
         raw=raw,
     )
 
 
-def _names_demo(raw: Mapping[str, Any]) -> bool:
-    engine = raw.get("engine")
-    return engine == "demo" or (isinstance(engine, dict) and engine.get("kind") == "demo")
+def _dataset(given: Any, source: Source) -> dict[str, Any]:
+    section = {"path": given} if isinstance(given, str) else section_of(given, DATASET_KEYS, "dataset", source)
+    for key, value in section.items():
+        typed_value(value, "str | None", f"dataset.{key}", source)
+    if section and not (section.get("path") or section.get("fingerprint")):
+        raise source.error("dataset.path", "no path is given.", "Give a directory, a file or a Hub id.")
+    return section
 
 
-def _check_keys(given: Mapping[str, Any], known: Any, path: str, source: Source, also: tuple[str, ...] = ()) -> None:
-    for key in given:
-        if key not in known:
-            inner = f"{path}.{key}" if path else str(key)
-            raise source.error(inner, "unknown key.", did_you_mean(str(key), {*known, *also}))
-
-
-def _section(given: Any, known: Any, path: str, source: Source) -> dict[str, Any]:
-    if given is None:
-        return {}
-    if not isinstance(given, dict):
-        raise source.error(path, f"{quoted(given)} is not a mapping.", f"Keys: {', '.join(known)}.")
-    _check_keys(given, known, path, source)
-    return given
-
-
-def _engine(raw: Mapping[str, Any], source: Source) -> tuple[EngineSpec, str]:
-    given = raw.get("engine", "transformers")
-    given = {"kind": given} if isinstance(given, str) else dict(_section_any(given, "engine", source))
-    kind = given.pop("kind", "transformers")
-    model = raw.get("model") or "demo"
-    if kind == "demo":
-        kind, model = "transformers", "demo"
-    if not isinstance(kind, str) or kind not in ENGINES:
-        raise source.error(
-            "engine.kind", f"there is no engine {quoted(kind)}.", did_you_mean(str(kind), [*ENGINES, "demo"])
-        )
-    endpoints = _endpoints(given.pop("endpoint", None), given.pop("endpoints", None), source)
-    if kind in ENDPOINT_ENGINES and not endpoints:
-        raise source.error(
-            "engine.endpoint", f'the engine "{kind}" needs an address.', "Give --endpoint http://HOST:PORT."
-        )
-    if kind not in ENDPOINT_ENGINES and endpoints:
-        raise source.error(
-            "engine.endpoint",
-            f'the engine "{kind}" runs here and takes no address.',
-            "For an endpoint choose --engine tgi or --engine openai.",
-        )
-    _check_keys(given, engine_options(kind), "engine", source, also=("kind", "endpoint"))
-    if not isinstance(model, str):
-        raise source.error("model", f"{quoted(model)} is no model name.")
-    return EngineSpec(kind, endpoints, _options(given, kind, source)), model
-
-
-def _options(given: Mapping[str, Any], kind: str, source: Source) -> dict[str, Any]:
-    """Check the engine's settings that are plain values against its signature."""
-    parameters = inspect.signature(engine_class(kind)).parameters
-    checked = dict(given)
-    for key, value in given.items():
-        annotation = str(parameters[key].annotation)
-        if {part.strip() for part in annotation.split("|")} <= PLAIN_TYPES.keys():
-            checked[key] = typed_value(value, annotation, f"engine.{key}", source)
-    return checked
-
-
-def _endpoints(one: Any, several: Any, source: Source) -> tuple[str, ...]:
-    """Return the addresses; `endpoints` counts before `endpoint`, as --endpoint sets it."""
-    given = several or one or []
-    addresses = given if isinstance(given, list) else [given]
-    for number, address in enumerate(addresses):
-        if not isinstance(address, str) or not re.fullmatch(r"https?://[^\s/?#]+(?:/\S*)?", address):
+def _check_roles(stages: tuple[Stage, ...], roles: Mapping[str, RoleSpec], source: Source) -> None:
+    for stage in stages:
+        if stage.uses_engine and stage.role not in roles:
             raise source.error(
-                f"engine.endpoints[{number}]",
-                f"{quoted(str(address).rpartition('@')[2])} is no address.",
-                "It begins with http:// or https://.",
+                stage.role,
+                f'the stage "{stage.name}" needs a model: {ROLES[stage.role]}.',
+                f"As {stage.role}: {{model: …, engine: {{kind: …}}}}.",
             )
-        if "@" in address:  # a password must not get into run.json
-            raise source.error(
-                f"engine.endpoints[{number}]",
-                "an address cannot hold a user or a password.",
-                "Keys go into an environment variable, named by engine.api_key_env (--api-key-env).",
-            )
-    return tuple(addresses)
 
 
-def _section_any(given: Any, path: str, source: Source) -> dict[str, Any]:
-    if not isinstance(given, dict):
-        raise source.error(path, f"{quoted(given)} is neither a name nor a mapping.")
-    return given
-
-
-def _grid(given: Any, system_prompt: str | None, source: Source) -> tuple[GridPoint, ...]:
-    if isinstance(given, list) and given:
-        return _distinct([_point(entry, system_prompt, f"sampling[{n}]", source) for n, entry in enumerate(given)])
-    if isinstance(given, dict):
-        return (_point(given, system_prompt, "sampling", source),)
-    raise source.error("sampling", f"{quoted(given)} is neither a setting nor a list of settings.")
-
-
-def _distinct(points: list[GridPoint]) -> tuple[GridPoint, ...]:
-    """Join points of equal settings, shares added: each alone would make the very same samples."""
-    joined: dict[str, GridPoint] = {}
-    for point in points:
-        key = stable_hash(point.to_dict())
-        share = joined[key].share if key in joined else 0.0
-        joined[key] = dataclasses.replace(point, share=share + point.share)
-    return tuple(joined.values())
-
-
-def _point(given: Any, system_prompt: str | None, path: str, source: Source) -> GridPoint:
-    rest = dict(_section_any(given, path, source))
-    share = typed_value(rest.pop("share", 1.0), "float", f"{path}.share", source)
-    own = typed_value(rest.pop("system_prompt", system_prompt), "str | None", f"{path}.system_prompt", source)
-    default = SamplingParams(max_tokens=1024)
-    sampling = _sampling(rest, default, path, source, also=("share", "system_prompt"))
+def _ordered(stages: tuple[Stage, ...], order: str, source: Source) -> tuple[Stage, ...]:
     try:
-        return GridPoint(sampling, share, own)
+        return lean_order(stages) if order == "lean" else stages
     except ArgumentError as error:
-        raise source.error(f"{path}.{error.data.get('key', '')}", error.message, error.hint) from None
+        raise source.error("order", error.message, error.hint) from None
 
 
-def _sampling(
-    given: Any, default: SamplingParams, path: str, source: Source, also: tuple[str, ...] = ()
-) -> SamplingParams:
-    section = _section_any(given, path, source)
-    fields = {f.name: str(f.type) for f in dataclasses.fields(SamplingParams)}
-    _check_keys(section, fields.keys() - {"seed", "grammar"}, path, source, also)
-    values = {key: typed_value(value, fields[key], f"{path}.{key}", source) for key, value in section.items()}
-    try:
-        return dataclasses.replace(default, **values)
-    except ArgumentError as error:
-        raise source.error(f"{path}.{error.data.get('key', '')}", error.message, error.hint) from None
-
-
-def _stages(given: Any, grid: tuple[GridPoint, ...], source: Source) -> tuple[Stage, ...]:
+def _stages(given: Any, grid: tuple[GridPoint, ...], has_dataset: bool, source: Source) -> tuple[Stage, ...]:
     if not isinstance(given, list) or not given:
         raise source.error("stages", f"{quoted(given)} is no list of stages.", f"Stages: {', '.join(STAGES)}.")
-    built = [_stage(entry, grid, f"stages[{number}]", source) for number, entry in enumerate(given)]
-    names = [stage.name for stage in built]
-    if names[0] != "instructions":
-        raise source.error("stages[0]", f'the first stage is "instructions", not "{names[0]}".')
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            raise source.error(f"stages[{number}]", f'the stage "{name}" stands here a second time.')
+    built: list[Stage] = []
+    for number, entry in enumerate(given):
+        path = f"stages[{number}]"
+        stage = _stage(entry, grid, path, source)
+        first = not built and not has_dataset
+        if (stage.name == "instructions") != first:
+            raise source.error(path, f'the first stage is "instructions", not "{stage.name}".' if first else
+                               'the stage "instructions" stands first, and not where a dataset is given.')  # fmt: skip
+        if stage in built or (not stage.repeatable and any(stage.name == other.name for other in built)):
+            raise source.error(path, f'the stage "{stage.name}" stands here a second time.')
+        for name in stage.after:  # what a stage cannot do without, where the recipe leaves it out
+            if all(name != other.name for other in built):
+                built.append(stage_class(name)())
+        built.append(stage.beside(built))
     return tuple(built)
 
 
 def _stage(entry: Any, grid: tuple[GridPoint, ...], path: str, source: Source) -> Stage:
-    given = {"stage": entry} if isinstance(entry, str) else dict(_section_any(entry, path, source))
+    given = {"stage": entry} if isinstance(entry, str) else dict(section_any(entry, path, source))
     name = given.pop("stage", None)
     if not isinstance(name, str) or name not in STAGES:
         hint = did_you_mean(str(name), STAGES) if name else f"Add `stage:` with one of {', '.join(STAGES)}."
         raise source.error(f"{path}.stage", f"there is no stage {quoted(name)}.", hint)
     kind = stage_class(name)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.name != "grid"}
-    _check_keys(given, fields, path, source, also=("stage",))
+    check_keys(given, fields, path, source, also=("stage",))
     values: dict[str, Any] = {"grid": grid} if name == "instructions" else {}
     for key, value in given.items():
         inner, annotation = f"{path}.{key}", str(fields[key].type)
         if annotation == "SamplingParams":
-            values[key] = _sampling(value, fields[key].default, inner, source)  # type: ignore[arg-type]
+            values[key] = sampling_of(value, fields[key].default, inner, source)  # type: ignore[arg-type]
         else:
             values[key] = typed_value(value, annotation, inner, source)
     try:
@@ -334,27 +272,17 @@ def _stage(entry: Any, grid: tuple[GridPoint, ...], path: str, source: Source) -
         raise source.error(path, error.message, error.hint) from None
 
 
-def _template(given: Any, source: Source) -> dict[str, Any]:
-    section = _section(given, TEMPLATE_KEYS, "template", source)
-    typed_value(section.get("chat_template"), "str | None", "template.chat_template", source)
-    kwargs, date = section.get("kwargs"), section.get("date")
-    if kwargs is not None and not isinstance(kwargs, dict):
-        raise source.error("template.kwargs", f"{quoted(kwargs)} is not a mapping.", "As {enable_thinking: false}.")
-    if date is not None and not re.fullmatch(r"\d{4}-\d\d-\d\d", str(date)):
-        raise source.error("template.date", f"{quoted(date)} is no date.", "Write it as 2026-01-31.")
-    return section
-
-
 def _output(given: Any, source: Source) -> dict[str, Any]:
-    section = {"path": given} if isinstance(given, str) else _section(given, OUTPUT_KEYS, "output", source)
-    _choice(section.get("format", "parquet"), FORMATS, "output.format", source)
+    section = {"path": given} if isinstance(given, str) else section_of(given, OUTPUT_KEYS, "output", source)
+    choice_of(section.get("format", "parquet"), FORMATS, "output.format", source)
     typed_value(section.get("path"), "str | None", "output.path", source)
+    typed_value(section.get("report"), "bool | None", "output.report", source)
     return section
 
 
 def _budget(given: Any, source: Source) -> Budget:
     types = {f.name: str(f.type) for f in dataclasses.fields(Budget)}
-    section = _section(given, types, "budget", source)
+    section = section_of(given, types, "budget", source)
     values = {key: typed_value(value, types[key], f"budget.{key}", source) for key, value in section.items()}
     try:
         return Budget(**values)
@@ -380,11 +308,3 @@ def _positive(given: Any, path: str, source: Source) -> int:
     if number < 1:
         raise source.error(path, f"{number} cannot be used.", "Give a whole number, 1 or more.")
     return number
-
-
-def _choice(given: Any, allowed: tuple[str, ...], path: str, source: Source) -> str:
-    if given not in allowed:
-        raise source.error(
-            path, f"{quoted(given)} is none of {', '.join(allowed)}.", did_you_mean(str(given), allowed)
-        )
-    return str(given)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,18 @@ from .journal import Int64Array, Journal, KeyArray
 from .keys import row_keys
 from .place import StagePlace
 from .sampling import SEED_MODULUS
-from .stage import CODE_NUMBERS, CODES, ROW_INDEX, BatchStage, Environment, RowStage, Stage
+from .stage import (
+    CODE_NUMBERS,
+    CODES,
+    ROW_INDEX,
+    BatchStage,
+    Environment,
+    ModelStage,
+    RowStage,
+    SetStage,
+    Stage,
+    Workspace,
+)
 
 
 if TYPE_CHECKING:
@@ -22,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def run_stage(stage: Stage, dataset: Dataset, env: Environment) -> Dataset:
-    """Apply a row or batch stage to a dataset: from the cache, from the journal, or by generating what is missing.
+    """Apply a stage to a dataset: from the cache, from the journal, or by computing what is missing.
 
     Raises:
         DatasetError: a column is missing.
@@ -34,20 +48,43 @@ def run_stage(stage: Stage, dataset: Dataset, env: Environment) -> Dataset:
     cached = place.cached()
     if cached is not None:
         return cached
-    if isinstance(stage, RowStage):
+    if isinstance(stage, (RowStage, ModelStage)):
         return _run_row_stage(stage, dataset, env, place)
+    if isinstance(stage, SetStage):
+        return _run_set_stage(stage, dataset, env, place)
     assert isinstance(stage, BatchStage)  # noqa: S101 (the kinds there are)
-    function = stage.bind(env.context)
+    function = stage.bind(env.context(stage))
     place.write(dataset, lambda batch, _: function(batch))
     place.done(len(dataset), len(dataset))
     return place.require_cached()
 
 
-def _run_row_stage(stage: RowStage, dataset: Dataset, env: Environment, place: StagePlace) -> Dataset:
-    keys = row_keys(dataset, stage.reads)
+def _run_set_stage(stage: SetStage, dataset: Dataset, env: Environment, place: StagePlace) -> Dataset:
+    env.close_engine()
+    directory = place.directory / f"work-{place.fingerprint[:12]}"
+    work = Workspace(directory, env.run_dir.path / "stages" / "shared", env.context(stage), env.listener)
+    started = time.monotonic()
+    place.state["status"] = "running"
+    env.run_dir.save()
+    result = stage.apply(dataset, work)
+    if result.indices is None:
+        place.write_columns(dataset, result.columns)
+        kept = len(dataset)
+    else:
+        place.write_rows(dataset, result.indices)
+        kept = len(result.indices)
+    place.state["report"] = dict(result.report)
+    place.state["seconds"] = place.state.get("seconds", 0.0) + time.monotonic() - started
+    place.done(len(dataset), kept)
+    shutil.rmtree(directory, ignore_errors=True)
+    return place.require_cached()
+
+
+def _run_row_stage(stage: RowStage | ModelStage, dataset: Dataset, env: Environment, place: StagePlace) -> Dataset:
+    keys = row_keys(dataset, stage.needs)
     with Journal(place.directory / "journal") as journal:
         index = journal.index()
-        note_damage(env, journal, stage.name)
+        note_damage(env, journal, stage.label)
         at = index.find(keys)
         locations = np.where(at >= 0, index.locations[at] if len(index.locations) else -1, -1).astype(np.int64)
         codes = np.where(at >= 0, index.codes[at] if len(index.codes) else 0, 0).astype(np.uint8)
@@ -60,9 +97,13 @@ def _run_row_stage(stage: RowStage, dataset: Dataset, env: Environment, place: S
             def finished(row: OpenRow, location: int, code: int) -> None:
                 locations[row.position], codes[row.position] = location, code
 
-            with drive(stage, env, place, journal, counters, finished) as driver:
-                driver.run(_open_rows(dataset, stage.reads, missing, keys))
-        check_pending(stage.name, int((locations < 0).sum()), len(dataset))
+            if isinstance(stage, RowStage):
+                with drive(stage, env, place, journal, counters, finished) as driver:
+                    driver.run(_open_rows(dataset, stage.needs, missing, keys))
+            else:
+                rows = _open_rows(dataset, stage.needs, missing, keys)
+                score_rows(stage, env, place, journal, counters, rows, finished)
+        check_pending(stage.label, int((locations < 0).sum()), len(dataset))
         collect = _collector(stage, env, journal, locations, codes)
         place.write(dataset, collect)
     place.done(len(dataset), len(dataset), counters)
@@ -98,10 +139,10 @@ def _open_rows(dataset: Dataset, reads: Sequence[str], missing: Int64Array, keys
 
 
 def _collector(
-    stage: RowStage, env: Environment, journal: Journal, locations: Int64Array, codes: Any
+    stage: RowStage | ModelStage, env: Environment, journal: Journal, locations: Int64Array, codes: Any
 ) -> Callable[[Mapping[str, Sequence[Any]], Sequence[int]], dict[str, list[Any]]]:
     """Return the function given to `Dataset.map`: it only collects finished rows, in order."""
-    context = env.context
+    context = env.context(stage)
     names = list(stage.features())
 
     def collect(batch: Mapping[str, Sequence[Any]], indices: Sequence[int]) -> dict[str, list[Any]]:
@@ -118,6 +159,48 @@ def _collector(
     return collect
 
 
+def score_rows(
+    stage: ModelStage,
+    env: Environment,
+    place: StagePlace,
+    journal: Journal,
+    counters: StageCounters,
+    rows: Iterator[OpenRow],
+    finished: Callable[[OpenRow, int, int], None],
+) -> None:
+    """Run rows through a stage's own model into the journal, block by block; budgets are asked between blocks."""
+    env.close_engine()
+    context = env.context(stage)
+    with _told(stage, env, place, counters), stage.open(context) as scorer:
+        started, base = time.monotonic(), counters.seconds
+        while not env.listener.should_stop(counters):
+            block = list(itertools.islice(rows, stage.block_rows))
+            if not block:
+                return
+            for row, outcome in zip(block, scorer([row.values for row in block]), strict=True):
+                number = CODE_NUMBERS[outcome.code]
+                location = journal.append(row.key, outcome.record, code=number, prompt_tokens=outcome.tokens)
+                counters.add_row(outcome.code, outcome.tokens)
+                counters.session_seconds = time.monotonic() - started
+                counters.seconds = base + counters.session_seconds
+                finished(row, location, number)
+                env.listener.row_finished(counters)
+        env.listener.stopped(counters)
+
+
+@contextlib.contextmanager
+def _told(stage: Stage, env: Environment, place: StagePlace, counters: StageCounters) -> Iterator[None]:
+    """Let the person see the stage's progress, and run.json its counts."""
+    env.listener.stage_begins(stage.label, counters)
+    env.listener.on_save = place.save
+    place.begin(counters)
+    try:
+        yield
+    finally:
+        env.listener.stage_ends(stage.label, counters)
+        place.save(counters)
+
+
 @contextlib.contextmanager
 def drive(
     stage: RowStage,
@@ -131,7 +214,7 @@ def drive(
     """Open the engine, bind the stage, and give a driver; the stage's counts are saved on the way and at the end."""
     engine = env.open_engine()
     place.check_served(engine)
-    steps = stage.bind(env.bound_context(engine))
+    steps = stage.bind(env.context(stage, engine))
     driver = Driver(
         engine,
         journal,
@@ -144,11 +227,5 @@ def drive(
         check_served=place.check_reply,
         dropped=dropped,
     )
-    env.listener.stage_begins(stage.name, counters)
-    env.listener.on_save = place.save
-    place.begin(counters)
-    try:
+    with _told(stage, env, place, counters):
         yield driver
-    finally:
-        env.listener.stage_ends(stage.name, counters)
-        place.save(counters)

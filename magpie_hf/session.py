@@ -1,4 +1,4 @@
-"""One session of a run: the directory owned, the model pinned, the engine opened late and shared, the costs summed."""
+"""One session of a run: the directory owned, the models pinned, engines opened late and shared, the costs summed."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from . import __version__
+from ._template_guard import GuardTemplate
+from ._template_plain import PlainTemplate
 from .engines import ENDPOINT_ENGINES, engine_class
 from .engines.base import Engine
 from .errors import MagpieError
 from .models import ModelRef, resolve_model
 from .output import check_target
 from .progress import Listener
-from .recipe import Recipe
+from .recipe import Recipe, RoleSpec
 from .rundir import RunDir, stable_hash
-from .stage import Environment
+from .stage import Environment, ModelChoice
 from .templates import ChatTemplate
 
 
@@ -44,46 +45,96 @@ class Session:
         check_target(run_dir.path, recipe.output.get("format", "parquet"))
         self.recipe = recipe
         self.run_dir = run_dir
-        self.ref = pinned_model(recipe, run_dir)
-        self._engine: Engine | None = None
+        self.accept_failures = accept_failures
+        self.allow_mixed = allow_mixed
         self.listener = Listener(recipe.budget, show=show_progress, spent=self._spent_elsewhere)
-        self.environment = Environment(
-            run_dir=run_dir,
-            identity=engine_identity(recipe, run_dir, self.ref),
-            open_engine=self.engine,
-            load_template=lambda: self.template,
-            listener=self.listener,
-            model=self.ref.name,
-            revision=self.ref.revision,
-            seed=recipe.seed,
-            accept_failures=accept_failures,
-            allow_mixed=allow_mixed,
-        )
+        self._open: tuple[str, Engine] | None = None
+        self._templates: dict[str, Any] = {}
+        self._environments: dict[str, Environment] = {}
+        self._known: set[str] = set()
 
-    @cached_property
+    def environment(self, role: str = "generator") -> Environment:
+        """Return where and how the stages of a role run."""
+        if role not in self._environments:
+            spec = self.recipe.role(role)
+            ref = pinned_model(spec, self.run_dir)
+            self._environments[role] = Environment(
+                run_dir=self.run_dir,
+                identity=engine_identity(spec, self.run_dir, ref, plain=role == "base") if ref.name else {},
+                open_engine=lambda: self.engine(role),
+                load_template=lambda: self.template_of(role),
+                listener=self.listener,
+                model=ref.name,
+                revision=ref.revision,
+                seed=self.recipe.seed,
+                accept_failures=self.accept_failures,
+                allow_mixed=self.allow_mixed,
+                known=self._known,
+                close_engine=self.close,
+                pin_model=self.pin_model,
+                generator=self.recipe.model,
+            )
+        return self._environments[role]
+
+    def pin_model(self, choice: ModelChoice) -> ModelRef:
+        """Find a model that a stage loads itself; a Hub model's commit is kept for the run."""
+        return pinned(choice.name, choice.revision, self.run_dir, kind=choice.kind)
+
+    @property
     def template(self) -> ChatTemplate:
-        """The model's chat template with the recipe's arguments, under the run's date."""
-        return load_template(self.recipe, self.ref, template_date(self.recipe, self.run_dir, self.ref))
+        """The generator's chat template."""
+        return self.template_of("generator")
 
-    def engine(self) -> Engine:
-        """Return the engine, opened and checked with the real pre-query prompt."""
-        if self._engine is None:
-            for stage in self.recipe.stages:
-                stage.check_template(self.template)
-            engine = make_engine(self.recipe, self.ref, stop_texts(self.template))
-            engine.open()
-            self._engine = engine
-            engine.check_prompt(self.template.pre_query(self.recipe.grid[0].system_prompt))
-        return self._engine
+    def template_of(self, role: str) -> ChatTemplate:
+        """Return a role's chat template with the recipe's arguments, under the run's date."""
+        if role not in self._templates:
+            spec = self.recipe.role(role)
+            ref = pinned_model(spec, self.run_dir)
+
+            def chat() -> ChatTemplate:
+                return load_template(spec, ref, template_date(spec, self.run_dir, ref))
+
+            if role == "base":
+                self._templates[role] = PlainTemplate.load(spec.model, revision=ref.load_revision)
+            elif role == "guard":
+                override = spec.template.get("chat_template")
+                self._templates[role] = GuardTemplate.load(
+                    spec.model, revision=ref.load_revision, chat=chat, override=override
+                )
+            else:
+                self._templates[role] = chat()
+        found: ChatTemplate = self._templates[role]
+        return found
+
+    def engine(self, role: str = "generator") -> Engine:
+        """Return a role's engine, opened and checked with a real prompt; one is open at a time, equal ones are shared."""
+        spec = self.recipe.role(role)
+        template = self.template_of(role)
+        stops = stop_texts(template)
+        key = stable_hash([spec.model, spec.revision, asdict(spec.engine), sorted(stops.items())])
+        if self._open is not None and self._open[0] == key:
+            return self._open[1]
+        for stage in self.recipe.stages:
+            if stage.role == role and stage.uses_engine:
+                stage.check_template(template)
+        self.close()
+        engine = make_engine(spec, pinned_model(spec, self.run_dir), stops)
+        engine.open()
+        self._open = (key, engine)
+        if role == "generator" and not self.recipe.dataset:
+            engine.check_prompt(template.pre_query(self.recipe.grid[0].system_prompt))
+        else:
+            engine.check_prompt(template.response([{"role": "user", "content": "Hello"}]))
+        return engine
 
     def _spent_elsewhere(self, stage: str) -> tuple[int, float]:
         return spent(self.run_dir, but=stage)
 
     def close(self) -> None:
-        """Free the engine."""
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        """Free the engine that is open."""
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
@@ -108,51 +159,62 @@ class Session:
                 self.run_dir.save()
 
 
-def pinned_model(recipe: Recipe, run_dir: RunDir) -> ModelRef:
-    """Return the recipe's model; a Hub model's commit is looked up at the run's first start and kept."""
-    name, revision = recipe.model, recipe.revision
+def pinned_model(spec: RoleSpec, run_dir: RunDir) -> ModelRef:
+    """Return a role's model; a Hub model's commit is looked up at the run's first start and kept."""
+    return pinned(spec.model, spec.revision, run_dir)
+
+
+def pinned(name: str, revision: str | None, run_dir: RunDir, kind: str = "model") -> ModelRef:
+    """Return a model; a Hub model's commit is looked up at the run's first start and kept."""
+    if not name:  # a recipe that only annotates has no generator
+        return ModelRef("", "", None, None)
     if name == "demo" or Path(os.path.expanduser(name)).is_dir():
-        return resolve_model(name, revision)
+        return resolve_model(name, revision, kind=kind)
     found = run_dir.pin(f"model {name}@{revision or 'main'}", lambda: list(resolve_model(name, revision)))
     return ModelRef(*found)
 
 
-def template_date(recipe: Recipe, run_dir: RunDir, ref: ModelRef) -> str | None:
+def template_date(spec: RoleSpec, run_dir: RunDir, ref: ModelRef) -> str | None:
     """Return the date that the template prints as today, or None if it prints none.
 
     It is the recipe's, or the day of the run's first start: a run resumed tomorrow sends the same bytes.
     """
-    given = recipe.template.get("date")
+    given = spec.template.get("date")
     if given is not None:
         return str(given)
-    key = f"template date {stable_hash([ref.name, ref.revision, recipe.template], 8)}"
-    found: str | None = run_dir.pin(key, lambda: load_template(recipe, ref, None).date)
+    key = f"template date {stable_hash([ref.name, ref.revision, spec.template], 8)}"
+    found: str | None = run_dir.pin(key, lambda: load_template(spec, ref, None).date)
     return found
 
 
-def load_template(recipe: Recipe, ref: ModelRef, date: str | None) -> ChatTemplate:
-    """Load the chat template of the recipe's model with the recipe's overrides; `date` None is today."""
+def load_template(spec: RoleSpec, ref: ModelRef, date: str | None) -> ChatTemplate:
+    """Load the chat template of a role's model with the recipe's overrides; `date` None is today."""
     return ChatTemplate.load(
-        recipe.model,
+        spec.model,
         revision=ref.load_revision,
-        chat_template=recipe.template.get("chat_template"),
-        template_kwargs=recipe.template.get("kwargs"),
+        chat_template=spec.template.get("chat_template"),
+        template_kwargs=spec.template.get("kwargs"),
         template_date=date,
-        trust_remote_code=bool(recipe.engine.options.get("trust_remote_code", False)),
+        trust_remote_code=bool(spec.engine.options.get("trust_remote_code", False)),
     )
 
 
-def engine_identity(recipe: Recipe, run_dir: RunDir, ref: ModelRef) -> dict[str, Any]:
-    """Return what of model, engine settings and template can change a text; see the design's "Two identities"."""
-    override = recipe.template.get("chat_template")
+def engine_identity(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, *, plain: bool = False) -> dict[str, Any]:
+    """Return what of model, engine settings and template can change a text; see the design's "Two identities".
+
+    `plain`: the model is sent plain text, and its chat template, if it has one, is not used.
+    """
+    identity: dict[str, Any] = {"engine": make_engine(spec, ref).identity()}
+    if plain:
+        return identity
+    override = spec.template.get("chat_template")
     if override is not None and "{" not in override and Path(override).is_file():
         override = Path(override).read_text("utf-8")
-    return {
-        "engine": make_engine(recipe, ref).identity(),
+    return identity | {
         "template": {
-            "kwargs": recipe.template.get("kwargs") or {},
+            "kwargs": spec.template.get("kwargs") or {},
             "override": None if override is None else stable_hash(override),
-            "date": template_date(recipe, run_dir, ref),
+            "date": template_date(spec, run_dir, ref),
         },
     }
 
@@ -163,13 +225,13 @@ def stop_texts(template: ChatTemplate) -> dict[int, str]:
     return {token: template.decode([token]) for token in sorted(ids)}
 
 
-def make_engine(recipe: Recipe, ref: ModelRef, token_texts: dict[int, str] | None = None) -> Engine:
-    """Build the recipe's engine from settings alone: no model, no connection."""
-    spec = recipe.engine
+def make_engine(role: RoleSpec, ref: ModelRef, token_texts: dict[int, str] | None = None) -> Engine:
+    """Build a role's engine from settings alone: no model, no connection."""
+    spec = role.engine
     kwargs: dict[str, Any] = dict(spec.options)
     if spec.kind in ENDPOINT_ENGINES:
         kwargs |= {"endpoints": list(spec.endpoints), "token_texts": token_texts or {}}
-    engine: Engine = engine_class(spec.kind)(recipe.model, ref=ref, revision=ref.revision, **kwargs)  # type: ignore[call-arg]
+    engine: Engine = engine_class(spec.kind)(role.model, ref=ref, revision=ref.revision, **kwargs)  # type: ignore[call-arg]
     return engine
 
 

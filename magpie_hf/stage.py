@@ -1,21 +1,26 @@
 """What a stage is: a described transform of a Dataset.
 
 A *row stage* makes one row of one row; it is written as `steps(row)`, a generator that yields `Ask`s, is sent
-`Generation`s and returns an `Outcome`. It knows no engine and no driver. A *batch stage* is a pure function of a
-batch of columns. Both declare what they read, the `Features` they write, and the parameters that make their identity.
+`Generation`s and returns an `Outcome`. It knows no engine and no driver. A *model stage* makes rows of rows too, with a
+model of its own that is no text generator. A *batch stage* is a pure function of a batch of columns. A *set stage* is
+a function of the whole Dataset. All declare what they read, the `Features` they write, and the parameters that make
+their identity.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from .engines.base import Capabilities, Engine, Generation, Prompt
 from .errors import DatasetError, did_you_mean
 from .keys import content_fingerprint
+from .models import ModelRef, resolve_model
 from .progress import Listener
 from .rundir import RunDir
 from .sampling import SamplingParams
@@ -35,10 +40,11 @@ class Ask(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a row came to: the record to keep (JSON-like, short keys) and a code of `CODES`."""
+    """What a row came to: the record to keep (JSON-like, short keys), a code of `CODES`, and tokens read, if counted."""
 
     record: dict[str, Any]
     code: str = "ok"
+    tokens: int = 0
 
 
 Steps = Generator[Ask, Generation, Outcome]
@@ -63,9 +69,23 @@ CODES = (
     "failed",
     "fewer_turns",
     "unparsable",
+    "unknown_label",
 )
 """Names of the journal's codes, by number. Append only: journals on disk hold the numbers."""
 CODE_NUMBERS = {name: number for number, name in enumerate(CODES)}
+ANNOTATION_OF = {
+    **dict.fromkeys(("input_quality", "quality_explanation", "quality_generator"), "quality"),
+    **dict.fromkeys(("difficulty", "intent", "knowledge", "difficulty_generator"), "difficulty"),
+    **dict.fromkeys(("task_category", "other_task_category", "task_category_generator"), "category"),
+    **dict.fromkeys(("language", "language_confidence"), "language"),
+    **dict.fromkeys(("safety", "safety_categories", "llama_guard_2", "llama_guard_3"), "safety"),
+    **dict.fromkeys(("instruct_reward", "reward_model", "reward_truncated"), "reward"),
+    **dict.fromkeys(("reward_difference", "base_response", "base_reward", "base_model"), "reward_difference"),
+    **dict.fromkeys(("min_neighbor_distance", "repeat_count", "min_similar_uuid", "group_id"), "neighbors"),
+    **dict.fromkeys(("instruction_length", "response_length", "instruction_tokens", "response_tokens"), "lengths"),
+    "flags": "flags",
+}
+"""Which annotation writes a column: for the hint where one is missing."""
 FAILURE_CODES = ("too_long", "validation", "generation", "incomplete_generation", "failed")
 
 
@@ -77,15 +97,43 @@ def failed(generation: Generation) -> Outcome:
     return Outcome({"error": failure.code, "message": failure.message}, code)
 
 
-@dataclass(frozen=True)
 class Context:
-    """What a stage may use when it is bound: the prompts' template, the run's seed, who generates, what it can do."""
+    """What a stage may use when it is bound.
 
-    template: ChatTemplate
-    seed: int
-    model: str
+    `template`: the prompts' template, loaded when first asked for. `seed`: the run's. `model`, `revision`: who
+    generates. `capabilities`: what the open engine can do, or None. `refs`: the models that the stage loads itself.
+    """
+
+    def __init__(
+        self,
+        template: ChatTemplate | Callable[[], ChatTemplate],
+        seed: int,
+        model: str,
+        revision: str | None = None,
+        capabilities: Capabilities | None = None,
+        refs: Mapping[str, ModelRef] | None = None,
+    ) -> None:
+        self._template = template
+        self.seed = seed
+        self.model = model
+        self.revision = revision
+        self.capabilities = capabilities
+        self.refs = dict(refs or {})
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The model's chat template."""
+        given: Any = self._template
+        found: ChatTemplate = given() if callable(given) and not hasattr(given, "tokenizer") else given
+        return found
+
+
+class ModelChoice(NamedTuple):
+    """A model that a stage loads by itself: Hub id, directory or "demo"; its revision; which demo model is meant."""
+
+    name: str
     revision: str | None = None
-    capabilities: Capabilities | None = None
+    kind: str = "model"
 
 
 @dataclass(frozen=True)
@@ -93,8 +141,10 @@ class Stage(ABC):
     """A described transform of a Dataset.
 
     `name`: in recipes and directories. `version`: counted up by every change that alters an output. `kind`: "row",
-    "batch" or "set". `reads`: columns it needs. `uses_engine`: whether text is generated. `uses_tokenizer`: whether
-    a stage without engine depends on the model's tokenizer.
+    "batch" or "set". `reads`: columns it needs. `uses_engine`: whether text is generated, and `role` by whom: the
+    recipe's "generator", "judge", "guard" or "base". `uses_tokenizer`: whether a stage without engine depends on the
+    model's tokenizer. `repeatable`: whether a recipe may have several of it. `after`: stages
+    that must come before, and are put there if a recipe leaves them out. `optional`: columns it takes where they are.
     """
 
     name: ClassVar[str]
@@ -103,6 +153,28 @@ class Stage(ABC):
     reads: ClassVar[tuple[str, ...]] = ()
     uses_engine: ClassVar[bool] = True
     uses_tokenizer: ClassVar[bool] = False
+    role: ClassVar[str] = "generator"
+    repeatable: ClassVar[bool] = False
+    after: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def label(self) -> str:
+        """What the stage is called in run directories and on the screen: its name, where no settings tell it apart."""
+        return self.name
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The columns that the stage reads under its settings."""
+        return self.reads
+
+    def beside(self, others: Sequence[Stage]) -> Stage:
+        """Return the stage with what it takes from the recipe's other stages."""
+        return self
+
+    def models(self, generator: str) -> dict[str, ModelChoice]:
+        """Return the models that the stage loads by itself, by setting; `generator` is the recipe's model."""
+        return {}
 
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
@@ -117,13 +189,21 @@ class Stage(ABC):
 
     def check_columns(self, dataset: Dataset) -> None:
         """Raise DatasetError if a column that the stage reads is missing."""
-        for column in self.reads:
+        for column in self.needs:
             if column not in dataset.column_names:
-                raise DatasetError(
-                    f'The stage "{self.name}" reads the column "{column}", and the dataset has none.',
-                    hint=did_you_mean(column, dataset.column_names),
-                    column=column,
-                )
+                raise missing_column(f'The stage "{self.label}"', column, dataset.column_names)
+
+
+def missing_column(who: str, column: str, there: Sequence[str]) -> DatasetError:
+    """Return the error for a column that is not there: which annotation writes it, or which name is near."""
+    annotation = ANNOTATION_OF.get(column)
+    hint = f'Run magpie_hf.annotate(ds, ["{annotation}"]) first.' if annotation else did_you_mean(column, there)
+    return DatasetError(
+        f'{who} reads the column "{column}", and the dataset has none.',
+        hint=hint,
+        column=column,
+        annotation=annotation,
+    )
 
 
 class RowStage(Stage):
@@ -151,12 +231,76 @@ class BatchStage(Stage):
         """Return the function of a batch of columns (lists of equal length) that gives the new columns."""
 
 
+class Scorer(AbstractContextManager["Scorer"]):
+    """What a model stage opens: the loaded model, closed at the end."""
+
+    @abstractmethod
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+        """Return the outcome of each row, in order; best given many rows at once, as they are batched by length."""
+
+    def close(self) -> None:
+        """Free the model."""
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ModelStage(Stage):
+    """One row in, one row out, journaled by row key, by a model that the stage loads itself (reward models)."""
+
+    uses_engine: ClassVar[bool] = False
+    block_rows: ClassVar[int] = 256
+
+    @abstractmethod
+    def open(self, context: Context) -> Scorer:
+        """Load the model. Raises ModelError, DependencyError."""
+
+    @abstractmethod
+    def columns(
+        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
+    ) -> dict[str, Any]:
+        """Return the new columns' values of a finished row."""
+
+
+class Workspace(NamedTuple):
+    """What a set stage works with: its own directory, one for what outlives its input, its models, who is told."""
+
+    directory: Path
+    shared: Path
+    context: Context
+    listener: Listener
+
+
+class SetResult(NamedTuple):
+    """What a set stage came to.
+
+    `columns`: new columns, each with a value a row; `indices`: or the rows kept, (num_kept,) int64, in order.
+    `report`: JSON-like figures for run.json, reports and cards.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    indices: Any = None
+    report: Mapping[str, Any] = {}
+
+
+class SetStage(Stage):
+    """A function of the whole Dataset: new columns that depend on all rows, or a selection of rows."""
+
+    kind: ClassVar[str] = "set"
+    uses_engine: ClassVar[bool] = False
+
+    @abstractmethod
+    def apply(self, dataset: Dataset, work: Workspace) -> SetResult:
+        """Compute; what takes long keeps its state in the workspace and goes on from it."""
+
+
 @dataclass
 class Environment:
     """Where and how stages run: handed down by `api`, the same for all stages of a run.
 
     `identity`: what of engine and template enters each generating stage's identity. `open_engine`: gives the open
-    engine, opening it at the first miss. `load_template`: gives the ChatTemplate, loading it when first asked for.
+    engine, opening it at the first miss; `close_engine` frees it for a stage's own model. `pin_model`: finds a model
+    and keeps its commit for the run. `generator`: the recipe's model, whoever generates here. `load_template`: gives the ChatTemplate, loading it when first asked for.
     `listener`: told of progress; may raise RunStopped. `accept_failures`: transient failures become errors.
     """
 
@@ -171,19 +315,27 @@ class Environment:
     accept_failures: bool = False
     allow_mixed: bool = False
     known: set[str] = field(default_factory=set)
+    close_engine: Callable[[], None] = lambda: None
+    pin_model: Callable[[ModelChoice], ModelRef] = lambda choice: resolve_model(
+        choice.name, choice.revision, kind=choice.kind
+    )
+    generator: str = ""
 
-    @cached_property
-    def context(self) -> Context:
-        """The context without an engine's capabilities: enough to build columns."""
-        return Context(self.load_template(), self.seed, self.model, self.revision)
+    def context(self, stage: Stage, engine: Engine | None = None) -> Context:
+        """Return what the stage may use; with an open engine, what that can do."""
+        capabilities = None if engine is None else engine.capabilities()
+        return Context(self.load_template, self.seed, self.model, self.revision, capabilities, self.refs_of(stage))
 
-    def bound_context(self, engine: Engine) -> Context:
-        """Return the context of an open engine."""
-        return Context(self.load_template(), self.seed, self.model, self.revision, engine.capabilities())
+    def refs_of(self, stage: Stage) -> dict[str, ModelRef]:
+        """Return the models that a stage loads by itself, pinned."""
+        return {name: self.pin_model(choice) for name, choice in stage.models(self.generator or self.model).items()}
 
     def identity_of(self, stage: Stage) -> dict[str, Any]:
         """Return what the stage's identity is the hash of: nested, so that differences can be named."""
         fields: dict[str, Any] = {"stage": stage.name, "version": stage.version, "parameters": stage.parameters()}
+        refs = self.refs_of(stage)
+        if refs:
+            fields["models"] = {name: {"model": ref.name, "revision": ref.revision} for name, ref in refs.items()}
         if stage.uses_engine:
             fields |= {"seed": self.seed, **self.identity}
         elif stage.uses_tokenizer:

@@ -10,13 +10,23 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import grammar_advice, grammar_code, grammar_general, grammar_math, grammar_words, grammar_writing
+from . import (
+    grammar_advice,
+    grammar_code,
+    grammar_general,
+    grammar_math,
+    grammar_unsafe,
+    grammar_words,
+    grammar_writing,
+)
 from .grammar_base import CATEGORIES, DIFFICULTIES, FORMS, Exchange, RegisteredForm
 
 
 __all__ = ["CATEGORIES", "DIFFICULTIES", "FORMS", "Conversation", "Exchange", "conversations", "sample_conversation"]
 
-_FORM_MODULES = (grammar_advice, grammar_code, grammar_general, grammar_math, grammar_words, grammar_writing)
+_FORM_MODULES = (
+    grammar_advice, grammar_code, grammar_general, grammar_math, grammar_unsafe, grammar_words, grammar_writing,
+)  # fmt: skip
 
 # How often each domain is drawn without a system prompt, and with one.
 _OPEN_SHARES = {"general": 50, "math": 16, "code": 12, "writing": 12, "translation": 7, "es": 1, "de": 1, "fr": 1}

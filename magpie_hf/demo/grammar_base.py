@@ -37,7 +37,8 @@ class Exchange:
 
     `form`: the name of the form that wrote it. `category`, `difficulty`: the labels, as the releases name them.
     `topic`: what it is about, one or a few words. `language`: ISO 639-1 code of the instruction.
-    `follow_ups`: exchanges that make sense right after this one, and refer back to it.
+    `follow_ups`: exchanges that make sense right after this one, and refer back to it. `hazard`: the code of what a
+    guard should say of the instruction, or None if it is safe.
     """
 
     form: str
@@ -48,6 +49,7 @@ class Exchange:
     answer: str
     language: str = "en"
     follow_ups: tuple[Exchange, ...] = ()
+    hazard: str | None = None
 
     def then(self, instruction: str, answer: str, **changes: object) -> Exchange:
         """Return this exchange with one more follow-up, labelled like it where `changes` say nothing else."""

@@ -18,6 +18,7 @@ from .embedder import measure_statistics, write_statistics
 from .grammar import conversations
 from .train_measure import measure, write_cards
 from .train_optimizer import Optimizer, rate_at
+from .train_packing import packed_batch, packed_loss
 from .train_reward import STEPS as REWARD_STEPS
 from .train_reward import save_reward_model, train_reward_model
 from .train_tokenizer import (
@@ -41,10 +42,13 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 SEED = 20240608  # the day the method's paper appeared, as good as any
-STEPS = 3000
+STEPS = 5000
 BATCH_TOKENS = 2048
-DRILL_PART = 0.6  # of the steps, from the first on ...
-DRILL_SHARE = 0.3  # ... this share of batches are copying drills
+DRILL_PART = 0.5  # of the steps, from the first on ...
+DRILL_SHARE = 0.2  # ... this share of batches are copying drills, after ...
+DRILL_ONLY_STEPS = 400  # ... so many steps of easy drills alone
+ANNOTATION_SHARE = 0.34  # of the other batches
+ANNOTATION_MIX = {"quality": 8, "difficulty": 6, "category": 6, "joined": 6, "guard": 4, "urial": 4}
 POOL_BATCHES = 64  # batches cut from one pool sorted by length: little padding, still mixed
 
 
@@ -91,7 +95,9 @@ def batches(tokenizer: Any, seed: int, steps: int, batch_tokens: int = BATCH_TOK
         yield ready.pop()
 
 
-def drills(tokenizer: Any, rng: random.Random, batch_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+def drills(
+    tokenizer: Any, rng: random.Random, batch_tokens: int, longest: int = 40
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a batch of random tokens said three times, (rows, length) int64, and its targets: all but the first time.
 
     Small models learn tables long before they learn to copy from the context; a few of these early on turn that round.
@@ -99,7 +105,7 @@ def drills(tokenizer: Any, rng: random.Random, batch_tokens: int) -> tuple[torch
     """
     import torch
 
-    length = rng.randint(6, 40)
+    length = rng.randint(min(6, longest), longest)
     generator = torch.Generator().manual_seed(rng.getrandbits(62))
     shape = (max(1, batch_tokens // (3 * length + 1)), length)
     once = torch.randint(len(SPECIAL_TOKENS), VOCAB_SIZE, shape, generator=generator)
@@ -130,35 +136,52 @@ def _pad(rows: list[list[int]], pad: int) -> torch.Tensor:
 
 
 def train_chat_model(tokenizer: Any, steps: int, seed: int = SEED, *, log_every: int = 100) -> LlamaForCausalLM:
-    """Train the chat model with the loss on every token: it must write the user's turns too."""
+    """Train the chat model, on every token of conversations (it writes users' turns too) and on annotations' answers."""
     import torch
-    from torch.nn.functional import cross_entropy
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = chat_config(tokenizer)
     model = LlamaForCausalLM(config).train()
     optimizer = Optimizer(model)
-    started, total, drill, seen = time.monotonic(), 0.0, 0.0, 0
+    started, means = time.monotonic(), dict[str, float]()
     rng = random.Random(seed)
-    for step, ids in enumerate(batches(tokenizer, seed + 1, steps)):
-        targets = ids
-        if step < DRILL_PART * steps and rng.random() < DRILL_SHARE:
-            ids, targets = drills(tokenizer, rng, BATCH_TOKENS)
-        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-        loss = cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=config.pad_token_id)
+    source = batches(tokenizer, seed + 1, steps)
+    for step in range(steps):
+        kind = _kind_of(step, steps, rng)
+        if kind == "conversations":
+            ids = next(source)
+            loss = _loss(model, ids, ids)
+        elif kind == "drills":
+            loss = _loss(model, *drills(tokenizer, rng, BATCH_TOKENS, 12 if step < DRILL_ONLY_STEPS else 40))
+        else:
+            loss = packed_loss(model, packed_batch(tokenizer, rng, kind))
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step(rate_at(step, steps))
-        seen += ids.numel()
-        if targets is ids:
-            total += 0.02 * (loss.item() - total) if total else loss.item()
-        else:
-            drill += 0.1 * (loss.item() - drill) if drill else loss.item()
+        value = loss.item()
+        means[kind] = means[kind] + 0.05 * (value - means[kind]) if kind in means else value
         if (step + 1) % log_every == 0:
-            elapsed = time.monotonic() - started
-            pace = f"{seen / elapsed:.0f} tokens/s  {elapsed:.0f} s"
-            print(f"step {step + 1}/{steps}  loss {total:.3f}  drills {drill:.3f}  {pace}", flush=True)
+            shown = "  ".join(f"{name} {mean:.3f}" for name, mean in sorted(means.items()))
+            print(f"step {step + 1}/{steps}  {shown}  {time.monotonic() - started:.0f} s", flush=True)
     return model.eval()
+
+
+def _kind_of(step: int, steps: int, rng: random.Random) -> str:
+    """Return what a step trains on: "conversations", "drills", or an annotation task."""
+    if step < min(DRILL_ONLY_STEPS, steps // 10):
+        return "drills"
+    if step < DRILL_PART * steps and rng.random() < DRILL_SHARE:
+        return "drills"
+    if rng.random() < ANNOTATION_SHARE:
+        return rng.choices(list(ANNOTATION_MIX), list(ANNOTATION_MIX.values()))[0]
+    return "conversations"
+
+
+def _loss(model: LlamaForCausalLM, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    from torch.nn.functional import cross_entropy
+
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+    return cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=model.config.pad_token_id)
 
 
 def save_chat_model(model: LlamaForCausalLM, tokenizer: Any, directory: Path) -> None:

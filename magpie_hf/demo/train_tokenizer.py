@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from .grammar import conversations
+from .grammar_judge import TASKS, sample_task
 
 
 VOCAB_SIZE = 2048
@@ -108,6 +110,12 @@ def write_json(path: Path, value: object) -> None:
 
 
 def _texts(seed: int, count: int) -> Iterable[str]:
+    rng = random.Random(seed)
+    for _ in range(count // 40):  # often enough that the prompts' words become single tokens
+        for name in TASKS:
+            task = sample_task(rng, name)
+            yield task.shared
+            yield task.answer
     for conversation in islice(conversations(seed, long_share=0.0), count):
         for message in conversation.messages():
             yield message["content"]

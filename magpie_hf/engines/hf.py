@@ -240,7 +240,7 @@ class TransformersEngine(Engine):
         if self._model.device.type == "cuda":
             free = _MEMORY_SHARE["cuda"] * torch.cuda.mem_get_info(self._model.device)[0]
         else:
-            free = min(_MEMORY_SHARE["cpu"] * _available_memory(), _CPU_CACHE_BYTES)
+            free = min(_MEMORY_SHARE["cpu"] * available_memory(), _CPU_CACHE_BYTES)
         return max(1, int(free / per_token))
 
     # Generating
@@ -285,7 +285,7 @@ class TransformersEngine(Engine):
         return completion_log_probs(self._model, pairs, max_tokens=self._forward_tokens())
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
     """Return the bytes of memory that can be had without swapping; 4 GiB where the system does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

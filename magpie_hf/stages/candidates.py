@@ -341,7 +341,7 @@ def _write(
 
     columns = {name: np.frombuffer(numbers, dtype=np.int64) for name, numbers in samples.items()}
     source = Dataset.from_dict(columns, features=Features({name: Value("int64") for name in samples}))
-    context = env.context
+    context = env.context(stage)
     names = list(stage.features())
 
     def collect(batch: Any, indices: Any) -> dict[str, list[Any]]:

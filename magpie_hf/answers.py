@@ -1,0 +1,173 @@
+"""Read a judge's answer: one JSON object, however a model may have wrapped, cut or broken it.
+
+What is there is taken, what is not is null: nothing is guessed. A label is taken only if it is on the list.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from .rubric import Rubric
+
+
+MAX_STARTS = 32  # braces tried as the object's beginning
+_DECODER = json.JSONDecoder(strict=False)  # line breaks inside strings are common
+_TRAILING_COMMA = re.compile(r",(\s*[}\]])")
+_SLOPPY_LABEL = re.compile(r"[\s_\-]+")
+
+
+class Reading(NamedTuple):
+    """What an answer says to one rubric: the keys' values (null where it says nothing), and "ok" or what is wrong.
+
+    "unparsable": a required key is missing or has another type. "unknown_label": a label is not on its list.
+    """
+
+    values: dict[str, Any]
+    code: str
+
+
+def read_answer(text: str, rubric: Rubric) -> Reading:
+    """Return what an answer says to a rubric."""
+    given = find_object(text, rubric.properties)
+    values: dict[str, Any] = dict.fromkeys(rubric.properties)
+    required = rubric.schema.get("required", list(rubric.properties))
+    codes = []
+    for key, kind in rubric.properties.items():
+        if key not in given:
+            codes.append("unparsable" if key in required else "ok")
+            continue
+        values[key], code = _value(given[key], kind, rubric.aliases)
+        codes.append(code)
+    worst = next((code for code in ("unparsable", "unknown_label") if code in codes), "ok")
+    return Reading(values, worst)
+
+
+def find_object(text: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the first JSON object in a text that has one of the keys; what is broken is read key by key."""
+    at = text.find("{")
+    for _ in range(MAX_STARTS):
+        if at < 0:
+            break
+        found = _decode(text, at)
+        if isinstance(found, dict) and any(key in found for key in keys):
+            return found
+        at = text.find("{", at + 1)
+    return _key_by_key(text, keys)
+
+
+def _decode(text: str, at: int) -> Any:
+    for candidate in (text[at:], _TRAILING_COMMA.sub(r"\1", text[at:])):
+        try:
+            return _DECODER.raw_decode(candidate)[0]
+        except (ValueError, RecursionError):
+            continue
+    return None
+
+
+def _key_by_key(text: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Read `"key": value` pairs out of a broken object; a value that was cut off is left out."""
+    found: dict[str, Any] = {}
+    for key, kind in keys.items():
+        match = re.search(rf"""["'“]?\b{re.escape(key)}["'”]?\s*:\s*""", text)
+        if match is None:
+            continue
+        rest = text[match.end() :]
+        try:
+            found[key] = _DECODER.raw_decode(rest)[0]
+        except (ValueError, RecursionError):
+            value = _loose(rest, kind, [other for other in keys if other != key])
+            if value is not None:
+                found[key] = value
+    return found
+
+
+def _loose(rest: str, kind: Mapping[str, Any], others: list[str]) -> Any:
+    """Return a text that is not quoted as JSON wants it: in other quotes, in none, or with quotes inside."""
+    if kind.get("type") == "array":
+        inside = re.match(r"\[([^\]]*)\]", rest)
+        return (
+            None
+            if inside is None
+            else [part.strip(" \t\n\"'“”") for part in inside[1].split(",") if part.strip(" \n\"'")]
+        )
+    if kind.get("type") != "string":
+        bare = re.match(r"[\w.+-]+", rest)
+        return bare[0] if bare else None
+    names = "|".join(map(re.escape, others))
+    ends = [rf"""["'”]?\s*,\s*["'“]?(?:{names})["'”]?\s*:"""] if others else []
+    ends.append(r"""["'”]?\s*,?\s*\}""")
+    found = re.search("|".join(ends), rest)
+    if found is None:
+        return None  # cut off in the middle
+    return rest[: found.start()].strip().strip("\"'“”")
+
+
+def _value(given: Any, kind: Mapping[str, Any], aliases: Mapping[str, str]) -> tuple[Any, str]:
+    """Return a value as its schema wants it, and "ok" or what is wrong with it."""
+    wanted, labels = kind.get("type"), kind.get("enum")
+    if wanted == "array":
+        return _list(given, kind.get("items", {}), aliases)
+    if given is None:
+        return None, "unparsable"
+    if wanted == "string":
+        if not isinstance(given, str):
+            if isinstance(given, (dict, list)):
+                return None, "unparsable"
+            given = str(given)
+        return (_clean(given), "ok") if labels is None else _label(given, labels, aliases)
+    number = _number(given, str(wanted))
+    if number is None or not kind.get("minimum", number) <= number <= kind.get("maximum", number):
+        return None, "unparsable"
+    return number, "ok"
+
+
+def _list(given: Any, kind: Mapping[str, Any], aliases: Mapping[str, str]) -> tuple[Any, str]:
+    if given is None or given == "":
+        return [], "ok"
+    entries = given if isinstance(given, list) else [part for part in str(given).split(",")]
+    kept, code = [], "ok"
+    for entry in entries:
+        value, found = _value(entry, {**kind, "type": "string"}, aliases)
+        if found == "ok" and value not in kept and value != "":
+            kept.append(value)
+        elif found != "ok":
+            code = found
+    return kept, code
+
+
+def _number(given: Any, wanted: str) -> Any:
+    if wanted == "boolean":
+        if isinstance(given, bool):
+            return given
+        return {"true": True, "yes": True, "false": False, "no": False}.get(str(given).strip().lower())
+    if isinstance(given, bool):
+        return None
+    try:
+        number = float(given)
+    except (TypeError, ValueError):
+        return None
+    if number != number or number in (float("inf"), float("-inf")):
+        return None
+    if wanted == "integer":
+        return int(number) if number == int(number) and abs(number) < 2**63 else None
+    return number
+
+
+def _label(given: str, labels: list[str], aliases: Mapping[str, str]) -> tuple[str | None, str]:
+    """Return the label meant: case, dashes, and points around it do not matter."""
+    plain = _plain(given)
+    known = {_plain(label): label for label in labels} | {_plain(name): label for name, label in aliases.items()}
+    found = known.get(plain)
+    return (found, "ok") if found is not None else (None, "unknown_label")
+
+
+def _plain(text: str) -> str:
+    return _SLOPPY_LABEL.sub(" ", text.casefold().replace(" and ", " & ")).strip(" .,:;!?*\"'`<>[]()")
+
+
+def _clean(text: str) -> str:
+    """Drop what Arrow cannot hold: lone surrogates."""
+    return text.encode("utf-8", "replace").decode("utf-8").strip()

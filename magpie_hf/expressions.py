@@ -1,0 +1,152 @@
+"""The language of filters: `quality >= good and min_neighbor_distance > 0 and language == 'EN'`.
+
+An expression is parsed with Python's grammar, checked against the short list of what is allowed here, and evaluated on
+columns; nothing of it is ever run as Python. Truth has three values, as in SQL: a comparison with null is unknown, and
+so is its negation; a row is kept where the whole is true.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ._expression_tree import (
+    ALIASES,
+    BATCH_ROWS,
+    HELP,
+    MAX_LENGTH,
+    SCALES,
+    BoolArray,
+    call_name,
+    check_tree,
+    error_at,
+    resolve_name,
+    root_of,
+    shown_at,
+    walk,
+)
+from ._expression_values import Evaluator
+from .errors import ArgumentError, quoted
+from .stage import missing_column
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["ALIASES", "SCALES", "Evaluation", "Expression", "parse"]
+
+
+class Evaluation(NamedTuple):
+    """Which rows an expression keeps, (num_rows,) bool, and for how many it is unknown because of a null."""
+
+    keep: BoolArray
+    nulls: int
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A parsed expression."""
+
+    text: str
+    tree: ast.expr
+
+    @cached_property
+    def columns(self) -> frozenset[str]:
+        """The columns it reads, aliases resolved; bare labels are none."""
+        found = set()
+        for node, _ in walk(self.tree, None):
+            if isinstance(node, ast.Attribute):
+                found.add(resolve_name(root_of(node).id))
+            elif isinstance(node, ast.Call) and call_name(node) == "is_survivor":
+                found |= {"group_id", "uuid"}
+        found |= {resolve_name(node.id) for node, scale in walk(self.tree, None)
+                  if isinstance(node, ast.Name) and not (scale and node.id in SCALES[scale])}  # fmt: skip
+        return frozenset(found)
+
+    @cached_property
+    def conjuncts(self) -> tuple[Expression, ...]:
+        """The parts that a top-level `and` joins, each with its own text."""
+        parts = (
+            self.tree.values
+            if isinstance(self.tree, ast.BoolOp) and isinstance(self.tree.op, ast.And)
+            else [self.tree]
+        )
+        out: list[Expression] = []
+        for part in parts:
+            own = Expression(ast.unparse(part), part)
+            out += own.conjuncts if part is not self.tree else [own]
+        return tuple(out)
+
+    def check(self, features: Mapping[str, Any]) -> None:
+        """Raise DatasetError or ArgumentError for what cannot be evaluated on a dataset with these features.
+
+        Evaluates the expression on no rows: types, labels and columns are all looked at.
+        """
+        for column in sorted(self.columns):
+            if column not in features:
+                self._missing(column, list(features))
+        from datasets import Features
+
+        table = Features({name: features[name] for name in self.columns}).arrow_schema.empty_table()
+        Evaluator(self.text, table).truth(self.tree)
+
+    def _missing(self, column: str, there: list[str]) -> None:
+        labels = [label for scale in SCALES.values() for label in scale]
+        node = next(n for n, _ in walk(self.tree, None) if isinstance(n, ast.Name) and resolve_name(n.id) == column) \
+            if column not in ("group_id", "uuid") else self.tree  # fmt: skip
+        near = difflib.get_close_matches(column, [*there, *ALIASES, *labels], n=1)
+        if near and near[0] in labels:
+            raise error_at(
+                self.text, node, f"{quoted(column)} is neither a column nor a label.", f'Did you mean "{near[0]}"?'
+            )
+        raise missing_column(f"The condition {quoted(self.text)}", column, there)
+
+    def evaluate(self, dataset: Dataset) -> Evaluation:
+        """Return which rows are kept; reads the columns it needs only, some thousand rows at a time.
+
+        Raises:
+            DatasetError: a column is missing; says which annotation writes it.
+            ArgumentError: a label is not on its scale, or types do not go together.
+        """
+        self.check(dataset.features)
+        keep, unknown = np.zeros(len(dataset), dtype=bool), 0
+        if not self.columns:
+            truth = Evaluator(self.text, None).truth(self.tree)
+            keep[:] = bool(truth.yes.all())
+            return Evaluation(keep, 0)
+        at = 0
+        narrow = dataset.select_columns(sorted(self.columns)).with_format("arrow")
+        for table in narrow.iter(batch_size=BATCH_ROWS):
+            truth = Evaluator(self.text, table).truth(self.tree)
+            keep[at : at + len(table)] = truth.yes
+            unknown += int((~truth.known).sum())
+            at += len(table)
+        return Evaluation(keep, unknown)
+
+
+def parse(text: str) -> Expression:
+    """Parse an expression.
+
+    Raises:
+        ArgumentError: it is no expression of this language; shows the place.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise ArgumentError("A condition is empty.", hint="As: quality >= good and language == 'EN'.")
+    if len(text) > MAX_LENGTH:
+        raise ArgumentError(f"A condition has {len(text)} characters; at most {MAX_LENGTH} can be read.")
+    line = " ".join(text.split("\n")).strip()
+    try:
+        tree = ast.parse(line, mode="eval").body
+    except SyntaxError as error:
+        raise ArgumentError(shown_at(line, f"{error.msg}.", (error.offset or 1) - 1), hint=HELP) from None
+    except (ValueError, RecursionError, MemoryError):
+        raise ArgumentError(f"The condition {quoted(line)} cannot be read.", hint=HELP) from None
+    expression = Expression(line, tree)
+    check_tree(line, tree, 0)
+    return expression

@@ -1,0 +1,402 @@
+"""Named selections of the paper and the dataset cards, and how a selection is applied.
+
+Order: row conditions, one row per group of near duplicates, quotas, the longest, a sample. Ties are broken by the
+row's position, so equal datasets give equal selections. Each step is a line of the funnel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ArgumentError, did_you_mean, quoted
+from .expressions import SCALES, Expression, parse
+from .stage import missing_column
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger("magpie_hf")
+IntArray = npt.NDArray[np.int64]
+TAU_1 = -12.0
+"""Least reward: Magpie, arXiv:2406.08464, Table 5."""
+TAU_1_CARDS = -10.0
+"""Least reward as the dataset cards and the authors' notebook have it."""
+TAU_2 = 0.0
+"""Least reward difference: Magpie, arXiv:2406.08464, Table 5."""
+SHUFFLE_SEED = 42
+"""The seed by which the authors' notebook shuffles a filtered set."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows are kept.
+
+    - `where`: an expression (`magpie_hf.expressions`), or "" for all rows.
+    - `one_per_group`: keep one row of each `group_id`; a column's name prefers the highest value (label or number) in
+      it; ties go to the smallest uuid.
+    - `quotas`: column to {label: number of rows, or share of what is left if below 1}; the longest of each label.
+    - `longest`: keep so many rows, the longest by `longest_by` (characters, computed where the column is missing).
+    - `sample`: keep so many rows, or a share below 1, drawn by `seed`. `shuffle`: seed to shuffle the result by.
+    - `source`: where the selection is from.
+    """
+
+    name: str = "selection"
+    where: str = ""
+    one_per_group: bool | str = False
+    quotas: dict[str, dict[str, float]] = field(default_factory=dict)
+    longest: int | None = None
+    longest_by: str = "response_length"
+    sample: float | None = None
+    seed: int = 0
+    shuffle: int | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.where:
+            parse(self.where)
+        for name in ("longest", "sample"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ArgumentError(f"{name} = {value} cannot be used.", hint="Give a number above 0.", key=name)
+        for column, shares in self.quotas.items():
+            if not isinstance(shares, Mapping) or any(not value >= 0 for value in shares.values()):
+                raise ArgumentError(f"The quotas of {quoted(column)} are no numbers by label.", key="quotas")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it cannot do without."""
+        found = set(parse(self.where).columns) if self.where else set()
+        if self.one_per_group:
+            found |= {"group_id", "uuid"}
+        if isinstance(self.one_per_group, str):
+            found.add(self.one_per_group)
+        found |= self.quotas.keys()
+        if self.longest is not None or self.quotas:
+            found.add(_length_source(self.longest_by))
+        return tuple(sorted(found))
+
+
+class FunnelStep(NamedTuple):
+    """One condition: rows that came in, rows that it left, and for how many it was unknown because of a null."""
+
+    condition: str
+    rows_in: int
+    rows_out: int
+    nulls: int = 0
+
+
+class Selected(NamedTuple):
+    """The rows kept, (num_kept,) int64 positions, ascending unless shuffled; and the funnel."""
+
+    indices: IntArray
+    funnel: list[FunnelStep]
+
+
+_PAPER = "Magpie, arXiv:2406.08464, Table 5"
+_UNIQUE = "min_neighbor_distance > 0"
+_COMPLETE = "not endswith(instruction, ':')"
+_CARD = f"reward >= {TAU_1_CARDS} and {_COMPLETE}"
+
+SELECTIONS: dict[str, Selection] = {
+    selection.name: selection
+    for selection in (
+        Selection(
+            "air-filter",
+            f"quality >= good and difficulty >= medium and {_UNIQUE} and reward_difference > {TAU_2}",
+            longest=300_000,
+            source=f"{_PAPER}, Air, Filter",
+        ),
+        Selection(
+            "pro-filter",
+            f"quality >= average and {_UNIQUE} and reward > {TAU_1}",
+            longest=300_000,
+            source=f"{_PAPER}, Pro, Filter",
+        ),
+        Selection(
+            "pro-filter2",
+            f"quality >= good and difficulty >= easy and {_UNIQUE} and reward > {TAU_1}",
+            longest=300_000,
+            source=f"{_PAPER}, Pro, Filter2",
+        ),
+        Selection("pro-filter3", f"{_UNIQUE} and reward > {TAU_1}", longest=300_000, source=f"{_PAPER}, Pro, Filter3"),
+        Selection(
+            "pro-filter4",
+            f"quality >= good and difficulty >= easy and {_UNIQUE} and reward_difference > {TAU_2}",
+            longest=300_000,
+            source=f"{_PAPER}, Pro, Filter4",
+        ),
+        Selection(
+            "pro-filter5",
+            f"quality >= good and difficulty >= easy and {_UNIQUE} and reward > {TAU_1}",
+            source=f"{_PAPER}, Pro, Filter5 (338K rows came out)",
+        ),
+        Selection(
+            "pro-filter6",
+            f"difficulty >= easy and {_UNIQUE} and reward > {TAU_1}",
+            quotas={"difficulty": {"easy": 100_000, "> easy": 100_000}},
+            source=f"{_PAPER}, Pro, Filter6 (50 % easy, 50 % harder; the longest 200K)",
+        ),
+        Selection(
+            "pro-300k-card",
+            f"quality >= average and {_CARD}",
+            one_per_group=True,
+            longest=300_000,
+            source="card of Magpie-Pro-300K-Filtered",
+        ),
+        Selection(
+            "air-300k-card",
+            f"quality >= good and difficulty >= medium and {_CARD}",
+            one_per_group=True,
+            longest=300_000,
+            source="card of Magpie-Air-300K-Filtered; reward, duplicates and ':' are our choice, after the Pro card",
+        ),
+        Selection(
+            "notebook-filter",
+            f"quality in ['good', 'excellent'] and reward > {TAU_1_CARDS} and {_COMPLETE}",
+            one_per_group=True,
+            longest=300_000,
+            shuffle=SHUFFLE_SEED,
+            source="the authors' filter notebook",
+        ),
+        Selection(
+            "pro-mt",
+            f"quality >= good and difficulty >= easy and {_UNIQUE} and reward > {TAU_1}",
+            longest=300_000,
+            source="card of Magpie-Pro-MT-300K (quality, difficulty); the rest as Filter2 of the paper's Table 5",
+        ),
+        Selection(
+            "chinese-200k",
+            f"quality >= average and language == 'ZH' and {_CARD}",
+            one_per_group=True,
+            longest=200_000,
+            source="card of Magpie-Qwen2-Pro-200K-Chinese",
+        ),
+        Selection(
+            "english-200k",
+            f"quality >= average and language == 'EN' and {_CARD}",
+            one_per_group=True,
+            longest=200_000,
+            source="as the card of Magpie-Qwen2-Pro-200K-Chinese, for English: our choice",
+        ),
+        Selection(
+            "llama-3.1-mt",
+            "quality >= good and (lines(instruction) < 5 or category == 'Coding & Debugging')",
+            longest=500_000,
+            source="card of Magpie-Llama-3.1-Pro-MT-300K-Filtered, first turn",
+        ),
+        Selection(
+            "reasoning-v2",
+            f"contains(raw_instruction, '## Step 1') and contains(response, '## Step 1') and "
+            f"reward > {TAU_1_CARDS} and quality >= good and {_COMPLETE}",
+            source="issue 38 of the authors' repository",
+        ),
+    )
+}
+
+
+def named_selection(name: str) -> Selection:
+    """Return a selection by its name.
+
+    Raises:
+        ArgumentError: there is none of that name.
+    """
+    if name not in SELECTIONS:
+        raise ArgumentError(f"There is no selection {quoted(name)}.", hint=did_you_mean(name, SELECTIONS))
+    return SELECTIONS[name]
+
+
+def as_selection(given: str | Mapping[str, Any] | Selection, **changes: Any) -> Selection:
+    """Return a selection: a named one, an expression, a mapping with the fields of `Selection`; with changes.
+
+    Raises:
+        ArgumentError: it cannot be used; names what is wrong.
+    """
+    known = {f.name for f in dataclasses.fields(Selection)}
+    if isinstance(given, Selection):
+        base = given
+    elif isinstance(given, Mapping):
+        base, changes = Selection(), {**given, **changes}
+    elif given in SELECTIONS or (given and all(c.isalnum() or c in "-." for c in given)):
+        base = named_selection(given)
+    else:
+        base = Selection(where=given)
+    for key in changes:
+        if key not in known:
+            raise ArgumentError(
+                f"{quoted(key)}: unknown setting of a selection.", hint=did_you_mean(key, known), key=key
+            )
+    return dataclasses.replace(base, **changes)
+
+
+def select_rows(dataset: Dataset, given: str | Mapping[str, Any] | Selection, **changes: Any) -> Selected:
+    """Apply a selection given in any form; see `as_selection` and `apply_selection`."""
+    return apply_selection(dataset, as_selection(given, **changes))
+
+
+def apply_selection(dataset: Dataset, selection: Selection) -> Selected:
+    """Return which rows a selection keeps. Memory: some tens of bytes a row, whatever the rows hold.
+
+    Raises:
+        DatasetError: a column is missing; says which annotation writes it.
+        ArgumentError: a label is off its scale, or types do not go together.
+    """
+    for column in selection.columns:
+        if column not in dataset.column_names:
+            if selection.where:
+                parse(selection.where).check(dataset.features)
+            raise missing_column(f"The selection {quoted(selection.name)}", column, dataset.column_names)
+    keep = np.arange(len(dataset), dtype=np.int64)
+    funnel: list[FunnelStep] = []
+    for part in parse(selection.where).conjuncts if selection.where else ():
+        found = part.evaluate(dataset)
+        kept = keep[found.keep[keep]]
+        funnel.append(FunnelStep(part.text, len(keep), len(kept), found.nulls))
+        keep = kept
+    for condition, kept in _set_steps(dataset, selection, keep):
+        funnel.append(FunnelStep(condition, len(keep), len(kept)))
+        keep = kept
+    if selection.shuffle is not None:
+        keep = np.random.default_rng(selection.shuffle).permutation(keep)
+    return Selected(keep, funnel)
+
+
+def _set_steps(dataset: Dataset, selection: Selection, keep: IntArray) -> Iterator[tuple[str, IntArray]]:
+    """Yield (name, rows left) of each step that looks at several rows."""
+    if selection.one_per_group:
+        by = selection.one_per_group if isinstance(selection.one_per_group, str) else None
+        keep = _survivors(dataset, keep, by)
+        yield "one per group" + (f", the best by {by}" if by else ""), keep
+    if selection.quotas:
+        lengths = _lengths(dataset, selection.longest_by)
+        for column, quotas in selection.quotas.items():
+            keep = _by_quota(dataset, keep, column, quotas, lengths)
+            yield f"quotas of {column}", keep
+    if selection.longest is not None:
+        lengths = _lengths(dataset, selection.longest_by)
+        keep = _longest(keep, lengths, selection.longest)
+        yield f"the {selection.longest:,} longest by {selection.longest_by}", keep
+    if selection.sample is not None:
+        count = round(selection.sample * len(keep)) if selection.sample < 1 else int(selection.sample)
+        chosen = np.random.default_rng(selection.seed).permutation(len(keep))[:count]
+        keep = keep[np.sort(chosen)]
+        yield f"a sample of {selection.sample:g}", keep
+
+
+def _column(dataset: Dataset, name: str, rows: IntArray | None = None) -> Any:
+    """Return a column as one Arrow array; only this column is read."""
+    import pyarrow as pa
+
+    data = dataset.select_columns([name]).with_format("arrow")[:][name]
+    data = data.combine_chunks() if isinstance(data, pa.ChunkedArray) else data
+    return data if rows is None else data.take(pa.array(rows))
+
+
+def _ordinals(data: Any, name: str) -> npt.NDArray[np.float64]:
+    """Return a column's values as numbers that sort as the column does; null sorts lowest."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if name in SCALES:
+        return np.asarray(pc.fill_null(pc.index_in(data, pa.array(SCALES[name])), -1)).astype(np.float64)
+    if not (pa.types.is_integer(data.type) or pa.types.is_floating(data.type) or pa.types.is_boolean(data.type)):
+        raise ArgumentError(f"The column {quoted(name)} has no order to prefer by.", hint="Name a label or a number.")
+    numbers = np.asarray(pc.cast(data, pa.float64()).fill_null(float("-inf")))
+    return np.where(np.isnan(numbers), -np.inf, numbers)
+
+
+def _survivors(dataset: Dataset, keep: IntArray, by: str | None) -> IntArray:
+    """Return one row of each group: the highest by a column, else the smallest uuid; rows without group all stay."""
+    import pyarrow.compute as pc
+
+    groups, uuids = _column(dataset, "group_id", keep), _column(dataset, "uuid", keep)
+    codes = np.asarray(pc.fill_null(groups.dictionary_encode().indices, -1)).astype(np.int64)
+    alone = codes < 0
+    codes[alone] = np.arange(alone.sum()) + codes.max(initial=0) + 1
+    ranks = np.empty(len(keep), dtype=np.int64)
+    ranks[np.asarray(pc.sort_indices(uuids))] = np.arange(len(keep))
+    best = np.zeros(len(keep)) if by is None else -_ordinals(_column(dataset, by, keep), by)
+    order = np.lexsort((ranks, best, codes))
+    first = np.ones(len(keep), dtype=bool)
+    first[1:] = codes[order][1:] != codes[order][:-1]
+    return np.sort(keep[order[first]])
+
+
+def _by_quota(
+    dataset: Dataset, keep: IntArray, column: str, quotas: Mapping[str, float], lengths: IntArray
+) -> IntArray:
+    """Return the longest rows of each label, as many as its quota says; labels without a quota are dropped."""
+    data = _column(dataset, column, keep)
+    parts = []
+    for label, quota in quotas.items():
+        rows = keep[_labelled(data, column, label)]
+        count = round(quota * len(keep)) if 0 < quota < 1 else int(quota)
+        parts.append(_longest(rows, lengths, count))
+    return np.unique(np.concatenate(parts)) if parts else keep[:0]
+
+
+def _labelled(data: Any, column: str, label: str) -> npt.NDArray[np.bool_]:
+    """Return which values are a label; "> easy" stands for all labels above it on the column's scale."""
+    import pyarrow.compute as pc
+
+    if label.startswith(">") and column in SCALES:
+        least = label[1:].strip()
+        if least not in SCALES[column]:
+            raise ArgumentError(f"{quoted(least)} is no label of {column}.", hint=did_you_mean(least, SCALES[column]))
+        found: npt.NDArray[np.bool_] = _ordinals(data, column) > SCALES[column].index(least)
+        return found
+    if column in SCALES and label not in SCALES[column]:
+        raise ArgumentError(f"{quoted(label)} is no label of {column}.", hint=did_you_mean(label, SCALES[column]))
+    return np.asarray(pc.fill_null(pc.equal(data, label), False))
+
+
+def _longest(rows: IntArray, lengths: IntArray, count: int) -> IntArray:
+    """Return the `count` longest rows, in their order; of equal lengths the first."""
+    if len(rows) <= count:
+        return rows
+    order = np.argsort(-lengths[rows], kind="stable")[:count]
+    return np.sort(rows[order])
+
+
+def _length_source(name: str) -> str:
+    return name.removesuffix("_length") if name.endswith("_length") else name
+
+
+def _lengths(dataset: Dataset, name: str) -> IntArray:
+    """Return each row's length, (num_rows,) int64; 0 for null."""
+    import pyarrow.compute as pc
+
+    if name in dataset.column_names:
+        return np.asarray(pc.fill_null(_column(dataset, name), 0)).astype(np.int64)
+    text = _length_source(name)
+    out = np.zeros(len(dataset), dtype=np.int64)
+    at = 0
+    for table in dataset.select_columns([text]).with_format("arrow").iter(batch_size=10_000):
+        out[at : at + len(table)] = np.asarray(pc.fill_null(pc.utf8_length(table[text]), 0))
+        at += len(table)
+    return out
+
+
+def split_for_lean(selection: Selection, known: set[str]) -> tuple[Selection | None, str | None]:
+    """Return the part of a selection that can be applied as soon as the `known` columns are there, or why there is none.
+
+    Conditions that read known columns only; one row per group too, if *all* row conditions are known: else a survivor
+    could be chosen that a later condition drops.
+    """
+    parts: tuple[Expression, ...] = parse(selection.where).conjuncts if selection.where else ()
+    early = [part for part in parts if part.columns <= known]
+    grouped = selection.one_per_group and len(early) == len(parts)
+    preferred = {selection.one_per_group} if isinstance(selection.one_per_group, str) else set()
+    grouped = bool(grouped) and {"group_id", "uuid", *preferred} <= known
+    if not early and not grouped:
+        return None, "its conditions read " + ", ".join(sorted(set(selection.columns) - known))
+    where = " and ".join(f"({part.text})" for part in early)
+    kept = selection.one_per_group if grouped else False
+    return Selection(f"{selection.name} (early)", where, one_per_group=kept, source=selection.source), None

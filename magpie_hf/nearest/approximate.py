@@ -1,0 +1,128 @@
+"""Approximate search for large sets on the CPU: an inverted file (faiss IVF), its recall measured against exact search.
+
+Near duplicates lie in the same cell or in one beside it nearly always, so few cells a row find them; how many are
+missed is measured on a sample, and told.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .exact import Progress
+from .state import RECHECK, IntArray, State, Vectors
+
+
+NEIGHBORS = 8
+PROBES = 16
+TRAIN_ROWS_PER_CELL = 39  # faiss's own least number of training points a centroid
+BATCH = 8192
+SAMPLE = 2048
+
+
+class Recall(NamedTuple):
+    """Measured on `sampled` rows: share of rows whose nearest row was found, and of those with a near duplicate.
+
+    None where no sampled row has one.
+    """
+
+    nearest: float | None
+    near_duplicates: float | None
+    sampled: int
+
+
+def build_index(vectors: Vectors, *, cells: int | None = None, seed: int = 0, progress: Progress | None = None) -> Any:
+    """Return a faiss index of all valid rows, whose ids are the rows' numbers."""
+    import faiss
+
+    rows = np.flatnonzero(vectors.valid)
+    cells = cells or int(max(1, min(4 * np.sqrt(len(rows)), len(rows) / TRAIN_ROWS_PER_CELL)))
+    quantizer = faiss.IndexFlatIP(vectors.dim)
+    index = faiss.IndexIVFFlat(quantizer, vectors.dim, cells, faiss.METRIC_INNER_PRODUCT)
+    index.cp.seed = seed + 1
+    index.cp.niter = 8
+    sample = np.random.default_rng(seed).permutation(rows)[: max(cells * TRAIN_ROWS_PER_CELL, 1000)]
+    index.train(vectors.rows(np.sort(sample)))
+    for start in range(0, len(rows), BATCH):
+        some = rows[start : start + BATCH]
+        index.add_with_ids(vectors.rows(some), some)
+        if progress is not None:
+            progress(min(start + BATCH, len(rows)), 2 * len(rows))
+    index.nprobe = min(PROBES, cells)
+    return index
+
+
+def search_approximately(
+    vectors: Vectors, state: State, threshold: float, *, seed: int = 0, progress: Progress | None = None
+) -> Recall:
+    """Find neighbours of all rows in an index, join near duplicates, and measure the recall."""
+    index = build_index(vectors, seed=seed, progress=progress)
+    rows = np.flatnonzero(vectors.valid)
+    for start in range(0, len(rows), BATCH):
+        some = rows[start : start + BATCH]
+        _search_batch(index, vectors, state, some, threshold)
+        if progress is not None:
+            progress(len(rows) + min(start + BATCH, len(rows)), 2 * len(rows))
+    return measure_recall(vectors, state, threshold, seed=seed)
+
+
+def _search_batch(index: Any, vectors: Vectors, state: State, rows: IntArray, threshold: float) -> None:
+    block = vectors.rows(rows)
+    cosines, found = index.search(block, NEIGHBORS + 1)
+    own = found == rows[:, None]
+    cosines = np.where(own | (found < 0), -3.0, cosines).astype(np.float32)
+    best = cosines.argmax(axis=1)
+    at = np.arange(len(rows))
+    has = cosines[at, best] > -3.0
+    state.see(rows[has], cosines[at, best][has], found[at, best][has])
+    least = 1 - (threshold + RECHECK) / 2
+    full = cosines.min(axis=1, where=~own, initial=2.0) > least  # as many as were asked for: there may be more
+    near = (cosines > least) & ~full[:, None]
+    _join(vectors, state, rows[near.nonzero()[0]], found[near], threshold)
+    saturated = np.flatnonzero(full)
+    for start in range(0, len(saturated), 64):
+        some = saturated[start : start + 64]
+        limits, _, ids = index.range_search(block[some], least)
+        counts = np.diff(limits.astype(np.int64))
+        _join(vectors, state, np.repeat(rows[some], counts), ids.astype(np.int64), threshold)
+
+
+def _join(vectors: Vectors, state: State, left: IntArray, right: IntArray, threshold: float) -> None:
+    """Join pairs; each is met from both sides (or, where a cell was missed, from one), so counts go to the left only."""
+    other = left != right
+    left, right = left[other], right[other]
+    near = vectors.distances(left, right) < threshold
+    left, right = left[near], right[near]
+    np.add.at(state.repeats, left, state.weight[right])
+    np.minimum.at(state.smallest, left, state.rank[right])
+    state.union(left, right)
+
+
+def measure_recall(vectors: Vectors, state: State, threshold: float, *, seed: int = 0, sample: int = SAMPLE) -> Recall:
+    """Compare sampled rows with exact search: drawn from all, and from those with a near duplicate."""
+    rng = np.random.default_rng(seed)
+    rows = np.flatnonzero(vectors.valid)
+    paired = np.flatnonzero(state.repeats > 0)
+    drawn = rng.permutation(rows)[:sample]
+    some = np.unique(np.concatenate([drawn, rng.permutation(paired)[: sample // 2]]))
+    random_part = np.isin(some, drawn)
+    truth = _exact_best(vectors, some)
+    found = np.where(state.nearest[some] >= 0, state.best[some], -3.0)
+    hit = found >= truth - 1e-5
+    near = 2 - 2 * truth < threshold
+    nearest = float(hit[random_part].mean()) if random_part.any() else None
+    return Recall(nearest, float(hit[near].mean()) if near.any() else None, len(some))
+
+
+def _exact_best(vectors: Vectors, rows: IntArray) -> Any:
+    queries = vectors.rows(rows)
+    best = np.full(len(rows), -3.0, dtype=np.float32)
+    for start in range(0, len(vectors), BATCH):
+        block = slice(start, min(start + BATCH, len(vectors)))
+        product = queries @ vectors.rows(block).T
+        product[:, ~vectors.valid[block]] = -3.0
+        inside = np.flatnonzero((rows >= block.start) & (rows < block.stop))
+        product[inside, rows[inside] - block.start] = -3.0
+        np.maximum(best, product.max(axis=1), out=best)
+    return best

@@ -1,0 +1,213 @@
+"""Neighbours of a set: copies joined first, the method chosen by size and device, results the same for any row order."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .approximate import search_approximately
+from .exact import CPU_BLOCK, GPU_BLOCK, ExactSearch, Progress
+from .state import FloatArray, IntArray, State, Vectors
+
+
+THRESHOLD = 0.05
+"""Distance under which two instructions count as near duplicates: the default of the releases' script."""
+METHODS = ("auto", "exact", "approximate")
+EXACT_FLOPS_CPU = 2.5e13
+"""Above this, the CPU searches approximately: some five minutes of exact search on two cores."""
+EXACT_FLOPS_GPU = 1e16
+"""Above this, a GPU does too."""
+BYTES_PER_ROW = 80
+"""Memory of a search beside the vectors: the state's arrays, their copies while they are reduced."""
+SAVE_EVERY_S = 20.0
+
+
+@dataclass
+class Neighbors:
+    """What was found; all arrays are (num_rows,).
+
+    `distance`: float32, squared L2 to the nearest other row, NaN where there is none. `nearest`: int64 row, or -1.
+    `repeats`: int64, rows under the threshold. `smallest`: int64, the smallest rank among these and the row itself, or
+    -1 where there are none. `group`: int64, the smallest rank in the row's group. `report`: how it was done.
+    """
+
+    distance: FloatArray
+    nearest: IntArray
+    repeats: IntArray
+    smallest: IntArray
+    group: IntArray
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def choose_method(num_rows: int, dim: int, device: str = "cpu") -> str:
+    """Return "exact" where that takes minutes, else "approximate": by n^2 * dim multiply-adds, each pair once."""
+    limit = EXACT_FLOPS_CPU if device == "cpu" else EXACT_FLOPS_GPU
+    return "exact" if float(num_rows) ** 2 * dim <= limit else "approximate"
+
+
+def find_neighbors(
+    matrix: Any,
+    *,
+    rank: IntArray | None = None,
+    copies: IntArray | None = None,
+    threshold: float = THRESHOLD,
+    method: str = "auto",
+    device: str = "cpu",
+    precision: str = "float32",
+    block_rows: int | None = None,
+    directory: Path | None = None,
+    progress: Progress | None = None,
+) -> Neighbors:
+    """Find each row's nearest row, its near duplicates and its group.
+
+    Args:
+        matrix: (num_vectors, dim), float32 or float16, may be a memory map; rows need not have unit length.
+        rank: (num_rows,) int64, a permutation: which rows are preferred; by default their order.
+        copies: (num_rows,) int64, the vector of each row, where equal texts share one; by default one each.
+        threshold: Distance under which rows are near duplicates.
+        method: "exact", "approximate", or "auto".
+        device: "cpu" or a CUDA device, for exact search.
+        precision: Of the products on a GPU: "float32", "tf32" or "float16".
+        block_rows: Rows of a block.
+        directory: Where an exact search keeps its state, to go on after an interruption.
+        progress: Called with blocks done and blocks in all.
+    """
+    started = time.monotonic()
+    copies = np.arange(len(matrix), dtype=np.int64) if copies is None else np.asarray(copies, dtype=np.int64)
+    rank = np.arange(len(copies), dtype=np.int64) if rank is None else np.asarray(rank, dtype=np.int64)
+    copies, used = _equal_vectors(matrix, copies)
+    vectors = Vectors(_Rows(matrix, used))
+    least = np.full(len(used), len(copies), dtype=np.int64)
+    np.minimum.at(least, copies, rank)
+    state = State(least, np.bincount(copies, minlength=len(used)).astype(np.int64))
+    chosen = choose_method(len(vectors), vectors.dim, device) if method == "auto" else method
+    recall = None
+    if chosen == "exact":
+        search = ExactSearch(vectors, state, threshold, block_rows=block_rows, device=device, precision=precision)
+        _run_exact(search, directory, progress)
+    elif len(vectors):
+        recall = search_approximately(vectors, state, threshold, progress=progress)
+    found = _expand(vectors, state, copies, rank)
+    flops = float(len(vectors)) ** 2 * vectors.dim
+    found.report = {
+        "method": chosen,
+        "device": device,
+        "precision": precision if device != "cpu" else "float32",
+        "threshold": threshold,
+        "num_rows": len(copies),
+        "num_vectors": len(vectors),
+        "dim": vectors.dim,
+        "invalid_rows": int((~vectors.valid[copies]).sum()) if len(copies) else 0,
+        "duplicate_rows": int((found.repeats > 0).sum()),
+        "groups": len(np.unique(found.group[found.repeats > 0])),
+        "seconds": round(time.monotonic() - started, 3),
+        "flops": flops if chosen == "exact" else None,
+        "recall": None if recall is None else recall._asdict(),
+    }
+    return found
+
+
+class _Rows:
+    """Some rows of a matrix, read when they are asked for."""
+
+    def __init__(self, matrix: Any, rows: IntArray) -> None:
+        self._matrix, self._rows = matrix, rows
+        self.shape = (len(rows), *matrix.shape[1:])
+        self._is_all = len(rows) == len(matrix) and bool((rows == np.arange(len(rows))).all())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, where: Any) -> Any:
+        return self._matrix[where] if self._is_all else self._matrix[self._rows[where]]
+
+
+def _equal_vectors(matrix: Any, copies: IntArray) -> tuple[IntArray, IntArray]:
+    """Return each row's vector among the different ones, and where these lie in the matrix."""
+    width = matrix.shape[1] * matrix.dtype.itemsize if len(matrix) else 0
+    digests = np.empty((len(matrix), 2), dtype=np.uint64)
+    for start in range(0, len(matrix), 8192):
+        data = np.ascontiguousarray(matrix[start : start + 8192]).tobytes()
+        parts = [
+            hashlib.blake2b(data[at : at + width], digest_size=16).digest() for at in range(0, len(data), width or 1)
+        ]
+        digests[start : start + len(parts)] = np.frombuffer(b"".join(parts), dtype=np.uint64).reshape(-1, 2)
+    if not len(matrix):
+        return copies, np.arange(0, dtype=np.int64)
+    order = np.lexsort((np.arange(len(digests)), digests[:, 1], digests[:, 0]))
+    new = np.ones(len(digests), dtype=bool)
+    new[1:] = (digests[order][1:] != digests[order][:-1]).any(axis=1)
+    used = np.sort(order[new])  # in the order of the matrix, so that blocks are read in one go
+    first = np.empty(len(digests), dtype=np.int64)
+    first[order] = order[new][np.cumsum(new) - 1]
+    return np.searchsorted(used, first)[copies], used
+
+
+def _run_exact(search: ExactSearch, directory: Path | None, progress: Progress | None) -> None:
+    """Run a search, saving its state now and then; go on from what was saved of the very same search."""
+    place = None if directory is None else directory / "search.npz"
+    facts = np.array([len(search.vectors), search.vectors.dim, search.block_rows, search.threshold])
+    if place is not None and place.is_file():
+        try:
+            with np.load(place, allow_pickle=False) as saved:
+                if np.array_equal(saved["facts"], facts):
+                    search.state.restore({name: saved[name] for name in search.state.arrays()})
+                    search.done = int(saved["done"])
+        except (OSError, ValueError, KeyError, EOFError):
+            search.done = 0  # a damaged state: from the beginning
+            search.state.forget()
+    last = time.monotonic()
+    while search.advance():
+        if progress is not None:
+            progress(search.done, search.num_blocks)
+        if place is not None and time.monotonic() - last > SAVE_EVERY_S:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            part = place.with_name("search.part.npz")
+            np.savez(part, facts=facts, done=np.int64(search.done), **search.state.arrays())
+            part.replace(place)
+            last = time.monotonic()
+
+
+def _expand(vectors: Vectors, state: State, copies: IntArray, rank: IntArray) -> Neighbors:
+    """Turn what was found of the different vectors into what holds for rows, copies counted."""
+    count = state.weight
+    own = np.flatnonzero(state.nearest >= 0)
+    distance = np.full(len(vectors), np.nan)
+    distance[own] = np.minimum(vectors.distances(own, state.nearest[own]), 4.0)
+    repeats, smallest, groups = state.repeats, np.minimum(state.smallest, state.rank), state.groups()
+    several = (count > 1)[copies] & vectors.valid[copies]
+    holder = np.empty(len(vectors), dtype=np.int64)
+    holder[copies[::-1]] = np.arange(len(copies))[::-1]  # each vector's first row
+    nearest = np.where(state.nearest[copies] >= 0, holder[state.nearest[copies]], -1)
+    row_distance = np.where(several, 0.0, distance[copies]).astype(np.float32)
+    row_repeats = np.where(vectors.valid[copies], repeats[copies] + count[copies] - 1, 0)
+    alone = ~vectors.valid[copies]
+    if several.any():
+        nearest[several] = _other_copies(copies, several)
+    return Neighbors(
+        row_distance,
+        np.where(alone, -1, nearest),
+        row_repeats,
+        np.where(row_repeats > 0, smallest[copies], -1),
+        np.where(alone, rank, groups[copies]),
+    )
+
+
+def _other_copies(copies: IntArray, several: Any) -> IntArray:
+    """Return for each row of a vector with copies another row of it."""
+    rows = np.flatnonzero(several)
+    order = rows[np.argsort(copies[rows], kind="stable")]
+    same = np.r_[copies[order][1:] == copies[order][:-1], False]
+    following = np.r_[order[1:], -1]
+    before = np.r_[-1, order[:-1]]
+    other = np.empty(len(copies), dtype=np.int64)
+    other[order] = np.where(same, following, before)
+    return other[rows]
+
+
+__all__ = ["CPU_BLOCK", "GPU_BLOCK", "METHODS", "THRESHOLD", "Neighbors", "choose_method", "find_neighbors"]

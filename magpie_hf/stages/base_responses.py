@@ -1,0 +1,75 @@
+"""`base_responses`: a base model answers each instruction in context, for `reward_difference`.
+
+Source: Magpie, arXiv:2406.08464, section 3.2: r_base is the reward of the base model's answer under URIAL
+(arXiv:2312.01552). The wording of the prompt and its examples are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..prompts import urial_prompt, urial_stops
+from ..sampling import SamplingParams, sample_seed, seed_base
+from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
+
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=1024)
+"""Greedy as the responses are; the length is our choice: base models rarely stop late for a reason."""
+
+
+@dataclass(frozen=True)
+class BaseResponses(RowStage):
+    """Settings of the base model's answers.
+
+    - `sampling`: greedy by default.
+    """
+
+    name: ClassVar[str] = "base_responses"
+    version: ClassVar[int] = 1
+    role: ClassVar[str] = "base"
+    reads: ClassVar[tuple[str, ...]] = ("instruction",)
+
+    sampling: SamplingParams = GREEDY
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the sampling, and the prompt that all rows share."""
+        return {"sampling": self.sampling.to_dict(), "prompt": urial_prompt(""), "stop": list(urial_stops())}
+
+    def features(self) -> dict[str, Any]:
+        """Return the answer, who gave it, and how it ended."""
+        from datasets import Value
+
+        return {name: Value("string") for name in ("base_response", "base_model", "base_finish_reason")}
+
+    def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
+        """Return `steps` of a row: one request."""
+        template: Any = context.template  # a PlainTemplate: the role says so
+        stops = template.response_stops
+        sampling = dataclasses.replace(
+            self.sampling,
+            stop=(*self.sampling.stop, *urial_stops()),
+            stop_token_ids=(*self.sampling.stop_token_ids, *stops.token_ids),
+        )
+        base, sampled = seed_base(context.seed, self.name), not sampling.is_greedy
+
+        def steps(row: Mapping[str, Any]) -> Steps:
+            if row["instruction"] is None:
+                return Outcome({"error": "no instruction"}, "empty")
+            seed = sample_seed(base, row[ROW_INDEX]) if sampled else None
+            generation = yield Ask(template.plain(urial_prompt(row["instruction"])), sampling.with_seed(seed))
+            if generation.failure is not None:
+                return failed(generation)
+            text = generation.text.encode("utf-8", "replace").decode().strip()
+            return Outcome({"text": text, "finish": generation.finish_reason}, OK)
+
+        return steps
+
+    def columns(
+        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
+    ) -> dict[str, Any]:
+        """Return the columns; of a failed row the answer is null."""
+        finish = record["finish"] if code == OK else f"error: {record.get('error', code)}"
+        return {"base_response": record.get("text"), "base_model": context.model, "base_finish_reason": finish}

@@ -1,0 +1,214 @@
+"""`quality`, `difficulty`, `category`, and rubrics of one's own: a judge reads the row and fills in one JSON object.
+
+Source of scales, tags and columns: Magpie, arXiv:2406.08464, section 3.2 and appendix; greedy, as its scripts judge.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..answers import Reading, read_answer
+from ..engines.base import Generation, Prompt
+from ..errors import ArgumentError
+from ..rubric import BUILT_IN, Rubric, joined_schema, load_rubric, row_prompt, shared_prompt
+from ..sampling import SamplingParams, sample_seed, seed_base
+from ..stage import CODES, OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
+from ..templates import ChatTemplate
+from .responses import with_stops
+
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=1024)
+"""Temperature and length of the reference's annotation script."""
+RETRY_TEMPERATURE = 0.7
+"""Our choice: high enough to leave the answer that could not be read, low enough to keep to the task."""
+
+
+@dataclass(frozen=True)
+class Judge(RowStage):
+    """Asks a judge for one or several rubrics at once.
+
+    - `rubrics`: names of built-in rubrics, YAML files, or mappings with `name`, `task`, `schema`, …
+    - `sampling`: greedy by default; `retry_temperature`: of the second try, after an answer that cannot be read.
+    - `structured`: whether the engine holds the answer to the JSON schema, where it can.
+
+    An answer that cannot be read twice leaves its columns null, with `<rubric>_error` and `<rubric>_raw`.
+    """
+
+    name: ClassVar[str] = "judge"
+    version: ClassVar[int] = 1
+    role: ClassVar[str] = "judge"
+
+    rubrics: tuple[Any, ...] = BUILT_IN
+    sampling: SamplingParams = GREEDY
+    retry_temperature: float = RETRY_TEMPERATURE
+    structured: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.rubrics:
+            raise ArgumentError("A judge needs a rubric.", hint=f"As rubrics: [{', '.join(BUILT_IN)}].", key="rubrics")
+        joined_schema(self.loaded)
+
+    @property
+    def loaded(self) -> tuple[Rubric, ...]:
+        """The rubrics."""
+        return tuple(load_rubric(given) for given in self.rubrics)
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether all rubrics are the package's own."""
+        return all(isinstance(given, str) and given in BUILT_IN for given in self.rubrics)
+
+    @property
+    def label(self) -> str:
+        """The stage's name; with rubrics of one's own, theirs."""
+        return self.name if self.is_built_in else "-".join([self.name, *(rubric.name for rubric in self.loaded)])
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The columns that the rubrics read."""
+        return tuple(dict.fromkeys(column for rubric in self.loaded for column in rubric.reads))
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the rubrics in full, and how is sampled."""
+        return {
+            "rubrics": [rubric.to_dict() for rubric in self.loaded],
+            "sampling": self.sampling.to_dict(),
+            "retry_temperature": self.retry_temperature,
+            "structured": self.structured,
+        }
+
+    def features(self) -> dict[str, Any]:
+        """Return each rubric's columns, who judged, and what went wrong."""
+        from datasets import Value
+
+        features: dict[str, Any] = {}
+        for rubric in self.loaded:
+            own = (rubric.judge_column, f"{rubric.name}_error", f"{rubric.name}_raw")
+            features |= rubric.features() | {name: Value("string") for name in own}
+        return features
+
+    def check_template(self, template: ChatTemplate) -> None:
+        """Raise TemplateError if the template refuses a lone user message."""
+        template.response([{"role": "user", "content": "Hello"}])
+
+    def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
+        """Return `steps` of a row: one request, and a second one if its answer cannot be read."""
+        template, rubrics, needs = context.template, self.loaded, self.needs
+        sampling = with_stops(self.sampling, template)
+        if self.structured and context.capabilities is not None and context.capabilities.grammar:
+            sampling = dataclasses.replace(sampling, grammar=json.dumps(joined_schema(rubrics), ensure_ascii=False))
+        shared = shared_prompt(rubrics)
+        names = "+".join(rubric.name for rubric in rubrics)
+        bases = [seed_base(context.seed, "judge", names, attempt) for attempt in (1, 2)]
+
+        def prompt(row: Mapping[str, Any]) -> Prompt:
+            return template.response([{"role": "user", "content": shared + row_prompt(rubrics, row)}])
+
+        def steps(row: Mapping[str, Any]) -> Steps:
+            if any(row[column] is None for column in needs):
+                return Outcome({"error": "nothing to judge"}, "empty")
+            asked = prompt(row)
+            first = sampling if sampling.is_greedy else sampling.with_seed(sample_seed(bases[0], row[ROW_INDEX]))
+            generation = yield Ask(asked, first)
+            if generation.failure is not None:
+                return failed(generation)
+            readings, text = _read(template, generation, rubrics)
+            if any(reading.code != OK for reading in readings.values()):
+                again = self._retry(sampling, generation).with_seed(sample_seed(bases[1], row[ROW_INDEX]))
+                generation = yield Ask(asked, again)
+                if generation.failure is not None and generation.failure.transient:
+                    return failed(generation)
+                if generation.failure is None:
+                    second, text = _read(template, generation, rubrics)
+                    readings = {name: _better(reading, second[name]) for name, reading in readings.items()}
+            return _outcome(readings, text, generation)
+
+        return steps
+
+    def _retry(self, sampling: SamplingParams, generation: Generation) -> SamplingParams:
+        """Return how the second try is sampled: hotter, and with more room if the first was cut."""
+        longer = 2 if generation.finish_reason == "length" else 1
+        temperature = max(self.retry_temperature, sampling.temperature)
+        return dataclasses.replace(sampling, temperature=temperature, max_tokens=sampling.max_tokens * longer)
+
+    def columns(
+        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
+    ) -> dict[str, Any]:
+        """Return the rubrics' columns."""
+        values, errors = record.get("values", {}), record.get("errors", {})
+        shown = record.get("error", code) if not values else None
+        out: dict[str, Any] = {}
+        for rubric in self.loaded:
+            out |= {rubric.column(key): values.get(key, [] if kind["type"] == "array" and values else None)
+                    for key, kind in rubric.properties.items()}  # fmt: skip
+            error = errors.get(rubric.name, shown)
+            out[rubric.judge_column] = context.model
+            out[f"{rubric.name}_error"] = error
+            out[f"{rubric.name}_raw"] = record.get("raw") if error else None
+        return out
+
+
+@dataclass(frozen=True)
+class Quality(Judge):
+    """Rates the instruction from "very poor" to "excellent": `input_quality`, `quality_explanation`."""
+
+    name: ClassVar[str] = "quality"
+    rubrics: tuple[Any, ...] = ("quality",)
+
+
+@dataclass(frozen=True)
+class Difficulty(Judge):
+    """Names intent and knowledge, and rates from "very easy" to "very hard": `intent`, `knowledge`, `difficulty`."""
+
+    name: ClassVar[str] = "difficulty"
+    rubrics: tuple[Any, ...] = ("difficulty",)
+
+
+@dataclass(frozen=True)
+class Category(Judge):
+    """Names the kind of task: `task_category` and `other_task_category`."""
+
+    name: ClassVar[str] = "category"
+    rubrics: tuple[Any, ...] = ("category",)
+
+
+@dataclass(frozen=True)
+class OwnRubric(Judge):
+    """Asks a judge for a rubric of your own: `rubric` is a YAML file, or a mapping with `name`, `task` and `schema`."""
+
+    name: ClassVar[str] = "rubric"
+    repeatable: ClassVar[bool] = True
+    rubrics: tuple[Any, ...] = ()
+    rubric: str | dict[str, Any] = ""
+
+    def __post_init__(self) -> None:
+        if self.rubric:
+            object.__setattr__(self, "rubrics", (self.rubric,))
+        super().__post_init__()
+
+
+def _read(
+    template: ChatTemplate, generation: Generation, rubrics: tuple[Rubric, ...]
+) -> tuple[dict[str, Reading], str]:
+    text = template.split_reasoning(generation.text)[1]
+    return {rubric.name: read_answer(text, rubric) for rubric in rubrics}, text
+
+
+def _better(first: Reading, second: Reading) -> Reading:
+    """Return the reading that says more; the first if both say as much."""
+    order = (OK, "unknown_label", "unparsable")
+    return second if order.index(second.code) < order.index(first.code) else first
+
+
+def _outcome(readings: Mapping[str, Reading], text: str, generation: Generation) -> Outcome:
+    errors = {name: reading.code for name, reading in readings.items() if reading.code != OK}
+    record: dict[str, Any] = {"values": {key: value for r in readings.values() for key, value in r.values.items()}}
+    if errors:
+        record |= {"errors": errors, "raw": text.encode("utf-8", "replace").decode()[:20_000]}
+    if generation.served is not None:
+        record["served"] = {k: v for k, v in generation.served._asdict().items() if v is not None}
+    return Outcome(record, min(errors.values(), key=CODES.index) if errors else OK)

@@ -1,0 +1,257 @@
+"""`neighbors`: near duplicates of instructions, by embeddings.
+
+Source of columns, embedder and threshold: the releases' script (all-mpnet-base-v2, squared L2 under 0.05). Unlike it,
+a group is closed under nearness and has one survivor whatever the rows' order, and duplicates are not capped at 500.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..embedding import EmbeddingStore, Encode, embed_texts, load_embedder, text_keys
+from ..errors import ArgumentError, DatasetError
+from ..models import ModelRef
+from ..nearest.search import BYTES_PER_ROW, METHODS, THRESHOLD, find_neighbors
+from ..rundir import stable_hash
+from ..stage import ModelChoice, SetResult, SetStage, Workspace
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MODEL = "sentence-transformers/all-mpnet-base-v2"
+"""The releases' embedder."""
+PRECISIONS = ("float32", "tf32", "float16")
+
+
+@dataclass(frozen=True)
+class Embedding(SetStage):
+    """What all stages on embeddings have in common; see `Neighbors`."""
+
+    model: str | None = None
+    revision: str | None = None
+    column: str = "instruction"
+    prompt: str = ""
+    max_seq_length: int | None = None
+    device: str | None = None
+    batch_size: int = 64
+    trust_remote_code: bool = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The text, and the row's name."""
+        return (self.column, "uuid")
+
+    def models(self, generator: str) -> dict[str, ModelChoice]:
+        """Return the embedder: the demo's beside the demo model, else the releases'."""
+        name = self.model or ("demo" if generator == "demo" else MODEL)
+        return {"embedder": ModelChoice(name, self.revision, "embedder")}
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what of the embedding can change a distance."""
+        return {"column": self.column, "prompt": self.prompt, "max_seq_length": self.max_seq_length}
+
+    def store(self, work: Workspace) -> EmbeddingStore:
+        """Return the embedder's sidecar: shared by all stages and sizes of a run."""
+        ref = work.context.refs["embedder"]
+        name = stable_hash([ref.name, ref.revision, self.prompt, self.max_seq_length], 12)
+        return EmbeddingStore(work.shared / f"embeddings-{name}")
+
+    def embed(self, store: EmbeddingStore, dataset: Dataset, column: str, work: Workspace) -> None:
+        """Embed the column's texts that the store lacks."""
+
+        def texts() -> Iterator[Sequence[str]]:
+            for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=4096):
+                yield [text for text in table[column].to_pylist() if has_text(text)]
+
+        with work.listener.steps(f"{self.label}: embeddings", len(dataset)) as done:
+            embed_texts(store, texts(), lambda: self._load(work.context.refs["embedder"]), done)
+
+    def _load(self, ref: ModelRef) -> Encode:
+        return load_embedder(
+            ref,
+            device=self.device,
+            batch_size=self.batch_size,
+            prompt=self.prompt,
+            max_seq_length=self.max_seq_length,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+@dataclass(frozen=True)
+class Neighbors(Embedding):
+    """Finds each instruction's nearest other one, and its group of near duplicates.
+
+    - `model`, `revision`: the embedder: a sentence-transformers model, or "demo". `column`: the text embedded.
+    - `prompt`: put before each text, for embedders that want one. `max_seq_length`: most tokens read.
+    - `threshold`: squared L2 distance under which two rows are near duplicates.
+    - `method`: "exact", "approximate" (its recall is measured), or "auto": by size and device.
+    - `precision`: of the products on a GPU: "float32", "tf32", "float16". `device`, `batch_size`: of the embedder.
+    - `embeddings`: keep each row's vector (float16) as the column `embedding`.
+    """
+
+    name: ClassVar[str] = "neighbors"
+    version: ClassVar[int] = 1
+
+    threshold: float = THRESHOLD
+    method: str = "auto"
+    precision: str = "float32"
+    embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("method", self.method, METHODS), ("precision", self.precision, PRECISIONS)):
+            if value not in known:
+                raise ArgumentError(
+                    f"{name} = {value!r} cannot be used.", hint=f"One of {', '.join(known)}.", key=name
+                )
+        if not 0 < self.threshold <= 4:
+            raise ArgumentError(f"threshold = {self.threshold} cannot be used.", hint="Above 0, at most 4.")
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what can change a distance or a group."""
+        own = {"threshold": self.threshold, "method": self.method, "embeddings": self.embeddings}
+        return super().parameters() | own
+
+    def features(self) -> dict[str, Any]:
+        """Return the released columns, and the group."""
+        from datasets import List, Value
+
+        own: dict[str, Any] = {
+            "min_neighbor_distance": Value("float32"),
+            "repeat_count": Value("int64"),
+            "min_similar_uuid": Value("string"),
+            "group_id": Value("string"),
+        }
+        return own | ({"embedding": List(Value("float16"))} if self.embeddings else {})
+
+    def apply(self, dataset: Dataset, work: Workspace) -> SetResult:
+        """Embed, search, and name the groups by their survivors."""
+        check_memory(len(dataset))
+        with self.store(work) as store:
+            self.embed(store, dataset, self.column, work)
+            at = vectors_of(dataset, self.column, store)
+            uuids = column_of(dataset, "uuid")
+            rank = ranks(uuids)
+            text = np.flatnonzero(at >= 0)
+            place, copies = np.unique(at[text], return_inverse=True)
+            matrix = store.matrix
+            if len(place) != len(store) or not (place == np.arange(len(place))).all():
+                matrix = _Picked(matrix, place)
+            with work.listener.steps(f"{self.label}: search", len(dataset)) as done:
+                found = find_neighbors(
+                    matrix,
+                    rank=rank[text],
+                    copies=copies.astype(np.int64),
+                    threshold=self.threshold,
+                    method=self.method,
+                    device=self._search_device(),
+                    precision=self.precision,
+                    directory=work.directory,
+                    progress=lambda part, whole: done(len(dataset) * part // max(whole, 1)),
+                )
+            columns = _columns(len(dataset), text, found, uuids, rank)
+            if self.embeddings:
+                columns["embedding"] = [None if n < 0 else store.matrix[n] for n in at]
+        facts = found.report | {"rows_without_text": len(dataset) - len(text)}
+        if facts["invalid_rows"]:
+            work.listener.note(
+                f"{self.label}: {facts['invalid_rows']} rows have an embedding that is zero or no number."
+            )
+        return SetResult(columns, None, facts)
+
+    def _search_device(self) -> str:
+        import torch
+
+        if self.device is not None:
+            return self.device
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+class _Picked:
+    """Some rows of a matrix, read when they are asked for."""
+
+    def __init__(self, matrix: Any, rows: Any) -> None:
+        self._matrix, self._rows = matrix, rows
+        self.shape, self.dtype = (len(rows), *matrix.shape[1:]), matrix.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, where: Any) -> Any:
+        return self._matrix[self._rows[where]]
+
+
+def has_text(text: str | None) -> bool:
+    """Tell whether there is something to embed."""
+    return text is not None and bool(text.strip())
+
+
+def vectors_of(dataset: Dataset, column: str, store: EmbeddingStore) -> Any:
+    """Return where each row's vector is in the store, or -1 for rows without text: (num_rows,) int64."""
+    at = np.full(len(dataset), -1, dtype=np.int64)
+    start = 0
+    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=4096):
+        texts = table[column].to_pylist()
+        there = np.array([has_text(text) for text in texts], dtype=bool)
+        at[start : start + len(texts)][there] = store.find(text_keys([text for text in texts if has_text(text)]))
+        start += len(texts)
+    return at
+
+
+def column_of(dataset: Dataset, name: str) -> Any:
+    """Return a column of text as one Arrow array."""
+    import pyarrow as pa
+
+    data = dataset.select_columns([name]).with_format("arrow")[:][name]
+    return data.combine_chunks() if isinstance(data, pa.ChunkedArray) else data
+
+
+def ranks(uuids: Any) -> Any:
+    """Return the place of each row in the order of uuids, (num_rows,) int64: what decides who survives."""
+    import pyarrow.compute as pc
+
+    if uuids.null_count:
+        raise DatasetError(f"{uuids.null_count} rows have no uuid.", hint="Drop the column to have it made anew.")
+    order = np.asarray(pc.sort_indices(uuids)).astype(np.int64)
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    return rank
+
+
+def check_memory(num_rows: int) -> None:
+    """Raise ArgumentError if the search's arrays do not fit; asked before anything is embedded."""
+    from ..engines.hf import available_memory
+
+    wanted = num_rows * BYTES_PER_ROW * 2
+    if wanted > available_memory():
+        raise ArgumentError(
+            f"A search over {num_rows:,} rows needs about {wanted / 1e9:.0f} GB of memory, and less is free.",
+            hint="Use a machine with more memory, or annotate parts of the dataset.",
+        )
+
+
+def _columns(num_rows: int, text: Any, found: Any, uuids: Any, rank: Any) -> dict[str, Any]:
+    import pyarrow as pa
+
+    by_rank = uuids.take(pa.array(np.argsort(rank)))
+    distance = np.full(num_rows, np.nan, dtype=np.float32)
+    repeats = np.zeros(num_rows, dtype=np.int64)
+    similar = np.full(num_rows, -1, dtype=np.int64)
+    group = rank.copy()
+    distance[text], repeats[text], similar[text], group[text] = (
+        found.distance,
+        found.repeats,
+        found.smallest,
+        found.group,
+    )
+    # Ranks of the search are those of the whole, so each stands for the uuid at that place in the order.
+    return {
+        "min_neighbor_distance": pa.array(distance, mask=np.isnan(distance)),
+        "repeat_count": repeats,
+        "min_similar_uuid": by_rank.take(pa.array(similar, mask=similar < 0)),
+        "group_id": by_rank.take(pa.array(group)),
+    }
