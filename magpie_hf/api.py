@@ -352,6 +352,8 @@ def _run_stages(session: Session, shard: Shard, rows: Dataset | None) -> Dataset
         assert isinstance(first, Instructions)  # noqa: S101 (the recipe was checked)
         rows = run_instructions(first, session.recipe.num_rows, session.environment(), shard)
     for stage in stages:
+        if stage.name in session.recipe.implied and set(stage.features()) <= set(rows.column_names):
+            continue  # the rows came with these columns
         rows = run_stage(stage, rows, session.environment(stage.role if stage.uses_engine else "generator"))
     written = write_output(rows, session.run_dir, session.recipe.output.get("format", "parquet"))
     if session.recipe.output.get("report"):

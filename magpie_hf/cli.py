@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from ._cli_annotate import add_commands
 from ._cli_show import harmless, show_probe, show_rows, show_status, show_template
 from .errors import ArgumentError, MagpieError, RunStopped
 
@@ -109,6 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_synthesize(commands)
+    add_commands(commands, _command)
     _add_looking(commands)
     _add_model_commands(commands)
     _add_maintenance(commands)

@@ -81,7 +81,10 @@ ORDERS = ("paper", "lean")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A validated run. `raw`: the mapping it came from, overrides applied; what run.json and the card show."""
+    """A validated run. `raw`: the mapping it came from, overrides applied; what run.json and the card show.
+
+    `implied`: stages that are there because another one needs them, and not needed where their columns are already.
+    """
 
     model: str
     num_rows: int
@@ -98,6 +101,7 @@ class Recipe:
     budget: Budget = field(default_factory=Budget)
     dataset: dict[str, Any] = field(default_factory=dict)
     roles: dict[str, RoleSpec] = field(default_factory=dict)
+    implied: frozenset[str] = frozenset()
     raw: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -200,6 +204,7 @@ def build(raw: dict[str, Any], source: Source) -> Recipe:
         budget=_budget(raw.get("budget", {}), source),
         dataset=dataset,
         roles=roles,
+        implied=_implied(raw.get("stages") or (), stages),
         raw=raw,
     )
 
@@ -211,6 +216,11 @@ def _dataset(given: Any, source: Source) -> dict[str, Any]:
     if section and not (section.get("path") or section.get("fingerprint")):
         raise source.error("dataset.path", "no path is given.", "Give a directory, a file or a Hub id.")
     return section
+
+
+def _implied(given: Any, stages: tuple[Stage, ...]) -> frozenset[str]:
+    named = {entry if isinstance(entry, str) else entry.get("stage") for entry in given}
+    return frozenset(name for stage in stages for name in stage.after if name not in named)
 
 
 def _check_roles(stages: tuple[Stage, ...], roles: Mapping[str, RoleSpec], source: Source) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 
 from .base import Generation, Request
 from .decoding import SamplingTable, StopTexts, choose_tokens
+
+
+if TYPE_CHECKING:
+    from .grammar import Grammars
 
 
 class Runner(Protocol):
@@ -57,8 +61,10 @@ class RowBatch:
         *,
         end_ids: Sequence[int],
         max_context: int | None,
+        grammars: Callable[[], Grammars] | None = None,
     ) -> None:
         self.runner = runner
+        self._grammars = grammars
         self.end_ids = tuple(end_ids)
         self.max_context = max_context
         self._decode = decode
@@ -67,6 +73,7 @@ class RowBatch:
 
     def _clear(self) -> None:
         self.requests: list[Request] = []
+        self._matchers: list[Any] = []
         self._started: list[float] = []
         self._table = SamplingTable.of([])
         self._counts = np.zeros(0, np.int64)
@@ -118,6 +125,7 @@ class RowBatch:
 
     def _append(self, requests: Sequence[Request], began: float, logits: torch.Tensor) -> None:
         params = [r.sampling for r in requests]
+        self._matchers += [self._matcher(p.grammar) for p in params]
         self.requests = self.requests + list(requests)
         self._started += [began] * len(requests)
         self._table = self._table.extended(SamplingTable.of(params))
@@ -129,6 +137,12 @@ class RowBatch:
         self._written = np.concatenate([self._written, np.zeros((len(requests), self._written.shape[1]), np.int32)])
         self._append_stop_ids([(*p.stop_token_ids, *self.end_ids) for p in params])
         self._append_seen(requests, logits)
+
+    def _matcher(self, grammar: str | None) -> Any:
+        """Return what holds a row to its grammar, or None."""
+        if grammar is None or self._grammars is None:
+            return None
+        return self._grammars().matcher(grammar)
 
     def _limit(self, request: Request) -> int:
         if self.max_context is None:
@@ -159,7 +173,15 @@ class RowBatch:
         rows = np.arange(first, self.num_rows, dtype=np.int64)
         table = self._table.take(rows) if first else self._table
         seen = None if self._seen is None else self._seen[first:]
+        held = [row for row in range(first, self.num_rows) if self._matchers[row] is not None]
+        if held and self._grammars is not None:
+            matchers = [self._matchers[row] for row in held]
+            logits = logits.float().clone() if logits.dtype != torch.float32 else logits.clone()
+            logits = self._grammars().restrict(logits, [row - first for row in held], matchers, self._stop_ids[held])
         tokens = choose_tokens(logits, table, self._counts[first:], seen=seen)
+        for row in held:
+            if tokens[row - first] not in self._stop_ids[row]:
+                self._matchers[row].consume_token(int(tokens[row - first]))
         if self._counts.max() >= self._written.shape[1]:
             self._written = np.concatenate([self._written, np.zeros_like(self._written)], axis=1)
         self._written[rows, self._counts[first:]] = tokens
@@ -192,6 +214,7 @@ class RowBatch:
     def _keep(self, kept: NDArray[np.int64]) -> None:
         order = self.runner.keep(kept)
         self.requests = [self.requests[i] for i in order]
+        self._matchers = [self._matchers[i] for i in order]
         self._started = [self._started[i] for i in order]
         self._table = self._table.take(order)
         for name in ("_counts", "_limits", "_stop_ids", "_watched", "_next", "_written"):

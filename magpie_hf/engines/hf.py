@@ -12,6 +12,7 @@ from .base import Capabilities, Engine, EngineStats, Generation, Request, Served
 
 if TYPE_CHECKING:
     from .batching import Runner
+    from .grammar import Grammars
 
 BATCH_SIZE = 512  # rows at once when nobody says; on a GPU memory is the limit before that for larger models
 # Work of one forward over prompts on a CPU, in multiply-adds: about a second on two cores, so that Ctrl-C is heard.
@@ -73,6 +74,7 @@ class TransformersEngine(Engine):
         self._model: Any = None
         self._tokenizer: Any = None
         self._runner: Runner | None = None
+        self._grammars: Grammars | None = None
         self._replicas: Engine | None = None
 
     def _check_settings(self) -> None:
@@ -127,7 +129,11 @@ class TransformersEngine(Engine):
         if self._replicas is not None:
             return self._replicas.capabilities()
         self._opened()
-        return Capabilities(first_token_ban=True, logprobs=True, max_context=self._max_context())
+        from .grammar import is_available
+
+        return Capabilities(
+            first_token_ban=True, grammar=is_available(), logprobs=True, max_context=self._max_context()
+        )
 
     def open(self) -> None:
         """Load model and tokenizer.
@@ -186,7 +192,7 @@ class TransformersEngine(Engine):
         if self._model is None:
             return
         device = self._runner.device if self._runner is not None else None
-        self._model = self._tokenizer = self._runner = None
+        self._model = self._tokenizer = self._runner = self._grammars = None
         import gc
 
         import torch
@@ -260,7 +266,13 @@ class TransformersEngine(Engine):
 
         runner = self._opened()
         runner.reset()
-        batch = RowBatch(runner, self._decode, end_ids=self._end_ids(), max_context=self._max_context())
+        batch = RowBatch(
+            runner,
+            self._decode,
+            end_ids=self._end_ids(),
+            max_context=self._max_context(),
+            grammars=self._compiled_grammars,
+        )
         scheduler = Scheduler(
             batch,
             requests,
@@ -272,6 +284,14 @@ class TransformersEngine(Engine):
             yield from scheduler.run()
         finally:
             runner.reset()
+
+    def _compiled_grammars(self) -> Grammars:
+        if self._grammars is None:
+            from .grammar import Grammars
+
+            vocab_size = int(self._model.get_output_embeddings().weight.shape[0])
+            self._grammars = Grammars(self._tokenizer, vocab_size, self._end_ids())
+        return self._grammars
 
     def score(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
         """Return the log-probability (nats) of each token of the completion after the prompt, at temperature 1."""

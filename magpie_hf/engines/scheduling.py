@@ -14,6 +14,7 @@ import torch
 from ..errors import CapabilityError, EngineError
 from .base import EngineStats, Failure, Generation, Request
 from .batching import RowBatch
+from .grammar import is_available
 from .groups import Pulled
 
 
@@ -92,10 +93,10 @@ class Scheduler:
         return refused
 
     def _refusal(self, request: Request) -> Failure | None:
-        if request.sampling.grammar is not None:
+        if request.sampling.grammar is not None and not is_available():
             raise CapabilityError(
-                "The local transformers engine cannot hold a text to a grammar.",
-                hint="Leave the grammar out, or use the engine vllm, tgi or openai.",
+                "The local transformers engine cannot hold a text to a grammar without llguidance.",
+                hint='pip install "magpie_hf[grammar]", or leave the grammar out.',
             )
         limit, length = self.batch.max_context, len(request.prompt.token_ids)
         if length == 0:

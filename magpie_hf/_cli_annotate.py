@@ -1,0 +1,137 @@
+"""The commands that work on rows that are there: annotate, select, report, agreement."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ._cli_show import show_rows, show_status
+from .errors import ArgumentError
+
+
+def add_commands(commands: Any, command: Callable[..., Any]) -> None:
+    """Add the commands to the parser."""
+    _add_annotate(commands, command)
+    _add_select(commands, command)
+    report = command(commands, "report", _report, "Write a report of a dataset: one HTML file.")
+    report.add_argument("dataset", help="run directory, file or Hub id")
+    report.add_argument("--output", default="report.html", help="the file (default report.html)")
+    report.add_argument("--title")
+    report.add_argument("--compare", action="append", default=[], metavar="NAME=DATASET", help="up to three others")
+    agree = command(commands, "agreement", _agreement, "Compare two annotations of the same rows.")
+    agree.add_argument("first", help="run directory, file or Hub id")
+    agree.add_argument("second")
+
+
+def _add_annotate(commands: Any, command: Callable[..., Any]) -> None:
+    parser = command(commands, "annotate", _annotate, "Annotate a dataset: labels, rewards, duplicates, …")
+    parser.add_argument("dataset", help="run directory, file or Hub id")
+    parser.add_argument("annotations", help="names with commas between: quality,difficulty,category,neighbors,…")
+    parser.add_argument("--model", help='the judge: Hub id, directory, or "demo"')
+    parser.add_argument("--engine", help="of the judge: transformers, vllm, tgi or openai")
+    parser.add_argument("--endpoint", action="append", metavar="URL", help="address of its server; may be given again")
+    parser.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the endpoint's key")
+    parser.add_argument(
+        "--judge", choices=["separate", "combined"], default="separate", help="one request a rubric, or one for all"
+    )
+    parser.add_argument("--guard", help="model for safety (default Llama Guard 2)")
+    parser.add_argument("--base", help="base model for reward_difference")
+    parser.add_argument("--tokenizer", metavar="MODEL", help="whose tokens lengths counts")
+    parser.add_argument("--output", help="run directory")
+    parser.add_argument("--accept-failures", action="store_true", help="finish rows with transient failures as errors")
+    parser.add_argument("--allow-mixed", action="store_true", help="go on although the server changed its model")
+    parser.add_argument("--rows", type=int, default=0, metavar="N", help="rows to show at the end (default none)")
+
+
+def _add_select(commands: Any, command: Callable[..., Any]) -> None:
+    parser = command(commands, "select", _select, "Select rows: a named filter or an expression.")
+    parser.add_argument("dataset", help="run directory, file or Hub id")
+    parser.add_argument("selection", help="air-filter, pro-filter, …, or as \"quality >= good and language == 'EN'\"")
+    parser.add_argument("--longest", type=int, help="keep so many rows, those with the longest responses")
+    parser.add_argument("--sample", type=float, help="keep so many rows, or a share below 1, drawn by --seed")
+    parser.add_argument(
+        "--one-per-group",
+        nargs="?",
+        const=True,
+        default=None,
+        metavar="COLUMN",
+        help="one row of each group of near duplicates",
+    )
+    parser.add_argument("--shuffle", type=int, metavar="SEED", help="shuffle the result")
+    parser.add_argument("--seed", type=int, help="of --sample")
+    parser.add_argument("--output", required=True, help="parquet file to write")
+
+
+def _annotate(options: argparse.Namespace) -> int:
+    from .api import annotate
+
+    engine: dict[str, Any] | None = None
+    if options.model or options.engine or options.endpoint:
+        engine = {"model": options.model or "demo"}
+        named = {"kind": options.engine, "endpoints": options.endpoint, "api_key_env": options.api_key_env}
+        engine |= {name: value for name, value in named.items() if value is not None}
+    names = [name.strip() for name in options.annotations.split(",") if name.strip()]
+    dataset = annotate(
+        options.dataset,
+        names,
+        engine=engine,
+        judge=options.judge,
+        guard=options.guard,
+        base=options.base,
+        model=options.tokenizer,
+        output=options.output,
+        accept_failures=options.accept_failures,
+        allow_mixed=options.allow_mixed,
+    )
+    show_rows(dataset, options.rows)
+    if options.output:
+        show_status(Path(options.output))
+        print(f"\nThe dataset: {options.output}  ({len(dataset)} rows)")
+    return 0
+
+
+def _select(options: argparse.Namespace) -> int:
+    from .api import select
+
+    names = ("longest", "sample", "one_per_group", "shuffle", "seed")
+    changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    target = Path(options.output)
+    if target.suffix != ".parquet":
+        raise ArgumentError(f"--output {options.output!r} is no parquet file.", hint="As --output filtered.parquet.")
+    kept, funnel = select(options.dataset, options.selection, return_funnel=True, **changes)
+    print(f"{'condition':<70}{'rows in':>12}{'rows out':>12}{'null':>10}")
+    for step in funnel:
+        print(f"{step.condition[:68]:<70}{step.rows_in:>12,}{step.rows_out:>12,}{step.nulls:>10,}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    kept.to_parquet(str(target))
+    print(f"\n{len(kept):,} rows in {target}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from .api import report
+
+    compare = {}
+    for text in options.compare:
+        name, equals, place = text.partition("=")
+        if not equals:
+            raise ArgumentError(f"--compare {text!r} has no dataset.", hint="Write --compare NAME=DATASET.")
+        compare[name] = place
+    print(report(options.dataset, options.output, title=options.title, compare=compare or None))
+    return 0
+
+
+def _agreement(options: argparse.Namespace) -> int:
+    from .loading import load_rows
+    from .reports import agreement
+
+    found = agreement(load_rows(options.first), load_rows(options.second))
+    print(f"{'column':<20}{'rows':>10}{'agree':>10}{'kappa':>10}{'weighted':>10}{'nulls':>16}")
+    for name, facts in found.items():
+        figures = [facts["agreement"], facts["kappa"], facts["weighted_kappa"]]
+        shown = "".join(f"{'-' if value is None else f'{value:.3f}':>10}" for value in figures)
+        nulls = f"{facts['nulls_first']:,} / {facts['nulls_second']:,}"
+        print(f"{name:<20}{facts['rows']:>10,}{shown}{nulls:>16}")
+    return 0

@@ -1,0 +1,94 @@
+"""How far two annotations of the same rows agree: exact agreement, Cohen's kappa, and with weights on ordered scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import DatasetError
+from ..expressions import SCALES
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+COLUMNS = ("input_quality", "difficulty", "task_category", "safety", "language")
+
+
+def agreement(first: Dataset, second: Dataset, columns: Sequence[str] | None = None) -> dict[str, Any]:
+    """Compare the labels of two datasets row by row, joined by `uuid`.
+
+    Returns column to {rows, agreement, kappa, weighted_kappa, nulls_first, nulls_second, labels, table}: `rows` with a
+    label on both sides; kappas from -1 to 1, null where one label is all there is; `weighted_kappa` (quadratic) on
+    ordered scales only; `table[i][j]` counts rows with label i in the first and label j in the second.
+
+    Raises:
+        DatasetError: a dataset has no `uuid`, they share no row, or there is no column to compare.
+    """
+    for dataset in (first, second):
+        if "uuid" not in dataset.column_names:
+            raise DatasetError("Rows are compared by uuid, and a dataset has none.", column="uuid")
+    shared = [name for name in COLUMNS if name in first.column_names and name in second.column_names]
+    names = list(columns) if columns is not None else shared
+    if not names:
+        raise DatasetError(
+            "The datasets share no annotation.", hint=f"Annotate both with one of {', '.join(COLUMNS)}."
+        )
+    left, right = _matched(first, second)
+    return {name: _compare(first, second, name, left, right) for name in names}
+
+
+def _matched(first: Dataset, second: Dataset) -> tuple[list[int], list[int]]:
+    """Return the positions of the rows that both have, in the first one's order."""
+    there = {uuid: at for at, uuid in enumerate(second.with_format(None)["uuid"])}
+    pairs = [(at, there[uuid]) for at, uuid in enumerate(first.with_format(None)["uuid"]) if uuid in there]
+    if not pairs:
+        raise DatasetError("The datasets share no row.", hint="Annotate the same dataset twice.", column="uuid")
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def _compare(first: Dataset, second: Dataset, name: str, left: list[int], right: list[int]) -> dict[str, Any]:
+    for dataset in (first, second):
+        if name not in dataset.column_names:
+            raise DatasetError(f'A dataset has no column "{name}".', column=name)
+    a_all, b_all = (list(dataset.with_format(None)[name]) for dataset in (first, second))
+    pairs = [(a_all[a], b_all[b]) for a, b in zip(left, right, strict=True)]
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    scale = SCALES.get(name)
+    labels = list(scale) if scale else sorted({label for pair in both for label in pair})
+    table = confusion(both, labels)
+    return {
+        "rows": len(both),
+        "agreement": float(np.trace(table) / len(both)) if both else None,
+        "kappa": kappa(table),
+        "weighted_kappa": kappa(table, weighted=True) if scale else None,
+        "nulls_first": sum(a is None for a, _ in pairs),
+        "nulls_second": sum(b is None for _, b in pairs),
+        "labels": labels,
+        "table": table.tolist(),
+    }
+
+
+def confusion(pairs: Sequence[tuple[str, str]], labels: Sequence[str]) -> Any:
+    """Return the table of counts, (labels, labels) int64; labels that are not listed are left out."""
+    place = {label: n for n, label in enumerate(labels)}
+    table = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    for a, b in pairs:
+        if a in place and b in place:
+            table[place[a], place[b]] += 1
+    return table
+
+
+def kappa(table: Any, *, weighted: bool = False) -> float | None:
+    """Return Cohen's kappa of a table; `weighted`: by the squared distance of labels. None if chance explains all."""
+    total = table.sum()
+    if not total:
+        return None
+    size = len(table)
+    at = np.arange(size)
+    weights = (at[:, None] - at[None, :]) ** 2.0 if weighted else (at[:, None] != at[None, :]).astype(float)
+    expected = table.sum(axis=1)[:, None] * table.sum(axis=0)[None, :] / total
+    chance = (weights * expected).sum()
+    return None if chance == 0 else float(1 - (weights * table).sum() / chance)

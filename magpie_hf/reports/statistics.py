@@ -1,0 +1,165 @@
+"""Figures of a dataset: counted over Arrow batches, so a million rows take seconds and little memory.
+
+A part whose columns are missing is left out, and `missing` says which annotation would fill it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..expressions import SCALES
+from ..stage import ANNOTATION_OF
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+BATCH_ROWS = 20_000
+BINS = 30
+LABELS = ("input_quality", "difficulty", "task_category", "language", "safety", "response_finish_reason")
+NUMBERS = (
+    "instruction_length", "response_length", "instruction_tokens", "response_tokens", "instruct_reward",
+    "base_reward", "reward_difference", "min_neighbor_distance", "repeat_count", "language_confidence",
+)  # fmt: skip
+LISTS = ("other_task_category", "safety_categories")
+ERRORS = ("quality_error", "difficulty_error", "category_error", "safety_error")
+LARGEST_GROUPS = 10
+
+
+def dataset_statistics(dataset: Dataset) -> dict[str, Any]:
+    """Return all figures, JSON-like: `rows`, `labels`, `numbers`, `lists`, `flags`, `errors`, `groups`, `turns`, `missing`.
+
+    `labels`: column to {counts, nulls}, counts in the order of the scale where there is one, else by size. `numbers`:
+    column to {count, nulls, mean, sd, min, max, total, quantiles, histogram}. `turns`: tokens per turn.
+    """
+    names = set(dataset.column_names)
+    facts: dict[str, Any] = {"rows": len(dataset)}
+    facts["labels"] = {name: label_counts(dataset, name) for name in LABELS if name in names}
+    facts["numbers"] = {name: number_facts(column_numbers(dataset, name)) for name in NUMBERS if name in names}
+    facts["lists"] = {name: _list_counts(dataset, name) for name in LISTS if name in names}
+    facts["flags"] = _flag_counts(dataset) if "flags" in names else {}
+    facts["errors"] = {name: label_counts(dataset, name)["counts"] for name in ERRORS if name in names}
+    facts["groups"] = _group_facts(dataset) if "group_id" in names else {}
+    facts["turns"] = _turn_facts(facts["numbers"])
+    facts["missing"] = _missing(names)
+    return facts
+
+
+def _batches(dataset: Dataset, *columns: str) -> Any:
+    return dataset.select_columns([*columns]).with_format("arrow").iter(batch_size=BATCH_ROWS)
+
+
+def label_counts(dataset: Dataset, column: str) -> dict[str, Any]:
+    """Return how often each value of a text column occurs, and its nulls."""
+    counts: Counter[str] = Counter()
+    nulls = 0
+    for table in _batches(dataset, column):
+        for entry in table[column].value_counts():
+            value = entry["values"].as_py()
+            if value is None:
+                nulls += entry["counts"].as_py()
+            else:
+                counts[str(value)] += entry["counts"].as_py()
+    if column in SCALES:
+        ordered = {label: counts.get(label, 0) for label in SCALES[column]}
+        ordered |= {label: count for label, count in counts.items() if label not in ordered}
+    else:
+        ordered = dict(counts.most_common())
+    return {"counts": ordered, "nulls": nulls}
+
+
+def column_numbers(dataset: Dataset, column: str) -> Any:
+    """Return a column of numbers as float64, null as NaN: (num_rows,)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    out = np.full(len(dataset), np.nan)
+    at = 0
+    for table in _batches(dataset, column):
+        values = pc.cast(table[column], pa.float64())
+        out[at : at + len(table)] = np.asarray(values.fill_null(float("nan")))
+        at += len(table)
+    return out
+
+
+def number_facts(values: Any) -> dict[str, Any]:
+    """Return mean, spread, quantiles and histogram of numbers; NaN and infinite ones count as nulls."""
+    good = values[np.isfinite(values)]
+    facts: dict[str, Any] = {"count": len(good), "nulls": len(values) - len(good)}
+    if not len(good):
+        return facts
+    low, high = float(good.min()), float(good.max())
+    # The few farthest out would squeeze all others into one bin: they are counted in the outermost ones.
+    left, right = (float(v) for v in np.quantile(good, [0.005, 0.995]))
+    if right <= left:
+        left, right = low, high if high > low else low + 1
+    counts, edges = np.histogram(np.clip(good, left, right), bins=BINS, range=(left, right))
+    quantiles = np.quantile(good, [0.05, 0.25, 0.5, 0.75, 0.95])
+    return facts | {
+        "mean": float(good.mean()),
+        "sd": float(good.std()),
+        "min": low,
+        "max": high,
+        "total": float(good.sum()),
+        "quantiles": dict(zip(("5%", "25%", "50%", "75%", "95%"), map(float, quantiles), strict=True)),
+        "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
+    }
+
+
+def _list_counts(dataset: Dataset, column: str) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for table in _batches(dataset, column):
+        for entry in table[column].combine_chunks().flatten().value_counts():
+            if entry["values"].as_py() is not None:
+                counts[str(entry["values"].as_py())] += entry["counts"].as_py()
+    return dict(counts.most_common())
+
+
+def _flag_counts(dataset: Dataset) -> dict[str, int]:
+    import pyarrow.compute as pc
+
+    counts: Counter[str] = Counter()
+    for table in _batches(dataset, "flags"):
+        struct = table["flags"].combine_chunks()
+        for field in struct.type:
+            counts[field.name] += pc.sum(pc.struct_field(struct, field.name)).as_py() or 0
+    return dict(counts)
+
+
+def _group_facts(dataset: Dataset) -> dict[str, Any]:
+    """Return how many groups of several rows there are, how many rows they hold, and the largest."""
+    import pyarrow.compute as pc
+
+    column = dataset.select_columns(["group_id"]).with_format("arrow")[:]["group_id"]
+    counted = column.value_counts()
+    counts = np.asarray(pc.struct_field(counted, "counts"))
+    several = counts > 1
+    order = np.argsort(-counts, kind="stable")[:LARGEST_GROUPS]
+    names = pc.struct_field(counted, "values")
+    return {
+        "groups": int(several.sum()),
+        "rows_in_groups": int(counts[several].sum()),
+        "largest": [(names[int(n)].as_py(), int(counts[n])) for n in order if counts[n] > 1],
+    }
+
+
+def _turn_facts(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tokens per turn (instruction and response), mean and spread, and the total, as the paper's Table 4."""
+    first, second = (numbers.get(name) or {"count": 0} for name in ("instruction_tokens", "response_tokens"))
+    if not first["count"] or not second["count"]:
+        return {}
+    total = first["total"] + second["total"]
+    rows = max(first["count"], second["count"])
+    return {"mean": total / rows, "sd": float(np.hypot(first["sd"], second["sd"])), "total": total, "rows": rows}
+
+
+def _missing(names: set[str]) -> dict[str, str]:
+    """Return annotation to column for the annotations that the dataset lacks."""
+    first: dict[str, str] = {}
+    for column, annotation in ANNOTATION_OF.items():
+        first.setdefault(annotation, column)
+    return {annotation: column for annotation, column in first.items() if column not in names}
