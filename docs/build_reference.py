@@ -90,7 +90,7 @@ def options_table(parser: argparse.ArgumentParser) -> str:
 
 
 def recipe_page() -> str:
-    from magpie_hf import recipe
+    from magpie_hf import _recipe_parts, recipe
     from magpie_hf.progress import Budget
     from magpie_hf.sampling import SamplingParams
 
@@ -123,18 +123,23 @@ def stages_page() -> str:
     parts = ["# Stages\n"]
     for name in STAGES:
         kind = stage_class(name)
-        reads = ", ".join(f"`{column}`" for column in kind.reads)
+        needed = kind.reads or (kind().needs if name not in ("rubric", "select") else ("what its settings name",))
+        reads = ", ".join(f"`{column}`" for column in needed)
         parts.append(f"## {name}\n\n{doc(inspect.getmodule(kind))}\n\n{doc(kind)}\n")
         parts.append(f"Kind: {kind.kind}. Version: {kind.version}. Reads: {reads}.\n")
         parts.append("| setting | default |\n|---|---|")
         fields = [field for field in dataclasses.fields(kind) if field.name != "grid"]
-        parts += [f"| `{field.name}` | {shown(field.default)} |" for field in fields]
+        parts += [f"| `{field.name}` | {shown(default_of(field))} |" for field in fields]
         parts.append("")
     parts.append(
         "## Codes\n\nHow a row ended, as `status` counts it; `magpie-hf retry --errors CODE` opens rows again.\n"
     )
     parts.append(", ".join(f"`{code}`" for code in CODES) + ".\n")
     return "\n".join(parts)
+
+
+def default_of(field: dataclasses.Field[object]) -> object:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def shown(value: object) -> str:
@@ -156,6 +161,8 @@ def columns_page() -> str:
     ]
     for name in STAGES:
         kind = stage_class(name)
+        if name in ("judge", "rubric"):
+            continue  # the columns of their rubrics
         for column, feature in kind().features().items():
             parts.append(f"| `{column}` | {feature_text(feature)} | {name} | {'yes' if column in RELEASED else ''} |")
     parts.append("\n`instruction_3`, `response_3` and so on follow with more turns.\n")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .columns import SCALES
 from .errors import ArgumentError, did_you_mean, quoted
 
 
@@ -21,11 +22,6 @@ ALIASES = {
     "reward": "instruct_reward",
     "guard": "llama_guard_2",
 }
-SCALES = {
-    "input_quality": ("very poor", "poor", "average", "good", "excellent"),
-    "difficulty": ("very easy", "easy", "medium", "hard", "very hard"),
-}
-"""Ordered labels, the lowest first: Magpie, arXiv:2406.08464, section 3.2."""
 FUNCTIONS = {
     "len": ("text",),
     "words": ("text",),

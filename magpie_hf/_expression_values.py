@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._expression_tree import (
-    SCALES,
     BoolArray,
     call_name,
     error_at,
@@ -18,6 +17,7 @@ from ._expression_tree import (
     resolve_name,
     scale_of,
 )
+from .columns import SCALES
 from .errors import did_you_mean, quoted
 
 
@@ -90,7 +90,7 @@ class Evaluator:
         if not (is_none(left) or is_none(right)) or not isinstance(op, (ast.Is, ast.IsNot, ast.Eq, ast.NotEq)):
             raise error_at(self.line, node, "`is` looks for null only.", "As: reward is None, reward is not None.")
         values = self.value(left if is_none(right) else right)
-        known = np.ones(self.rows, dtype=bool) if values.literal else np.asarray(values.data.is_valid())
+        known = np.full(self.rows, values.data is not None) if values.literal else np.asarray(values.data.is_valid())
         wanted = known if isinstance(op, (ast.IsNot, ast.NotEq)) else ~known
         return Truth(wanted, np.ones(self.rows, dtype=bool))
 

@@ -76,7 +76,10 @@ def _key_by_key(text: str, keys: Mapping[str, Any]) -> dict[str, Any]:
             continue
         rest = text[match.end() :]
         try:
-            found[key] = _DECODER.raw_decode(rest)[0]
+            value, end = _DECODER.raw_decode(rest)
+            if rest[end:].lstrip()[:1] not in ("", ",", "}"):
+                raise ValueError("the text goes on behind its closing quote")
+            found[key] = value
         except (ValueError, RecursionError):
             value = _loose(rest, kind, [other for other in keys if other != key])
             if value is not None:
@@ -96,10 +99,10 @@ def _loose(rest: str, kind: Mapping[str, Any], others: list[str]) -> Any:
     if kind.get("type") != "string":
         bare = re.match(r"[\w.+-]+", rest)
         return bare[0] if bare else None
-    names = "|".join(map(re.escape, others))
-    ends = [rf"""["'”]?\s*,\s*["'“]?(?:{names})["'”]?\s*:"""] if others else []
-    ends.append(r"""["'”]?\s*,?\s*\}""")
-    found = re.search("|".join(ends), rest)
+    names = "|".join(map(re.escape, others)) or "(?!)"
+    quote = """["'”]"""
+    ends = rf"""\s*,\s*["'“]?(?:{names})["'”]?\s*:|\s*,?\s*\}}"""
+    found = re.search(f"{quote}(?:{ends})", rest) or re.search(ends, rest)
     if found is None:
         return None  # cut off in the middle
     return rest[: found.start()].strip().strip("\"'“”")

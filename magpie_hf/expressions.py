@@ -21,7 +21,6 @@ from ._expression_tree import (
     BATCH_ROWS,
     HELP,
     MAX_LENGTH,
-    SCALES,
     BoolArray,
     call_name,
     check_tree,
@@ -32,8 +31,8 @@ from ._expression_tree import (
     walk,
 )
 from ._expression_values import Evaluator
+from .columns import SCALES, missing_column
 from .errors import ArgumentError, quoted
-from .stage import missing_column
 
 
 if TYPE_CHECKING:

@@ -6,82 +6,34 @@ row's position, so equal datasets give equal selections. Each step is a line of 
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .columns import SCALES, missing_column
 from .errors import ArgumentError, did_you_mean, quoted
-from .expressions import SCALES, Expression, parse
-from .stage import missing_column
+from .expressions import Expression, parse
+from .selections import SELECTIONS, Selection, as_selection, length_source, named_selection
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-logger = logging.getLogger("magpie_hf")
+__all__ = [
+    "SELECTIONS",
+    "FunnelStep",
+    "Selected",
+    "Selection",
+    "apply_selection",
+    "as_selection",
+    "named_selection",
+    "select_rows",
+    "split_for_lean",
+]
+
 IntArray = npt.NDArray[np.int64]
-TAU_1 = -12.0
-"""Least reward: Magpie, arXiv:2406.08464, Table 5."""
-TAU_1_CARDS = -10.0
-"""Least reward as the dataset cards and the authors' notebook have it."""
-TAU_2 = 0.0
-"""Least reward difference: Magpie, arXiv:2406.08464, Table 5."""
-SHUFFLE_SEED = 42
-"""The seed by which the authors' notebook shuffles a filtered set."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which rows are kept.
-
-    - `where`: an expression (`magpie_hf.expressions`), or "" for all rows.
-    - `one_per_group`: keep one row of each `group_id`; a column's name prefers the highest value (label or number) in
-      it; ties go to the smallest uuid.
-    - `quotas`: column to {label: number of rows, or share of what is left if below 1}; the longest of each label.
-    - `longest`: keep so many rows, the longest by `longest_by` (characters, computed where the column is missing).
-    - `sample`: keep so many rows, or a share below 1, drawn by `seed`. `shuffle`: seed to shuffle the result by.
-    - `source`: where the selection is from.
-    """
-
-    name: str = "selection"
-    where: str = ""
-    one_per_group: bool | str = False
-    quotas: dict[str, dict[str, float]] = field(default_factory=dict)
-    longest: int | None = None
-    longest_by: str = "response_length"
-    sample: float | None = None
-    seed: int = 0
-    shuffle: int | None = None
-    source: str = ""
-
-    def __post_init__(self) -> None:
-        if self.where:
-            parse(self.where)
-        for name in ("longest", "sample"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ArgumentError(f"{name} = {value} cannot be used.", hint="Give a number above 0.", key=name)
-        for column, shares in self.quotas.items():
-            if not isinstance(shares, Mapping) or any(not value >= 0 for value in shares.values()):
-                raise ArgumentError(f"The quotas of {quoted(column)} are no numbers by label.", key="quotas")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that it cannot do without."""
-        found = set(parse(self.where).columns) if self.where else set()
-        if self.one_per_group:
-            found |= {"group_id", "uuid"}
-        if isinstance(self.one_per_group, str):
-            found.add(self.one_per_group)
-        found |= self.quotas.keys()
-        if self.longest is not None or self.quotas:
-            found.add(_length_source(self.longest_by))
-        return tuple(sorted(found))
 
 
 class FunnelStep(NamedTuple):
@@ -98,142 +50,6 @@ class Selected(NamedTuple):
 
     indices: IntArray
     funnel: list[FunnelStep]
-
-
-_PAPER = "Magpie, arXiv:2406.08464, Table 5"
-_UNIQUE = "min_neighbor_distance > 0"
-_COMPLETE = "not endswith(instruction, ':')"
-_CARD = f"reward >= {TAU_1_CARDS} and {_COMPLETE}"
-
-SELECTIONS: dict[str, Selection] = {
-    selection.name: selection
-    for selection in (
-        Selection(
-            "air-filter",
-            f"quality >= good and difficulty >= medium and {_UNIQUE} and reward_difference > {TAU_2}",
-            longest=300_000,
-            source=f"{_PAPER}, Air, Filter",
-        ),
-        Selection(
-            "pro-filter",
-            f"quality >= average and {_UNIQUE} and reward > {TAU_1}",
-            longest=300_000,
-            source=f"{_PAPER}, Pro, Filter",
-        ),
-        Selection(
-            "pro-filter2",
-            f"quality >= good and difficulty >= easy and {_UNIQUE} and reward > {TAU_1}",
-            longest=300_000,
-            source=f"{_PAPER}, Pro, Filter2",
-        ),
-        Selection("pro-filter3", f"{_UNIQUE} and reward > {TAU_1}", longest=300_000, source=f"{_PAPER}, Pro, Filter3"),
-        Selection(
-            "pro-filter4",
-            f"quality >= good and difficulty >= easy and {_UNIQUE} and reward_difference > {TAU_2}",
-            longest=300_000,
-            source=f"{_PAPER}, Pro, Filter4",
-        ),
-        Selection(
-            "pro-filter5",
-            f"quality >= good and difficulty >= easy and {_UNIQUE} and reward > {TAU_1}",
-            source=f"{_PAPER}, Pro, Filter5 (338K rows came out)",
-        ),
-        Selection(
-            "pro-filter6",
-            f"difficulty >= easy and {_UNIQUE} and reward > {TAU_1}",
-            quotas={"difficulty": {"easy": 100_000, "> easy": 100_000}},
-            source=f"{_PAPER}, Pro, Filter6 (50 % easy, 50 % harder; the longest 200K)",
-        ),
-        Selection(
-            "pro-300k-card",
-            f"quality >= average and {_CARD}",
-            one_per_group=True,
-            longest=300_000,
-            source="card of Magpie-Pro-300K-Filtered",
-        ),
-        Selection(
-            "air-300k-card",
-            f"quality >= good and difficulty >= medium and {_CARD}",
-            one_per_group=True,
-            longest=300_000,
-            source="card of Magpie-Air-300K-Filtered; reward, duplicates and ':' are our choice, after the Pro card",
-        ),
-        Selection(
-            "notebook-filter",
-            f"quality in ['good', 'excellent'] and reward > {TAU_1_CARDS} and {_COMPLETE}",
-            one_per_group=True,
-            longest=300_000,
-            shuffle=SHUFFLE_SEED,
-            source="the authors' filter notebook",
-        ),
-        Selection(
-            "pro-mt",
-            f"quality >= good and difficulty >= easy and {_UNIQUE} and reward > {TAU_1}",
-            longest=300_000,
-            source="card of Magpie-Pro-MT-300K (quality, difficulty); the rest as Filter2 of the paper's Table 5",
-        ),
-        Selection(
-            "chinese-200k",
-            f"quality >= average and language == 'ZH' and {_CARD}",
-            one_per_group=True,
-            longest=200_000,
-            source="card of Magpie-Qwen2-Pro-200K-Chinese",
-        ),
-        Selection(
-            "english-200k",
-            f"quality >= average and language == 'EN' and {_CARD}",
-            one_per_group=True,
-            longest=200_000,
-            source="as the card of Magpie-Qwen2-Pro-200K-Chinese, for English: our choice",
-        ),
-        Selection(
-            "llama-3.1-mt",
-            "quality >= good and (lines(instruction) < 5 or category == 'Coding & Debugging')",
-            longest=500_000,
-            source="card of Magpie-Llama-3.1-Pro-MT-300K-Filtered, first turn",
-        ),
-        Selection(
-            "reasoning-v2",
-            f"contains(raw_instruction, '## Step 1') and contains(response, '## Step 1') and "
-            f"reward > {TAU_1_CARDS} and quality >= good and {_COMPLETE}",
-            source="issue 38 of the authors' repository",
-        ),
-    )
-}
-
-
-def named_selection(name: str) -> Selection:
-    """Return a selection by its name.
-
-    Raises:
-        ArgumentError: there is none of that name.
-    """
-    if name not in SELECTIONS:
-        raise ArgumentError(f"There is no selection {quoted(name)}.", hint=did_you_mean(name, SELECTIONS))
-    return SELECTIONS[name]
-
-
-def as_selection(given: str | Mapping[str, Any] | Selection, **changes: Any) -> Selection:
-    """Return a selection: a named one, an expression, a mapping with the fields of `Selection`; with changes.
-
-    Raises:
-        ArgumentError: it cannot be used; names what is wrong.
-    """
-    known = {f.name for f in dataclasses.fields(Selection)}
-    if isinstance(given, Selection):
-        base = given
-    elif isinstance(given, Mapping):
-        base, changes = Selection(), {**given, **changes}
-    elif given in SELECTIONS or (given and all(c.isalnum() or c in "-." for c in given)):
-        base = named_selection(given)
-    else:
-        base = Selection(where=given)
-    for key in changes:
-        if key not in known:
-            raise ArgumentError(
-                f"{quoted(key)}: unknown setting of a selection.", hint=did_you_mean(key, known), key=key
-            )
-    return dataclasses.replace(base, **changes)
 
 
 def select_rows(dataset: Dataset, given: str | Mapping[str, Any] | Selection, **changes: Any) -> Selected:
@@ -365,17 +181,13 @@ def _longest(rows: IntArray, lengths: IntArray, count: int) -> IntArray:
     return np.sort(rows[order])
 
 
-def _length_source(name: str) -> str:
-    return name.removesuffix("_length") if name.endswith("_length") else name
-
-
 def _lengths(dataset: Dataset, name: str) -> IntArray:
     """Return each row's length, (num_rows,) int64; 0 for null."""
     import pyarrow.compute as pc
 
     if name in dataset.column_names:
         return np.asarray(pc.fill_null(_column(dataset, name), 0)).astype(np.int64)
-    text = _length_source(name)
+    text = length_source(name)
     out = np.zeros(len(dataset), dtype=np.int64)
     at = 0
     for table in dataset.select_columns([text]).with_format("arrow").iter(batch_size=10_000):

@@ -247,12 +247,13 @@ def _stages(given: Any, grid: tuple[GridPoint, ...], has_dataset: bool, source: 
     for number, entry in enumerate(given):
         path = f"stages[{number}]"
         stage = _stage(entry, grid, path, source)
-        first = not built and not has_dataset
-        if (stage.name == "instructions") != first:
-            raise source.error(path, f'the first stage is "instructions", not "{stage.name}".' if first else
-                               'the stage "instructions" stands first, and not where a dataset is given.')  # fmt: skip
         if stage in built or (not stage.repeatable and any(stage.name == other.name for other in built)):
             raise source.error(path, f'the stage "{stage.name}" stands here a second time.')
+        is_first = not built and not has_dataset
+        if is_first and stage.name != "instructions":
+            raise source.error(path, f'the first stage is "instructions", not "{stage.name}".')
+        if stage.name == "instructions" and not is_first:
+            raise source.error(path, 'the stage "instructions" stands first, and not where a dataset is given.')
         for name in stage.after:  # what a stage cannot do without, where the recipe leaves it out
             if all(name != other.name for other in built):
                 built.append(stage_class(name)())

@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from .columns import missing_column
 from .engines.base import Capabilities, Engine, Generation, Prompt
-from .errors import DatasetError, did_you_mean
 from .keys import content_fingerprint
 from .models import ModelRef, resolve_model
 from .progress import Listener
@@ -73,19 +73,6 @@ CODES = (
 )
 """Names of the journal's codes, by number. Append only: journals on disk hold the numbers."""
 CODE_NUMBERS = {name: number for number, name in enumerate(CODES)}
-ANNOTATION_OF = {
-    **dict.fromkeys(("input_quality", "quality_explanation", "quality_generator"), "quality"),
-    **dict.fromkeys(("difficulty", "intent", "knowledge", "difficulty_generator"), "difficulty"),
-    **dict.fromkeys(("task_category", "other_task_category", "task_category_generator"), "category"),
-    **dict.fromkeys(("language", "language_confidence"), "language"),
-    **dict.fromkeys(("safety", "safety_categories", "llama_guard_2", "llama_guard_3"), "safety"),
-    **dict.fromkeys(("instruct_reward", "reward_model", "reward_truncated"), "reward"),
-    **dict.fromkeys(("reward_difference", "base_response", "base_reward", "base_model"), "reward_difference"),
-    **dict.fromkeys(("min_neighbor_distance", "repeat_count", "min_similar_uuid", "group_id"), "neighbors"),
-    **dict.fromkeys(("instruction_length", "response_length", "instruction_tokens", "response_tokens"), "lengths"),
-    "flags": "flags",
-}
-"""Which annotation writes a column: for the hint where one is missing."""
 FAILURE_CODES = ("too_long", "validation", "generation", "incomplete_generation", "failed")
 
 
@@ -192,18 +179,6 @@ class Stage(ABC):
         for column in self.needs:
             if column not in dataset.column_names:
                 raise missing_column(f'The stage "{self.label}"', column, dataset.column_names)
-
-
-def missing_column(who: str, column: str, there: Sequence[str]) -> DatasetError:
-    """Return the error for a column that is not there: which annotation writes it, or which name is near."""
-    annotation = ANNOTATION_OF.get(column)
-    hint = f'Run magpie_hf.annotate(ds, ["{annotation}"]) first.' if annotation else did_you_mean(column, there)
-    return DatasetError(
-        f'{who} reads the column "{column}", and the dataset has none.',
-        hint=hint,
-        column=column,
-        annotation=annotation,
-    )
 
 
 class RowStage(Stage):

@@ -42,7 +42,7 @@ def apply(null, tiny_model_dir, tmp_path):
             session = Session(recipe, run_dir, show_progress=False)
             with session.recorded():
                 for stage in stages:
-                    dataset = run_stage(stage, dataset, session.environment)
+                    dataset = run_stage(stage, dataset, session.environment(stage.role))
         return dataset
 
     return run
@@ -52,16 +52,20 @@ def of(texts):
     return Dataset.from_dict({"instruction": texts})
 
 
+SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}}
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_is_frozen_named_and_gives_declared_features(name):
     kind = stage_class(name)
-    stage = kind()
+    given = {"rubric": {"rubric": {"name": "mine", "task": "Rate.", "schema": SCHEMA}}}.get(name, {})
+    stage = kind(**given)
     assert kind.name == name
     assert dataclasses.is_dataclass(stage)
     with pytest.raises(dataclasses.FrozenInstanceError):
         stage.anything = 1
-    assert Features(stage.features())
-    assert stage.parameters() == kind().parameters()
+    assert Features(stage.features()) or name == "select"
+    assert stage.parameters() == kind(**given).parameters()
 
 
 def test_codes_are_told_by_number_and_so_never_reordered():

@@ -15,6 +15,7 @@ from ..prompts import guard_prompt, urial_prompt
 from ..rubric import BUILT_IN, load_rubric, row_prompt, shared_prompt
 from .grammar import sample_conversation
 from .grammar_base import Exchange, upper_first
+from .grammar_corruptions import CORRUPTIONS
 from .grammar_unsafe import COMPLIANCES, REFUSALS, unsafe_request
 
 
@@ -163,8 +164,6 @@ def guard_task(rng: random.Random) -> Task:
 
 def urial_task(rng: random.Random) -> Task:
     """Return a base model's row: an answer that is often worse than the chat model's."""
-    from .train_reward import CORRUPTIONS
-
     conversation = sample_conversation(rng)
     exchange = conversation.exchanges[0]
     answer = exchange.answer

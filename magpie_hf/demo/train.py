@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 SEED = 20240608  # the day the method's paper appeared, as good as any
 STEPS = 5000
+POLISH_STEPS = 2500  # then, at half the rate and without drills: mostly conversations
+POLISH_RATE = 0.5
+POLISH_ANNOTATION_SHARE = 0.12
 BATCH_TOKENS = 2048
 DRILL_PART = 0.5  # of the steps, from the first on ...
 DRILL_SHARE = 0.2  # ... this share of batches are copying drills, after ...
@@ -141,14 +144,38 @@ def train_chat_model(tokenizer: Any, steps: int, seed: int = SEED, *, log_every:
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(seed)
-    config = chat_config(tokenizer)
-    model = LlamaForCausalLM(config).train()
+    model = LlamaForCausalLM(chat_config(tokenizer))
+    return _train(model, tokenizer, steps, seed, lambda step, rng: _kind_of(step, steps, rng), log_every=log_every)
+
+
+def polish_chat_model(
+    model: LlamaForCausalLM, tokenizer: Any, steps: int, seed: int = SEED, *, log_every: int = 100
+) -> LlamaForCausalLM:
+    """Train on, mostly on conversations: annotations are learned sooner than the grammar's many forms."""
+
+    def kind_of(_: int, rng: random.Random) -> str:
+        return _annotation(rng) if rng.random() < POLISH_ANNOTATION_SHARE else "conversations"
+
+    return _train(model, tokenizer, steps, seed + 100, kind_of, peak=POLISH_RATE, log_every=log_every)
+
+
+def _train(
+    model: LlamaForCausalLM,
+    tokenizer: Any,
+    steps: int,
+    seed: int,
+    kind_of: Callable[[int, random.Random], str],
+    *,
+    peak: float = 1.0,
+    log_every: int,
+) -> LlamaForCausalLM:
+    model = model.train()
     optimizer = Optimizer(model)
     started, means = time.monotonic(), dict[str, float]()
     rng = random.Random(seed)
     source = batches(tokenizer, seed + 1, steps)
     for step in range(steps):
-        kind = _kind_of(step, steps, rng)
+        kind = kind_of(step, rng)
         if kind == "conversations":
             ids = next(source)
             loss = _loss(model, ids, ids)
@@ -157,7 +184,7 @@ def train_chat_model(tokenizer: Any, steps: int, seed: int = SEED, *, log_every:
         else:
             loss = packed_loss(model, packed_batch(tokenizer, rng, kind))
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step(rate_at(step, steps))
+        optimizer.step(peak * rate_at(step, steps))
         value = loss.item()
         means[kind] = means[kind] + 0.05 * (value - means[kind]) if kind in means else value
         if (step + 1) % log_every == 0:
@@ -172,9 +199,11 @@ def _kind_of(step: int, steps: int, rng: random.Random) -> str:
         return "drills"
     if step < DRILL_PART * steps and rng.random() < DRILL_SHARE:
         return "drills"
-    if rng.random() < ANNOTATION_SHARE:
-        return rng.choices(list(ANNOTATION_MIX), list(ANNOTATION_MIX.values()))[0]
-    return "conversations"
+    return _annotation(rng) if rng.random() < ANNOTATION_SHARE else "conversations"
+
+
+def _annotation(rng: random.Random) -> str:
+    return rng.choices(list(ANNOTATION_MIX), list(ANNOTATION_MIX.values()))[0]
 
 
 def _loss(model: LlamaForCausalLM, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -201,26 +230,33 @@ def save_chat_model(model: LlamaForCausalLM, tokenizer: Any, directory: Path) ->
     save_tokenizer(tokenizer, directory)
 
 
-def train_and_save(what: str, out: Path, steps: int, reward_steps: int) -> dict[str, float]:
-    """Train what is asked for into `out`/model and `out`/reward; the reward model needs the chat model there.
+def train_and_save(what: str, out: Path, steps: int, polish_steps: int, reward_steps: int) -> dict[str, float]:
+    """Train what is asked for into `out`/model and `out`/reward.
 
-    Returns figures of the training for the cards.
+    "polish" goes on from the model in `out`, and "reward" from its first layers. Returns figures for the cards.
     """
+    from tokenizers import Tokenizer
+    from transformers import LlamaForCausalLM
+
     began, figures = time.monotonic(), {}
+    place = out / "model"
     if what in ("model", "all"):
         tokenizer = train_tokenizer(SEED)
-        model = train_chat_model(tokenizer, steps)
-        save_chat_model(model, tokenizer, out / "model")
-        write_embedder(out / "model")
+        save_chat_model(train_chat_model(tokenizer, steps), tokenizer, place)
         figures["training: steps"] = float(steps)
         figures["training: minutes"] = (time.monotonic() - began) / 60
-    if what in ("reward", "all"):
-        from tokenizers import Tokenizer
-        from transformers import LlamaForCausalLM
-
+    if what in ("model", "polish", "all"):
         began = time.monotonic()
-        tokenizer = Tokenizer.from_file(str(out / "model" / "tokenizer.json"))
-        reward = train_reward_model(LlamaForCausalLM.from_pretrained(out / "model"), tokenizer, SEED + 2, reward_steps)
+        tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
+        model = polish_chat_model(LlamaForCausalLM.from_pretrained(place), tokenizer, polish_steps)
+        save_chat_model(model, tokenizer, place)
+        write_embedder(place)
+        figures["training, polishing: steps"] = float(polish_steps)
+        figures["training, polishing: minutes"] = (time.monotonic() - began) / 60
+    if what in ("reward", "all"):
+        began = time.monotonic()
+        tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
+        reward = train_reward_model(LlamaForCausalLM.from_pretrained(place), tokenizer, SEED + 2, reward_steps)
         save_reward_model(reward, tokenizer, out / "reward")
         figures["reward training: steps"] = float(reward_steps)
         figures["reward training: minutes"] = (time.monotonic() - began) / 60
@@ -244,14 +280,17 @@ def main(arguments: list[str] | None = None) -> None:
     import torch
 
     parser = argparse.ArgumentParser(prog="python -m magpie_hf.demo.train", description=__doc__)
-    parser.add_argument("--what", choices=["model", "reward", "all", "measure"], default="all")
+    parser.add_argument("--what", choices=["model", "polish", "reward", "all", "measure"], default="all")
     parser.add_argument("--out", type=Path, default=HERE, help="directory that gets model/ and reward/")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of the chat model")
+    parser.add_argument(
+        "--polish-steps", type=int, default=POLISH_STEPS, help="steps after that, mostly conversations"
+    )
     parser.add_argument("--reward-steps", type=int, default=REWARD_STEPS, help="steps of the reward model")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    figures = train_and_save(options.what, options.out, options.steps, options.reward_steps)
+    figures = train_and_save(options.what, options.out, options.steps, options.polish_steps, options.reward_steps)
     figures |= measure(options.out)
     for name, value in figures.items():
         print(f"{name}: {value:.3f}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .grammar import FORMS, conversations
+from .train_judge import measure_judge
 from .train_reward import accuracy
 from .train_tokenizer import BOS, END_OF_TURN, HEADER_END, HEADER_START, render
 
@@ -103,7 +104,8 @@ def measure(directory: Path) -> dict[str, float]:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(directory / "model").eval()
-    figures = measure_chat_model(model, AutoTokenizer.from_pretrained(directory / "model"))
+    tokenizer_ = AutoTokenizer.from_pretrained(directory / "model")
+    figures = measure_chat_model(model, tokenizer_) | measure_judge(model, tokenizer_)
     if (directory / "reward" / "config.json").is_file():
         reward = AutoModelForSequenceClassification.from_pretrained(directory / "reward").eval()
         tokenizer = Tokenizer.from_file(str(directory / "reward" / "tokenizer.json"))

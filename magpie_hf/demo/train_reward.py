@@ -7,14 +7,14 @@ on, so accuracy on them says something.
 from __future__ import annotations
 
 import random
-import re
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .grammar import FORMS, Conversation, conversations
+from .grammar import conversations
+from .grammar_corruptions import CORRUPTIONS
 from .train_optimizer import Optimizer, rate_at
 from .train_tokenizer import CONTEXT, render, save_tokenizer
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 NUM_LAYERS = 2
-STEPS = 300
+STEPS = 800
 PAIRS_PER_STEP = 24
 _HELD_OUT_OF = 20  # one instruction in twenty
 
@@ -35,71 +35,6 @@ class Pair(NamedTuple):
     corruption: str
     good: list[dict[str, str]]
     bad: list[dict[str, str]]
-
-
-def shuffled(rng: random.Random, answer: str, _: Conversation) -> str:
-    """Put the words in another order."""
-    words = re.findall(r"\S+\s*", answer)
-    rng.shuffle(words)
-    return "".join(words)
-
-
-def truncated(rng: random.Random, answer: str, _: Conversation) -> str:
-    """Break the answer off in its middle."""
-    words = answer.split(" ")
-    return " ".join(words[: rng.randint(1, max(1, len(words) * 2 // 3))]).rstrip(".,;:!")
-
-
-def repeated(rng: random.Random, answer: str, _: Conversation) -> str:
-    """Get stuck: say a part again and again."""
-    words = answer.split(" ")
-    start = rng.randrange(len(words))
-    stuck = words[start : start + rng.randint(1, 6)]
-    return " ".join(words[:start] + stuck * rng.randint(3, 6))
-
-
-def off_topic(rng: random.Random, _: str, conversation: Conversation) -> str:
-    """Answer another question."""
-    entry = rng.choice(list(FORMS.values()))
-    return entry.write(rng).answer
-
-
-def neighboring(rng: random.Random, answer: str, conversation: Conversation) -> str:
-    """Answer another question of the same form."""
-    name = conversation.exchanges[-1].form.split("/")[0]
-    for _ in range(5):
-        other = FORMS[name].write(rng).answer
-        if other != answer:
-            return other
-    return off_topic(rng, answer, conversation)
-
-
-def miscounted(rng: random.Random, answer: str, conversation: Conversation) -> str:
-    """Get the last number wrong."""
-    numbers = list(re.finditer(r"\d+", answer))
-    if not numbers:
-        return truncated(rng, answer, conversation)
-    last = numbers[-1]
-    wrong = str(int(last.group()) + rng.choice([-3, -2, -1, 1, 2, 3, 10]))
-    return answer[: last.start()] + wrong + answer[last.end() :]
-
-
-def refused(rng: random.Random, _: str, __: Conversation) -> str:
-    """Say nothing of use."""
-    return rng.choice(
-        ["I do not know.", "Sorry, I cannot help with that.", "Yes.", "OK.", "It depends.", "Why do you ask?"]
-    )
-
-
-CORRUPTIONS: dict[str, Callable[[random.Random, str, Conversation], str]] = {
-    "shuffled": shuffled,
-    "truncated": truncated,
-    "repeated": repeated,
-    "off_topic": off_topic,
-    "neighboring": neighboring,
-    "miscounted": miscounted,
-    "refused": refused,
-}
 
 
 def is_held_out(instruction: str) -> bool:

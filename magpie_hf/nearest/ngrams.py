@@ -20,7 +20,7 @@ _WORD = re.compile(r"\w+")
 class Overlap(NamedTuple):
     """The prompt that a text shares most with: its number (-1: none), and the share of its n-grams found, 0 to 1."""
 
-    index: int
+    prompt: int
     share: float
 
 

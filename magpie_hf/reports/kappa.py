@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..columns import SCALES
 from ..errors import DatasetError
-from ..expressions import SCALES
 
 
 if TYPE_CHECKING:

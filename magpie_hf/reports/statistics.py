@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..expressions import SCALES
-from ..stage import ANNOTATION_OF
+from ..columns import ANNOTATION_OF, SCALES
 
 
 if TYPE_CHECKING:

@@ -91,7 +91,7 @@ class Decontamination(Embedding):
             prompts_hit = {v["prompt_index"] for v in verdicts if v["benchmark"] == name and self._is_hit(v)}
             report[name] = {"prompts": len(texts), "rows_hit": int(hits.sum()), "prompts_hit": len(prompts_hit)}
         contaminated = [self._is_hit(verdict) for verdict in verdicts]
-        columns = {"contaminated": contaminated, "contamination": verdicts}
+        columns: dict[str, Any] = {"contaminated": contaminated, "contamination": verdicts}
         return SetResult(columns, None, {"benchmarks": report, "contaminated_rows": sum(contaminated)})
 
     def _is_hit(self, verdict: Mapping[str, Any]) -> bool:
@@ -108,7 +108,7 @@ class Decontamination(Embedding):
         at = 0
         for table in dataset.select_columns([self.column]).with_format("arrow").iter(batch_size=1000):
             for overlap in index.overlaps(table[self.column].to_pylist()):
-                shares[at], indices[at] = overlap.share, overlap.index
+                shares[at], indices[at] = overlap.share, overlap.prompt
                 at += 1
         return shares, indices
 

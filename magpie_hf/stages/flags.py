@@ -5,6 +5,7 @@ The patterns are ours, for what chat models are known to write; they err on the 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -136,7 +137,7 @@ def is_repetitive(text: str) -> bool:
     """Tell whether a text is stuck: one line again and again, or few sequences of words making up much of it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     run = 1
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in itertools.pairwise(lines):
         run = run + 1 if line == before and len(line) > 1 else 1
         if run >= REPEATED_LINES:
             return True

@@ -59,7 +59,7 @@ def test_a_failed_request_is_an_outcome_and_no_exception(template):
     next(steps)
     with pytest.raises(StopIteration) as ended:
         steps.send(Generation(0, failure=Failure("a_code_of_tomorrow", False, "why")))
-    assert ended.value.value == ({"error": "a_code_of_tomorrow", "message": "why"}, "failed")
+    assert ended.value.value == ({"error": "a_code_of_tomorrow", "message": "why"}, "failed", 0)
 
 
 def test_a_newline_ends_an_instruction_only_where_asked(template):
@@ -132,6 +132,7 @@ def test_the_users_turn_is_written_under_the_system_prompt_and_the_answer_withou
     assert outcome == (
         {"turns": [["And why is that?", "Because."]], "seeds": outcome.record["seeds"], "end": "complete"},
         "ok",
+        0,
     )
     assert "Many rounds." in prompts[0]
     assert "Many rounds." not in prompts[1]
