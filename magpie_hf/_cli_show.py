@@ -39,7 +39,8 @@ def show_status(path: Path) -> None:
     from .inspection import run_status
 
     report = run_status(path)
-    print(f"\n{'stage':<14}{'status':<10}{'rows':>16}{'tokens':>14}{'rows/s':>9}  not accepted")
+    width = max([14, *(len(stage.name) + 2 for stage in report.stages)])
+    print(f"\n{'stage':<{width}}{'status':<10}{'rows':>16}{'tokens':>14}{'rows/s':>9}  not accepted")
     for stage in report.stages:
         accepted = stage.by_code.get("ok", stage.done)
         shown = f"{accepted:,}" + (f" / {stage.total:,}" if stage.total else "")
@@ -47,7 +48,7 @@ def show_status(path: Path) -> None:
         rate = f"{stage.done / stage.seconds:.1f}" if stage.seconds else "-"
         rejected = {code: n for code, n in sorted(stage.by_code.items(), key=lambda kv: -kv[1]) if code != "ok"}
         reasons = ", ".join(f"{code} {n:,}" for code, n in rejected.items()) or "-"
-        print(f"{stage.name:<14}{stage.status:<10}{shown:>16}{tokens:>14,}{rate:>9}  {reasons}")
+        print(f"{stage.name:<{width}}{stage.status:<10}{shown:>16}{tokens:>14,}{rate:>9}  {reasons}")
     totals, rows = report.totals, report.outputs.get("rows")
     if totals:
         line = f"in all: {totals['tokens']:,} tokens, {totals['engine_seconds']:.1f} s with an engine open"

@@ -57,8 +57,10 @@ def search_approximately(
     vectors: Vectors, state: State, threshold: float, *, seed: int = 0, progress: Progress | None = None
 ) -> Recall:
     """Find neighbours of all rows in an index, join near duplicates, and measure the recall."""
-    index = build_index(vectors, seed=seed, progress=progress)
     rows = np.flatnonzero(vectors.valid)
+    if not len(rows):
+        return Recall(None, None, 0)
+    index = build_index(vectors, seed=seed, progress=progress)
     for start in range(0, len(rows), BATCH):
         some = rows[start : start + BATCH]
         _search_batch(index, vectors, state, some, threshold)

@@ -1,0 +1,35 @@
+"""An engine whose answers a test writes: for judges that err in ways that no real model can be made to on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from magpie_hf.engines.base import Capabilities, Generation, Request
+from tests.null_engine import NullEngine
+
+
+class ScriptedEngine(NullEngine):
+    """`answer(request, number)` gives the text; `grammar`: whether it says it holds texts to a schema."""
+
+    name = "scripted"
+    answer: Callable[[Request, int], str] = staticmethod(lambda request, number: "")
+    grammar = False
+    asked: list[Request] = []  # noqa: RUF012 (what all instances were asked, for tests)
+
+    @classmethod
+    def reset(cls) -> None:
+        super().reset()
+        cls.asked, cls.grammar = [], False
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(grammar=self.grammar)
+
+    def _answer(self, request: Request) -> Generation:
+        number = len(self.asked)
+        self.asked.append(request)
+        if number in self.fail:
+            return Generation(request.key, failure=self.fail[number])
+        given: Any = type(self).answer(request, number)
+        text, finish = given if isinstance(given, tuple) else (given, "stop")
+        return Generation(request.key, text=text, finish_reason=finish, prompt_tokens=10, completion_tokens=5)
