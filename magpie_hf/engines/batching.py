@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .base import Generation, Request
+from ..errors import ArgumentError
+from .base import Failure, Generation, Request
 from .decoding import SamplingTable, StopTexts, choose_tokens
 
 
@@ -61,7 +62,7 @@ class RowBatch:
         *,
         end_ids: Sequence[int],
         max_context: int | None,
-        grammars: Callable[[], Grammars] | None = None,
+        grammars: Callable[[], Grammars],
     ) -> None:
         self.runner = runner
         self._grammars = grammars
@@ -92,20 +93,23 @@ class RowBatch:
     @torch.inference_mode()
     def admit(self, requests: Sequence[Request]) -> list[Generation]:
         """Start rows for these requests; returns those that their first token already finished."""
-        began = time.perf_counter()
+        began, first = time.perf_counter(), self.num_rows
+        matchers = [self._matcher(request) for request in requests]
         logits = self.runner.admit([r.prompt.token_ids for r in requests])
+        self._append(requests, matchers, began, logits)
+        self._hold(logits, first)
         for row, request in enumerate(requests):
             if request.sampling.banned_first_token_ids:
-                logits[row, list(request.sampling.banned_first_token_ids)] = float("-inf")
-        first = self.num_rows
-        self._append(requests, began, logits)
+                _ban(logits[row], request.sampling.banned_first_token_ids, is_held=matchers[row] is not None)
         self._choose(logits, first)
         return self._finish(first)
 
     @torch.inference_mode()
     def step(self) -> list[Generation]:
         """Write one token in every row; returns the rows that it finished."""
-        self._choose(self.runner.step(self._next), 0)
+        logits = self.runner.step(self._next)
+        self._hold(logits, 0)
+        self._choose(logits, 0)
         return self._finish(0)
 
     @torch.inference_mode()
@@ -123,9 +127,11 @@ class RowBatch:
         self.runner.reset(free=True)
         return dropped
 
-    def _append(self, requests: Sequence[Request], began: float, logits: torch.Tensor) -> None:
+    def _append(
+        self, requests: Sequence[Request], matchers: Sequence[Any], began: float, logits: torch.Tensor
+    ) -> None:
         params = [r.sampling for r in requests]
-        self._matchers += [self._matcher(p.grammar) for p in params]
+        self._matchers += matchers
         self.requests = self.requests + list(requests)
         self._started += [began] * len(requests)
         self._table = self._table.extended(SamplingTable.of(params))
@@ -138,11 +144,24 @@ class RowBatch:
         self._append_stop_ids([(*p.stop_token_ids, *self.end_ids) for p in params])
         self._append_seen(requests, logits)
 
-    def _matcher(self, grammar: str | None) -> Any:
+    def _matcher(self, request: Request) -> Any:
         """Return what holds a row to its grammar, or None."""
-        if grammar is None or self._grammars is None:
+        if request.sampling.grammar is None:
             return None
-        return self._grammars().matcher(grammar)
+        if not (self.end_ids or request.sampling.stop_token_ids):
+            raise ArgumentError(
+                "A grammar needs a token that ends the text, and neither the model nor the request names one.",
+                hint="Give stop_token_ids.",
+                key="stop_token_ids",
+            )
+        return self._grammars().matcher(request.sampling.grammar)
+
+    def _hold(self, logits: torch.Tensor, first: int) -> None:
+        """Leave the rows from `first` on that have a grammar only what it allows next; others stay as they are."""
+        held = [row for row in range(first, self.num_rows) if self._matchers[row] is not None]
+        if held:
+            rows = np.array(held, np.int64) - first
+            self._grammars().restrict(logits, rows, [self._matchers[row] for row in held], self._stop_ids[held])
 
     def _limit(self, request: Request) -> int:
         if self.max_context is None:
@@ -173,15 +192,10 @@ class RowBatch:
         rows = np.arange(first, self.num_rows, dtype=np.int64)
         table = self._table.take(rows) if first else self._table
         seen = None if self._seen is None else self._seen[first:]
-        held = [row for row in range(first, self.num_rows) if self._matchers[row] is not None]
-        if held and self._grammars is not None:
-            matchers = [self._matchers[row] for row in held]
-            logits = logits.float().clone() if logits.dtype != torch.float32 else logits.clone()
-            logits = self._grammars().restrict(logits, [row - first for row in held], matchers, self._stop_ids[held])
         tokens = choose_tokens(logits, table, self._counts[first:], seen=seen)
-        for row in held:
-            if tokens[row - first] not in self._stop_ids[row]:
-                self._matchers[row].consume_token(int(tokens[row - first]))
+        for row, matcher in enumerate(self._matchers[first:]):
+            if matcher is not None and tokens[row] not in self._stop_ids[first + row]:
+                matcher.consume_token(int(tokens[row]))
         if self._counts.max() >= self._written.shape[1]:
             self._written = np.concatenate([self._written, np.zeros_like(self._written)], axis=1)
         self._written[rows, self._counts[first:]] = tokens
@@ -224,7 +238,10 @@ class RowBatch:
             self._seen = self._seen[torch.from_numpy(order).to(self._seen.device)] if still else None
 
     def _generation(self, row: int, stopped: bool) -> Generation:
-        request, ids = self.requests[row], self._row(row)
+        request, ids, matcher = self.requests[row], self._row(row), self._matchers[row]
+        if matcher is not None and matcher.is_error():
+            failure = Failure("grammar", False, f"the grammar could not be followed to its end ({matcher.stop_reason()})")
+            return Generation(request.key, seed=request.sampling.seed, failure=failure)
         count = len(ids)
         if stopped:
             ids = ids[:-1]
@@ -245,3 +262,12 @@ class RowBatch:
             seed=request.sampling.seed,
             seconds=time.perf_counter() - self._started[row],
         )
+
+
+def _ban(logits: torch.Tensor, tokens: Sequence[int], *, is_held: bool) -> None:
+    """Put -inf at the tokens of a row's logits (vocab,), unless its grammar allows nothing else."""
+    index = list(tokens)
+    before = logits[index]
+    logits[index] = float("-inf")
+    if is_held and bool(logits.isneginf().all()):
+        logits[index] = before

@@ -129,10 +129,10 @@ class TransformersEngine(Engine):
         if self._replicas is not None:
             return self._replicas.capabilities()
         self._opened()
-        from .grammar import is_available
+        from .grammar import can_hold
 
         return Capabilities(
-            first_token_ban=True, grammar=is_available(), logprobs=True, max_context=self._max_context()
+            first_token_ban=True, grammar=can_hold(self._tokenizer), logprobs=True, max_context=self._max_context()
         )
 
     def open(self) -> None:
@@ -255,7 +255,9 @@ class TransformersEngine(Engine):
         """Yield a generation for each request as its row finishes; new rows join while others run.
 
         Raises:
-            CapabilityError: a request asks for a grammar.
+            ArgumentError: a request's grammar is no JSON schema, or one that cannot be followed.
+            DependencyError: a request has a grammar, and llguidance is missing.
+            CapabilityError: a request has a grammar, and the model's tokenizer does not allow any.
             EngineError: not open, or not even one row fits the memory.
         """
         if self._replicas is not None:
@@ -289,8 +291,8 @@ class TransformersEngine(Engine):
         if self._grammars is None:
             from .grammar import Grammars
 
-            vocab_size = int(self._model.get_output_embeddings().weight.shape[0])
-            self._grammars = Grammars(self._tokenizer, vocab_size, self._end_ids())
+            vocab_size = self._model.config.get_text_config(decoder=True).vocab_size
+            self._grammars = Grammars(self._tokenizer, int(vocab_size), self._end_ids())
         return self._grammars
 
     def score(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from ..errors import CapabilityError, EngineError
+from ..errors import EngineError
 from .base import EngineStats, Failure, Generation, Request
 from .batching import RowBatch
-from .grammar import is_available
 from .groups import Pulled
 
 
@@ -93,11 +92,6 @@ class Scheduler:
         return refused
 
     def _refusal(self, request: Request) -> Failure | None:
-        if request.sampling.grammar is not None and not is_available():
-            raise CapabilityError(
-                "The local transformers engine cannot hold a text to a grammar without llguidance.",
-                hint='pip install "magpie_hf[grammar]", or leave the grammar out.',
-            )
         limit, length = self.batch.max_context, len(request.prompt.token_ids)
         if length == 0:
             return Failure("validation", False, "the prompt has no tokens")

@@ -57,7 +57,8 @@ _CUTOFF = re.compile(
     re.IGNORECASE,
 )
 _PLACEHOLDER = re.compile(
-    r"\[(?:insert|your|add|enter|name|date|company|topic|city|product|recipient|sender|link|url|x{2,})\b[^\]\n]{0,60}\]"
+    r"\[(?:insert|your|add|enter)\b[^\]\n]{0,60}\]"
+    r"|(?<![`\w])\[(?:name|date|company|topic|city|product|recipient|sender|link|url|x{2,})(?: [a-z]{1,20}){0,2}\]"
     r"|<(?:insert|your|add|enter)\b[^>\n]{0,60}>|\{\{\s*\w{1,40}\s*\}\}|\blorem ipsum\b|\bTODO:|\bX{4,}\b",
     re.IGNORECASE,
 )
