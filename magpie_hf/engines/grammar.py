@@ -23,8 +23,8 @@ from .tgi import schema_of
 
 
 # As `json.dumps` writes: one blank behind commas and colons and no other white space, so no model can write it for
-# ever. Literal separators mean the same to every llguidance from 1.0 on: before 1.9, optional blanks (", ?", or
-# `whitespace_pattern`) were taken literally, or could be repeated without end.
+# ever. Plain separators, as they mean the same to llguidance 1.0 and 1.9: to 1.0 the "?" of ", ?" is a character, and
+# a blank that `whitespace_pattern` allows may be repeated without end.
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _COMPILED = 64  # schemas that are kept compiled
 
@@ -111,7 +111,7 @@ class Grammars:
         from llguidance import LLMatcher
 
         text = LLMatcher.grammar_from_json_schema(json.dumps(spaced(grammar)))
-        compiled = LLMatcher(self._tokenizer, text, log_level=0)
+        compiled = LLMatcher(self._tokenizer, text, log_level=0)  # 0: prints nothing
         if compiled.is_error():
             raise ArgumentError(
                 f"grammar: this JSON schema cannot be followed: {quoted(compiled.get_error())}.",

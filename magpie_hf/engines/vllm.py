@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
-import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, CapabilityError, DependencyError, EngineDiedError, EngineError, ModelError, quoted
@@ -157,6 +157,7 @@ class VllmWorker(Engine):
         self._engine: Any = None
         self._max_context = 0
         self._number = 0
+        self._taken_grammars: set[str | None] = {None}
 
     def identity(self) -> dict[str, Any]:
         """Return the model; the parent knows the rest."""
@@ -180,6 +181,7 @@ class VllmWorker(Engine):
                 seed=0,
                 # "vllm": sampling defaults of the model's generation config must not change what was asked for.
                 generation_config="vllm",
+                **_grammar_backend(EngineArgs, self.engine_args),
                 **self.engine_args,
             )
             self._engine = LLMEngine.from_engine_args(args)
@@ -235,7 +237,10 @@ class VllmWorker(Engine):
                     self._engine.step()
 
     def _add(self, requested: list[Request], groups: dict[str, _Group]) -> list[Generation]:
-        """Give one request of `n` samples to vLLM; returns the failures if it refuses."""
+        """Give one request of `n` samples to vLLM; returns the failures if it refuses.
+
+        Raises ArgumentError for a grammar that it refuses at first sight: it would refuse every row.
+        """
         from vllm import TokensPrompt
 
         first = requested[0]
@@ -251,8 +256,11 @@ class VllmWorker(Engine):
         try:
             self._engine.add_request(name, TokensPrompt(prompt_token_ids=token_ids), params)
         except ValueError as error:
+            if first.sampling.grammar not in self._taken_grammars:
+                raise ArgumentError(f"grammar: vLLM refuses it: {quoted(error)}.", key="grammar") from error
             failure = Failure("validation", False, str(error)[:200])
             return [Generation(r.key, seed=r.sampling.seed, failure=failure) for r in requested]
+        self._taken_grammars.add(first.sampling.grammar)
         groups[name] = _Group(requested, time.perf_counter())
         return []
 
@@ -361,13 +369,33 @@ def coalesced(requests: Sequence[Request], max_n: int) -> Iterator[list[Request]
         yield run
 
 
+def _grammar_backend(engine_args: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the argument of `EngineArgs` that has grammars held by llguidance, as in the local engine.
+
+    Left to itself vLLM takes xgrammar where it can, which lets a model write white space for ever. What the caller
+    says about it (`given`) stays. The argument's name changed in vLLM 0.11.
+    """
+    if any(name.startswith(("structured_outputs", "guided_decoding")) for name in given):
+        return {}
+    names = {field.name for field in dataclasses.fields(engine_args)}
+    if "structured_outputs_config" in names:
+        from vllm.config import StructuredOutputsConfig
+
+        return {"structured_outputs_config": StructuredOutputsConfig(backend="guidance")}
+    return {"guided_decoding_backend": "guidance"} if "guided_decoding_backend" in names else {}
+
+
 def _structured(grammar: str | None) -> dict[str, Any]:
-    """Return the argument that holds a text to a JSON schema; its name changed in vLLM 0.11."""
+    """Return the argument that holds a text to a JSON schema; its name changed in vLLM 0.11.
+
+    Raises ArgumentError if the text is no JSON schema.
+    """
     if grammar is None:
         return {}
     from vllm import sampling_params
 
-    schema = json.loads(grammar)
+    from .grammar import spaced
+
     if hasattr(sampling_params, "StructuredOutputsParams"):
-        return {"structured_outputs": sampling_params.StructuredOutputsParams(json=schema)}
-    return {"guided_decoding": sampling_params.GuidedDecodingParams(json=schema)}
+        return {"structured_outputs": sampling_params.StructuredOutputsParams(json=spaced(grammar))}
+    return {"guided_decoding": sampling_params.GuidedDecodingParams(json=spaced(grammar))}
