@@ -188,6 +188,8 @@ def build(raw: dict[str, Any], source: Source) -> Recipe:
     if judge_mode(raw, source) == "combined":
         stages = joined_judges(stages)
     _check_roles(stages, roles, source)
+    if not dataset:
+        _check_columns(stages, source)
     return Recipe(
         model=model,
         num_rows=_positive(raw.get("num_rows", 1000), "num_rows", source),
@@ -231,6 +233,17 @@ def _check_roles(stages: tuple[Stage, ...], roles: Mapping[str, RoleSpec], sourc
                 f'the stage "{stage.name}" needs a model: {ROLES[stage.role]}.',
                 f"As {stage.role}: {{model: …, engine: {{kind: …}}}}.",
             )
+
+
+def _check_columns(stages: tuple[Stage, ...], source: Source) -> None:
+    """Raise for a column that no stage before writes: now, and not when hours of generating have been paid for."""
+    known: dict[str, Any] = dict(stages[0].features())
+    for number, stage in enumerate(stages[1:], start=1):
+        try:
+            stage.check_features(known)
+        except MagpieError as error:
+            raise source.error(f"stages[{number}]", error.message, error.hint) from None
+        known |= stage.features()
 
 
 def _ordered(stages: tuple[Stage, ...], order: str, source: Source) -> tuple[Stage, ...]:

@@ -176,9 +176,13 @@ class Stage(ABC):
 
     def check_columns(self, dataset: Dataset) -> None:
         """Raise DatasetError if a column that the stage reads is missing."""
+        self.check_features(dataset.features)
+
+    def check_features(self, features: Mapping[str, Any]) -> None:
+        """Raise DatasetError if the stage cannot read a dataset of these features."""
         for column in self.needs:
-            if column not in dataset.column_names:
-                raise missing_column(f'The stage "{self.label}"', column, dataset.column_names)
+            if column not in features:
+                raise missing_column(f'The stage "{self.label}"', column, list(features))
 
 
 class RowStage(Stage):

@@ -239,9 +239,9 @@ class RowBatch:
 
     def _generation(self, row: int, stopped: bool) -> Generation:
         request, ids, matcher = self.requests[row], self._row(row), self._matchers[row]
-        if matcher is not None and matcher.is_error():
-            reason = f"the grammar could not be followed to its end ({matcher.stop_reason()})"
-            failure = Failure("grammar", False, reason)
+        if matcher is not None and (matcher.is_error() or (stopped and not matcher.is_accepting())):
+            message = f"the grammar could not be followed to its end ({matcher.stop_reason()})"
+            failure = Failure("grammar", False, message)
             return Generation(request.key, seed=request.sampling.seed, failure=failure)
         count = len(ids)
         if stopped:

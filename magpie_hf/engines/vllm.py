@@ -237,10 +237,7 @@ class VllmWorker(Engine):
                     self._engine.step()
 
     def _add(self, requested: list[Request], groups: dict[str, _Group]) -> list[Generation]:
-        """Give one request of `n` samples to vLLM; returns the failures if it refuses.
-
-        Raises ArgumentError for a grammar that it refuses at first sight: it would refuse every row.
-        """
+        """Give one request of `n` samples to vLLM; returns the failures if it refuses, raises for a new grammar."""
         from vllm import TokensPrompt
 
         first = requested[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -78,6 +79,12 @@ class Select(SetStage):
     def needs(self) -> tuple[str, ...]:
         """The columns that the conditions read."""
         return self.selection.columns
+
+    def check_features(self, features: Mapping[str, Any]) -> None:
+        """Raise for a condition that cannot be evaluated on such rows: unknown columns and labels, types that clash."""
+        if self.selection.where:
+            parse(self.selection.where).check(features)
+        super().check_features(features)
 
     def parameters(self) -> dict[str, Any]:
         """Return the selection."""

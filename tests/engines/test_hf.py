@@ -12,7 +12,7 @@ from magpie_hf.engines.base import Prompt, Request
 from magpie_hf.engines.hf import TransformersEngine
 from magpie_hf.engines.padded import PaddedRunner
 from magpie_hf.engines.slots import SlotRunner, compaction
-from magpie_hf.errors import ArgumentError, CapabilityError, EngineError, ModelError
+from magpie_hf.errors import ArgumentError, EngineError, ModelError
 from magpie_hf.sampling import SamplingParams
 from tests.engines.tiny import END, VOCAB, make_model
 
@@ -244,11 +244,6 @@ def test_the_context_ends_a_text_with_length_and_refuses_a_prompt_that_fills_it(
     refused = _one(engine, Prompt("", [9] * context), max_tokens=1)
     assert (refused.failure.code, refused.failure.transient, refused.text) == ("too_long", False, "")
     assert _one(engine, Prompt("", []), max_tokens=1).failure.code == "validation"
-
-
-def test_a_grammar_is_refused_by_name(engine):
-    with pytest.raises(CapabilityError, match="grammar"):
-        _one(engine, grammar="{}")
 
 
 # The contract of generate
