@@ -274,9 +274,9 @@ def test_a_password_in_an_address_is_refused_and_not_repeated():
 
 
 def test_the_mapping_given_is_left_as_it_was():
-    recipe = {"model": "demo", "stages": ["instructions", "responses"], "sampling": {"top_p": 0.5}}
+    recipe = {"model": "demo", "stages": ["instructions", "responses", "lengths"], "sampling": {"top_p": 0.5}}
     load_recipe(recipe, {"stages.lengths.tokens": False, "sampling.top_p": 0.9, "num_rows": 3})
-    assert recipe == {"model": "demo", "stages": ["instructions", "responses"], "sampling": {"top_p": 0.5}}
+    assert recipe == {"model": "demo", "stages": ["instructions", "responses", "lengths"], "sampling": {"top_p": 0.5}}
 
 
 def test_the_hash_names_what_was_asked_and_not_where_or_how_much():
@@ -307,7 +307,7 @@ recipes = st.fixed_dictionaries(
             [
                 ["instructions"],
                 ["instructions", "responses", {"stage": "turns", "turns": 3}],
-                ["instructions", "responses"],
+                ["instructions", "responses", "lengths"],
             ]
         ),
         "budget": st.fixed_dictionaries({}, optional={"max_hours": st.floats(0.1, 99)}),
