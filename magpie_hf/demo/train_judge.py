@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 from .grammar_judge import TASKS, Task, sample_task
+from .train_generate import generate
 from .train_packing import prompt_parts
 
 
@@ -21,8 +22,6 @@ SEED = 77  # never a seed of the training
 
 def measure_judge(model: Any, tokenizer: Any, count: int = 300) -> dict[str, float]:
     """Return for each task the share of answers that can be read, and of labels that are the grammar's, greedily."""
-    from .train_measure import generate
-
     rng = random.Random(SEED)
     figures: dict[str, float] = {}
     for name in TASKS:
