@@ -23,11 +23,16 @@ class Vectors:
     def __init__(self, matrix: Any, block_rows: int = 8192) -> None:
         self.matrix = matrix
         self.valid = np.zeros(len(matrix), dtype=bool)
+        self._scale = np.zeros((len(matrix), 1), dtype=np.float32)
         for start in range(0, len(matrix), block_rows):
-            block = np.asarray(matrix[start : start + block_rows], dtype=np.float32)
+            block = np.asarray(matrix[start : start + block_rows], dtype=np.float64)
             with np.errstate(all="ignore"):
-                norms = np.einsum("ij,ij->i", block, block)
-                self.valid[start : start + block_rows] = np.isfinite(norms) & (norms > 0)
+                norms = np.sqrt(np.einsum("ij,ij->i", block, block))
+                scale = (1 / norms).astype(np.float32)
+            # Also no neighbour for what is so small or large that float32 cannot bring it to unit length.
+            good = np.isfinite(norms) & (norms > 0) & np.isfinite(scale) & (scale > 0)
+            self.valid[start : start + block_rows] = good
+            self._scale[start : start + block_rows, 0][good] = scale[good]
 
     def __len__(self) -> int:
         return len(self.matrix)
@@ -40,11 +45,12 @@ class Vectors:
     def rows(self, where: Any) -> FloatArray:
         """Return some rows as unit vectors, (number, dim) float32; invalid ones as zeros."""
         block = np.asarray(self.matrix[where], dtype=np.float32)
-        valid = self.valid[where]
-        out = np.zeros_like(block)
-        good = block[valid].astype(np.float64)
-        out[valid] = (good / np.sqrt(np.einsum("ij,ij->i", good, good))[:, None]).astype(np.float32)
-        return out
+        with np.errstate(invalid="ignore"):
+            unit: FloatArray = block * self._scale[where]
+        bad = ~self.valid[where]
+        if bad.any():
+            unit[bad] = 0  # NaN times zero is NaN
+        return unit
 
     def distances(self, left: IntArray, right: IntArray) -> npt.NDArray[np.float64]:
         """Return the distance of each pair of rows, computed from their difference in float64: (number,)."""
