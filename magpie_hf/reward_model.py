@@ -11,7 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .errors import ModelError, quoted
-from .models import ModelRef
+from .models import DEMO, ModelRef
+
+
+FIXED_ROWS = 16
+"""Rows of a deterministic forward: below this, the products' kernels change with the number of rows."""
+LENGTH_STEP = 32
 
 
 class Scored(NamedTuple):
@@ -27,7 +32,8 @@ class RewardModel:
     """A loaded reward model.
 
     `dtype`: bfloat16 on a GPU and float32 on the CPU by default. `max_length`: most tokens of a conversation.
-    `batch_tokens`: most tokens (with padding) of one forward.
+    `batch_tokens`: most tokens (with padding) of one forward. `deterministic` (default for "demo"): every row is computed
+    in a forward of one fixed shape for its length, so that no bit of its reward depends on the rows beside it.
     """
 
     def __init__(
@@ -39,6 +45,7 @@ class RewardModel:
         max_length: int = 4096,
         batch_tokens: int = 16_384,
         trust_remote_code: bool = False,
+        deterministic: bool | None = None,
     ) -> None:
         """Load model and tokenizer.
 
@@ -52,6 +59,7 @@ class RewardModel:
         from .engines.hf_loading import pick_device
 
         self.name = ref.name
+        self.deterministic = ref.name == DEMO if deterministic is None else deterministic
         where = pick_device(device)
         kind = dtype or ("float32" if where == "cpu" else "bfloat16")
         try:
@@ -91,7 +99,9 @@ class RewardModel:
         """Return the reward of each (instruction, response), in order."""
         rows = [self._encode(instruction, response) for instruction, response in pairs]
         out: list[Scored] = [Scored(None)] * len(rows)
-        for batch in _batches([len(ids) for ids, _ in rows], self.batch_tokens):
+        lengths = [len(ids) for ids, _ in rows]
+        batches = _fixed_batches(lengths) if self.deterministic else _batches(lengths, self.batch_tokens)
+        for batch in batches:
             for n, reward in zip(batch, self._forward([rows[n][0] for n in batch]), strict=True):
                 ids, was_cut = rows[n]
                 if math.isfinite(reward):
@@ -113,8 +123,11 @@ class RewardModel:
     def _forward(self, rows: list[list[int]]) -> list[float]:
         import torch
 
-        pad = self._unused_token(rows)
+        pad, count = self._unused_token(rows), len(rows)
         longest = max(map(len, rows))
+        if self.deterministic:
+            longest = _bucket(longest)
+            rows = rows + rows[:1] * (FIXED_ROWS - count)
         ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
         # The head reads the last token that is not the pad token: one that no row holds cannot be mistaken for an end.
@@ -124,7 +137,7 @@ class RewardModel:
             output: Any = self._model(input_ids=ids.to(device), attention_mask=mask.to(device))
         scores = getattr(output, "score", None)
         scores = output.logits if scores is None else scores
-        found: list[float] = scores.float().reshape(len(rows), -1)[:, 0].tolist()
+        found: list[float] = scores.float().reshape(len(rows), -1)[:count, 0].tolist()
         return found
 
     def _unused_token(self, rows: list[list[int]]) -> int:
@@ -142,6 +155,20 @@ class RewardModel:
         gc.collect()
         if on_gpu:
             torch.cuda.empty_cache()
+
+
+def _bucket(length: int) -> int:
+    return -(-length // LENGTH_STEP) * LENGTH_STEP
+
+
+def _fixed_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Yield groups of at most `FIXED_ROWS` positions, all of one padded length."""
+    buckets: dict[int, list[int]] = {}
+    for n, length in enumerate(lengths):
+        buckets.setdefault(_bucket(length), []).append(n)
+    for members in buckets.values():
+        for at in range(0, len(members), FIXED_ROWS):
+            yield members[at : at + FIXED_ROWS]
 
 
 def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:

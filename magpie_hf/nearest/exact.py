@@ -43,6 +43,7 @@ class ExactSearch:
         self.precision = precision
         self.block_rows = block_rows or (CPU_BLOCK if device == "cpu" else GPU_BLOCK)
         self.done = 0
+        self._buffer: Any = None
 
     @property
     def num_blocks(self) -> int:
@@ -82,7 +83,7 @@ class ExactSearch:
 
         if self.device != "cpu":
             torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
-        product = torch.mm(left, right.T)
+        product = self._product(left, right)
         for rows, axis in ((first, 0), (second, 1)):
             bad = torch.from_numpy(np.flatnonzero(~self.vectors.valid[rows])).to(product.device)
             if len(bad):
@@ -91,20 +92,45 @@ class ExactSearch:
         if is_same:
             product.fill_diagonal_(-3.0)
         best = product.amax(dim=1)
-        self._see(first, second, product, best)
+        self._see(first, best, second)
         if not is_same:
-            self._see(second, first, product.T, product.amax(dim=0))
+            self._see(second, product.amax(dim=0), first)
         self._near(first, second, product, best, is_same)
 
-    def _see(self, rows: IntArray, others: IntArray, product: Any, best: Any) -> None:
-        """Note the rows whose best other row is here; where it is, is only looked up for these: they are few soon."""
+    def _product(self, left: Any, right: Any) -> Any:
+        """Return all cosines of two blocks, in memory that is used again for each pair."""
         import torch
 
+        shape = (len(left), len(right))
+        if self._buffer is None or tuple(self._buffer.shape) != shape:
+            self._buffer = torch.empty(shape, dtype=left.dtype, device=left.device)
+        return torch.mm(left, right.T, out=self._buffer)
+
+    def _see(self, rows: IntArray, best: Any, others: IntArray) -> None:
+        """Note in which block each row's best other row lies; which one it is, `resolve` looks up once, at the end."""
         cosines: FloatArray = best.float().cpu().numpy()
-        here = np.flatnonzero((cosines >= self.state.best[rows]) & (cosines > -3.0))
-        if len(here):
-            at = product[torch.from_numpy(here).to(product.device)].argmax(dim=1).cpu().numpy()
-            self.state.see(rows[here], cosines[here], others[at])
+        better = cosines > self.state.best[rows]
+        self.state.best[rows[better]] = cosines[better]
+        self.state.nearest[rows[better]] = others[0]
+
+    def resolve(self) -> None:
+        """Turn the blocks that `nearest` holds into rows: one more product with a single block for each row."""
+        import torch
+
+        starts = self.state.nearest.copy()
+        with torch.inference_mode():
+            for start in np.unique(starts[starts >= 0]):
+                block = np.arange(start, min(start + self.block_rows, len(self.vectors)), dtype=np.int64)
+                right = self._load(block)
+                rows = np.flatnonzero(starts == start)
+                for at in range(0, len(rows), self.block_rows):
+                    some = rows[at : at + self.block_rows]
+                    left = torch.from_numpy(self.vectors.rows(some)).to(right.device, right.dtype)
+                    product = torch.mm(left, right.T)
+                    product[:, torch.from_numpy(~self.vectors.valid[block]).to(product.device)] = -3.0
+                    own = np.flatnonzero((some >= block[0]) & (some <= block[-1]))
+                    product[torch.from_numpy(own), torch.from_numpy(some[own] - start)] = -3.0
+                    self.state.nearest[some] = block[product.argmax(dim=1).cpu().numpy()]
 
     def _near(self, first: IntArray, second: IntArray, product: Any, best: Any, is_same: bool) -> None:
         """Find the entries under the threshold and join their rows."""
@@ -135,10 +161,3 @@ class ExactSearch:
                 distances[unsure] = self.vectors.distances(a[unsure], b[unsure])
         near = distances < self.threshold
         self.state.join(a[near], b[near])
-
-
-def search_all(search: ExactSearch, progress: Progress | None = None) -> None:
-    """Run a search to its end."""
-    while search.advance():
-        if progress is not None:
-            progress(search.done, search.num_blocks)

@@ -171,6 +171,7 @@ def _run_exact(search: ExactSearch, directory: Path | None, progress: Progress |
             np.savez(part, facts=facts, done=np.int64(search.done), **search.state.arrays())
             part.replace(place)
             last = time.monotonic()
+    search.resolve()
 
 
 def _expand(vectors: Vectors, state: State, copies: IntArray, rank: IntArray) -> Neighbors:

@@ -44,7 +44,7 @@ class Vectors:
 
     def rows(self, where: Any) -> FloatArray:
         """Return some rows as unit vectors, (number, dim) float32; invalid ones as zeros."""
-        block = np.asarray(self.matrix[where], dtype=np.float32)
+        block = _as_float32(self.matrix[where])
         with np.errstate(invalid="ignore"):
             unit: FloatArray = block * self._scale[where]
         bad = ~self.valid[where]
@@ -60,6 +60,17 @@ class Vectors:
             b = self.rows(right[start : start + 16_384]).astype(np.float64)
             out[start : start + 16_384] = np.einsum("ij,ij->i", a - b, a - b)
         return out
+
+
+def _as_float32(block: Any) -> FloatArray:
+    """Return a block as float32; half precision by torch, which does it several times as fast as numpy."""
+    given = np.asarray(block)
+    if given.dtype != np.float16:
+        return np.asarray(given, dtype=np.float32)
+    import torch
+
+    out: FloatArray = torch.from_numpy(np.array(given)).float().numpy()
+    return out
 
 
 class State:

@@ -211,7 +211,7 @@ def test_rows_against_another_set():
     new[3], new[4], old[9] = old[17], 0, np.nan
     for block_rows in (1, 16, 4096):
         found = find_nearest(new, old, block_rows=block_rows)
-        unit = lambda m: m / np.linalg.norm(m, axis=1, keepdims=True)  # noqa: E731
+        unit = lambda m: m / np.maximum(np.linalg.norm(m, axis=1, keepdims=True), 1e-9)  # noqa: E731
         keep = np.delete(np.arange(150), 9)
         distances = ((unit(new.astype(float))[:, None] - unit(old[keep].astype(float))[None]) ** 2).sum(-1)
         rows = np.delete(np.arange(70), 4)
