@@ -307,6 +307,8 @@ def run(
     given = recipe.raw if isinstance(recipe, Recipe) else recipe
     built = recipe if isinstance(recipe, Recipe) and not overrides else load_recipe(given, overrides)
     part = Shard.parse(shard)
+    if part.parts > 1 and built.dataset:
+        raise ArgumentError("A shard is a part of a synthesis, and this recipe annotates rows.", key="shard")
     rows = _source_rows(built, dataset)
     with RunDir(output_path(built, output)).own() as run_dir:
         session = Session(
@@ -354,6 +356,10 @@ def _run_stages(session: Session, shard: Shard, rows: Dataset | None) -> Dataset
     for stage in stages:
         if stage.name in session.recipe.implied and set(stage.features()) <= set(rows.column_names):
             continue  # the rows came with these columns
+        if shard.parts > 1 and not (stage.kind != "set" and {*stage.needs} <= {*rows.column_names}):
+            if stage.name == "select":
+                break  # what follows is for the rows that the whole keeps: after the merge
+            continue
         rows = run_stage(stage, rows, session.environment(stage.role if stage.uses_engine else "generator"))
     written = write_output(rows, session.run_dir, session.recipe.output.get("format", "parquet"))
     if session.recipe.output.get("report"):

@@ -115,10 +115,13 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """Hash of all that was asked but where it lies and what it may cost."""
+        """Hash of all that was asked but where it lies, who serves it and what it may cost."""
         asked = {
             key: value for key, value in self.raw.items() if key not in ("output", "budget", "num_rows", "engine")
         }
+        for role in ROLES:
+            if isinstance(asked.get(role), dict):
+                asked[role] = {key: value for key, value in asked[role].items() if key != "engine"}
         return stable_hash(asked, 12)
 
     def dump(self) -> str:

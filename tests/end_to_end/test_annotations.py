@@ -9,7 +9,9 @@ from datasets import Dataset, load_dataset
 
 import magpie_hf
 from magpie_hf.demo.grammar_judge import damage, judged, truth
+from magpie_hf.errors import MagpieError
 from magpie_hf.inspection import run_status
+from magpie_hf.maintenance import merge_runs
 from magpie_hf.rundir import RunDir
 from tests.end_to_end.harness import finish, here, journal_bytes, kill_when, moments, nothing_twice, rows, start
 
@@ -114,8 +116,8 @@ def lean_recipe(order):
             *("quality", "difficulty", "category", "neighbors", "reward", "lengths"),
             {
                 "stage": "select",
-                "where": "quality >= good and difficulty >= easy and min_neighbor_distance > 0 and reward > -12",
-                "longest": 20,
+                "where": "quality >= excellent and difficulty >= easy and min_neighbor_distance > 0 and reward > -12",
+                "longest": 10,
             },
         ],
     }
@@ -125,8 +127,8 @@ def lean_recipe(order):
 def test_lean_selects_the_rows_of_the_papers_order_and_saves_responses(tmp_path):
     paper = magpie_hf.run(lean_recipe("paper"), output=tmp_path / "paper")
     lean = magpie_hf.run(lean_recipe("lean"), output=tmp_path / "lean")
-    assert len(paper) == 20
-    assert lean.to_list() == paper.to_list()
+    assert len(paper) == 10
+    assert lean.to_list() == paper.to_list()  # to the last bit of every reward
     tokens = {}
     for order in ("paper", "lean"):
         stage = next(s for s in run_status(tmp_path / order).stages if s.name == "responses")
@@ -135,6 +137,28 @@ def test_lean_selects_the_rows_of_the_papers_order_and_saves_responses(tmp_path)
     dropped = early["rows_in"] - early["rows_out"]
     assert dropped > 5
     assert tokens["lean"] < tokens["paper"] * (1 - dropped / 60 / 3)
+
+
+@pytest.mark.slow
+def test_shards_leave_what_needs_the_whole_set_to_the_merge(tmp_path):
+    recipe = {**lean_recipe("paper"), "num_rows": 24, "name": "parts"}
+    whole = magpie_hf.run(recipe, output=tmp_path / "whole")
+    for part in range(2):
+        shard = magpie_hf.run(recipe, output=tmp_path / f"part{part}", shard=f"{part}/2")
+        assert "instruct_reward" in shard.column_names
+        assert "min_neighbor_distance" not in shard.column_names
+    merge_runs([tmp_path / "part0", tmp_path / "part1"], tmp_path / "merged")
+    merged = magpie_hf.run(recipe, output=tmp_path / "merged")
+    assert merged.to_list() == whole.to_list()
+    nothing_twice(tmp_path / "merged")
+
+
+def test_rows_that_are_there_are_no_job_array(tmp_path):
+    Dataset.from_dict({"instruction": ["a"]}).to_parquet(str(tmp_path / "rows.parquet"))
+    with pytest.raises(MagpieError, match="part of a synthesis"):
+        magpie_hf.run(
+            {"dataset": str(tmp_path / "rows.parquet"), "stages": ["flags"]}, shard="0/2", output=tmp_path / "r"
+        )
 
 
 def test_the_readmes_way_from_python(tmp_path):
