@@ -27,6 +27,7 @@ _EXPORTS = {
     "run": "api",
     "select": "api",
     "synthesize": "api",
+    "write_card": "api",
 }
 
 __all__ = [
@@ -44,10 +45,11 @@ __all__ = [
     "run",
     "select",
     "synthesize",
+    "write_card",
 ]
 
 if TYPE_CHECKING:
-    from .api import annotate, report, run, select, synthesize
+    from .api import annotate, report, run, select, synthesize, write_card
     from .errors import MagpieError, RunStopped
     from .recipe import Recipe, load_recipe
     from .reports import agreement

@@ -20,6 +20,12 @@ def add_commands(commands: Any, command: Callable[..., Any]) -> None:
     report.add_argument("--output", default="report.html", help="the file (default report.html)")
     report.add_argument("--title")
     report.add_argument("--compare", action="append", default=[], metavar="NAME=DATASET", help="up to three others")
+    card = command(commands, "card", _card, "Write the dataset card of a run or dataset, to look at and to add to.")
+    card.add_argument("dataset", help="run directory, file or Hub id")
+    card.add_argument("--output", help="the file (default: README.md in the run's directory, else here)")
+    card.add_argument("--repo-id", default="me/my-dataset", help="where it will be on the Hub")
+    card.add_argument("--title")
+    card.add_argument("--license", help="Hub licence id, where the model's is not known")
     agree = command(commands, "agreement", _agreement, "Compare two annotations of the same rows.")
     agree.add_argument("first", help="run directory, file or Hub id")
     agree.add_argument("second")
@@ -120,6 +126,17 @@ def _report(options: argparse.Namespace) -> int:
             raise ArgumentError(f"--compare {text!r} has no dataset.", hint="Write --compare NAME=DATASET.")
         compare[name] = place
     print(report(options.dataset, options.output, title=options.title, compare=compare or None))
+    return 0
+
+
+def _card(options: argparse.Namespace) -> int:
+    from .api import write_card
+
+    print(
+        write_card(
+            options.dataset, options.output, repo_id=options.repo_id, title=options.title, license=options.license
+        )
+    )
     return 0
 
 

@@ -275,13 +275,34 @@ def report(
     return Path(write_report(rows, path, title=title, run=run_facts, funnel=funnel, compare=others or None, **options))
 
 
+def write_card(dataset: Dataset | str | Path, path: str | Path | None = None, **options: Any) -> Path:
+    """Write a dataset's card; made again, it keeps what a person wrote outside its marks.
+
+    Args:
+        dataset: A Dataset, or where one lies; of a run directory, recipe, funnel and cost are told too.
+        path: The file; by default README.md in the run's directory, or here.
+        **options: `repo_id`, `config_name`, `title`, `license`; see `magpie_hf.hub.card.build_card`.
+
+    Raises:
+        ArgumentError: the licence of the model's data is not known, and none is given.
+    """
+    from .hub import card
+
+    rows, run_facts, funnel, place = dataset, None, None, Path("README.md")
+    if isinstance(dataset, (str, Path)):
+        rows = with_row_columns(load_rows(str(dataset)))
+        run_facts, funnel = _facts(Path(dataset))
+        place = Path(dataset).expanduser() / "README.md" if run_facts else place
+    return card.write_card(rows, path or place, run=run_facts, funnel=funnel, **options)
+
+
 def _facts(place: Path) -> tuple[dict[str, Any] | None, list[Any] | None]:
     """Return what a run directory says of its dataset: recipe and totals, and the funnels of its selections."""
     if not (place.expanduser() / "run.json").is_file():
         return None, None
     state = RunDir.read(place.expanduser()).state
     funnel = [step for stage in state["stages"].values() for step in stage.get("report", {}).get("funnel", [])]
-    return {"recipe": state.get("recipe", {}), "totals": state.get("totals", {})}, funnel or None
+    return {key: state.get(key, {}) for key in ("recipe", "totals", "stages")}, funnel or None
 
 
 def run(

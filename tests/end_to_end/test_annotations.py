@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset, load_dataset
 
 import magpie_hf
-from magpie_hf.demo.grammar_judge import damage, judged, truth
+from magpie_hf.demo.grammar_judge import judged, truth
 from magpie_hf.errors import MagpieError
 from magpie_hf.inspection import run_status
 from magpie_hf.maintenance import merge_runs
@@ -267,12 +267,3 @@ def test_hard_rows_go_through_every_annotation(tmp_path):
     assert ds[7]["quality_error"] is not None
     assert magpie_hf.select(ds, "quality >= good", return_funnel=True)[1][0].rows_in == len(texts)
     magpie_hf.report(ds, tmp_path / "report.html")
-
-
-def test_damage_is_drawn_from_the_seed_and_labelled():
-    import random
-
-    exchange, _ = judged(random.Random(3))
-    for label in ("good", "average", "poor", "very poor"):
-        first, second = (damage(random.Random(5), exchange, label) for _ in range(2))
-        assert first == second
