@@ -21,13 +21,13 @@ _EXPORTS = {
     "RunStopped": "errors",
     "SamplingParams": "sampling",
     "agreement": "reports",
-    "annotate": "api",
+    "annotate": "api_rows",
     "load_recipe": "recipe",
-    "report": "api",
+    "report": "api_rows",
     "run": "api",
-    "select": "api",
+    "select": "api_rows",
     "synthesize": "api",
-    "write_card": "api",
+    "write_card": "api_rows",
 }
 
 __all__ = [
@@ -49,7 +49,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .api import annotate, report, run, select, synthesize, write_card
+    from .api import run, synthesize
+    from .api_rows import annotate, report, select, write_card
     from .errors import MagpieError, RunStopped
     from .recipe import Recipe, load_recipe
     from .reports import agreement

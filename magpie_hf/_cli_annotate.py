@@ -71,7 +71,7 @@ def _add_select(commands: Any, command: Callable[..., Any]) -> None:
 
 
 def _annotate(options: argparse.Namespace) -> int:
-    from .api import annotate
+    from .api_rows import annotate
 
     engine: dict[str, Any] | None = None
     if options.model or options.engine or options.endpoint:
@@ -99,7 +99,7 @@ def _annotate(options: argparse.Namespace) -> int:
 
 
 def _select(options: argparse.Namespace) -> int:
-    from .api import select
+    from .api_rows import select
 
     names = ("longest", "sample", "one_per_group", "shuffle", "seed")
     changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
@@ -117,7 +117,7 @@ def _select(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from .api import report
+    from .api_rows import report
 
     compare = {}
     for text in options.compare:
@@ -130,7 +130,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _card(options: argparse.Namespace) -> int:
-    from .api import write_card
+    from .api_rows import write_card
 
     print(
         write_card(

@@ -96,6 +96,15 @@ def _unique(values: Any) -> tuple[list[int], list[int]]:
     return numbers.tolist(), counts.tolist()
 
 
+def run_facts(place: Path) -> tuple[dict[str, Any] | None, list[Any] | None]:
+    """Return what a run directory says of its dataset: recipe and totals, and the funnels of its selections."""
+    if not (place.expanduser() / "run.json").is_file():
+        return None, None
+    state = RunDir.read(place.expanduser()).state
+    funnel = [step for stage in state["stages"].values() for step in stage.get("report", {}).get("funnel", [])]
+    return {key: state.get(key, {}) for key in ("recipe", "totals", "stages")}, funnel or None
+
+
 class StageChange(NamedTuple):
     """What becomes of a stage under changed settings.
 

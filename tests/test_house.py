@@ -31,7 +31,7 @@ ORDER = ("cli", "api", "recipe", "stages", "stage", "journal", "rundir")
 # What a room must not reach, directly or not.
 CLOSED_DOORS = {
     "engines": ("cli", "api", "recipe", "stages", "stage", "journal", "runner", "driver", "session", "hub", "reports"),
-    "hub": ("cli", "api", "recipe", "stages", "stage", "journal", "runner", "driver", "session", "engines", "reports"),
+    "hub": ("cli", "api", "recipe", "stages", "stage", "journal", "runner", "driver", "session", "engines"),
     "reports": ("cli", "api", "recipe", "stages", "stage", "journal", "rundir", "runner", "session", "engines", "hub"),
 }
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".cfg", ".json", ".jinja", ".sh", ""}
