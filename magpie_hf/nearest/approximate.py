@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .exact import Progress
-from .state import RECHECK, IntArray, State, Vectors
+from .blocks import Progress
+from .state import RECHECK, BoolArray, FloatArray, IntArray, State, Vectors
 
 
 NEIGHBORS = 8
@@ -24,7 +24,8 @@ SAMPLE = 2048
 class Recall(NamedTuple):
     """Measured on `sampled` rows: share of rows whose nearest row was found, and of those with a near duplicate.
 
-    None where no sampled row has one.
+    Rows in which near duplicates were found are drawn more often than others, and count for as much less: else the
+    share would be that of the rows where the search did well. None where no sampled row has one.
     """
 
     nearest: float | None
@@ -81,20 +82,25 @@ def _search_batch(index: Any, vectors: Vectors, state: State, rows: IntArray, th
     least = 1 - (threshold + RECHECK) / 2
     full = cosines.min(axis=1, where=~own, initial=2.0) > least  # as many as were asked for: there may be more
     near = (cosines > least) & ~full[:, None]
-    _join(vectors, state, rows[near.nonzero()[0]], found[near], threshold)
+    _join(vectors, state, rows[near.nonzero()[0]], found[near], cosines[near], threshold)
     saturated = np.flatnonzero(full)
     for start in range(0, len(saturated), 64):
         some = saturated[start : start + 64]
-        limits, _, ids = index.range_search(block[some], least)
+        limits, values, ids = index.range_search(block[some], least)
         counts = np.diff(limits.astype(np.int64))
-        _join(vectors, state, np.repeat(rows[some], counts), ids.astype(np.int64), threshold)
+        _join(vectors, state, np.repeat(rows[some], counts), ids.astype(np.int64), values, threshold)
 
 
-def _join(vectors: Vectors, state: State, left: IntArray, right: IntArray, threshold: float) -> None:
+def _join(
+    vectors: Vectors, state: State, left: IntArray, right: IntArray, cosines: FloatArray, threshold: float
+) -> None:
     """Join pairs; each is met from both sides (or, where a cell was missed, from one), so counts go to the left only."""
     other = left != right
     left, right = left[other], right[other]
-    near = vectors.distances(left, right) < threshold
+    distances = 2 - 2 * cosines[other].astype(np.float64)
+    unsure = np.abs(distances - threshold) < RECHECK
+    distances[unsure] = vectors.distances(left[unsure], right[unsure])
+    near = distances < threshold
     left, right = left[near], right[near]
     np.add.at(state.repeats, left, state.weight[right])
     np.minimum.at(state.smallest, left, state.rank[right])
@@ -102,19 +108,26 @@ def _join(vectors: Vectors, state: State, left: IntArray, right: IntArray, thres
 
 
 def measure_recall(vectors: Vectors, state: State, threshold: float, *, seed: int = 0, sample: int = SAMPLE) -> Recall:
-    """Compare sampled rows with exact search: drawn from all, and from those with a near duplicate."""
+    """Compare sampled rows with exact search; each drawn row stands for the rows like it that were not drawn."""
     rng = np.random.default_rng(seed)
-    rows = np.flatnonzero(vectors.valid)
-    paired = np.flatnonzero(state.repeats > 0)
-    drawn = rng.permutation(rows)[:sample]
-    some = np.unique(np.concatenate([drawn, rng.permutation(paired)[: sample // 2]]))
-    random_part = np.isin(some, drawn)
+    drawn, stands_for = [], []
+    for rows, number in (
+        (np.flatnonzero(vectors.valid & (state.repeats > 0)), sample // 2),
+        (np.flatnonzero(vectors.valid & (state.repeats == 0)), sample),
+    ):
+        some = rng.permutation(rows)[:number]
+        drawn.append(some)
+        stands_for.append(np.full(len(some), len(rows) / max(len(some), 1)))
+    some, weight = np.concatenate(drawn), np.concatenate(stands_for)
     truth = _exact_best(vectors, some)
     found = np.where(state.nearest[some] >= 0, state.best[some], -3.0)
     hit = found >= truth - 1e-5
     near = 2 - 2 * truth < threshold
-    nearest = float(hit[random_part].mean()) if random_part.any() else None
-    return Recall(nearest, float(hit[near].mean()) if near.any() else None, len(some))
+    return Recall(_share(hit, weight), _share(hit[near], weight[near]), len(some))
+
+
+def _share(hit: BoolArray, weight: Any) -> float | None:
+    return float((hit * weight).sum() / weight.sum()) if len(hit) else None
 
 
 def _exact_best(vectors: Vectors, rows: IntArray) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .exact import CPU_BLOCK, Progress
+from .blocks import CPU_BLOCK, Progress
 from .state import FloatArray, IntArray, Vectors
 
 

@@ -1,29 +1,35 @@
 """Exact search: blocks of rows against blocks of rows, each pair of blocks once, on the CPU or a GPU.
 
 The work is one matrix product a pair of blocks and two passes over it while it is in the cache: the best of each row,
-the best of each column. Entries over the threshold are only looked for in rows that have one.
+the best of each column. Everything else only looks at rows that have a better neighbour there, or a near duplicate;
+pairs of near duplicates are counted and joined product by product and never kept, so groups may be of any size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
 from typing import Any
 
 import numpy as np
 
-from .state import RECHECK, FloatArray, IntArray, State, Vectors
+from .blocks import CPU_BLOCK, GPU_BLOCK, Blocks, Progress, products, side_by_side
+from .state import RECHECK, BoolArray, FloatArray, IntArray, State, Vectors
 
 
-CPU_BLOCK = 2048
-GPU_BLOCK = 16_384
-Progress = Callable[[int, int], None]
+ENTRIES_AT_ONCE = 1 << 20
+"""Entries of a product that are looked at together for near duplicates: all of them may be."""
+ROUGH = 4e-3
+"""Distances from float16 or tf32 products err by less: both keep 11 bits, so a cosine near 1 is within 2^-10."""
 
 
 class ExactSearch:
     """All nearest neighbours and near duplicates of a set.
 
-    `device`: "cpu" or a CUDA device. `precision`: of the products on a GPU: "float32", "tf32" or "float16"; what comes
-    out is computed again in float64 from the vectors where it is near the threshold or zero.
+    `device`: "cpu" or a CUDA device. `precision`: of the products: "float32", "tf32" or "float16"; what comes out is
+    computed again in float64 from the vectors where it is near the threshold, and with rough products (the last two)
+    for all candidates for the nearest row among near duplicates.
+
+    `advance` does one row of blocks; between two calls, `done` and `state.arrays()` are all that has to be saved.
     """
 
     def __init__(
@@ -43,121 +49,136 @@ class ExactSearch:
         self.precision = precision
         self.block_rows = block_rows or (CPU_BLOCK if device == "cpu" else GPU_BLOCK)
         self.done = 0
-        self._buffer: Any = None
+        self._blocks = Blocks(vectors, self.block_rows, device, precision)
+        self._slack = RECHECK if precision == "float32" else ROUGH
+        self._lock = threading.Lock()
+        self._own = threading.local()
 
     @property
     def num_blocks(self) -> int:
         """How many rows of blocks there are: `advance` does one."""
-        return -(-len(self.vectors) // self.block_rows)
+        return len(self._blocks)
 
     def advance(self) -> bool:
         """Compare the next block with itself and all behind it; return False when there is none left."""
-        import torch
-
         number = self.done
         if number >= self.num_blocks:
             return False
-        first = self._block(number)
-        left = self._load(first)
-        with torch.inference_mode():
-            for other in range(number, self.num_blocks):
-                second = first if other == number else self._block(other)
-                self._pair(first, left, second, left if other == number else self._load(second))
+        with products(self.precision):
+            left = self._blocks.load(number)
+            others = range(number, self.num_blocks)
+            side_by_side(self.device, lambda other: self._compare(number, left, other), others)
         self.done += 1
         return True
 
-    def _block(self, number: int) -> IntArray:
-        start = number * self.block_rows
-        return np.arange(start, min(start + self.block_rows, len(self.vectors)), dtype=np.int64)
-
-    def _load(self, rows: IntArray) -> Any:
-        import torch
-
-        values = torch.from_numpy(self.vectors.rows(slice(int(rows[0]), int(rows[-1]) + 1)))
-        kind = torch.float16 if self.precision == "float16" and self.device != "cpu" else torch.float32
-        return values.to(self.device, kind)
-
-    def _pair(self, first: IntArray, left: Any, second: IntArray, right: Any) -> None:
+    def _compare(self, number: int, left: Any, other: int) -> None:
         """Take one product in: best of rows and columns, pairs over the threshold."""
         import torch
 
-        if self.device != "cpu":
-            torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
-        product = self._product(left, right)
-        for rows, axis in ((first, 0), (second, 1)):
-            bad = torch.from_numpy(np.flatnonzero(~self.vectors.valid[rows])).to(product.device)
-            if len(bad):
+        is_same = other == number
+        right = left if is_same else self._blocks.load(other)
+        product = torch.mm(left, right.T, out=self._buffer(len(left), len(right), left.dtype))
+        for place, axis in ((number, 0), (other, 1)):
+            bad = self._blocks.invalid(place)
+            if bad is not None:
                 product.index_fill_(axis, bad, -3.0)
-        is_same = first is second
+        first, second = (_numbers(self._blocks.span(place)) for place in (number, other))
         if is_same:
             product.fill_diagonal_(-3.0)
         best = product.amax(dim=1)
-        self._see(first, best, second)
+        below = best if is_same else product.amax(dim=0)
+        self._see(first, second, product, best)
         if not is_same:
-            self._see(second, product.amax(dim=0), first)
-        self._near(first, second, product, best, is_same)
+            self._see(second, first, product.T, below)
+        self._near(first, second, product, best, below, is_same)
 
-    def _product(self, left: Any, right: Any) -> Any:
-        """Return all cosines of two blocks, in memory that is used again for each pair."""
+    def _buffer(self, rows: int, columns: int, kind: Any) -> Any:
+        """Return memory for a product, the thread's own: getting it anew each time costs as much as a pass."""
         import torch
 
-        shape = (len(left), len(right))
-        if self._buffer is None or tuple(self._buffer.shape) != shape:
-            self._buffer = torch.empty(shape, dtype=left.dtype, device=left.device)
-        return torch.mm(left, right.T, out=self._buffer)
+        if getattr(self._own, "memory", None) is None:
+            self._own.memory = torch.empty(self.block_rows**2, dtype=kind, device=self.device)
+        return self._own.memory[: rows * columns].view(rows, columns)
 
-    def _see(self, rows: IntArray, best: Any, others: IntArray) -> None:
-        """Note in which block each row's best other row lies; which one it is, `resolve` looks up once, at the end."""
+    def _least(self, slack: float) -> float:
+        return 1 - (self.threshold + slack) / 2
+
+    def _see(self, rows: IntArray, others: IntArray, product: Any, best: Any) -> None:
+        """Note the rows whose best other row is here; where it is, is only looked up for these: they are few soon."""
+        import torch
+
         cosines: FloatArray = best.float().cpu().numpy()
-        better = cosines > self.state.best[rows]
-        self.state.best[rows[better]] = cosines[better]
-        self.state.nearest[rows[better]] = others[0]
+        better = (cosines >= self.state.best[rows]) & (cosines > -3.0)
+        if self.precision != "float32":
+            better &= cosines <= self._least(self._slack)  # the others are told apart in `_rank`
+        here = np.flatnonzero(better)
+        if not len(here):
+            return
+        some = product[torch.from_numpy(here).to(self.device)]
+        # On the CPU, numpy's argmax of rows is ten times as fast as torch's.
+        at = some.contiguous().numpy().argmax(axis=1) if self.device == "cpu" else some.argmax(dim=1).cpu().numpy()
+        with self._lock:
+            self.state.see(rows[here], cosines[here], others[at])
 
-    def resolve(self) -> None:
-        """Turn the blocks that `nearest` holds into rows: one more product with a single block for each row."""
-        import torch
-
-        starts = self.state.nearest.copy()
-        with torch.inference_mode():
-            for start in np.unique(starts[starts >= 0]):
-                block = np.arange(start, min(start + self.block_rows, len(self.vectors)), dtype=np.int64)
-                right = self._load(block)
-                rows = np.flatnonzero(starts == start)
-                for at in range(0, len(rows), self.block_rows):
-                    some = rows[at : at + self.block_rows]
-                    left = torch.from_numpy(self.vectors.rows(some)).to(right.device, right.dtype)
-                    product = torch.mm(left, right.T)
-                    product[:, torch.from_numpy(~self.vectors.valid[block]).to(product.device)] = -3.0
-                    own = np.flatnonzero((some >= block[0]) & (some <= block[-1]))
-                    product[torch.from_numpy(own), torch.from_numpy(some[own] - start)] = -3.0
-                    self.state.nearest[some] = block[product.argmax(dim=1).cpu().numpy()]
-
-    def _near(self, first: IntArray, second: IntArray, product: Any, best: Any, is_same: bool) -> None:
-        """Find the entries under the threshold and join their rows."""
-        slack = RECHECK if self.precision == "float32" else 4e-3
-        least = 1 - (self.threshold + slack) / 2
+    def _near(self, first: IntArray, second: IntArray, product: Any, best: Any, below: Any, is_same: bool) -> None:
+        """Find the entries under the threshold, and count and join their rows."""
+        least = self._least(self._slack)
         rows = (best > least).nonzero()[:, 0]
         if not len(rows):
             return
-        # At most some million entries at once: in a block of equal rows, all of them are under the threshold.
-        step = max(1, (1 << 22) // max(1, len(second)))
+        columns = (below > least).nonzero()[:, 0]
+        step = max(1, ENTRIES_AT_ONCE // len(columns))
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
-            hits = (product[some] > least).nonzero()
-            a = first[some[hits[:, 0]].cpu().numpy()]
-            b = second[hits[:, 1].cpu().numpy()]
-            if is_same:
-                a, b = a[a < b], b[a < b]
-            cosines = product[some][hits[:, 0], hits[:, 1]].float().cpu().numpy() if not is_same else None
-            self._take_pairs(a, b, cosines, slack)
+            cosines = product[some][:, columns]
+            near = cosines > least
+            a, b = first[some.cpu().numpy()], second[columns.cpu().numpy()]
+            if self.precision != "float32":
+                top = (cosines >= best[some][:, None] - self._slack) | (cosines >= below[columns] - self._slack)
+                self._rank(a, b, near & top, is_same)
+            self._settle(a, b, near, near & (cosines < self._least(-self._slack)))
+            self._join(a, b, near.cpu().numpy(), is_same)
 
-    def _take_pairs(self, a: IntArray, b: IntArray, cosines: Any, slack: float) -> None:
-        if cosines is None:
-            distances = self.vectors.distances(a, b)
-        else:
-            distances = 2 - 2 * cosines.astype(np.float64)
-            unsure = np.abs(distances - self.threshold) < 2 * slack
-            if unsure.any():
-                distances[unsure] = self.vectors.distances(a[unsure], b[unsure])
-        near = distances < self.threshold
-        self.state.join(a[near], b[near])
+    def _settle(self, a: IntArray, b: IntArray, near: Any, unsure: Any) -> None:
+        """Decide entries that are too near to the threshold, in place."""
+        import torch
+
+        rows, columns = unsure.nonzero(as_tuple=True)
+        if not len(rows):
+            return
+        distances = self._blocks.distances(a[rows.cpu().numpy()], b[columns.cpu().numpy()])
+        near[rows, columns] = torch.from_numpy(distances < self.threshold).to(near.device)
+
+    def _rank(self, a: IntArray, b: IntArray, candidates: Any, is_same: bool) -> None:
+        """Note the nearest rows among candidates whose cosines are too rough to tell which it is."""
+        rows, columns = (part.cpu().numpy() for part in candidates.nonzero(as_tuple=True))
+        left, right = a[rows], b[columns]
+        cosines = (1 - self._blocks.distances(left, right) / 2).astype(np.float32)
+        # Of several entries of one row the last is noted: the nearest, and of equally near ones the smallest rank.
+        for one, other in ((left, right),) if is_same else ((left, right), (right, left)):
+            order = np.lexsort((-self.state.rank[other], cosines))
+            with self._lock:
+                self.state.see_last(one[order], cosines[order], other[order])
+
+    def _join(self, a: IntArray, b: IntArray, near: BoolArray, is_same: bool) -> None:
+        rows, columns = near.any(axis=1), near.any(axis=0)
+        if not rows.any():
+            return
+        a, b, near = a[rows], b[columns], near[np.ix_(rows, columns)]
+        counted = self.state.count(b, near.T), None if is_same else self.state.count(a, near)
+        with self._lock:
+            self.state.add(a, *counted[0])
+            if counted[1] is not None:
+                self.state.add(b, *counted[1])
+            self.state.link(a, b, near)
+
+
+def _numbers(span: slice) -> IntArray:
+    return np.arange(span.start, span.stop, dtype=np.int64)
+
+
+def search_all(search: ExactSearch, progress: Progress | None = None) -> None:
+    """Run a search to its end."""
+    while search.advance():
+        if progress is not None:
+            progress(search.done, search.num_blocks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from .approximate import search_approximately
-from .exact import CPU_BLOCK, GPU_BLOCK, ExactSearch, Progress
+from .blocks import CPU_BLOCK, GPU_BLOCK, Progress
+from .exact import ExactSearch
 from .state import FloatArray, IntArray, State, Vectors
 
 
@@ -80,7 +82,7 @@ def find_neighbors(
     started = time.monotonic()
     copies = np.arange(len(matrix), dtype=np.int64) if copies is None else np.asarray(copies, dtype=np.int64)
     rank = np.arange(len(copies), dtype=np.int64) if rank is None else np.asarray(rank, dtype=np.int64)
-    copies, used = _equal_vectors(matrix, copies)
+    copies, used, content = _equal_vectors(matrix, copies)
     vectors = Vectors(_Rows(matrix, used))
     least = np.full(len(used), len(copies), dtype=np.int64)
     np.minimum.at(least, copies, rank)
@@ -88,8 +90,9 @@ def find_neighbors(
     chosen = choose_method(len(vectors), vectors.dim, device) if method == "auto" else method
     recall = None
     if chosen == "exact":
-        search = ExactSearch(vectors, state, threshold, block_rows=block_rows, device=device, precision=precision)
-        _run_exact(search, directory, progress)
+        used_precision = "float32" if device == "cpu" else precision
+        search = ExactSearch(vectors, state, threshold, block_rows=block_rows, device=device, precision=used_precision)
+        _run_exact(search, directory, progress, content)
     elif len(vectors):
         recall = search_approximately(vectors, state, threshold, progress=progress)
     found = _expand(vectors, state, copies, rank)
@@ -127,38 +130,39 @@ class _Rows:
         return self._matrix[where] if self._is_all else self._matrix[self._rows[where]]
 
 
-def _equal_vectors(matrix: Any, copies: IntArray) -> tuple[IntArray, IntArray]:
-    """Return each row's vector among the different ones, and where these lie in the matrix."""
+def _equal_vectors(matrix: Any, copies: IntArray) -> tuple[IntArray, IntArray, bytes]:
+    """Return each row's vector among the different ones, where these lie in the matrix, and a hash of all."""
     width = matrix.shape[1] * matrix.dtype.itemsize if len(matrix) else 0
     digests = np.empty((len(matrix), 2), dtype=np.uint64)
     for start in range(0, len(matrix), 8192):
-        data = np.ascontiguousarray(matrix[start : start + 8192]).tobytes()
+        data = (np.ascontiguousarray(matrix[start : start + 8192]) + 0).tobytes()  # -0.0 + 0 is 0.0
         parts = [
             hashlib.blake2b(data[at : at + width], digest_size=16).digest() for at in range(0, len(data), width or 1)
         ]
         digests[start : start + len(parts)] = np.frombuffer(b"".join(parts), dtype=np.uint64).reshape(-1, 2)
     if not len(matrix):
-        return copies, np.arange(0, dtype=np.int64)
+        return copies, np.arange(0, dtype=np.int64), b""
     order = np.lexsort((np.arange(len(digests)), digests[:, 1], digests[:, 0]))
     new = np.ones(len(digests), dtype=bool)
     new[1:] = (digests[order][1:] != digests[order][:-1]).any(axis=1)
     used = np.sort(order[new])  # in the order of the matrix, so that blocks are read in one go
     first = np.empty(len(digests), dtype=np.int64)
     first[order] = order[new][np.cumsum(new) - 1]
-    return np.searchsorted(used, first)[copies], used
+    content = hashlib.blake2b(digests.tobytes(), digest_size=16).digest()
+    return np.searchsorted(used, first)[copies], used, content
 
 
-def _run_exact(search: ExactSearch, directory: Path | None, progress: Progress | None) -> None:
+def _run_exact(search: ExactSearch, directory: Path | None, progress: Progress | None, content: bytes) -> None:
     """Run a search, saving its state now and then; go on from what was saved of the very same search."""
     place = None if directory is None else directory / "search.npz"
-    facts = np.array([len(search.vectors), search.vectors.dim, search.block_rows, search.threshold])
+    facts = _facts(search, content)
     if place is not None and place.is_file():
         try:
-            with np.load(place, allow_pickle=False) as saved:
+            with place.open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 if np.array_equal(saved["facts"], facts):
                     search.state.restore({name: saved[name] for name in search.state.arrays()})
                     search.done = int(saved["done"])
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             search.done = 0  # a damaged state: from the beginning
             search.state.forget()
     last = time.monotonic()
@@ -171,7 +175,15 @@ def _run_exact(search: ExactSearch, directory: Path | None, progress: Progress |
             np.savez(part, facts=facts, done=np.int64(search.done), **search.state.arrays())
             part.replace(place)
             last = time.monotonic()
-    search.resolve()
+
+
+def _facts(search: ExactSearch, content: bytes) -> Any:
+    """Return a hash of all that a saved state depends on: the vectors, their ranks and weights, how they are compared."""
+    state = search.state
+    digest = hashlib.blake2b(content, digest_size=16)
+    digest.update(state.rank.tobytes() + state.weight.tobytes())
+    digest.update(repr((len(state.rank), search.block_rows, search.threshold, search.precision)).encode())
+    return np.frombuffer(digest.digest(), dtype=np.uint8)
 
 
 def _expand(vectors: Vectors, state: State, copies: IntArray, rank: IntArray) -> Neighbors:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 RECHECK = 1e-4
 """Distances this near to the threshold or to zero are computed again from the vectors: float32 products err by 1e-6."""
 
@@ -20,19 +21,15 @@ class Vectors:
     `valid`: (num_rows,) bool, False for rows that are zero or not finite: they have no neighbour.
     """
 
-    def __init__(self, matrix: Any, block_rows: int = 8192) -> None:
+    def __init__(self, matrix: Any, block_rows: int = 1024) -> None:
         self.matrix = matrix
-        self.valid = np.zeros(len(matrix), dtype=bool)
-        self._scale = np.zeros((len(matrix), 1), dtype=np.float32)
+        self._scale = np.zeros(len(matrix), dtype=np.float64)
         for start in range(0, len(matrix), block_rows):
             block = np.asarray(matrix[start : start + block_rows], dtype=np.float64)
             with np.errstate(all="ignore"):
                 norms = np.sqrt(np.einsum("ij,ij->i", block, block))
-                scale = (1 / norms).astype(np.float32)
-            # Also no neighbour for what is so small or large that float32 cannot bring it to unit length.
-            good = np.isfinite(norms) & (norms > 0) & np.isfinite(scale) & (scale > 0)
-            self.valid[start : start + block_rows] = good
-            self._scale[start : start + block_rows, 0][good] = scale[good]
+                self._scale[start : start + block_rows] = np.where(np.isfinite(norms) & (norms > 0), 1 / norms, 0)
+        self.valid: BoolArray = self._scale > 0
 
     def __len__(self) -> int:
         return len(self.matrix)
@@ -44,21 +41,24 @@ class Vectors:
 
     def rows(self, where: Any) -> FloatArray:
         """Return some rows as unit vectors, (number, dim) float32; invalid ones as zeros."""
+        scale = self._scale[where]
         block = _as_float32(self.matrix[where])
-        with np.errstate(invalid="ignore"):
-            unit: FloatArray = block * self._scale[where]
-        bad = ~self.valid[where]
-        if bad.any():
-            unit[bad] = 0  # NaN times zero is NaN
-        return unit
+        usual = (scale > 1e-18) & (scale < 1e18)  # where a product in float32 neither overflows nor loses digits
+        if usual.all():
+            unit: FloatArray = np.multiply(block, scale[:, None].astype(np.float32), dtype=np.float32)
+            return unit
+        with np.errstate(all="ignore"):
+            out: FloatArray = np.multiply(block, scale[:, None], dtype=np.float64).astype(np.float32)
+        out[scale == 0] = 0
+        return out
 
     def distances(self, left: IntArray, right: IntArray) -> npt.NDArray[np.float64]:
         """Return the distance of each pair of rows, computed from their difference in float64: (number,)."""
         out = np.empty(len(left), dtype=np.float64)
-        for start in range(0, len(left), 16_384):
-            a = self.rows(left[start : start + 16_384]).astype(np.float64)
-            b = self.rows(right[start : start + 16_384]).astype(np.float64)
-            out[start : start + 16_384] = np.einsum("ij,ij->i", a - b, a - b)
+        for start in range(0, len(left), 1024):
+            some = slice(start, start + 1024)
+            difference = np.subtract(self.rows(left[some]), self.rows(right[some]), dtype=np.float64)
+            out[some] = np.einsum("ij,ij->i", difference, difference)
         return out
 
 
@@ -108,15 +108,41 @@ class State:
         self.best[rows[better]] = cosines[better]
         self.nearest[rows[better]] = others[better]
 
-    def join(self, left: IntArray, right: IntArray) -> None:
-        """Count pairs of near duplicates, each pair given once, and join their groups."""
-        if not len(left):
-            return
-        np.add.at(self.repeats, left, self.weight[right])
-        np.add.at(self.repeats, right, self.weight[left])
-        np.minimum.at(self.smallest, left, self.rank[right])
-        np.minimum.at(self.smallest, right, self.rank[left])
-        self.union(left, right)
+    def see_last(self, rows: IntArray, cosines: FloatArray, others: IntArray) -> None:
+        """Note the last of each row's entries, where a row may have several."""
+        last = len(rows) - 1 - np.unique(rows[::-1], return_index=True)[1]
+        self.see(rows[last], cosines[last], others[last])
+
+    def count(self, rows: IntArray, near: BoolArray) -> tuple[IntArray, IntArray]:
+        """Return for each column of `near`, (rows, columns), its number of near duplicates and their smallest rank.
+
+        Each column has one at least.
+        """
+        if (self.weight[rows] == 1).all():
+            number = np.count_nonzero(near, axis=0)
+        else:
+            number = (self.weight[rows].astype(np.float64) @ near).astype(np.int64)
+        order = np.argsort(self.rank[rows])
+        return number, self.rank[rows[order[near[order].argmax(axis=0)]]]
+
+    def add(self, rows: IntArray, number: IntArray, smallest: IntArray) -> None:
+        """Add what `count` found for rows, each given once."""
+        self.repeats[rows] += number
+        self.smallest[rows] = np.minimum(self.smallest[rows], smallest)
+
+    def link(self, rows: IntArray, columns: IntArray, near: BoolArray) -> None:
+        """Join the groups of rows and columns where `near`, (rows, columns), says so; each has a partner."""
+        self.union(rows, columns[near.argmax(axis=1)])
+        self.union(columns, rows[near.argmax(axis=0)])
+        while True:
+            upper, lower = self.roots(rows), self.roots(columns)
+            if (upper == upper[0]).all() and (lower == upper[0]).all():
+                return
+            apart = near & (upper[:, None] != lower)
+            some = apart.any(axis=1)
+            if not some.any():
+                return
+            self.union(rows[some], columns[apart[some].argmax(axis=1)])
 
     def union(self, left: IntArray, right: IntArray) -> None:
         """Join the groups of pairs."""
