@@ -43,7 +43,10 @@ def _hash(text: str) -> int:
 
 
 class NgramIndex:
-    """The n-grams of benchmark prompts. Prompts of fewer words than `size` are found by their own length."""
+    """The n-grams of benchmark prompts.
+
+    A prompt of fewer words than `size` is found only as a whole text: its words stand in many others by chance.
+    """
 
     def __init__(self, prompts: Iterable[str | None], size: int = WORDS) -> None:
         self.size = size
@@ -64,6 +67,8 @@ class NgramIndex:
         words = words_of(text or "")
         seen: set[int] = set()
         for size in self.lengths:
+            if size < self.size and len(words) != size:
+                continue
             for at in range(len(words) - size + 1):
                 gram = _hash(" ".join(words[at : at + size]))
                 if gram in self.holders:

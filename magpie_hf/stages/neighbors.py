@@ -133,6 +133,7 @@ class Neighbors(Embedding):
         check_memory(len(dataset))
         with self.store(work) as store:
             self.embed(store, dataset, self.column, work)
+            check_memory(len(dataset), store.dim)
             at = vectors_of(dataset, self.column, store)
             uuids = column_of(dataset, "uuid")
             rank = ranks(uuids)
@@ -222,11 +223,14 @@ def ranks(uuids: Any) -> Any:
     return rank
 
 
-def check_memory(num_rows: int) -> None:
-    """Raise ArgumentError if the search's arrays do not fit; asked before anything is embedded."""
+def check_memory(num_rows: int, dim: int = 0) -> None:
+    """Raise ArgumentError if the search's arrays, and an index of float32 vectors, do not fit.
+
+    Asked before anything is embedded, and again when the vectors' size is known.
+    """
     from ..engines.hf import available_memory
 
-    wanted = num_rows * BYTES_PER_ROW * 2
+    wanted = num_rows * (2 * BYTES_PER_ROW + 4 * dim)
     if wanted > available_memory():
         raise ArgumentError(
             f"A search over {num_rows:,} rows needs about {wanted / 1e9:.0f} GB of memory, and less is free.",

@@ -26,7 +26,8 @@ PROMPTS = [
             1.0,
         ),
         ("Write a short story about a lighthouse keeper who has nothing to do at all in a box", -1, 0.0),
-        ("I wonder, what is 2 + 2?", 1, 1.0),
+        ("what is 2 + 2", 1, 1.0),
+        ("I wonder, what is 2 + 2?", -1, 0.0),
         ("", -1, 0.0),
         (None, -1, 0.0),
     ],
@@ -56,7 +57,7 @@ def test_shares_are_those_of_a_plain_statement(prompts, text, size):
     best = 0.0
     for words in prompts:
         n = min(size, len(words))
-        if n:
+        if n and (n == size or len(text) == n):
             wanted = grams(words, n)
             best = max(best, len(wanted & grams(text, n)) / len(wanted))
     assert NgramIndex(texts, size).overlap(" ".join(text)).share == pytest.approx(best)

@@ -180,13 +180,13 @@ def test_rows_with_a_benchmarks_prompt_are_found_by_words_and_by_embedding(tmp_p
         {
             "prompt": [
                 "Write a short poem about the sea.",
-                "What is the boiling point of water at sea level in degrees?",
+                "What is the boiling point of pure water at sea level in degrees of Celsius?",
             ]
         }
     )
     prompts.to_parquet(str(tmp_path / "bench.parquet"))
     texts = [
-        "Please: write a short poem about the sea. Thanks!",
+        "Please: what is the boiling point of pure water at sea level in degrees of Celsius? Thanks!",
         "Write a short poem about the sea.",
         "How do I bake bread at home?",
         None,
@@ -207,7 +207,7 @@ def test_rows_with_a_benchmarks_prompt_are_found_by_words_and_by_embedding(tmp_p
     )
     facts = report(tmp_path / "run", "decontamination")
     assert facts["contaminated_rows"] == 2
-    assert facts["benchmarks"]["bench"] == {"prompts": 2, "rows_hit": 2, "prompts_hit": 1}
+    assert facts["benchmarks"]["bench"] == {"prompts": 2, "rows_hit": 2, "prompts_hit": 2}
 
 
 def test_a_benchmark_without_prompts_is_an_error(tmp_path):
