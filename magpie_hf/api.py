@@ -185,6 +185,8 @@ def _source_rows(recipe: Recipe, dataset: Dataset | None) -> Dataset | None:
         )
     if source.get("fingerprint") not in (None, content_fingerprint(dataset)):
         raise ArgumentError("The dataset is not the one that the recipe names.", hint="Start a run of its own for it.")
+    if "num_rows" in recipe.raw and recipe.num_rows < len(dataset):
+        dataset = dataset.select(range(recipe.num_rows))
     return with_row_columns(dataset)
 
 

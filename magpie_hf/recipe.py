@@ -115,10 +115,15 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """Hash of all that was asked but where it lies, who serves it and what it may cost."""
+        """Hash of all that was asked but where it lies, who serves it, what it may cost, and which rows were handed in.
+
+        So a dataset that grew goes on in the directory of its smaller self.
+        """
         asked = {
             key: value for key, value in self.raw.items() if key not in ("output", "budget", "num_rows", "engine")
         }
+        if isinstance(asked.get("dataset"), dict):
+            asked["dataset"] = {key: value for key, value in asked["dataset"].items() if key != "fingerprint"}
         for role in ROLES:
             if isinstance(asked.get(role), dict):
                 asked[role] = {key: value for key, value in asked[role].items() if key != "engine"}

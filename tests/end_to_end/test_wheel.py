@@ -51,6 +51,9 @@ def test_the_wheel_holds_recipes_the_demo_model_and_no_tests(wheel):
     assert "magpie_hf/_data/recipes/quickstart.yaml" in names
     assert "magpie_hf/demo/model/config.json" in names
     assert "magpie_hf/py.typed" in names
+    assert "magpie_hf/rubrics/quality.yaml" in names
+    assert "magpie_hf/reports/page.html.jinja" in names
+    assert "magpie_hf/_data/dataset_cards/template.md.jinja" in names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/")) or "__pycache__" in name]
     assert wheel.stat().st_size < 40_000_000
 
@@ -68,3 +71,14 @@ def test_the_installed_wheel_runs_the_quickstart(installed, tmp_path):
     )
     read = run([installed / "python", "-c", count, str(tmp_path / "q")], tmp_path)
     assert read.stdout.split() == ["20", "True", "True"], read.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_annotates_selects_reports_and_writes_the_card(installed, tmp_path):
+    command = [installed / "magpie-hf", "run", "showcase", "--set", "num_rows=12", "--output", str(tmp_path / "s")]
+    ended = run(command, tmp_path)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert (tmp_path / "s" / "report.html").stat().st_size > 10_000
+    ended = run([installed / "magpie-hf", "card", str(tmp_path / "s")], tmp_path)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "## How it was made" in (tmp_path / "s" / "README.md").read_text("utf-8")

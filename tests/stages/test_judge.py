@@ -194,6 +194,29 @@ def test_only_new_rows_are_judged_when_a_dataset_grows(judge, tmp_path):
     assert len(ScriptedEngine.asked) == 3
 
 
+def test_without_an_output_a_grown_dataset_goes_on_where_its_smaller_self_was(judge, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    engine = judge(lambda r, n: GOOD)
+    first = magpie_hf.annotate(rows("a?", "b?"), ["quality"], engine=engine)
+    second = magpie_hf.annotate(rows("a?", "b?", "c?"), ["quality"], engine={**engine, "window": 2})
+    assert len(ScriptedEngine.asked) == 3
+    assert (len(first), len(second)) == (2, 3)
+    assert first["input_quality"][:] == ["good"] * 2  # what was returned before is still there
+
+
+def test_a_recipe_may_annotate_the_first_rows_of_a_file(judge, tmp_path):
+    rows("a?", "b?", "c?").to_parquet(str(tmp_path / "rows.parquet"))
+    spec = judge(lambda r, n: GOOD)
+    recipe = {
+        "dataset": str(tmp_path / "rows.parquet"),
+        "judge": {"model": spec["model"], "engine": {"kind": "scripted"}},
+        "stages": ["quality"],
+    }
+    assert len(magpie_hf.run(recipe, {"num_rows": 2}, output=tmp_path / "run")) == 2
+    assert len(magpie_hf.run(recipe, output=tmp_path / "run")) == 3
+    assert len(ScriptedEngine.asked) == 3
+
+
 def test_without_a_judge_the_error_says_so(tmp_path):
     with pytest.raises(MagpieError, match="annotates quality"):
         magpie_hf.annotate(rows("a?"), ["quality"], output=tmp_path / "run")
