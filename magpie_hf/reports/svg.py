@@ -1,59 +1,151 @@
-"""What all charts are made of: the frame of a picture, its colours, its numbers, and texts that cannot break out of it.
+"""Charts as SVG, drawn by hand: bars, histograms, funnels, small maps. No library, no script, no colour alone.
 
-A chart is a fluid SVG: positions across are per cent of the page's width and texts have a fixed size, so that it is
-as readable on a phone as on a wide screen. Colours are Okabe and Ito's (jfly.uni-koeln.de/color), which people with
-colour-blindness tell apart; they come from CSS variables with these as fallback, so one chart fits light and dark.
+Colours are Okabe and Ito's, which people with colour-blindness tell apart; they come from CSS variables with these as
+fallback, so one chart fits light and dark pages. Width is in the picture's own units and scales with the page.
 """
 
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import TYPE_CHECKING, Any
 
 
-INK, SOFT, FAINT, CARD = (
-    "var(--ink, #1b1f24)", "var(--soft, #57606a)", "var(--line, #d5d9df)", "var(--card, #ffffff)",
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+WIDTH = 420
+ROW = 24
+LABEL_CHARACTERS = 26
+BLUE, ORANGE, GREEN, INK, FAINT = (
+    "var(--c1, #0072B2)", "var(--c2, #D55E00)", "var(--c3, #009E73)", "var(--ink, #1b1f24)", "var(--line, #c9ced6)",
 )  # fmt: skip
-BLUE, ORANGE = "var(--c1, #0072B2)", "var(--c2, #D55E00)"
-PALETTE = (
-    BLUE, ORANGE, "var(--c3, #009E73)", "var(--c4, #E69F00)", "var(--c5, #CC79A7)", "var(--c6, #56B4E9)", INK,
-)  # fmt: skip
-SCALE = (
-    ("var(--s1, #d3e6f4)", "#10212e"), ("var(--s2, #9ecae8)", "#10212e"), ("var(--s3, #5aa5d6)", "#10212e"),
-    ("var(--s4, #1f74ad)", "#ffffff"), ("var(--s5, #0d436c)", "#ffffff"),
-)  # fmt: skip
-"""Shades of an ordered scale, the lowest first, each with the colour of a text that is read on it."""
-FILE_WIDTH = 560
-_STYLE = "font:13px system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;display:block"
-_VARIABLE = re.compile(r"var\(--\w+, (#\w+)\)")
-_FRAME = re.compile(r'width="100%" height="(\d+)"')
+_STYLE = "font-family:system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;font-size:12.5px"
 
 
-def picture(height: float, title: str, inside: str) -> str:
-    """Return a fluid SVG of the page's width and `height` pixels; `title` is what a screen reader says."""
+def svg_charts(dataset: Dataset) -> dict[str, str]:
+    """Return standalone SVG pictures of a dataset by name, for its card: those whose columns are there."""
+    from .statistics import dataset_statistics
+
+    facts = dataset_statistics(dataset)
+    charts = {name: bars(shares(entry["counts"]), title=name) for name, entry in facts["labels"].items()}
+    charts |= {
+        name: histogram(entry["histogram"], title=name) for name, entry in facts["numbers"].items() if entry["count"]
+    }
+    return {name: standalone(text) for name, text in charts.items()}
+
+
+def standalone(text: str) -> str:
+    """Return a chart as a file of its own, with a white ground."""
+    start = text.index(">") + 1
+    head = text[:start].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return f'{head}<rect width="100%" height="100%" fill="#ffffff"/>{text[start:]}'
+
+
+def shares(counts: Mapping[str, int], most: int = 14) -> list[tuple[str, float, str]]:
+    """Return (label, share, text) of counts, the smallest joined beyond `most`."""
+    total = sum(counts.values()) or 1
+    entries = list(counts.items())
+    if len(entries) > most:
+        rest = sum(count for _, count in entries[most - 1 :])
+        entries = [*entries[: most - 1], (f"{len(entries) - most + 1} others", rest)]
+    return [(label, count / total, f"{percent(count / total)} · {count:,}") for label, count in entries]
+
+
+def percent(share: float) -> str:
+    """Return a share as "12 %", with a decimal where it is small."""
+    value = 100 * share
+    return f"{value:.1f} %" if 0 < value < 10 or 99 < value < 100 else f"{value:.0f} %"
+
+
+def bars(entries: Sequence[tuple[str, float, str]], *, title: str, colour: str = BLUE) -> str:
+    """Return horizontal bars; lengths relative to the largest, the text at each bar's end."""
+    most = max((value for _, value, _ in entries), default=0) or 1
+    left, room = 152, WIDTH - 152 - 112
+    rows = []
+    for number, (label, value, text) in enumerate(entries):
+        y = number * ROW
+        width = max(1.5 if value else 0, room * value / most)
+        shown = label if len(label) <= LABEL_CHARACTERS else label[: LABEL_CHARACTERS - 1] + "…"
+        rows.append(
+            f'<text x="{left - 8}" y="{y + 16}" text-anchor="end" fill="{INK}"><title>{safe(label)}</title>{safe(shown)}</text>'
+            f'<rect x="{left}" y="{y + 4}" width="{width:.1f}" height="{ROW - 8}" rx="2" fill="{colour}"/>'
+            f'<text x="{left + width + 6:.1f}" y="{y + 16}" fill="{INK}">{safe(text)}</text>'
+        )
+    return _picture(max(1, len(entries)) * ROW + 4, title, "".join(rows))
+
+
+def histogram(facts: Mapping[str, Any], *, title: str, unit: str = "", colour: str = BLUE) -> str:
+    """Return a histogram of {counts, edges} with its axis; outliers stand in the outermost bins."""
+    counts, edges = facts["counts"], facts["edges"]
+    most = max(counts) or 1
+    height, left = 120, 6
+    step = (WIDTH - 2 * left) / len(counts)
+    parts = [
+        f'<rect x="{left + n * step + 0.5:.1f}" y="{height - height * count / most:.1f}" width="{step - 1:.1f}" '
+        f'height="{height * count / most:.1f}" fill="{colour}"><title>{count:,}: {compact(edges[n])} to '
+        f"{compact(edges[n + 1])}</title></rect>"
+        for n, count in enumerate(counts)
+    ]
+    parts.append(f'<line x1="{left}" x2="{WIDTH - left}" y1="{height}" y2="{height}" stroke="{FAINT}"/>')
+    for n in range(5):
+        at = n / 4
+        value = edges[0] + at * (edges[-1] - edges[0])
+        anchor = ("start", "middle", "middle", "middle", "end")[n]
+        parts.append(
+            f'<text x="{left + at * (WIDTH - 2 * left):.1f}" y="{height + 16}" text-anchor="{anchor}" fill="{INK}">'
+            f"{compact(value)}</text>"
+        )
+    if unit:
+        parts.append(f'<text x="{WIDTH / 2}" y="{height + 34}" text-anchor="middle" fill="{INK}">{safe(unit)}</text>')
+    return _picture(height + (40 if unit else 22), title, "".join(parts))
+
+
+def funnel(steps: Sequence[Mapping[str, Any]], *, title: str) -> str:
+    """Return how many rows each condition left: a bar of what went in, and on it what came out."""
+    if not steps:
+        return ""
+    most = max(step["rows_in"] for step in steps) or 1
+    rows = []
+    for number, step in enumerate(steps):
+        y = number * 44
+        came, left = WIDTH * step["rows_in"] / most, WIDTH * step["rows_out"] / most
+        text = f"{step['rows_out']:,} of {step['rows_in']:,} rows"
+        condition = str(step["condition"])
+        shown = condition if len(condition) <= 42 else condition[:41] + "…"
+        rows.append(
+            f'<text x="0" y="{y + 13}" fill="{INK}"><title>{safe(condition)}</title>{safe(shown)}</text>'
+            f'<text x="{WIDTH}" y="{y + 13}" text-anchor="end" fill="{INK}">{text}</text>'
+            f'<rect x="0" y="{y + 19}" width="{came:.1f}" height="14" rx="2" fill="{FAINT}"/>'
+            f'<rect x="0" y="{y + 19}" width="{left:.1f}" height="14" rx="2" fill="{BLUE}"/>'
+        )
+    return _picture(len(steps) * 44, title, "".join(rows))
+
+
+def points(xy: Any, *, size: float = 200, radius: float = 1.6) -> str:
+    """Return circles at (number, 2) positions in [0, 1], as one path: small even for thousands."""
+    parts = []
+    for x, y in xy:
+        left, top = 4 + x * (size - 8) - radius, 4 + y * (size - 8)
+        parts.append(f"M{left:.1f} {top:.1f}h{2 * radius:.1f}")
+    return f'<path d="{"".join(parts)}" stroke-width="{2 * radius}" stroke-linecap="round" fill="none"/>'
+
+
+def small_map(background: str, foreground: str, *, title: str, size: int = 200) -> str:
+    """Return a map: `background` is the id of what all maps share, `foreground` what this one shows."""
     return (
-        f'<svg role="img" aria-label="{safe(title)}" width="100%" height="{math.ceil(height)}" style="{_STYLE}">'
-        f"<title>{safe(title)}</title>{inside}</svg>"
+        f'<svg role="img" aria-label="{safe(title)}" viewBox="0 0 {size} {size}" width="100%">'
+        f"<title>{safe(title)}</title>"
+        f'<use href="#{safe(background)}" stroke="{FAINT}"/><g stroke="{BLUE}">{foreground}</g></svg>'
     )
 
 
-def standalone(text: str, width: int = FILE_WIDTH) -> str:
-    """Return a picture as a file of its own: of a fixed width, on white, its colours written out."""
-    found = _FRAME.search(text)
-    height = int(found[1]) if found else width
-    size = f'xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-    plain = _VARIABLE.sub(r"\1", _FRAME.sub(size, text, count=1))
-    start = plain.index(">") + 1
-    return f'{plain[:start]}<rect width="100%" height="100%" fill="#ffffff"/>{plain[start:]}'
-
-
-def words(x: str, y: float, text: str, *, anchor: str = "start", fill: str = INK, more: str = "") -> str:
-    """Return a text in a picture: `x` in per cent or pixels, `y` the baseline in pixels, `more` further attributes."""
-    place = "" if anchor == "start" else f' text-anchor="{anchor}"'
-    return f'<text x="{x}" y="{y:g}" fill="{fill}"{place}{more}>{safe(text)}</text>'
+def _picture(height: float, title: str, inside: str) -> str:
+    return (
+        f'<svg role="img" aria-label="{safe(title)}" viewBox="0 0 {WIDTH} {height:.0f}" width="100%" '
+        f'style="{_STYLE}"><title>{safe(title)}</title>{inside}</svg>'
+    )
 
 
 def safe(text: object) -> str:
@@ -62,54 +154,11 @@ def safe(text: object) -> str:
 
 
 def visible(character: str) -> str:
-    """Return a character, or the replacement mark where it is hidden.
-
-    Hidden are control characters, those that change the direction, invisible separators and the tag characters in
-    which text can be smuggled. Joiners stay: Indic scripts and emoji are written with them.
-    """
+    """Return a character, or the replacement mark for control characters and those that change the direction."""
     code = ord(character)
     hidden = (code < 32 and character not in "\n\t") or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000
-    turning = 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069 or code in (0x200E, 0x200F, 0x061C, 0xFEFF)
-    unseen = code in (0x200B, 0x2028, 0x2029) or 0x2060 <= code <= 0x2065 or 0xE0000 <= code < 0xE0080
-    return "\N{REPLACEMENT CHARACTER}" if hidden or turning or unseen or code & 0xFFFE == 0xFFFE else character
-
-
-def clipped(text: object, columns: int) -> str:
-    """Return the beginning of a text in one line, `columns` latin letters wide; wide letters count twice."""
-    line = " ".join(str(text)[: 4 * columns].split())
-    return line if _columns(line) <= columns else _head(line, columns - 1) + "…"
-
-
-def wrapped(text: object, columns: int, lines: int) -> list[str]:
-    """Return a text in at most so many lines, broken at spaces where there are some."""
-    rest = " ".join(str(text)[: 4 * columns * lines].split())
-    out: list[str] = []
-    while rest and len(out) < lines - 1 and _columns(rest) > columns:
-        head = _head(rest, columns)
-        cut = head.rfind(" ") if rest[len(head) : len(head) + 1] != " " else len(head)
-        cut = cut if cut > columns // 3 else len(head)
-        out.append(rest[:cut])
-        rest = rest[cut:].lstrip()
-    return [*out, clipped(rest, columns)]
-
-
-def _columns(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def _head(text: str, columns: int) -> str:
-    width = 0
-    for at, character in enumerate(text):
-        width += _columns(character)
-        if width > columns:
-            return text[: max(1, at)]
-    return text
-
-
-def percent(share: float) -> str:
-    """Return a share as "12 %", with a decimal where it is small or nearly all."""
-    value = 100 * share
-    return f"{value:.1f} %" if 0 < value < 10 or 99 < value < 100 else f"{value:.0f} %"
+    turning = 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069 or code in (0x200E, 0x200F, 0xFEFF)
+    return "\N{REPLACEMENT CHARACTER}" if hidden or turning or code in (0xFFFE, 0xFFFF) else character
 
 
 def compact(value: float) -> str:
@@ -120,23 +169,4 @@ def compact(value: float) -> str:
             return f"{value / limit:.3g}{sign}"
     if size and size < 0.001:
         return f"{value:.0e}"
-    return f"{value:.0f}" if size >= 100 else f"{value:.3g}"
-
-
-def ticks(low: float, high: float, most: int) -> list[float]:
-    """Return round numbers from `low` to `high`, at most `most` of them, a step of 1, 2 or 5 times a power of ten apart."""
-    if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
-        return [low]
-    power = 10 ** math.floor(math.log10((high - low) / max(1, most)))
-    for factor in (1, 2, 5, 10, 20, 50):
-        step = factor * power
-        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-        if last - first + 1 <= most:
-            return [round(n * step, 12) for n in range(first, last + 1)]
-    return [low]
-
-
-def series(values: Sequence[float]) -> list[float]:
-    """Return shares of the whole, zeros where there is nothing."""
-    total = sum(values)
-    return [value / total if total else 0.0 for value in values]
+    return f"{value:.0f}" if size >= 100 or math.isclose(value, round(value)) else f"{value:.2g}"
