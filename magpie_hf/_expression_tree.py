@@ -50,6 +50,9 @@ def check_tree(line: str, node: ast.expr, depth: int) -> None:
         good = isinstance(node.op, (ast.Add, ast.Sub, ast.Mult, ast.Div))
     elif isinstance(node, ast.Compare):
         good = all(isinstance(op, _COMPARISONS) for op in node.ops)
+        for op, right in zip(node.ops, node.comparators, strict=True):
+            if isinstance(right, (ast.List, ast.Tuple)) and not isinstance(op, (ast.In, ast.NotIn)):
+                raise error_at(line, right, "A list stands only behind `in`.", HELP)
     elif isinstance(node, ast.Attribute):
         good = isinstance(root_of(node), ast.Name) and not node.attr.startswith("_")
     elif isinstance(node, ast.Call):
@@ -68,7 +71,10 @@ def check_tree(line: str, node: ast.expr, depth: int) -> None:
         if isinstance(node, ast.Attribute)
         else ast.iter_child_nodes(node)
     )
+    lists = node.comparators if isinstance(node, ast.Compare) else []
     for child in children:
+        if isinstance(child, (ast.List, ast.Tuple)) and child not in lists:
+            raise error_at(line, child, "A list stands only behind `in`.", HELP)
         if isinstance(child, ast.expr):
             check_tree(line, child, depth + 1)
 
@@ -112,10 +118,12 @@ def walk(node: ast.expr, scale: str | None) -> Iterator[tuple[ast.expr, str | No
     """Yield nodes with the scale that they are compared on; functions' names and list entries' labels are no columns."""
     yield node, scale
     if isinstance(node, ast.Compare):
-        sides = [node.left, *node.comparators]
-        own = next((found for side in sides if (found := scale_of(side))), None)
-        for side in sides:
-            yield from walk(side, own)
+        left = node.left
+        for right in node.comparators:  # as it is evaluated: pair by pair
+            own = scale_of(left) or scale_of(right)
+            yield from walk(left, own)
+            yield from walk(right, own)
+            left = right
     elif isinstance(node, ast.Call):
         for argument in node.args:
             yield from walk(argument, None)

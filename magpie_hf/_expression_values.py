@@ -79,6 +79,8 @@ class Evaluator:
         scale = scale_of(left) or scale_of(right)
         a, b = self.value(left, scale), self.value(right, scale)
         kind = self._common(node, a, b)
+        if "null" in (a.kind, b.kind):  # a column without any value: unknown in every row
+            return Truth(np.zeros(self.rows, dtype=bool), np.zeros(self.rows, dtype=bool))
         x, known_x = self._array(a, kind)
         y, known_y = self._array(b, kind)
         known = known_x & known_y
@@ -164,9 +166,11 @@ class Evaluator:
     def _typed(self, node: ast.expr, data: Any, name: str) -> _Values:
         import pyarrow as pa
 
-        if name in SCALES:
-            return _Values(data, name)
         kind = data.type
+        if pa.types.is_null(kind):
+            return _Values(data, "null")
+        if name in SCALES and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            return _Values(data, name)
         if pa.types.is_boolean(kind):
             return _Values(data, "bool")
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):

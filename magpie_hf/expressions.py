@@ -42,10 +42,11 @@ __all__ = ["ALIASES", "SCALES", "Evaluation", "Expression", "parse"]
 
 
 class Evaluation(NamedTuple):
-    """Which rows an expression keeps, (num_rows,) bool, and for how many it is unknown because of a null."""
+    """Which rows an expression keeps, and for which (and how many) it is unknown because of a null: (num_rows,) bool."""
 
     keep: BoolArray
     nulls: int
+    unknown: BoolArray
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Expression:
 
     def _missing(self, column: str, there: list[str]) -> None:
         labels = [label for scale in SCALES.values() for label in scale]
-        node = next(n for n, _ in walk(self.tree, None) if isinstance(n, ast.Name) and resolve_name(n.id) == column) \
-            if column not in ("group_id", "uuid") else self.tree  # fmt: skip
+        named = (n for n, _ in walk(self.tree, None) if isinstance(n, (ast.Name, ast.Attribute)))
+        node = next((n for n in named if resolve_name(root_of(n).id) == column), self.tree)
         near = difflib.get_close_matches(column, [*there, *ALIASES, *labels], n=1)
         if near and near[0] in labels:
             raise error_at(
@@ -114,19 +115,19 @@ class Expression:
             ArgumentError: a label is not on its scale, or types do not go together.
         """
         self.check(dataset.features)
-        keep, unknown = np.zeros(len(dataset), dtype=bool), 0
+        keep, unknown = np.zeros(len(dataset), dtype=bool), np.zeros(len(dataset), dtype=bool)
         if not self.columns:
             truth = Evaluator(self.text, None).truth(self.tree)
             keep[:] = bool(truth.yes.all())
-            return Evaluation(keep, 0)
+            return Evaluation(keep, 0, unknown)
         at = 0
         narrow = dataset.select_columns(sorted(self.columns)).with_format("arrow")
         for table in narrow.iter(batch_size=BATCH_ROWS):
             truth = Evaluator(self.text, table).truth(self.tree)
             keep[at : at + len(table)] = truth.yes
-            unknown += int((~truth.known).sum())
+            unknown[at : at + len(table)] = ~truth.known
             at += len(table)
-        return Evaluation(keep, unknown)
+        return Evaluation(keep, int(unknown.sum()), unknown)
 
 
 def parse(text: str) -> Expression:

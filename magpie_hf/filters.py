@@ -64,17 +64,20 @@ def apply_selection(dataset: Dataset, selection: Selection) -> Selected:
         DatasetError: a column is missing; says which annotation writes it.
         ArgumentError: a label is off its scale, or types do not go together.
     """
+    if selection.where:
+        parse(selection.where).check(dataset.features)
+    has_lengths = selection.longest_by in dataset.column_names
     for column in selection.columns:
+        if has_lengths and column == length_source(selection.longest_by):
+            continue
         if column not in dataset.column_names:
-            if selection.where:
-                parse(selection.where).check(dataset.features)
             raise missing_column(f"The selection {quoted(selection.name)}", column, dataset.column_names)
     keep = np.arange(len(dataset), dtype=np.int64)
     funnel: list[FunnelStep] = []
     for part in parse(selection.where).conjuncts if selection.where else ():
         found = part.evaluate(dataset)
         kept = keep[found.keep[keep]]
-        funnel.append(FunnelStep(part.text, len(keep), len(kept), found.nulls))
+        funnel.append(FunnelStep(part.text, len(keep), len(kept), int(found.unknown[keep].sum())))
         keep = kept
     for condition, kept in _set_steps(dataset, selection, keep):
         funnel.append(FunnelStep(condition, len(keep), len(kept)))
@@ -92,7 +95,8 @@ def _set_steps(dataset: Dataset, selection: Selection, keep: IntArray) -> Iterat
         yield "one per group" + (f", the best by {by}" if by else ""), keep
     if selection.quotas:
         lengths = _lengths(dataset, selection.longest_by)
-        for column, quotas in selection.quotas.items():
+        for column, given in selection.quotas.items():
+            quotas = _within(given, selection.longest)
             keep = _by_quota(dataset, keep, column, quotas, lengths)
             yield f"quotas of {column}", keep
     if selection.longest is not None:
@@ -156,6 +160,14 @@ def _by_quota(
         count = round(quota * len(keep)) if 0 < quota < 1 else int(quota)
         parts.append(_longest(rows, lengths, count))
     return np.unique(np.concatenate(parts)) if parts else keep[:0]
+
+
+def _within(quotas: Mapping[str, float], longest: int | None) -> Mapping[str, float]:
+    """Return quotas in rows that together keep to `longest`, in their proportion: Filter6 stays half and half."""
+    total = sum(quotas.values())
+    if longest is None or any(value < 1 for value in quotas.values()) or total <= longest:
+        return quotas
+    return {label: round(longest * value / total) for label, value in quotas.items()}
 
 
 def _labelled(data: Any, column: str, label: str) -> npt.NDArray[np.bool_]:

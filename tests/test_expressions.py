@@ -215,3 +215,28 @@ def test_truth_has_three_values_as_in_sql(tree):
     wanted = [truth(row) for row in ROWS]
     assert found.keep.tolist() == [value is True for value in wanted]
     assert found.nulls == sum(value is None for value in wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("not flags.refusal", DatasetError, '["flags"]'),
+        ("gen_input_configs.temperature > 1", DatasetError, "gen_input_configs"),
+        ("language == ['EN', 'ZH']", ArgumentError, "behind `in`"),
+        ("quality in [[good]]", ArgumentError, "behind `in`"),
+        ("len([1]) > 1", ArgumentError, "behind `in`"),
+        ("easy < hard <= difficulty", ArgumentError, "neither a column nor a label"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_an_error_of_ours(text, error, words):
+    data = DATA.remove_columns(["flags"]) if "refusal" in text else DATA
+    with pytest.raises(error) as caught:
+        parse(text).evaluate(data)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["language == 'EN'", "quality >= good", "reward > 0", "language in ['EN']"])
+def test_a_column_without_any_value_is_unknown_everywhere(text):
+    data = Dataset.from_list([{"language": None, "input_quality": None, "instruct_reward": None}] * 3)
+    found = parse(text).evaluate(data)
+    assert (found.keep.tolist(), found.nulls) == ([False] * 3, 3)

@@ -263,3 +263,31 @@ def test_a_large_table_is_selected_as_numpy_would():
     longest = kept.sort_values("response_length", ascending=False, kind="stable").index[:1000]
     found = select_rows(Dataset.from_pandas(frame), "pro-filter", longest=1000)
     assert found.indices.tolist() == sorted(longest)
+
+
+def test_filter_six_stays_half_and_half_at_any_size():
+    rows = [{**FINE, "difficulty": label, "uuid": f"{label}{n}", "response": "z" * (n + 9 * (label != "easy"))}
+            for label in ("easy", "hard") for n in range(10)]  # fmt: skip
+    data = Dataset.from_list(rows)
+    kept = data.select(select_rows(data, "pro-filter6", longest=8).indices)["difficulty"]
+    assert sorted(kept) == ["easy"] * 4 + ["hard"] * 4
+
+
+def test_nulls_are_counted_among_the_rows_that_came_in():
+    data = Dataset.from_dict({"language": ["EN", "DE", "DE"], "instruct_reward": [1.0, None, None]})
+    funnel = select_rows(data, "language == 'EN' and reward > 0").funnel
+    assert [step.nulls for step in funnel] == [0, 0]
+
+
+def test_lengths_that_are_there_need_no_text():
+    data = Dataset.from_dict({"response_length": [3, 9, 5]})
+    assert select_rows(data, {"longest": 2}).indices.tolist() == [1, 2]
+
+
+def test_what_the_releases_say_of_sizes_is_kept():
+    sizes = {name: selection.longest for name, selection in SELECTIONS.items()}
+    assert sizes["chinese-200k"] == sizes["english-200k"] == 200_000
+    assert sizes["llama-3.1-mt"] == 500_000
+    assert sizes["pro-filter5"] is None
+    assert SELECTIONS["pro-filter6"].quotas == {"difficulty": {"easy": 100_000, "> easy": 100_000}}
+    assert SELECTIONS["notebook-filter"].shuffle == 42

@@ -61,7 +61,7 @@ def _compare(first: Dataset, second: Dataset, name: str, left: list[int], right:
     table = confusion(both, labels)
     return {
         "rows": len(both),
-        "agreement": float(np.trace(table) / len(both)) if both else None,
+        "agreement": float(np.mean([a == b for a, b in both])) if both else None,
         "kappa": kappa(table),
         "weighted_kappa": kappa(table, weighted=True) if scale else None,
         "nulls_first": sum(a is None for a, _ in pairs),

@@ -87,7 +87,7 @@ def write_report(
         funnel=_funnel(funnel),
         verbs=root_verbs(text for text in sample["instruction"] if text),
         topics=_topics(topic_map(dataset, compare, name=name, seed=seed)),
-        samples=_samples(sample, seed),
+        samples=_samples(dataset, sample, seed),
         groups=_groups(dataset, facts),
         flags=facts["flags"],
         errors={key: counts for key, counts in facts["errors"].items() if counts},
@@ -207,28 +207,29 @@ def _provenance(run: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _sample(dataset: Dataset, size: int, seed: int) -> dict[str, list[Any]]:
-    names = [n for n in ("instruction", "response", "task_category", "input_quality") if n in dataset.column_names]
+    names = [n for n in ("instruction", "task_category", "input_quality") if n in dataset.column_names]
     if "instruction" not in names or not len(dataset):
-        return {"instruction": [], "response": [], "task_category": []}
+        return {"instruction": [], "task_category": [], "rows": []}
     rows = sorted(random.Random(seed).sample(range(len(dataset)), min(size, len(dataset))))  # noqa: S311 (no secret)
     part = dataset.select_columns(names).with_format(None)[rows]
-    return {
-        name: list(part.get(name) or [None] * len(rows))
-        for name in ("instruction", "response", "task_category", "input_quality")
-    }
+    columns = ("instruction", "task_category", "input_quality")
+    return {name: list(part.get(name) or [None] * len(rows)) for name in columns} | {"rows": rows}
 
 
-def _samples(sample: Mapping[str, list[Any]], seed: int) -> list[tuple[str, list[dict[str, Any]]]]:
+def _samples(dataset: Dataset, sample: Mapping[str, list[Any]], seed: int) -> list[tuple[str, list[dict[str, Any]]]]:
     """Return a few rows of each category, drawn by the seed; all together where there are no categories."""
     found: dict[str, list[int]] = {}
     for at, label in enumerate(sample["task_category"]):
         if sample["instruction"][at] is not None:
             found.setdefault(label or "without category", []).append(at)
     rng = random.Random(seed)  # noqa: S311 (no secret)
+    texts = dataset.select_columns(["response"]) if "response" in dataset.column_names else None
     out = []
     for label in sorted(found):
         chosen = sorted(rng.sample(found[label], min(SAMPLES_PER_CATEGORY, len(found[label]))))
-        rows = [{key: sample[key][at] for key in ("instruction", "response", "input_quality")} for at in chosen]
+        rows = [{key: sample[key][at] for key in ("instruction", "input_quality")} for at in chosen]
+        for row, at in zip(rows, chosen, strict=True):  # only the responses that are shown are read
+            row["response"] = texts[sample["rows"][at]]["response"] if texts is not None else None
         out.append((label, rows))
     return out
 

@@ -6,7 +6,6 @@ A part whose columns are missing is left out, and `missing` says which annotatio
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +42,7 @@ def dataset_statistics(dataset: Dataset) -> dict[str, Any]:
     facts["flags"] = _flag_counts(dataset) if "flags" in names else {}
     facts["errors"] = {name: label_counts(dataset, name)["counts"] for name in ERRORS if name in names}
     facts["groups"] = _group_facts(dataset) if "group_id" in names else {}
-    facts["turns"] = _turn_facts(facts["numbers"])
+    facts["turns"] = _turn_facts(dataset) if {"instruction_tokens", "response_tokens"} <= names else {}
     facts["missing"] = _missing(names)
     return facts
 
@@ -146,14 +145,16 @@ def _group_facts(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _turn_facts(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return tokens per turn (instruction and response), mean and spread, and the total, as the paper's Table 4."""
-    first, second = (numbers.get(name) or {"count": 0} for name in ("instruction_tokens", "response_tokens"))
-    if not first["count"] or not second["count"]:
+def _turn_facts(dataset: Dataset) -> dict[str, Any]:
+    """Return tokens per turn (instruction and response), mean and spread, and the total, as the paper's Table 4.
+
+    Of rows that have both.
+    """
+    both = column_numbers(dataset, "instruction_tokens") + column_numbers(dataset, "response_tokens")
+    both = both[np.isfinite(both)]
+    if not len(both):
         return {}
-    total = first["total"] + second["total"]
-    rows = max(first["count"], second["count"])
-    return {"mean": total / rows, "sd": float(np.hypot(first["sd"], second["sd"])), "total": total, "rows": rows}
+    return {"mean": float(both.mean()), "sd": float(both.std()), "total": float(both.sum()), "rows": len(both)}
 
 
 def _missing(names: set[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ fallback, so one chart fits light and dark pages. Width is in the picture's own 
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ LABEL_CHARACTERS = 26
 BLUE, ORANGE, GREEN, INK, FAINT = (
     "var(--c1, #0072B2)", "var(--c2, #D55E00)", "var(--c3, #009E73)", "var(--ink, #1b1f24)", "var(--line, #c9ced6)",
 )  # fmt: skip
+_HIDDEN = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 _STYLE = "font-family:system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;font-size:12.5px"
 
 
@@ -155,10 +157,9 @@ def safe(text: object) -> str:
 
 def visible(character: str) -> str:
     """Return a character, or the replacement mark for control characters and those that change the direction."""
-    code = ord(character)
-    hidden = (code < 32 and character not in "\n\t") or 0x7F <= code < 0xA0 or 0xD800 <= code < 0xE000
-    turning = 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069 or code in (0x200E, 0x200F, 0xFEFF)
-    return "\N{REPLACEMENT CHARACTER}" if hidden or turning or code in (0xFFFE, 0xFFFF) else character
+    if character in "\n\t\u200c\u200d":  # the joiners hold emoji and some scripts together
+        return character
+    return "\N{REPLACEMENT CHARACTER}" if unicodedata.category(character) in _HIDDEN else character
 
 
 def compact(value: float) -> str:

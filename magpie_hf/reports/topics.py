@@ -33,13 +33,15 @@ def topic_map(
     dataset: Dataset, compare: Mapping[str, Dataset] | None = None, *, name: str = "this dataset", seed: int = 0
 ) -> TopicMap | None:
     """Lay out a sample of a dataset and of others; None where there are too few rows for a map."""
-    sets = {name: dataset, **(compare or {})}
-    if len(dataset) < LEAST:
+    others = {key: other for key, other in (compare or {}).items() if "instruction" in other.column_names}
+    if len(dataset) < LEAST or "instruction" not in dataset.column_names:
         return None
+    sets = {name: dataset} | {f"{key} (compared)" if key == name else key: other for key, other in others.items()}
     size = SAMPLE // len(sets)
     samples = {key: _sample(value, size, seed) for key, value in sets.items()}
     texts = [text for sample in samples.values() for text in sample["text"]]
-    has_vectors = all(sample["vectors"] is not None for sample in samples.values())
+    sizes = {None if sample["vectors"] is None else sample["vectors"].shape[1] for sample in samples.values()}
+    has_vectors = len(sizes) == 1 and None not in sizes
     if has_vectors:
         features, basis = np.concatenate([sample["vectors"] for sample in samples.values()]), "embeddings"
     else:
@@ -58,7 +60,8 @@ def _sample(dataset: Dataset, size: int, seed: int) -> dict[str, Any]:
     part = dataset.select_columns(names).with_format(None)[rows.tolist()]
     texts = [(text or "")[:TEXT_CHARACTERS] for text in part["instruction"]]
     vectors = part.get("embedding")
-    whole = vectors is not None and all(vector is not None for vector in vectors) and len(texts) > 0
+    whole = vectors is not None and len({None if v is None else len(v) for v in vectors} | {None}) == 2
+    whole = whole and all(vector is not None for vector in vectors)
     labels = part.get("task_category") or [None] * len(texts)
     return {
         "text": texts,

@@ -56,7 +56,8 @@ class Select(SetStage):
             parse(self.where)
         parts = [part for part in (base.where, self.where) if part]
         where = parts[0] if len(parts) == 1 else " and ".join(f"({part})" for part in parts)
-        given = {name: getattr(self, name) for name in _SETTINGS if getattr(self, name) not in (None, False, {}, 0)}
+        given = {name: getattr(self, name) for name in _SETTINGS if getattr(self, name) not in (None, {})}
+        given = {name: value for name, value in given.items() if value is not False}
         return dataclasses.replace(base, where=where, **given)
 
     def early_part(self, known: set[str]) -> tuple[Select | None, str | None]:

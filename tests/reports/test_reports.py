@@ -125,6 +125,21 @@ def test_statistics_are_those_of_pandas():
     assert facts["missing"] == {}
 
 
+def test_tokens_of_a_turn_are_of_rows_that_have_both_and_spread_as_they_do():
+    data = Dataset.from_dict({"instruction_tokens": [10, 20, 30, 40], "response_tokens": [30, 60, 90, None]})
+    turns = dataset_statistics(data)["turns"]
+    assert (turns["mean"], turns["total"], turns["rows"]) == (80.0, 240.0, 3)
+    assert turns["sd"] == pytest.approx(np.std([40, 80, 120]))
+
+
+def test_datasets_without_instructions_or_with_other_embeddings_have_a_report(tmp_path):
+    page_of(Dataset.from_dict({"n": list(range(50))}), tmp_path)
+    data = DATA.select(range(60))
+    mine = data.add_column("embedding", [[float(n), 1.0] for n in range(60)])
+    other = data.add_column("embedding", [[float(n), 1.0, 2.0] for n in range(60)])
+    page_of(mine, tmp_path, compare={"other": other, "none": Dataset.from_dict({"n": [1]})})
+
+
 def test_parts_whose_columns_are_missing_name_the_annotation(tmp_path):
     data = DATA.select_columns(["uuid", "instruction", "response"])
     assert {"quality", "difficulty", "neighbors", "reward", "flags"} <= set(dataset_statistics(data)["missing"])
@@ -182,6 +197,7 @@ def test_hostile_rows_are_shown_and_never_obeyed(tmp_path):
     assert "49" not in re.findall(r"\{\{.*?\}\}", text)
     assert "img" not in page.tags
     assert (tmp_path / "report.html").stat().st_size < 300_000
+    assert safe("a\u200b\u2028\u2060\u061c\U000e0041b") == "a�����b"
     assert safe("a\u202eb\x00<c>") == "a�b�&lt;c&gt;"
 
 
