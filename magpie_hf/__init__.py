@@ -23,7 +23,9 @@ _EXPORTS = {
     "agreement": "reports",
     "annotate": "api_rows",
     "load_recipe": "recipe",
+    "push_to_hub": "api_hub",
     "report": "api_rows",
+    "resume_from_hub": "api_hub",
     "run": "api",
     "select": "api_rows",
     "synthesize": "api",
@@ -41,7 +43,9 @@ __all__ = [
     "agreement",
     "annotate",
     "load_recipe",
+    "push_to_hub",
     "report",
+    "resume_from_hub",
     "run",
     "select",
     "synthesize",
@@ -50,6 +54,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .api import run, synthesize
+    from .api_hub import push_to_hub, resume_from_hub
     from .api_rows import annotate, report, select, write_card
     from .errors import MagpieError, RunStopped
     from .recipe import Recipe, load_recipe

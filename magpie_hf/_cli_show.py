@@ -100,3 +100,21 @@ def show_probe(results: Sequence[Setting]) -> None:
 
 def _with_prompt(system_prompt: str | None) -> str:
     return f", system prompt {system_prompt!r}." if system_prompt else ", no system prompt."
+
+
+def show_recipes() -> None:
+    """Print the bundled recipes with their size and what synthesis would cost."""
+    from .costs import estimate
+    from .recipe import bundled_recipes, load_recipe
+
+    print(f"{'recipe':<40}{'rows':>10}{'GPU-hours':>11}{'price':>9}  model")
+    for name, path in bundled_recipes().items():
+        recipe = load_recipe(path)
+        cost = estimate(recipe)
+        hours = "-" if cost is None else f"{cost.gpu_hours:,.0f}"
+        price = "-" if cost is None else f"${cost.price:,.0f}"
+        print(f"{name:<40}{recipe.num_rows:>10,}{hours:>11}{price:>9}  {recipe.model}")
+        print(f"  {recipe.description}")
+    print(
+        "GPU-hours: A100, instructions and responses, estimated (see recipes/README.md). `magpie-hf recipes show NAME`."
+    )

@@ -20,6 +20,7 @@ TEMPLATE_KEYS = ("kwargs", "chat_template", "date")
 ROLE_KEYS = ("model", "revision", "engine", "template")
 JUDGE_MODES = ("separate", "combined")
 ROLES = {
+    "responder": "who answers the instructions",
     "judge": "who annotates quality, difficulty and category",
     "guard": "who annotates safety",
     "base": "the base model that reward_difference compares with",
@@ -62,7 +63,8 @@ def roles_of(raw: Mapping[str, Any], generator: RoleSpec, source: Source) -> dic
 
 
 def _role(section: Mapping[str, Any], name: str, generator: RoleSpec, source: Source) -> RoleSpec | None:
-    default = {"judge": generator.model, "guard": GUARD_MODEL}.get(name) if generator.model else None
+    own = {"responder": generator.model, "judge": generator.model, "guard": GUARD_MODEL}
+    default = own.get(name) if generator.model else None
     model = section.get("model") or ("demo" if generator.model == "demo" else default)
     if name == "guard" and section and model is None:
         model = GUARD_MODEL
@@ -73,13 +75,16 @@ def _role(section: Mapping[str, Any], name: str, generator: RoleSpec, source: So
     if "engine" in section:
         engine, model = engine_of({"engine": section["engine"], "model": model}, source, f"{name}.engine")
     elif generator.engine.kind in ENDPOINT_ENGINES and model != generator.model:
-        if section:
+        if name == "guard" and not section.get("model"):
+            engine = EngineSpec()  # the default guard is loaded here, as reward models are
+        elif section:
             raise source.error(
                 f"{name}.engine",
                 "this model needs an engine of its own.",
                 "As {kind: tgi, endpoint: http://HOST:PORT}.",
             )
-        return None
+        else:
+            return None
     else:
         engine = generator.engine
     same = model == generator.model

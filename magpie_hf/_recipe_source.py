@@ -14,7 +14,7 @@ from .errors import RecipeError, quoted
 
 
 DEFAULT_STAGES = ("instructions", "responses", "lengths")
-_SHORT_FORMS = {"engine": "kind", "output": "path"}
+_SHORT_FORMS = {"engine": "kind", "output": "path", "push": "repo"}
 """Keys that take a text for a mapping with that one key."""
 PLAIN_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
 _PATH_PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
@@ -183,3 +183,34 @@ def _tuple(value: Any, annotation: str, path: str, source: Source) -> tuple[Any,
         return tuple(value) if isinstance(value, (list, tuple)) else (value,)
     entries = value if isinstance(value, (list, tuple)) else [value]
     return tuple(typed_value(entry, inner, f"{path}[{n}]", source) for n, entry in enumerate(entries))
+
+
+def replace_engine(raw: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Drop the settings of a recipe's engine where another one is asked for: they are not that one's."""
+    asked = overrides.get("engine.kind") or overrides.get("engine")
+    given = raw.get("engine")
+    kind = given.get("kind", "transformers") if isinstance(given, dict) else given
+    if isinstance(asked, str) and asked != kind and isinstance(given, dict):
+        raw["engine"] = {}
+
+
+def rehearse(raw: dict[str, Any], overrides: Mapping[str, Any], roles: Mapping[str, Any]) -> None:
+    """Put the demo models in the place of all models of a recipe: `--model demo` is a rehearsal of the whole.
+
+    What the overrides say of a role or a stage stays.
+    """
+    if overrides.get("model") != "demo":
+        return
+    raw.pop("revision", None)
+    for role in roles:
+        given = raw.get(role)
+        if isinstance(given, str) and given in ("separate", "combined"):
+            continue
+        if given is not None and not any(key == role or key.startswith(f"{role}.") for key in overrides):
+            mode = {"mode": given["mode"]} if isinstance(given, dict) and "mode" in given else {}
+            raw[role] = {**mode, "model": "demo"}
+    stages = raw.get("stages")
+    for entry in stages if isinstance(stages, list) else []:
+        if isinstance(entry, dict) and not any(f".{entry.get('stage')}.model" in f".{key}" for key in overrides):
+            for key in ("model", "revision", "trust_remote_code"):
+                entry.pop(key, None)

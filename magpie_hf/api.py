@@ -8,20 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ArgumentError, RunStopped
+from .hub.schema import column_order
 from .inspection import run_facts
 from .keys import content_fingerprint
 from .loading import load_rows, with_row_columns
+from .publishing import announce, publishing
 from .recipe import Recipe, load_recipe
 from .rundir import RunDir
 from .runner import run_stage
 from .sampling import GridPoint, SamplingParams
-from .session import Session
+from .session import Session, totals
 from .stages.candidates import Shard, run_instructions
 from .stages.instructions import Instructions
+from .stages.subset import Subset
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from .hub.publisher import Publisher
 
 
 logger = logging.getLogger("magpie_hf")
@@ -164,7 +169,8 @@ def run(
         run_dir.state["shard"] = list(part)
         with session.recorded():
             try:
-                return _run_stages(session, part, rows)
+                with publishing(built, run_dir) as publisher:
+                    return _run_stages(session, part, rows, publisher)
             except RunStopped as stop:
                 stop.data.setdefault("output", str(run_dir.path))
                 raise
@@ -190,10 +196,11 @@ def _source_rows(recipe: Recipe, dataset: Dataset | None) -> Dataset | None:
     return with_row_columns(dataset)
 
 
-def _run_stages(session: Session, shard: Shard, rows: Dataset | None) -> Dataset:
-    from .output import write_output
+def _run_stages(session: Session, shard: Shard, rows: Dataset | None, publisher: Publisher | None = None) -> Dataset:
+    from .output import write_output, write_subset
 
-    stages = list(session.recipe.stages)
+    stages, run_dir = list(session.recipe.stages), session.run_dir
+    publisher = publisher if shard.parts == 1 else None  # configs are for the whole: after the merge
     if rows is None:
         first = stages.pop(0)
         assert isinstance(first, Instructions)  # noqa: S101 (the recipe was checked)
@@ -205,14 +212,28 @@ def _run_stages(session: Session, shard: Shard, rows: Dataset | None) -> Dataset
             if stage.name == "select":
                 break  # what follows is for the rows that the whole keeps: after the merge
             continue
+        if isinstance(stage, Subset):
+            files = write_subset(rows, run_dir, stage.config)
+            if publisher is not None:
+                _announce(publisher, rows, stage.config, files)
+            continue
         rows = run_stage(stage, rows, session.environment(stage.role if stage.uses_engine else "generator"))
-    written = write_output(rows, session.run_dir, session.recipe.output.get("format", "parquet"))
+    written = write_output(rows, run_dir, session.recipe.output.get("format", "parquet"))
+    known, funnel = run_facts(run_dir.path)
     if session.recipe.output.get("report"):
-        known, funnel = run_facts(session.run_dir.path)
         from .reports import write_report
 
-        write_report(written, session.run_dir.path / "report.html", run=known, funnel=funnel)
+        write_report(written, run_dir.path / "report.html", run=known, funnel=funnel)
+    if publisher is not None:
+        run_dir.state["totals"] = totals(run_dir, session.recipe)
+        run_dir.save()
+        _announce(publisher, written, publisher.settings.config, run_dir.state["outputs"]["files"])
     return written
+
+
+def _announce(publisher: Publisher, rows: Dataset, config: str, files: list[str]) -> None:
+    known, funnel = run_facts(publisher.run_dir.path)
+    announce(publisher, rows.select_columns(column_order(rows.column_names)), config, files, run=known, funnel=funnel)
 
 
 def output_path(recipe: Recipe, output: str | Path | None = None) -> Path:

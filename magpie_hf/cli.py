@@ -14,7 +14,9 @@ from typing import Any
 
 from . import __version__
 from ._cli_annotate import add_commands
-from ._cli_show import harmless, show_probe, show_rows, show_status, show_template
+from ._cli_hub import add_hub_commands, add_run_flags
+from ._cli_parse import overrides_of
+from ._cli_show import harmless, show_probe, show_recipes, show_rows, show_status, show_template
 from .errors import ArgumentError, MagpieError, RunStopped
 
 
@@ -111,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_synthesize(commands)
     add_commands(commands, _command)
+    add_hub_commands(commands, _command, _add_common)
     _add_looking(commands)
     _add_model_commands(commands)
     _add_maintenance(commands)
@@ -131,6 +134,7 @@ def _add_run(commands: Any) -> None:
     parser.add_argument("--model", help="use this model instead of the recipe's")
     parser.add_argument("--num-rows", type=int, help="accepted instructions wanted")
     _add_common(parser)
+    add_run_flags(parser)
 
 
 def _add_synthesize(commands: Any) -> None:
@@ -144,6 +148,7 @@ def _add_synthesize(commands: Any) -> None:
     parser.add_argument("--top-p", type=float, help="of the instructions (default 1.0)")
     parser.add_argument("--seed", type=int, default=0, help="base of all seeds (default 0)")
     _add_common(parser)
+    add_run_flags(parser)
 
 
 def _add_common(parser: Any) -> None:
@@ -164,7 +169,9 @@ def _add_looking(commands: Any) -> None:
     explain = _command(commands, "explain", _explain, "Show which stages would run again under changed settings.")
     explain.add_argument("run")
     explain.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a changed setting")
-    _command(commands, "recipes", _recipes, "List the bundled recipes.")
+    recipes = _command(commands, "recipes", _recipes, "List the bundled recipes, or show one.")
+    recipes.add_argument("action", nargs="?", choices=("show",))
+    recipes.add_argument("recipe", nargs="?")
 
 
 def _add_model_commands(commands: Any) -> None:
@@ -202,27 +209,6 @@ def _add_maintenance(commands: Any) -> None:
     retry.add_argument("--rows", type=int, default=0, metavar="N")
 
 
-def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    import yaml
-
-    found: dict[str, Any] = {}
-    for text in options.set:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ArgumentError(f"--set {text!r} has no value.", hint="Write --set KEY=VALUE.")
-        try:
-            found[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            found[key.strip()] = value
-    named = {"model": "model", "num_rows": "num_rows", "engine": "engine.kind", "endpoint": "engine.endpoints"}
-    named |= {"api_key_env": "engine.api_key_env"}
-    for name, key in named.items():
-        value = getattr(options, name, None)
-        if value is not None:
-            found[key] = value
-    return found
-
-
 def _run_options(options: argparse.Namespace) -> dict[str, Any]:
     names = ("output", "shard", "accept_failures", "allow_mixed")
     return {name: getattr(options, name) for name in names}
@@ -231,7 +217,7 @@ def _run_options(options: argparse.Namespace) -> dict[str, Any]:
 def _run(options: argparse.Namespace) -> int:
     from .recipe import load_recipe
 
-    return _carry_out(load_recipe(options.recipe, _overrides(options)), options.rows, **_run_options(options))
+    return _carry_out(load_recipe(options.recipe, overrides_of(options)), options.rows, **_run_options(options))
 
 
 def _synthesize(options: argparse.Namespace) -> int:
@@ -250,7 +236,7 @@ def _synthesize(options: argparse.Namespace) -> int:
     }
     given = {"revision": options.revision, "system_prompt": options.system_prompt}
     raw |= {key: value for key, value in given.items() if value is not None}
-    return _carry_out(load_recipe(raw, _overrides(options)), options.rows, **_run_options(options))
+    return _carry_out(load_recipe(raw, overrides_of(options)), options.rows, **_run_options(options))
 
 
 def _carry_out(recipe: Any, rows: int, **options: Any) -> int:
@@ -278,7 +264,7 @@ def _explain(options: argparse.Namespace) -> int:
         "rows": "only the rows whose input is new",
         "new": "runs, is new in the recipe",
     }
-    for change in explain_changes(options.run, _overrides(options)):
+    for change in explain_changes(options.run, overrides_of(options)):
         print(f"{change.name:<14}{words[change.verdict]}")
         for field, before, now in change.reasons:
             print(f"{'':<14}  {field}: {before!r} → {now!r}")
@@ -286,11 +272,14 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _recipes(options: argparse.Namespace) -> int:
-    from .recipe import bundled_recipes, load_recipe
+    from .recipe import recipe_path
 
-    for name, path in bundled_recipes().items():
-        recipe = load_recipe(path)
-        print(f"{name:<24}{recipe.num_rows:>10,} rows  {recipe.model:<40}  {recipe.description}")
+    if options.action:
+        if not options.recipe:
+            raise ArgumentError("Which recipe?", hint="As `magpie-hf recipes show quickstart`.")
+        print(recipe_path(options.recipe).read_text("utf-8"), end="")
+        return 0
+    show_recipes()
     return 0
 
 
@@ -327,7 +316,7 @@ def _template_show(options: argparse.Namespace) -> int:
 def _probe(options: argparse.Namespace) -> int:
     from .probe import probe_model
 
-    overrides = _overrides(options)
+    overrides = overrides_of(options)
     overrides.pop("model", None)
     results = probe_model(options.model, num_samples=options.num_samples, overrides=overrides)
     show_probe(results)
@@ -339,7 +328,7 @@ def _merge(options: argparse.Namespace) -> int:
     from .recipe import load_recipe
 
     merged = merge_runs(options.shards, options.output)
-    recipe = load_recipe(merged.state["recipe"], _overrides(options))
+    recipe = load_recipe(merged.state["recipe"], overrides_of(options))
     return _carry_out(recipe, options.rows, output=options.output)
 
 
@@ -355,7 +344,7 @@ def _retry(options: argparse.Namespace) -> int:
         print("No row finished with these codes.")
     # Goes on in any case: rows that an interrupted retry opened are open still.
     state = RunDir.read(options.run).state
-    recipe = load_recipe(state["recipe"], _overrides(options))
+    recipe = load_recipe(state["recipe"], overrides_of(options))
     shard = "/".join(map(str, state["shard"])) if "shard" in state else None
     return _carry_out(recipe, options.rows, output=options.run, shard=shard)
 

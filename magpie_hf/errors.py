@@ -8,6 +8,7 @@
     ├── ModelError              (OSError)          a model or tokenizer cannot be loaded
     ├── DependencyError         (ImportError)      an optional package is missing
     ├── StorageError            (OSError)          a journal, cache or run directory cannot be read or written
+    ├── HubError                (OSError)          the Hub refuses, or cannot be reached
     ├── RunLockedError          (RuntimeError)     another process owns the run directory
     ├── EngineError             (RuntimeError)
     │   ├── CapabilityError                        the engine cannot do what is asked of it
@@ -103,6 +104,10 @@ class DependencyError(MagpieError, ImportError):
 
 class StorageError(MagpieError, OSError):
     """A file of the journal, the cache or the run directory cannot be read or written."""
+
+
+class HubError(MagpieError, OSError):
+    """The Hub refuses what is asked, or cannot be reached; what is finished stays, and the same command goes on."""
 
 
 class RunLockedError(MagpieError, RuntimeError):

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import struct
 import threading
@@ -100,10 +101,13 @@ class Journal:
     """A directory of finished rows: `append` while running, `index` and `read` to get them back.
 
     Not thread-safe but for the syncing, which has a thread of its own while the journal is open for writing.
+    `segment_age_s`: begin a new segment when the last is so old, so that what is closed can be copied elsewhere.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, segment_age_s: float | None = None) -> None:
         self.directory = Path(directory)
+        self._segment_age_s = segment_age_s
+        self._rotate_at = math.inf
         self._segments: list[Path] = []
         self._readers: dict[int, int] = {}
         self._writer: int | None = None
@@ -210,7 +214,7 @@ class Journal:
         crc = zlib.crc32(body, zlib.crc32(head[8:]))
         record = head[:4] + crc.to_bytes(4, "little") + head[8:] + body
         self._raise_sync_error()
-        if self._writer is None or self._end >= SEGMENT_BYTES:
+        if self._writer is None or self._end >= SEGMENT_BYTES or time.monotonic() > self._rotate_at:
             self._new_segment()
         location = (self._writer_number << _OFFSET_BITS) | self._end
         self._write(record)
@@ -248,6 +252,7 @@ class Journal:
         self._segments.append(path)
         self._writer_number = len(self._segments) - 1
         self._end = len(MAGIC)
+        self._rotate_at = math.inf if self._segment_age_s is None else time.monotonic() + self._segment_age_s
         if self._syncer is None:
             self._closing.clear()
             self._syncer = threading.Thread(target=self._sync_loop, name="magpie-journal-sync", daemon=True)

@@ -14,6 +14,7 @@ from .errors import ArgumentError
 from .stage import Stage
 from .stages.judge import Judge
 from .stages.select import Select
+from .stages.subset import Subset
 
 
 def joined_judges(stages: Sequence[Stage]) -> tuple[Stage, ...]:
@@ -77,7 +78,9 @@ def lean_order(stages: Sequence[Stage]) -> tuple[Stage, ...]:
 
 
 def _is_early(stage: Stage, known: set[str]) -> bool:
-    return {*stage.needs, *stage.optional} <= known and stage.name not in ("responses", "turns")
+    if isinstance(stage, Subset) or stage.name in ("responses", "turns", "preference_responses"):
+        return False
+    return {*stage.needs, *stage.optional} <= known
 
 
 def _check_before(stage: Stage, before: Sequence[Stage], late: Sequence[Stage]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import StorageError
+from .errors import ArgumentError, StorageError
+from .hub.push import check_names, write_shards
 from .hub.schema import column_order
 from .place import quiet_datasets
 from .rundir import RunDir
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 DIRECTORIES = {"parquet": "data", "arrow": "dataset"}
 _OUR_FILE = re.compile(r"train-\d{5}-of-\d{5}\.parquet|data-\d{5}-of-\d{5}\.arrow|dataset_info\.json|state\.json")
-MAX_SHARD_BYTES = 500_000_000
-"""As `Dataset.push_to_hub` cuts its shards."""
+RESERVED = ("stages", "data", "dataset", "run.json", "lock", "report.html", "README.md")
+"""What a run directory holds already: no subset can be called so."""
 
 
 def write_output(dataset: Dataset, run_dir: RunDir, file_format: str) -> Dataset:
@@ -58,6 +58,47 @@ def write_output(dataset: Dataset, run_dir: RunDir, file_format: str) -> Dataset
     return ordered
 
 
+def write_subset(dataset: Dataset, run_dir: RunDir, config: str) -> list[str]:
+    """Write the rows that there are at this point as a config of their own, CONFIG/train-*.parquet; return the files."""
+    fingerprint = str(dataset._fingerprint)
+    subsets = run_dir.state.setdefault("subsets", {})
+    known = subsets.get(config, {})
+    if known.get("fingerprint") == fingerprint and all((run_dir.path / name).exists() for name in known["files"]):
+        return list(known["files"])
+    target = run_dir.path / config
+    if target.exists() and not _is_ours(target):
+        raise StorageError(
+            f"The subset {config!r} would be written here, and files lie here that no run wrote.",
+            where=str(target),
+            hint="Choose another place with --output, or another name for the subset.",
+        )
+    ordered = dataset.select_columns(column_order(dataset.column_names))
+    try:
+        with quiet_datasets():
+            files = _replace(ordered, target, "parquet")
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write the subset: {error.strerror or error}.",
+            where=str(target),
+            hint="Make room and run the same command again: all stages are kept.",
+        ) from error
+    subsets[config] = {
+        "fingerprint": fingerprint,
+        "files": files,
+        "rows": len(dataset),
+        "columns": ordered.column_names,
+    }
+    run_dir.save()
+    return files
+
+
+def check_subset(config: str) -> None:
+    """Raise ArgumentError for a name that no subset can have."""
+    check_names(config)
+    if config in RESERVED or config == "default":
+        raise ArgumentError(f"A subset cannot be called {config!r}.", hint='As "raw" or "filtered".', key="config")
+
+
 def _drop_stale(place: Path, file_format: str) -> None:
     """Remove what an earlier dataset of this run left in another format: `load_dataset` would go on reading it."""
     for other, directory in DIRECTORIES.items():
@@ -88,21 +129,18 @@ def _is_ours(directory: Path) -> bool:
 def _write(dataset: Dataset, place: Path, file_format: str) -> list[str]:
     if file_format == "none":
         return []
-    target = place / DIRECTORIES[file_format]
+    return _replace(dataset, place / DIRECTORIES[file_format], file_format)
+
+
+def _replace(dataset: Dataset, target: Path, file_format: str) -> list[str]:
+    """Write the dataset beside the target and put it in its place; return the files, relative to the run."""
+    place = target.parent
     fresh = place / f".{target.name}-new"
     shutil.rmtree(fresh, ignore_errors=True)
     if file_format == "arrow":
         dataset.save_to_disk(str(fresh))
     else:
-        _write_parquet(dataset, fresh)
+        write_shards(dataset, fresh)
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
     return [str(path.relative_to(place)) for path in sorted(target.iterdir())]
-
-
-def _write_parquet(dataset: Dataset, target: Path) -> None:
-    target.mkdir(parents=True)
-    shards = max(1, math.ceil(dataset._estimate_nbytes() / MAX_SHARD_BYTES))
-    for number in range(shards):
-        shard = dataset.shard(num_shards=shards, index=number, contiguous=True)
-        shard.to_parquet(str(target / f"train-{number:05d}-of-{shards:05d}.parquet"))

@@ -40,8 +40,19 @@ from ._recipe_parts import (
     section_of,
     template_of,
 )
-from ._recipe_source import DEFAULT_STAGES, Source, plain_copy, read_recipe_file, set_value, typed_value
+from ._recipe_source import (
+    DEFAULT_STAGES,
+    Source,
+    plain_copy,
+    read_recipe_file,
+    rehearse,
+    replace_engine,
+    set_value,
+    typed_value,
+)
 from .errors import ArgumentError, MagpieError, RecipeError, did_you_mean, quoted
+from .hub.push import check_names
+from .hub.settings import PushSettings
 from .order import joined_judges, lean_order
 from .progress import Budget
 from .rundir import stable_hash
@@ -65,12 +76,14 @@ KEYS = {
     "system_prompt": "System prompt under which instructions are written; none in the releases.",
     "template": "Chat template: `kwargs`, `chat_template` (Jinja text or file), `date`.",
     "dataset": "Rows to annotate instead of new ones: a directory, file or Hub id, or `path`, `config`, `split`, `revision`.",
+    "responder": "Who answers the instructions (`model`, `engine`, `template`), where it is another model than the one that writes them.",
     "judge": "Who annotates quality, difficulty and category (`model`, `engine`, `template`), and `mode`: separate, combined.",
     "guard": "Who annotates safety; Llama Guard 2 by default.",
     "base": "The base model that reward_difference compares with.",
     "stages": "The stages in their order: names, or mappings with `stage` and its settings.",
     "order": "paper, or lean: what needs the instruction alone is decided before responses are paid for.",
     "output": "Where the run lies (`path`) and the dataset's `format`: parquet, arrow (save_to_disk) or none; `report`: write report.html.",
+    "push": "Where the run is published while it is on: `repo`, `config`, `private`, `gated`, `revision`, `create_pr`, `license`, `state`, `every_s`.",
     "budget": "max_tokens_total, max_hours, max_cost, price_per_gpu_hour, num_gpus.",
 }
 DATASET_KEYS = ("path", "config", "split", "revision", "fingerprint")
@@ -99,6 +112,7 @@ class Recipe:
     order: str = "paper"
     output: dict[str, Any] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
+    push: PushSettings | None = None
     dataset: dict[str, Any] = field(default_factory=dict)
     roles: dict[str, RoleSpec] = field(default_factory=dict)
     implied: frozenset[str] = frozenset()
@@ -120,7 +134,9 @@ class Recipe:
         So a dataset that grew goes on in the directory of its smaller self.
         """
         asked = {
-            key: value for key, value in self.raw.items() if key not in ("output", "budget", "num_rows", "engine")
+            key: value
+            for key, value in self.raw.items()
+            if key not in ("output", "push", "budget", "num_rows", "engine")
         }
         if isinstance(asked.get("dataset"), dict):
             asked["dataset"] = {key: value for key, value in asked["dataset"].items() if key != "fingerprint"}
@@ -140,6 +156,9 @@ class Recipe:
 def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe: a YAML file's path, the name of a bundled recipe, or a mapping; then apply overrides.
 
+    Overrides with model "demo" rehearse the recipe: all its models become the demo ones. Another engine than the
+    recipe's does without the settings of that one.
+
     `overrides`: dotted keys to values ("num_rows", "sampling.temperature", "stages.responses.sampling.max_tokens"). A
     key that goes through a list without a number applies to each entry of it.
 
@@ -150,6 +169,8 @@ def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, 
         raw, source = plain_copy(recipe), Source("the recipe given")
     else:
         raw, source = read_recipe_file(recipe_path(recipe))
+    replace_engine(raw, overrides or {})
+    rehearse(raw, overrides or {}, ROLES)
     for key, value in (overrides or {}).items():
         set_value(raw, key, plain_copy(value), source)
     return build(raw, source)
@@ -212,6 +233,7 @@ def build(raw: dict[str, Any], source: Source) -> Recipe:
         order=order,
         output=_output(raw.get("output", {}), source),
         budget=_budget(raw.get("budget", {}), source),
+        push=_push(raw.get("push"), stages, source),
         dataset=dataset,
         roles=roles,
         implied=_implied(raw.get("stages") or (), stages),
@@ -320,6 +342,24 @@ def _budget(given: Any, source: Source) -> Budget:
         return Budget(**values)
     except ArgumentError as error:
         raise source.error("budget", error.message, error.hint) from None
+
+
+def _push(given: Any, stages: tuple[Stage, ...], source: Source) -> PushSettings | None:
+    types = {f.name: str(f.type) for f in dataclasses.fields(PushSettings)}
+    section = {"repo": given} if isinstance(given, str) else section_of(given, types, "push", source)
+    values = {key: typed_value(value, types[key], f"push.{key}", source) for key, value in section.items()}
+    if not values.get("repo"):
+        if values:
+            raise source.error("push.repo", "no repository is given.", "As push: {repo: me/my-dataset}.")
+        return None
+    try:
+        check_names(values.get("config", "default"))
+        settings = PushSettings(**values)
+    except ArgumentError as error:
+        raise source.error("push", error.message, error.hint) from None
+    if any(getattr(stage, "config", None) == settings.config for stage in stages):
+        raise source.error("push.config", f"{quoted(settings.config)} is also the name of a subset.")
+    return settings
 
 
 def _name(given: Any, source: Source) -> str:

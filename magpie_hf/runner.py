@@ -82,7 +82,7 @@ def _run_set_stage(stage: SetStage, dataset: Dataset, env: Environment, place: S
 
 def _run_row_stage(stage: RowStage | ModelStage, dataset: Dataset, env: Environment, place: StagePlace) -> Dataset:
     keys = row_keys(dataset, stage.needs)
-    with Journal(place.directory / "journal") as journal:
+    with Journal(place.directory / "journal", segment_age_s=env.segment_age_s) as journal:
         index = journal.index()
         note_damage(env, journal, stage.label)
         at = index.find(keys)

@@ -73,6 +73,7 @@ class Session:
                 close_engine=self.close,
                 pin_model=self.pin_model,
                 generator=self.recipe.model,
+                segment_age_s=self.recipe.push.every_s if self.recipe.push else None,
             )
         return self._environments[role]
 

@@ -279,7 +279,8 @@ class Environment:
 
     `identity`: what of engine and template enters each generating stage's identity. `open_engine`: gives the open
     engine, opening it at the first miss; `close_engine` frees it for a stage's own model. `pin_model`: finds a model
-    and keeps its commit for the run. `generator`: the recipe's model, whoever generates here. `load_template`: gives the ChatTemplate, loading it when first asked for.
+    and keeps its commit for the run. `generator`: the recipe's model, whoever generates here. `segment_age_s`: how old
+    a journal's segment may get, where others copy closed ones. `load_template`: gives the ChatTemplate, loading it when first asked for.
     `listener`: told of progress; may raise RunStopped. `accept_failures`: transient failures become errors.
     """
 
@@ -299,6 +300,7 @@ class Environment:
         choice.name, choice.revision, kind=choice.kind
     )
     generator: str = ""
+    segment_age_s: float | None = None
 
     def context(self, stage: Stage, engine: Engine | None = None) -> Context:
         """Return what the stage may use; with an open engine, what that can do."""

@@ -120,7 +120,7 @@ def _this_machine_only(monkeypatch):
         name = host.decode() if isinstance(host, bytes) else str(host or "")
         if name in ("", "localhost", "::1", "0.0.0.0") or name.startswith("127."):
             return
-        if not name.endswith(UNRESOLVABLE):
+        if not name.endswith(UNRESOLVABLE) and name != "datasets-server.127.0.0.1":  # the test Hub has no viewer
             tried.append(name)
         raise NetworkUsed(f"tests reach 127.0.0.1 only, not {name}")
 

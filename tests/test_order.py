@@ -107,14 +107,6 @@ def test_a_stage_that_needs_another_brings_it_and_takes_its_settings():
     [
         ({"model": "a/b", "stages": ["instructions", "responses", "reward_difference"]}, "base"),
         (
-            {
-                "model": "a/b",
-                "engine": {"kind": "tgi", "endpoint": "http://h:1"},
-                "stages": ["instructions", "responses", "safety"],
-            },
-            "guard",
-        ),
-        (
             {"model": "a/b", "engine": {"kind": "tgi", "endpoint": "http://h:1"}, "judge": {"model": "c/d"}},
             "judge.engine",
         ),
@@ -144,3 +136,14 @@ def test_roles_have_the_generators_engine_where_nothing_else_is_said():
     assert recipe.role("base").model == "e/f"
     same = load_recipe({"model": "a/b", "engine": {"kind": "tgi", "endpoint": "http://h:1"}})
     assert same.role("judge") == same.generator
+
+
+def test_the_default_guard_of_a_generator_elsewhere_is_loaded_here():
+    raw = {
+        "model": "a/b",
+        "engine": {"kind": "tgi", "endpoint": "http://h:1"},
+        "stages": ["instructions", "responses", "safety"],
+    }
+    guard = load_recipe(raw).role("guard")
+    assert (guard.engine.kind, guard.engine.endpoints) == ("transformers", ())
+    assert "Guard" in guard.model

@@ -5,7 +5,6 @@ What a person writes into the card outside the marks stays when it is made again
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import StorageError
 from ..reports import svg
-from ..reports.statistics import dataset_statistics
-from .licences import Licence, licence_of
+from .citations import citations_of
+from .facts import chart_sheet, config_facts
+from .markdown import bar, cell, fenced, line, spaced
 
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ SIZES = (
     (100_000, "10K<n<100K"),
     (1_000_000, "100K<n<1M"),
     (10_000_000, "1M<n<10M"),
+    (100_000_000, "10M<n<100M"),
 )
-SAMPLES = 3
-SAMPLE_CHARACTERS = 800
+MOST_LABELS = 16
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _CODE = re.compile(r"[A-Za-z]{2,3}")
 _LABELS = ("input_quality", "difficulty", "task_category", "language", "safety")
@@ -44,55 +44,74 @@ def build_card(
     config_name: str = "default",
     title: str | None = None,
     run: Mapping[str, Any] | None = None,
-    funnel: Sequence[Mapping[str, Any]] | None = None,
+    funnel: Sequence[Any] | None = None,
     license: str | None = None,
     existing: str = "",
 ) -> str:
-    """Return the card of a dataset as Markdown with its YAML metadata.
+    """Return the card of a dataset with one config as Markdown with its YAML metadata; see `render_card`.
 
-    `run`: {"recipe", "totals", "stages"} of the run that made it. `funnel`: the selection's steps. `license`: a Hub
-    licence id; by default that of data made with the recipe's model. `existing`: a card that is there already: what
-    stands outside its marks, and metadata that is not ours, is kept.
+    `run`, `funnel`, `license`: as in `facts.config_facts`. `existing`: a card that is there already.
 
     Raises:
         ArgumentError: the licence of the model's data is not known, and none is given.
     """
-    recipe = dict((run or {}).get("recipe") or {})
-    model = str(recipe.get("model") or _generator(dataset) or "")
-    licence = licence_of(model, license) if model or not license else Licence(license)
-    facts = dataset_statistics(dataset)
+    facts = config_facts({"train": dataset}, run=run, funnel=funnel, license=license)
+    return render_card({config_name: facts}, repo_id=repo_id, title=title, existing=existing)
+
+
+def render_card(
+    configs: Mapping[str, Mapping[str, Any]],
+    *,
+    repo_id: str,
+    title: str | None = None,
+    existing: str = "",
+    data_files: Mapping[str, Mapping[str, str]] | None = None,
+    plots: Mapping[str, str] | None = None,
+) -> str:
+    """Return the card of a repository.
+
+    `configs`: name to `facts.config_facts`. `data_files`: config to {split: path pattern}, for the metadata. `plots`:
+    config to the path of its picture. `existing`: a card that is there: what stands outside its marks, metadata that is
+    not ours, and configs that others pushed are kept.
+    """
+    kept = existing_metadata(existing)
+    first = next(iter(configs.values()))
+    licence = _licence_of_all(configs)
+    models = list(dict.fromkeys(model for facts in configs.values() for model in facts["models"]))
     page = _template().render(
-        metadata=_metadata(dataset, facts, model, licence, existing),
+        metadata=_metadata(configs, models, licence["id"], kept, data_files),
         begin=BEGIN,
         end=END,
         title=title or repo_id.rpartition("/")[2],
-        summary=recipe.get("description") or f"{facts['rows']:,} conversations synthesized by {model or 'a language model'} alone.",
+        summary=_summary(configs, models),
         licence=licence,
-        provenance=_provenance(recipe, model),
-        sampling=_sampling(recipe),
-        stages=_stages(run),
-        funnel=[dict(step) if isinstance(step, Mapping) else step._asdict() for step in funnel or ()],
-        facts=facts,
-        labels=[(name, facts["labels"][name] | {"total": sum(facts["labels"][name]["counts"].values()) or 1})
-                for name in _LABELS if name in facts["labels"]],
-        numbers=[(name, facts["numbers"][name]) for name in _NUMBERS if facts["numbers"].get(name, {}).get("count")],
-        limits=list(_limits(facts)),
-        samples=_samples(dataset),
+        configs=[_shown(name, facts, (plots or {}).get(name)) for name, facts in configs.items()],
+        others=sorted(_config_names(kept) - set(configs)),
         repo_id=repo_id,
-        config_name=config_name,
-        totals=_totals(run),
+        has_messages=next((name for name, facts in configs.items() if "messages" in facts["columns"]), None),
+        has_preferences=next((n for n, f in configs.items() if {"chosen", "rejected"} <= set(f["columns"])), None),
+        split=next(iter(first["splits"])),
+        citations=citations_of(models),
         version=__version__,
-    )  # fmt: skip
-    return _with_own_sections(_spaced(page), existing)
+    )
+    return _with_own_sections(spaced(page), existing)
 
 
 def write_card(dataset: Dataset, path: str | Path, **options: Any) -> Path:
-    """Write the card to a file; sections of one's own in the file that is there are kept."""
+    """Write the card to a file, its picture beside it; sections of one's own in the file that is there are kept."""
     target = Path(path)
+    name = options.pop("config_name", "default")
+    shown = {key: options.pop(key) for key in ("repo_id", "title", "data_files") if key in options}
+    shown.setdefault("repo_id", "me/my-dataset")
     try:
         existing = target.read_text("utf-8") if target.is_file() else ""
+        facts = config_facts({"train": dataset}, **options)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(build_card(dataset, existing=existing, **options), encoding="utf-8")
+        picture = chart_sheet(facts["statistics"], name)
+        plots = {name: f"{target.stem}.svg"} if picture else {}
+        if picture:
+            target.with_suffix(".svg").write_text(picture, encoding="utf-8")
+        target.write_text(render_card({name: facts}, existing=existing, plots=plots, **shown), encoding="utf-8")
     except OSError as error:
         raise StorageError(f"The card cannot be written: {error.strerror or error}.", where=str(target)) from error
     return target
@@ -110,81 +129,101 @@ def _template() -> Any:
         "line": line,
         "cell": cell,
         "fenced": fenced,
+        "bar": bar,
         "percent": svg.percent,
         "compact": svg.compact,
     }
     return environment.get_template("template.md.jinja")
 
 
-def line(text: object) -> str:
-    """Return a text as one line of Markdown with nothing in it that Markdown or HTML would obey."""
-    plain = " ".join("".join(svg.visible(c) for c in str(text)).split())
-    return html.escape(re.sub(r"([\\`*_{}\[\]#|!~])", r"\\\1", plain[:2000]), quote=False)
+def _summary(configs: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> str:
+    for facts in configs.values():
+        if facts["description"]:
+            return str(facts["description"])
+    rows = sum(sum(facts["splits"].values()) for facts in configs.values())
+    return f"{rows:,} conversations synthesized by {' and '.join(models) or 'a language model'} alone."
 
 
-def cell(text: object) -> str:
-    """Return a text for a table's cell: one line, escaped, cut."""
-    whole = str(text)
-    return line(whole if len(whole) <= 300 else whole[:300] + " …")
+def _licence_of_all(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    ids = {facts["licence"][0] for facts in configs.values()}
+    notices = dict.fromkeys(facts["licence"][1] for facts in configs.values() if facts["licence"][1])
+    return {"id": ids.pop() if len(ids) == 1 else "other", "notice": " ".join(notices)}
 
 
-def fenced(text: object) -> str:
-    """Return a text in a fence that nothing in it can close, cut, without hidden characters."""
-    whole = str(text)
-    cut = "".join(svg.visible(c) for c in whole[:SAMPLE_CHARACTERS])
-    cut = cut if len(whole) <= SAMPLE_CHARACTERS else f"{cut} … ({len(whole):,} characters)"
-    longest = max((len(run) for run in re.findall(r"`+", cut)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{cut}\n{fence}"
+def _shown(name: str, facts: Mapping[str, Any], plot: str | None) -> dict[str, Any]:
+    """Return what the template shows of a config."""
+    statistics = facts["statistics"]
+    labels = []
+    for column in _LABELS:
+        entry = statistics["labels"].get(column)
+        total = sum(entry["counts"].values()) if entry else 0
+        if entry and total:
+            shares = svg.shares(entry["counts"], MOST_LABELS)
+            labels.append({"name": column, "nulls": entry["nulls"], "shares": shares})
+    numbers = [(column, statistics["numbers"][column]) for column in _NUMBERS
+               if statistics["numbers"].get(column, {}).get("count")]  # fmt: skip
+    return {"name": name, "plot": plot, "labels": labels, "numbers": numbers, **facts}
 
 
-def _spaced(page: str) -> str:
-    """Put one blank line around headings, tables, quotes and lists, and nothing between other lines than was there.
-
-    What stands in a fence stays as it is.
-    """
-    out: list[str] = []
-    fence = ""
-    for text in page.splitlines():
-        if fence:
-            out.append(text)
-            fence = "" if text.strip() == fence else fence
-            continue
-        opened = re.match(r"`{3,}", text)
-        kind, before = _kind(text), _kind(out[-1]) if out else ""
-        if out and out[-1].strip() and text.strip() and (opened or kind != before or kind == "heading"):
-            out.append("")
-        if text.strip() or (out and out[-1].strip()):
-            out.append(text)
-        fence = opened[0] if opened else ""
-    return "\n".join(out).strip() + "\n"
-
-
-def _kind(text: str) -> str:
-    """Return what a line of Markdown is: blocks of different kinds need a blank line between them."""
-    for mark, kind in (("#", "heading"), ("|", "table"), (">", "quote"), ("- ", "list"), ("---", "rule")):
-        if text.startswith(mark):
-            return kind
-    return "text"
-
-
-def _metadata(dataset: Dataset, facts: Mapping[str, Any], model: str, licence: Licence, existing: str) -> str:
+def _metadata(
+    configs: Mapping[str, Mapping[str, Any]],
+    models: Sequence[str],
+    licence: str,
+    kept: Mapping[str, Any],
+    data_files: Mapping[str, Mapping[str, str]] | None,
+) -> str:
     import yaml
 
-    kept = _existing_metadata(existing)
-    tags = ["synthetic", "magpie", *([f"generator:{model}"] if _REPO.fullmatch(model) else [])]
-    own: dict[str, Any] = {"license": licence.id}
-    languages = facts["labels"].get("language", {}).get("counts", {})
-    total = sum(languages.values())
-    listed = [code.lower() for code, count in languages.items() if count >= 0.01 * total and _CODE.fullmatch(code)]
-    own |= {"language": listed} if listed else {}
-    own["size_categories"] = [next((name for limit, name in SIZES if facts["rows"] < limit), "10M<n<100M")]
+    own: dict[str, Any] = {"license": licence}
+    languages = _languages(configs)
+    own |= {"language": languages} if languages else {}
+    rows = sum(sum(facts["splits"].values()) for facts in configs.values())
+    own["size_categories"] = [next((name for limit, name in SIZES if rows < limit), "100M<n<1B")]
     own["task_categories"] = ["text-generation"]
+    tags = ["synthetic", "magpie", *(f"generator:{model}" for model in models if _REPO.fullmatch(model))]
     own["tags"] = list(dict.fromkeys([*tags, *kept.get("tags", [])]))
-    return "---\n" + yaml.safe_dump({**kept, **own}, sort_keys=False, allow_unicode=True) + "---"
+    merged = {**kept, **own} | _loading_metadata(configs, kept, data_files)
+    return "---\n" + yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=200) + "---"
 
 
-def _existing_metadata(text: str) -> dict[str, Any]:
+def _loading_metadata(
+    configs: Mapping[str, Mapping[str, Any]],
+    kept: Mapping[str, Any],
+    data_files: Mapping[str, Mapping[str, str]] | None,
+) -> dict[str, Any]:
+    """Return `dataset_info` and `configs`: those of others stay as they are."""
+    if not data_files:
+        return {}
+    infos = kept.get("dataset_info") or []
+    infos = {info.get("config_name", "default"): info for info in (infos if isinstance(infos, list) else [infos])}
+    files = {entry.get("config_name"): entry for entry in kept.get("configs") or []}
+    for name, patterns in data_files.items():
+        if name in configs:
+            infos[name] = {"config_name": name, **configs[name]["info"]}
+        default = {"default": True} if files.get(name, {}).get("default") else {}
+        listed = [{"split": split, "path": path} for split, path in patterns.items()]
+        files[name] = {"config_name": name, **default, "data_files": listed}
+    if "default" not in files and not any(entry.get("default") for entry in files.values()):
+        files[next(iter(files))]["default"] = True  # so that load_dataset(repo) alone works
+    info_list = [{"config_name": name, **info} for name, info in infos.items()]
+    return {"dataset_info": info_list, "configs": list(files.values())}
+
+
+def _languages(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the ISO codes of the languages that make up at least one in a hundred rows of a config."""
+    found: dict[str, None] = {}
+    for facts in configs.values():
+        counts = facts["statistics"]["labels"].get("language", {}).get("counts", {})
+        total = sum(counts.values())
+        found |= {c.lower(): None for c, n in counts.items() if n >= 0.01 * total and _CODE.fullmatch(c)}
+    return list(found)
+
+
+def _config_names(kept: Mapping[str, Any]) -> set[str]:
+    return {str(entry.get("config_name")) for entry in kept.get("configs") or [] if isinstance(entry, Mapping)}
+
+
+def existing_metadata(text: str) -> dict[str, Any]:
     """Return the YAML block of a card that is there, or nothing where it cannot be read."""
     import yaml
 
@@ -208,77 +247,3 @@ def _with_own_sections(page: str, existing: str) -> str:
     metadata, _, body = page.partition(BEGIN)
     parts = [metadata.strip(), before, (BEGIN + body).strip(), after]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _generator(dataset: Dataset) -> str | None:
-    if "model" not in dataset.column_names or not len(dataset):
-        return None
-    found = dataset.select_columns(["model"])[0]["model"]
-    return str(found) if found else None
-
-
-def _provenance(recipe: Mapping[str, Any], model: str) -> list[tuple[str, str]]:
-    facts = [("model", model), *((key, recipe.get(key)) for key in ("revision", "num_rows", "seed", "order"))]
-    judge = recipe.get("judge")
-    facts.append(("judge", judge.get("model") if isinstance(judge, Mapping) else None))
-    return [(key, str(value)) for key, value in facts if value not in (None, "")]
-
-
-def _sampling(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
-    given = recipe.get("sampling") or []
-    points = given if isinstance(given, list) else [given]
-    prompt = recipe.get("system_prompt")
-    return [
-        {"temperature": p.get("temperature", 1.0), "top_p": p.get("top_p", 1.0), "share": p.get("share", 1),
-         "system_prompt": p.get("system_prompt", prompt)}
-        for p in points
-    ]  # fmt: skip
-
-
-def _stages(run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    out = []
-    for state in ((run or {}).get("stages") or {}).values():
-        counters = state.get("counters", {})
-        tokens = counters.get("prompt_tokens", 0) + counters.get("completion_tokens", 0)
-        rows = {key: f"{state[key]:,}" if key in state else "" for key in ("rows_in", "rows_out")}
-        out.append({"name": state.get("name", ""), "tokens": f"{tokens:,}" if tokens else "", **rows})
-    return out
-
-
-def _limits(facts: Mapping[str, Any]) -> Any:
-    """Yield what the figures themselves say a user should know."""
-    for name, what in (
-        ("task_category", "of the instructions are of the category"),
-        ("language", "are in the language"),
-    ):
-        counts = facts["labels"].get(name, {}).get("counts", {})
-        if sum(counts.values()):
-            top = max(counts, key=lambda label: counts[label])
-            yield f"{svg.percent(counts[top] / sum(counts.values()))} {what} {line(top)}."
-    safety = facts["labels"].get("safety", {}).get("counts", {})
-    if sum(safety.values()):
-        yield f"{svg.percent(safety.get('unsafe', 0) / sum(safety.values()))} were marked unsafe by a guard; it errs too."
-    if facts["groups"] and facts["rows"]:
-        spare = facts["groups"]["rows_in_groups"] - facts["groups"]["groups"]
-        yield f"{svg.percent(spare / facts['rows'])} of the rows are near duplicates of another row that is there."
-    cut = facts["labels"].get("response_finish_reason", {}).get("counts", {})
-    if cut.get("length"):
-        yield f"{svg.percent(cut['length'] / sum(cut.values()))} of the responses ran into their length limit."
-    yield "All texts were written by a language model; facts in them were not checked."
-
-
-def _samples(dataset: Dataset) -> list[dict[str, str]]:
-    if "instruction" not in dataset.column_names or "response" not in dataset.column_names:
-        return []
-    rows = dataset.select_columns(["instruction", "response"]).select(range(min(SAMPLES, len(dataset))))
-    return [{key: row[key] or "" for key in ("instruction", "response")} for row in rows]
-
-
-def _totals(run: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    totals = (run or {}).get("totals") or {}
-    out = [("Tokens", f"{totals['tokens']:,}")] if totals.get("tokens") else []
-    if totals.get("engine_seconds"):
-        out.append(("engine-hours", f"{totals['engine_seconds'] / 3600:.2f}"))
-    if totals.get("cost") is not None:
-        out.append(("cost", f"{totals['cost']:.2f}"))
-    return out

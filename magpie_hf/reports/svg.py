@@ -171,3 +171,25 @@ def compact(value: float) -> str:
     if size and size < 0.001:
         return f"{value:.0e}"
     return f"{value:.0f}" if size >= 100 or math.isclose(value, round(value)) else f"{value:.2g}"
+
+
+def sheet(charts: Sequence[str], *, title: str, columns: int = 2) -> str:
+    """Return charts as one SVG file, each under its title, `columns` side by side."""
+    gap, head = 28, 26
+    heights = [float(chart.partition('viewBox="0 0 ')[2].partition('"')[0].split()[1]) for chart in charts]
+    tops = [float(gap)] * columns
+    parts = []
+    for chart, height in zip(charts, heights, strict=True):
+        column = tops.index(min(tops))
+        x, y = gap + column * (WIDTH + gap), tops[column]
+        name = chart.partition('aria-label="')[2].partition('"')[0]
+        parts.append(f'<text x="{x}" y="{y + 14}" font-weight="600" fill="{INK}">{name}</text>')
+        placed = chart.replace('width="100%"', f'width="{WIDTH}" height="{height:.0f}" x="{x}" y="{y + head}"', 1)
+        parts.append(placed)
+        tops[column] = y + head + height + gap
+    width, height = gap + columns * (WIDTH + gap), max(tops)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{safe(title)}" width="{width}" '
+        f'viewBox="0 0 {width} {height:.0f}" style="{_STYLE}"><rect width="100%" height="100%" fill="#ffffff"/>'
+        f"{''.join(parts)}</svg>\n"
+    )

@@ -27,6 +27,9 @@ STAGES = {
     "novelty": "magpie_hf.stages.novelty:Novelty",
     "decontamination": "magpie_hf.stages.decontamination:Decontamination",
     "select": "magpie_hf.stages.select:Select",
+    "preference_responses": "magpie_hf.stages.preference:PreferenceResponses",
+    "preference": "magpie_hf.stages.preference:Preference",
+    "subset": "magpie_hf.stages.subset:Subset",
     "lengths": "magpie_hf.stages.lengths:Lengths",
 }
 

@@ -211,7 +211,7 @@ def run_instructions(stage: Instructions, num_rows: int, env: Environment, shard
         return cached
     needs = needed_per_point(shares, num_rows, shard)
     points = [Candidates(i, point_key(p), needs[i], shard) for i, p in enumerate(stage.grid)]
-    with Journal(place.directory / "journal") as journal:
+    with Journal(place.directory / "journal", segment_age_s=env.segment_age_s) as journal:
         index = journal.index()
         note_damage(env, journal, stage.name)
         rows = np.concatenate([candidates.load(index) for candidates in points])

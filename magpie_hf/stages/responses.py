@@ -30,6 +30,7 @@ class Responses(RowStage):
 
     name: ClassVar[str] = "responses"
     version: ClassVar[int] = 1
+    role: ClassVar[str] = "responder"
     reads: ClassVar[tuple[str, ...]] = ("instruction",)
 
     sampling: SamplingParams = GREEDY

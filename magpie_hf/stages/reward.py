@@ -24,7 +24,11 @@ MAX_LENGTH = 4096
 
 
 @dataclass(frozen=True)
-class _Rewarding(ModelStage):
+class Rewarding(ModelStage):
+    """What stages share that load a reward model or ask an endpoint for its scores."""
+
+    default_model: ClassVar[str] = MODEL
+
     model: str | None = None
     revision: str | None = None
     max_length: int = MAX_LENGTH
@@ -39,7 +43,9 @@ class _Rewarding(ModelStage):
     def models(self, generator: str) -> dict[str, ModelChoice]:
         """Return the reward model: the demo's beside the demo model, else the releases'."""
         return {
-            "reward": ModelChoice(self.model or ("demo" if generator == "demo" else MODEL), self.revision, "reward")
+            "reward": ModelChoice(
+                self.model or ("demo" if generator == "demo" else self.default_model), self.revision, "reward"
+            )
         }
 
     def parameters(self) -> dict[str, Any]:
@@ -52,15 +58,14 @@ class _Rewarding(ModelStage):
         if self.endpoint is not None:
             from ..reward_endpoint import EndpointScorer
 
-            return _Answers(
+            return self.answers(
                 EndpointScorer(
                     self.endpoint,
                     ref,
                     api_key_env=self.api_key_env,
                     concurrency=self.concurrency,
                     max_length=self.max_length,
-                ),
-                self.needs,
+                )
             )
         from ..reward_model import RewardModel
 
@@ -72,6 +77,10 @@ class _Rewarding(ModelStage):
             batch_tokens=self.batch_tokens,
             trust_remote_code=self.trust_remote_code,
         )
+        return self.answers(scorer)
+
+    def answers(self, scorer: Any) -> Scorer:
+        """Return what scores a row: its one answer."""
         return _Answers(scorer, self.needs)
 
 
@@ -103,7 +112,7 @@ class _Answers(Scorer):
 
 
 @dataclass(frozen=True)
-class Reward(_Rewarding):
+class Reward(Rewarding):
     """Scores instruction and response with a sequence-classification reward model (FsfairX, ArmoRM, Skywork, …).
 
     - `model`: Hub id, directory or "demo"; `revision`, `dtype`, `device`, `trust_remote_code` as elsewhere.
@@ -140,7 +149,7 @@ class Reward(_Rewarding):
 
 
 @dataclass(frozen=True)
-class RewardDifference(_Rewarding):
+class RewardDifference(Rewarding):
     """Scores the base model's answer with the same reward model: `reward_difference` = r* - r_base.
 
     Takes its settings from the recipe's `reward` stage where it has none itself.

@@ -1,0 +1,56 @@
+"""What the command line sets in a recipe."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .errors import ArgumentError
+
+
+_PUSH_FLAGS = {
+    "push_to": "repo", "config": "config", "private": "private", "gated": "gated", "push_revision": "revision",
+    "create_pr": "create_pr", "license": "license", "no_state": "state",
+}  # fmt: skip
+
+
+def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the recipe keys that --set and the other flags set, by dotted key."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for text in options.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ArgumentError(f"--set {text!r} has no value.", hint="Write --set KEY=VALUE.")
+        try:
+            found[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            found[key.strip()] = value
+    named = {"model": "model", "num_rows": "num_rows", "engine": "engine.kind", "endpoint": "engine.endpoints"}
+    named |= {"api_key_env": "engine.api_key_env"}
+    for name, key in named.items():
+        value = getattr(options, name, None)
+        if value is not None:
+            found[key] = value
+    if found.get("engine.endpoints") and "engine.kind" not in found:
+        from .engines.detect import server_kind
+
+        key_env = found.get("engine.api_key_env")
+        found = {"engine.kind": server_kind(found["engine.endpoints"][0], key_env), **found}
+    return found | push_overrides(options)
+
+
+def push_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the flags set in a recipe's `push`."""
+    found = {}
+    for flag, key in _PUSH_FLAGS.items():
+        value = getattr(options, flag, None)
+        if value is not None:
+            found[f"push.{key}"] = not value if flag == "no_state" else value
+    if found and "push.repo" not in found and not getattr(options, "repo", None):
+        sets = [text.partition("=")[0].strip() for text in getattr(options, "set", [])]
+        if not any(key in ("push", "push.repo") for key in sets):
+            flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in _PUSH_FLAGS if getattr(options, flag, None))
+            raise ArgumentError(f"{flags} without --push-to says nothing.", hint="Add --push-to me/my-dataset.")
+    return found

@@ -1,0 +1,111 @@
+"""Bring a run's state back from the Hub, into a run directory on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArgumentError, HubError, StorageError, did_you_mean, quoted
+from ..rundir import RunDir, write_atomically
+from .manifest import ROOT, SEGMENT_SUFFIX, runs_of
+from .remote import Head, Remote, check_online
+
+
+def find_run(remote: Remote, run: str | None = None) -> tuple[str, Head]:
+    """Return the name of the run whose state lies in a repository, and the commit looked at.
+
+    Raises:
+        ArgumentError: there are several and none is named, or none of that name.
+        HubError: there is none, or the repository cannot be read.
+    """
+    check_online()
+    head = remote.head()
+    names = runs_of(list(head.files))
+    if not names:
+        raise HubError(
+            "No run's state lies in this repository.",
+            where=remote.url,
+            hint="It is there where a run was pushed with --push-to, or with `magpie-hf push RUN`.",
+        )
+    if run is None and len(names) > 1:
+        raise ArgumentError(
+            f"There are several runs in {quoted(remote.repo_id)}.", hint=f"Name one with --run: {', '.join(names)}."
+        )
+    if run is not None and run not in names:
+        raise ArgumentError(
+            f"There is no run {quoted(run)} in {quoted(remote.repo_id)}.", hint=did_you_mean(run, names)
+        )
+    return run or names[0], head
+
+
+def download_run(remote: Remote, name: str, head: Head, output: Path) -> dict[str, Any]:
+    """Put a run's finished rows and its state into a directory; what is there already stays. Return run.json.
+
+    Raises:
+        HubError: the Hub cannot be reached; what has come stays, and the same command goes on.
+        StorageError: the directory cannot be written.
+    """
+    from huggingface_hub import snapshot_download
+
+    root = f"{ROOT}/runs/{name}"
+    arriving = output / ".from-hub"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        remote.patiently(
+            lambda: snapshot_download(
+                remote.repo_id,
+                repo_type="dataset",
+                revision=head.commit,
+                allow_patterns=[f"{root}/run.json", f"{root}/stages/*"],
+                local_dir=arriving,
+            )
+        )
+        state = _state(arriving / root / "run.json", remote)
+        for path, entry in head.files.items():
+            if path.startswith(f"{root}/stages/"):
+                inside = path.removeprefix(f"{root}/").removesuffix(SEGMENT_SUFFIX)
+                _take(arriving / path, _inside(output, inside), entry.size)
+        if not RunDir(output).exists:  # what this machine knows of the run counts more than what was sent from it
+            write_atomically(output / "run.json", json.dumps(state, indent=2, ensure_ascii=False) + "\n")
+        shutil.rmtree(arriving, ignore_errors=True)
+    except StorageError:
+        raise
+    except OSError as error:
+        if isinstance(error, HubError):
+            raise
+        raise StorageError(
+            f"The run cannot be written here: {error.strerror or error}.",
+            where=str(output),
+            hint="Make room, or choose another place with --output; what has come stays.",
+        ) from error
+    return state
+
+
+def _state(path: Path, remote: Remote) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise HubError(f"The run's state cannot be read: {error}.", where=remote.url) from error
+    if not isinstance(state, Mapping) or not isinstance(state.get("stages"), Mapping):
+        raise HubError("What lies there is no run's state.", where=remote.url)
+    return dict(state)
+
+
+def _inside(output: Path, path: str) -> Path:
+    """Return a path in the run directory; names from the Hub lead nowhere else."""
+    target = (output / path).resolve()
+    if not target.is_relative_to(output.resolve()) or target.suffix != ".jnl":
+        raise HubError(f"A file of the run has a name that is not one of ours: {quoted(path)}.")
+    return target
+
+
+def _take(source: Path, target: Path, size: int) -> None:
+    """Move a segment to its place, unless it is there."""
+    if target.is_file() and target.stat().st_size >= size:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(source, target)

@@ -1,0 +1,214 @@
+"""What a card says of one config, computed from its rows or given by its run: JSON, kept beside the data.
+
+So a card with several configs is made again without looking at rows that were pushed before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ArgumentError
+from ..reports import svg
+from ..reports.statistics import dataset_statistics
+from .licences import Licence, licence_of
+from .manifest import public_name, public_recipe
+from .markdown import line
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FORMAT = 1
+SAMPLES = 3
+KEPT_CHARACTERS = 2000
+CHART_LABELS = ("task_category", "input_quality", "difficulty", "language", "safety")
+CHART_NUMBERS = ("instruction_tokens", "response_tokens", "instruct_reward", "min_neighbor_distance")
+_ROLES = ("responder", "judge", "guard", "base")
+
+
+def config_facts(
+    splits: Mapping[str, Dataset],
+    *,
+    run: Mapping[str, Any] | None = None,
+    funnel: Sequence[Any] | None = None,
+    license: str | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """Return the facts of a config, JSON-like.
+
+    `splits`: name to rows; figures are those of the first. `run`: {"recipe", "totals", "stages"} of the run that made
+    it. `funnel`: its selection's steps. `license`: a Hub licence id; by default that of data made with the models.
+    `sizes`: split to bytes of its files.
+
+    Raises:
+        ArgumentError: the licence of the model's data is not known, and none is given.
+    """
+    dataset = next(iter(splits.values()))
+    recipe = public_recipe((run or {}).get("recipe") or {})
+    models = _writers(recipe, dataset)
+    licence = joined_licence(models, license)
+    return {
+        "format": FORMAT,
+        "models": models,
+        "licence": list(licence),
+        "description": recipe.get("description") or "",
+        "recipe": recipe,
+        "provenance": _provenance(recipe, models),
+        "sampling": _sampling(recipe),
+        "stages": _stages(run),
+        "funnel": [dict(step) if isinstance(step, Mapping) else step._asdict() for step in funnel or ()],
+        "statistics": dataset_statistics(dataset),
+        "splits": {name: len(rows) for name, rows in splits.items()},
+        "info": _info(splits, sizes),
+        "limits": list(_limits(dataset_statistics(dataset))),
+        "samples": _samples(dataset),
+        "columns": list(dataset.column_names),
+        "totals": _totals(run),
+    }
+
+
+def joined_licence(models: Sequence[str], given: str | None) -> Licence:
+    """Return the licence of data that several models wrote: theirs if it is one, else "other", with all notices."""
+    if not models:
+        if not given:
+            raise ArgumentError(
+                "The rows do not say which model wrote them, so their licence is not known.",
+                hint="Give one: license=… (--license), as apache-2.0 or other.",
+                key="license",
+            )
+        return Licence(given)
+    found = [licence_of(model, given) for model in models]
+    ids = {licence.id for licence in found}
+    notices = dict.fromkeys(licence.notice for licence in found if licence.notice)
+    return Licence(given or (found[0].id if len(ids) == 1 else "other"), " ".join(notices))
+
+
+def chart_sheet(statistics: Mapping[str, Any], title: str) -> str:
+    """Return the charts of a config as one SVG file; "" where there is nothing to draw."""
+    labels, numbers = statistics["labels"], statistics["numbers"]
+    charts = [
+        svg.bars(svg.shares(labels[name]["counts"]), title=name)
+        for name in CHART_LABELS
+        if sum(labels.get(name, {}).get("counts", {}).values())
+    ]
+    charts += [
+        svg.histogram(numbers[name]["histogram"], title=name, unit=name)
+        for name in CHART_NUMBERS
+        if numbers.get(name, {}).get("count")
+    ]
+    return svg.sheet(charts, title=title) if charts else ""
+
+
+def _writers(recipe: Mapping[str, Any], dataset: Dataset) -> list[str]:
+    """Return the models whose text the rows hold: who wrote instructions, and who answered."""
+    found = [recipe.get("model")]
+    responder = recipe.get("responder")
+    found.append(responder.get("model") if isinstance(responder, Mapping) else responder)
+    if not any(found) and "model" in dataset.column_names and len(dataset):
+        found.append(public_name(str(dataset.select_columns(["model"])[0]["model"] or "")))
+    return list(dict.fromkeys(str(model) for model in found if model))
+
+
+def _info(splits: Mapping[str, Dataset], sizes: Mapping[str, int] | None) -> dict[str, Any]:
+    """Return the `dataset_info` of the card's metadata: features, splits, bytes."""
+    from datasets import DatasetInfo
+    from datasets.splits import SplitDict, SplitInfo
+
+    infos = SplitDict()
+    for name, rows in splits.items():
+        infos[name] = SplitInfo(name=name, num_bytes=int(rows._estimate_nbytes()), num_examples=len(rows))
+    info = DatasetInfo(features=next(iter(splits.values())).features, splits=infos)
+    if sizes:
+        info.download_size = sum(sizes.values())
+        info.dataset_size = sum(split.num_bytes for split in infos.values())
+    found: dict[str, Any] = info._to_yaml_dict()
+    return found
+
+
+def _provenance(recipe: Mapping[str, Any], models: Sequence[str]) -> list[list[str]]:
+    facts: list[tuple[str, Any]] = [("model", recipe.get("model") or (models[0] if models else None))]
+    facts += [(key, recipe.get(key)) for key in ("revision", "num_rows", "seed", "order")]
+    for role in _ROLES:
+        given = recipe.get(role)
+        facts.append((role, given.get("model") if isinstance(given, Mapping) else given))
+    source = recipe.get("dataset")
+    facts.append(("rows from", source.get("path") if isinstance(source, Mapping) else source))
+    return [[key, str(value)] for key, value in facts if value not in (None, "")]
+
+
+def _sampling(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if not recipe or recipe.get("dataset"):
+        return []
+    given = recipe.get("sampling") or {}
+    points = given if isinstance(given, list) else [given]
+    prompt = recipe.get("system_prompt")
+    return [
+        {"temperature": p.get("temperature", 1.0), "top_p": p.get("top_p", 1.0), "share": p.get("share", 1),
+         "system_prompt": p.get("system_prompt", prompt)}
+        for p in points
+    ]  # fmt: skip
+
+
+def _stages(run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    out = []
+    for state in ((run or {}).get("stages") or {}).values():
+        counters = state.get("counters", {})
+        tokens = counters.get("prompt_tokens", 0) + counters.get("completion_tokens", 0)
+        served = state.get("served") or {}
+        out.append(
+            {
+                "name": state.get("name", ""),
+                "rows_in": state.get("rows_in"),
+                "rows_out": state.get("rows_out"),
+                "tokens": tokens,
+                "model": public_name(str(served.get("model") or "")),
+                "version": (state.get("identity_fields") or {}).get("version"),
+            }
+        )
+    return out
+
+
+def _limits(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the figures themselves say a user should know."""
+    for name, what in (
+        ("task_category", "of the instructions are of the category"),
+        ("language", "are in the language"),
+    ):
+        counts = facts["labels"].get(name, {}).get("counts", {})
+        if sum(counts.values()):
+            top = max(counts, key=lambda label: counts[label])
+            yield f"{svg.percent(counts[top] / sum(counts.values()))} {what} {line(top)}."
+    safety = facts["labels"].get("safety", {}).get("counts", {})
+    if sum(safety.values()):
+        yield f"{svg.percent(safety.get('unsafe', 0) / sum(safety.values()))} were marked unsafe by a guard; it errs too."
+    if facts["groups"] and facts["rows"]:
+        spare = facts["groups"]["rows_in_groups"] - facts["groups"]["groups"]
+        yield f"{svg.percent(spare / facts['rows'])} of the rows are near duplicates of another row that is there."
+    cut = facts["labels"].get("response_finish_reason", {}).get("counts", {})
+    if cut.get("length"):
+        yield f"{svg.percent(cut['length'] / sum(cut.values()))} of the responses ran into their length limit."
+    yield "All texts were written by a language model; facts in them were not checked."
+
+
+def _samples(dataset: Dataset) -> list[dict[str, str]]:
+    if "instruction" not in dataset.column_names or "response" not in dataset.column_names:
+        return []
+    wanted = [name for name in ("instruction", "response") if name in dataset.column_names]
+    rows = dataset.select_columns(wanted).select(range(min(SAMPLES, len(dataset))))
+    return [{key: _cut(row[key] or "") for key in wanted} for row in rows]
+
+
+def _cut(text: str) -> str:
+    """Return a text short enough for a card, its length told."""
+    return text if len(text) <= KEPT_CHARACTERS else f"{text[:KEPT_CHARACTERS]} … ({len(text):,} characters)"
+
+
+def _totals(run: Mapping[str, Any] | None) -> list[list[str]]:
+    totals = (run or {}).get("totals") or {}
+    out = [["Tokens", f"{totals['tokens']:,}"]] if totals.get("tokens") else []
+    if totals.get("engine_seconds"):
+        out.append(["engine-hours", f"{totals['engine_seconds'] / 3600:.2f}"])
+    if totals.get("cost") is not None:
+        out.append(["cost", f"{totals['cost']:.2f}"])
+    return out

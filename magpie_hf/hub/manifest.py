@@ -1,0 +1,119 @@
+"""What of a run's directory lies on the Hub, under `.magpie/`, so that another machine can go on.
+
+    .magpie/runs/NAME/run.json            the run's state, without paths, addresses and machines
+    .magpie/runs/NAME/recipe.yaml         the recipe as it was run
+    .magpie/runs/NAME/report.html         if there is one
+    .magpie/runs/NAME/stages/…/*.jnl.bin  finished rows with their keys, rejected ones too: closed journal segments
+    .magpie/configs/CONFIG.json           the figures of a published config, from which the card is made
+    .magpie/plots/CONFIG.svg              its charts
+
+`datasets` does not look into directories that begin with a dot, so none of this is ever taken for data.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..rundir import RunDir
+
+
+ROOT = ".magpie"
+SEGMENT_SUFFIX = ".bin"
+"""Behind .jnl: the Hub keeps .bin files in LFS by its default .gitattributes."""
+_PRIVATE_KEYS = ("output", "push", "budget")
+_PUSH_KEYS = ("config", "license", "state", "every_s")
+
+
+def run_name(state: Mapping[str, Any]) -> str:
+    """Return the name that a run has on the Hub: its recipe's, and a hash of what was asked."""
+    recipe = state.get("recipe", {})
+    name = str(recipe.get("name", "magpie"))
+    shard = state.get("shard") or [0, 1]
+    part = f"-{shard[0]}-of-{shard[1]}" if shard[1] != 1 else ""
+    return f"{name}-{state.get('recipe_hash', 'run')}{part}"
+
+
+def run_root(state: Mapping[str, Any]) -> str:
+    """Return where a run's state lies in the repository."""
+    return f"{ROOT}/runs/{run_name(state)}"
+
+
+def public_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe without what belongs to one machine: paths, addresses of servers, names of key variables."""
+    out = {key: value for key, value in recipe.items() if key not in _PRIVATE_KEYS}
+    return {key: _public(value, key) for key, value in out.items()}
+
+
+def _public(value: Any, key: str = "") -> Any:
+    if isinstance(value, Mapping):
+        hidden = ("endpoint", "endpoints", "api_key_env") if key == "engine" or "stage" in value else ()
+        return {name: _public(inner, name) for name, inner in value.items() if name not in hidden}
+    if isinstance(value, (list, tuple)):
+        return [_public(inner, key) for inner in value]
+    if isinstance(value, str) and key in ("model", "path", "chat_template", "embedder"):
+        return public_name(value)
+    return value
+
+
+def public_name(name: str) -> str:
+    """Return a model's or a dataset's name; of a path, its last part."""
+    is_path = name.startswith(("/", "~", ".")) or "\\" in name or (name.count("/") != 1 and "/" in name)
+    if "{" in name or "\n" in name:  # a template's text
+        return name
+    return Path(name).name if is_path or ("/" in name and Path(name).exists()) else name
+
+
+def public_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's state as it goes to the Hub."""
+    kept = {key: value for key, value in state.items() if key not in ("hub", "budget", "outputs", "subsets")}
+    kept["recipe"] = public_recipe(state.get("recipe", {}))
+    kept["sessions"] = [
+        {key: session.get(key) for key in ("started", "ended", "outcome", "versions")}
+        for session in state.get("sessions", [])
+    ]
+    kept["outputs"] = {}
+    push = state.get("recipe", {}).get("push")
+    kept["push"] = {key: push[key] for key in _PUSH_KEYS if key in push} if isinstance(push, Mapping) else {}
+    return kept
+
+
+def state_files(run_dir: RunDir) -> dict[str, bytes]:
+    """Return the small files that travel with a run, by path in the repository."""
+    state = RunDir.read(run_dir.path).state if run_dir.exists else run_dir.state
+    root = run_root(state)
+    recipe = yaml.safe_dump(public_recipe(state.get("recipe", {})), sort_keys=False, allow_unicode=True)
+    text = json.dumps(public_state(state), indent=2, ensure_ascii=False, default=str) + "\n"
+    files = {f"{root}/run.json": text.encode(), f"{root}/recipe.yaml": recipe.encode()}
+    report = run_dir.path / "report.html"
+    if report.is_file():
+        files[f"{root}/report.html"] = report.read_bytes()
+    return files
+
+
+def closed_segments(run_dir: RunDir, *, all_closed: bool = False) -> Iterator[tuple[str, Path]]:
+    """Yield (path in the repository, file) of journal segments that nothing will be added to.
+
+    While a stage runs its newest segment may be open; a killed session's last one is closed as soon as the next session
+    has begun its own. `all_closed`: nothing is running.
+    """
+    if not run_dir.exists:
+        return
+    state = RunDir.read(run_dir.path).state
+    root = run_root(state)
+    for key, stage in state["stages"].items():
+        segments = sorted((run_dir.path / "stages" / key / "journal").glob("*.jnl"))
+        closed = segments if all_closed or stage.get("status") == "done" else segments[:-1]
+        for path in closed:
+            yield f"{root}/stages/{key}/journal/{path.name}{SEGMENT_SUFFIX}", path
+
+
+def runs_of(paths: list[str]) -> list[str]:
+    """Return the names of the runs whose state lies in a repository, from its paths."""
+    found = (re.fullmatch(rf"{re.escape(ROOT)}/runs/([^/]+)/run\.json", path) for path in paths)
+    return sorted({match[1] for match in found if match})

@@ -1,0 +1,70 @@
+"""Text for Markdown that nothing in it can break: lines, cells, fences, bars."""
+
+from __future__ import annotations
+
+import html
+import re
+
+from ..reports import svg
+
+
+SAMPLE_CHARACTERS = 800
+BAR_CELLS = 20
+
+
+def line(text: object) -> str:
+    """Return a text as one line of Markdown with nothing in it that Markdown or HTML would obey."""
+    plain = " ".join("".join(svg.visible(c) for c in str(text)).split())
+    return html.escape(re.sub(r"([\\`*_{}\[\]#|!~])", r"\\\1", plain[:2000]), quote=False)
+
+
+def cell(text: object) -> str:
+    """Return a text for a table's cell: one line, escaped, cut."""
+    whole = str(text)
+    return line(whole if len(whole) <= 300 else whole[:300] + " …")
+
+
+def fenced(text: object) -> str:
+    """Return a text in a fence that nothing in it can close, cut, without hidden characters."""
+    whole = str(text)
+    cut = "".join(svg.visible(c) for c in whole[:SAMPLE_CHARACTERS])
+    cut = cut if len(whole) <= SAMPLE_CHARACTERS else f"{cut} … ({len(whole):,} characters)"
+    longest = max((len(run) for run in re.findall(r"`+", cut)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{cut}\n{fence}"
+
+
+def bar(share: float) -> str:
+    """Return a share of the whole as a bar of blocks, for tables."""
+    filled = round(min(max(share, 0.0), 1.0) * BAR_CELLS)
+    return "█" * filled + "░" * (BAR_CELLS - filled)
+
+
+def spaced(page: str) -> str:
+    """Put one blank line around headings, tables, quotes and lists, and nothing between other lines than was there.
+
+    What stands in a fence stays as it is.
+    """
+    out: list[str] = []
+    fence = ""
+    for text in page.splitlines():
+        if fence:
+            out.append(text)
+            fence = "" if text.strip() == fence else fence
+            continue
+        opened = re.match(r"`{3,}", text)
+        kind, before = _kind(text), _kind(out[-1]) if out else ""
+        if out and out[-1].strip() and text.strip() and (opened or kind != before or kind == "heading"):
+            out.append("")
+        if text.strip() or (out and out[-1].strip()):
+            out.append(text)
+        fence = opened[0] if opened else ""
+    return "\n".join(out).strip() + "\n"
+
+
+def _kind(text: str) -> str:
+    """Return what a line of Markdown is: blocks of different kinds need a blank line between them."""
+    for mark, kind in (("#", "heading"), ("|", "table"), (">", "quote"), ("- ", "list"), ("---", "rule")):
+        if text.startswith(mark):
+            return kind
+    return "text"

@@ -1,0 +1,154 @@
+"""Publish a run while it is on: finished rows go up behind it, configs as soon as they are whole.
+
+One thread does all the talking. What goes wrong there never ends the generating: it is told once, tried again, and is
+an error at the end, when everything is finished and kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import HubError, MagpieError
+from ..rundir import RunDir
+from .manifest import closed_segments, state_files
+from .push import Subset, push_subset
+from .remote import FILES_PER_COMMIT, Changes, Head, Remote
+from .settings import PushSettings
+
+
+logger = logging.getLogger("magpie_hf")
+LAST_TRY_S = 20.0
+
+
+class Publisher:
+    """Publishes a run directory; `open` first, `finish` at the end, `stop` where a run stopped."""
+
+    def __init__(self, run_dir: RunDir, settings: PushSettings, *, resume: str = "") -> None:
+        self.run_dir = run_dir
+        self.settings = settings
+        known = run_dir.state.get("hub") or {}
+        is_same = known.get("repo_asked") == settings.repo
+        pull_request = known.get("revision") if is_same and settings.create_pr else None
+        self.remote = Remote(
+            settings.repo,
+            revision=pull_request or settings.revision,
+            create_pr=settings.create_pr and pull_request is None,
+            resume=resume,
+        )
+        self._todo: queue.Queue[Subset] = queue.Queue()
+        self._wake = threading.Event()
+        self._ending = False
+        self._error: MagpieError | None = None
+        self._thread: threading.Thread | None = None
+        self._sent: set[str] = set()
+
+    def open(self) -> Publisher:
+        """Check login and rights, make the repository, and begin.
+
+        Raises:
+            ArgumentError: the name can be no repository's.
+            HubError: no login, no right, no network: said before anything is paid for.
+        """
+        self.remote.open(private=self.settings.private, gated=self.settings.gated)
+        self._push_state(all_closed=False)
+        self._remember()
+        self._thread = threading.Thread(target=self._work, name="magpie-hub", daemon=True)
+        self._thread.start()
+        return self
+
+    def _remember(self) -> None:
+        self.run_dir.state["hub"] = {
+            "repo_asked": self.settings.repo,
+            "repo": self.remote.repo_id,
+            "revision": self.remote.revision,
+        }
+
+    def ready(self, name: str, shards: Mapping[str, list[Path]], facts: Mapping[str, Any]) -> None:
+        """Publish a config that is whole, as soon as the thread comes to it."""
+        self._todo.put(Subset(name, shards, facts))
+        self._wake.set()
+
+    def _work(self) -> None:
+        last = time.monotonic()
+        while True:
+            self._wake.wait(timeout=max(0.0, last + self.settings.every_s - time.monotonic()))
+            self._wake.clear()
+            try:
+                self._push_ready()
+                if time.monotonic() >= last + self.settings.every_s or self._ending:
+                    last = time.monotonic()
+                    self._push_state(all_closed=self._ending)
+                self._error = None
+            except MagpieError as error:
+                if self._error is None and not self._ending:
+                    logger.warning("Publishing waits: %s", error.message)
+                self._error = error
+                last = time.monotonic()
+            except Exception as error:
+                self._error = HubError(f"Publishing failed: {type(error).__name__}.", where=self.remote.url)
+                logger.debug("publishing failed", exc_info=True)
+                last = time.monotonic()
+            if self._ending:
+                return
+
+    def _push_ready(self) -> None:
+        while not self._todo.empty():
+            subset = self._todo.queue[0]
+            push_subset(self.remote, subset, state_files(self.run_dir))
+            self._todo.get_nowait()
+
+    def _push_state(self, *, all_closed: bool) -> None:
+        """Send finished rows that are not there yet, a few files a commit, and with the last the run's state."""
+        waiting: dict[str, Path] = {}
+        if self.settings.state:
+            segments = closed_segments(self.run_dir, all_closed=all_closed)
+            waiting = {path: file for path, file in segments if path not in self._sent}
+        while True:
+            batch = dict(list(waiting.items())[:FILES_PER_COMMIT])
+            waiting = {path: file for path, file in waiting.items() if path not in batch}
+            small = {} if waiting else state_files(self.run_dir)
+            self.remote.commit(lambda head, b=batch, s=small: _new(head, b, s), "Finished rows")  # type: ignore[misc]
+            self._sent |= set(batch)
+            if not waiting:
+                return
+
+    def finish(self) -> str:
+        """Publish the rest, wait for it, and return the repository's address.
+
+        Raises:
+            HubError: something did not go up; the hint has the command that goes on.
+        """
+        self._end()
+        if self._error is not None:
+            raise self._error
+        self._remember()
+        return self.remote.url
+
+    def stop(self) -> None:
+        """Try once, not for long, to send what is finished; a run that stopped has its own error to tell."""
+        self.remote.patience_s = LAST_TRY_S
+        self._end()
+
+    def _end(self) -> None:
+        if self._thread is None:
+            return
+        self._ending = True
+        self._wake.set()
+        self._thread.join()
+        self._thread = None
+
+
+def _new(head: Head, segments: Mapping[str, Path], small: Mapping[str, bytes]) -> Changes:
+    """Return what of these is not there: a segment never changes, so its path and size tell."""
+    missing = {
+        path: file
+        for path, file in segments.items()
+        if path not in head.files or head.files[path].size != file.stat().st_size
+    }
+    return Changes({**missing, **small})

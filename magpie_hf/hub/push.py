@@ -1,0 +1,176 @@
+"""Configs of a dataset repository: Parquet shards, metadata and card appear in one commit, or not at all.
+
+The bytes go up beforehand, one shard at a time, as objects that no commit shows yet; a push that dies finds them there
+again. What is the same on the Hub already is not sent.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import ArgumentError, DatasetError, HubError, StorageError, quoted
+from .card import render_card
+from .facts import FORMAT, chart_sheet
+from .manifest import ROOT
+from .remote import Changes, Head, Remote
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+DEFAULT = "default"
+SHARD_BYTES = 500_000_000
+"""As `Dataset.push_to_hub` cuts its shards."""
+MOST_SHARDS = 100
+"""Most data files of a commit: the Hub's storage page recommends no more, so larger data get larger shards."""
+_SHARD = re.compile(r"[\w.-]+-\d{5}-of-\d{5}\.parquet")
+_CONFIG = re.compile(r"[\w.-]{1,80}")
+_SPLIT = re.compile(r"\w+(?:\.\w+)*")
+_RESERVED = ("data", ".", "..")
+
+
+class Subset(NamedTuple):
+    """A config to publish: its shards on this machine, split by split in order, and what its card says."""
+
+    name: str
+    shards: Mapping[str, Sequence[Path]]
+    facts: Mapping[str, Any]
+
+
+def check_names(config_name: str, splits: Sequence[str] = ("train",)) -> None:
+    """Raise ArgumentError for names that can be no config's or split's."""
+    if not _CONFIG.fullmatch(config_name) or config_name in _RESERVED or config_name.startswith("."):
+        raise ArgumentError(
+            f"{quoted(config_name)} can be no config's name.",
+            hint='Use letters, digits, ".", "_" and "-", as in "raw"; "data" is what datasets calls the default\'s.',
+            key="config_name",
+        )
+    for split in splits:
+        if not _SPLIT.fullmatch(split):
+            raise ArgumentError(f"{quoted(split)} can be no split's name.", hint='As "train".', key="split")
+
+
+def directory_of(config_name: str) -> str:
+    """Return where a config's files lie in a repository: as `Dataset.push_to_hub` has it."""
+    return "data" if config_name == DEFAULT else config_name
+
+
+def write_shards(dataset: Dataset, target: Path, split: str = "train", shard_bytes: int = SHARD_BYTES) -> list[Path]:
+    """Write rows as Parquet files named SPLIT-00000-of-0000N; the same rows give the same bytes.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    size = dataset._estimate_nbytes()
+    count = max(1, min(MOST_SHARDS, math.ceil(size / shard_bytes)))
+    paths = [target / f"{split}-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for number, path in enumerate(paths):
+            dataset.shard(num_shards=count, index=number, contiguous=True).to_parquet(str(path))
+    except OSError as error:
+        raise StorageError(
+            f"The dataset cannot be written: {error.strerror or error}.",
+            where=str(target),
+            hint="Make room and run the same command again.",
+        ) from error
+    return paths
+
+
+def push_subset(remote: Remote, subset: Subset, extra: Mapping[str, bytes] | None = None, message: str = "") -> str:
+    """Publish a config: shards, figures, pictures, metadata and card in one commit. Return the commit's id.
+
+    `extra`: other small files that travel with it, by path.
+
+    Raises:
+        HubError: the Hub refuses or cannot be reached.
+    """
+    check_names(subset.name, list(subset.shards))
+    directory = directory_of(subset.name)
+    data = {f"{directory}/{path.name}": path for paths in subset.shards.values() for path in paths}
+
+    def changes(head: Head) -> Changes:
+        old = [path for path in head.files if _is_shard_of(path, directory, subset.shards)]
+        return Changes(
+            {**data, **(extra or {}), **_described(remote, head, subset)}, [p for p in old if p not in data]
+        )
+
+    return remote.commit(changes, message or f"Publish {subset.name} with magpie_hf")
+
+
+def _is_shard_of(path: str, directory: str, splits: Mapping[str, Any]) -> bool:
+    folder, _, name = path.rpartition("/")
+    return folder == directory and bool(_SHARD.fullmatch(name)) and name.rsplit("-", 3)[0] in splits
+
+
+def _described(remote: Remote, head: Head, subset: Subset) -> dict[str, bytes]:
+    """Return what describes the repository with this config in it: figures, picture, card."""
+    found = _known_configs(remote, head)
+    before = found.get(subset.name)
+    if before is not None:  # a push of one split leaves the others
+        subset = subset._replace(facts=_with_other_splits(subset.facts, before))
+    found[subset.name] = dict(subset.facts)
+    found = {name: found[name] for name in sorted(found, key=_rank)}
+    existing = remote.read("README.md", head.commit).decode("utf-8", "replace") if "README.md" in head.files else ""
+    files: dict[str, bytes] = {}
+    plots: dict[str, str] = {}
+    for name, facts in found.items():
+        picture = chart_sheet(facts["statistics"], name)
+        if picture:
+            plots[name] = f"{ROOT}/plots/{name}.svg"
+            files[plots[name]] = picture.encode()
+    text = json.dumps(found[subset.name], ensure_ascii=False, indent=1, default=str)
+    files[f"{ROOT}/configs/{subset.name}.json"] = text.encode("utf-8", "replace")
+    patterns = {
+        name: {split: f"{directory_of(name)}/{split}-*" for split in facts["splits"]} for name, facts in found.items()
+    }
+    card = render_card(found, repo_id=remote.repo_id, existing=existing, data_files=patterns, plots=plots)
+    files["README.md"] = card.encode("utf-8", "replace")
+    return files
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """Order configs as they are made, then by name."""
+    usual = (DEFAULT, "raw", "filtered", "mt", "preference")
+    return (usual.index(name) if name in usual else len(usual), name)
+
+
+def _known_configs(remote: Remote, head: Head) -> dict[str, dict[str, Any]]:
+    """Return the figures of the configs that are published already."""
+    found = {}
+    for path in sorted(head.files):
+        match = re.fullmatch(rf"{re.escape(ROOT)}/configs/([\w.-]+)\.json", path)
+        if match:
+            facts = json.loads(remote.read(path, head.commit))
+            if isinstance(facts, dict) and facts.get("format") == FORMAT:
+                found[match[1]] = facts
+    return found
+
+
+def _with_other_splits(facts: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    others = {name: rows for name, rows in before["splits"].items() if name not in facts["splits"]}
+    if not others:
+        return dict(facts)
+    info = dict(facts["info"])
+    info["splits"] = [*info["splits"], *(s for s in before["info"]["splits"] if s["name"] in others)]
+    return {**facts, "splits": {**facts["splits"], **others}, "info": info}
+
+
+def check_rows(splits: Mapping[str, Dataset]) -> None:
+    """Raise DatasetError for rows that cannot be published as one config."""
+    first = next(iter(splits.values()))
+    for name, rows in splits.items():
+        if rows.features != first.features:
+            raise DatasetError(f"The split {quoted(name)} has other columns than the first.", column=name)
+        if not rows.column_names:
+            raise DatasetError(f"The split {quoted(name)} has no columns.", hint="Nothing can be published of it.")
+
+
+def unfinished(error: HubError, what: str) -> HubError:
+    """Return the error with what was being published."""
+    return HubError(f"{what}: {error.message}", where=error.where, hint=error.hint)

@@ -1,0 +1,44 @@
+"""What a user says about publishing: the recipe's `push`, and the arguments of `push_to_hub`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ArgumentError, did_you_mean
+
+
+EVERY_S = 300.0
+"""How often finished rows go up: 12 commits an hour, far below the hundred or so that the Hub allows."""
+LEAST_EVERY_S = 0.05
+_GATED = ("auto", "manual")
+
+
+@dataclass(frozen=True)
+class PushSettings:
+    """Where and how rows are published.
+
+    - `repo`: namespace/name, or a name in the user's own namespace.
+    - `config`: the config of the final rows.
+    - `private`, `gated` (auto, manual or false), `revision` (a branch), `create_pr`: as on the Hub.
+    - `license`: a Hub licence id, where the model's is not known.
+    - `state`: whether finished rows go up under `.magpie/` while the run is on, so that `resume_from_hub` can go on.
+    - `every_s`: how often, in seconds.
+    """
+
+    repo: str
+    config: str = "default"
+    private: bool | None = None
+    gated: str | bool | None = None
+    revision: str | None = None
+    create_pr: bool = False
+    license: str | None = None
+    state: bool = True
+    every_s: float = EVERY_S
+
+    def __post_init__(self) -> None:
+        if isinstance(self.gated, str) and self.gated not in _GATED:
+            raise ArgumentError(f"gated = {self.gated!r} cannot be used.", hint=did_you_mean(self.gated, _GATED))
+        if self.gated is True:
+            raise ArgumentError("gated = True does not say how.", hint='Give "auto" or "manual".', key="gated")
+        if not self.every_s >= LEAST_EVERY_S:
+            raise ArgumentError(f"every_s = {self.every_s} cannot be used.", hint="Give seconds, as 300.")

@@ -1,0 +1,86 @@
+"""What a run has to do with the Hub: opened before anything is paid for, told of every config that is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import RunStopped
+from .hub.facts import config_facts, joined_licence
+from .hub.manifest import public_name
+from .hub.publisher import Publisher
+from .hub.push import write_shards
+from .hub.settings import PushSettings
+from .recipe import Recipe
+from .rundir import RunDir
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@contextlib.contextmanager
+def publishing(recipe: Recipe, run_dir: RunDir) -> Iterator[Publisher | None]:
+    """Publish a run while it is on, if its recipe says where; None if it does not.
+
+    Raises:
+        ArgumentError: the repository's name cannot be used, or the licence must be given.
+        HubError: no login, no right, no network; at the end, if something did not go up.
+    """
+    settings = recipe.push
+    if settings is None:
+        yield None
+        return
+    check_licence(recipe, settings)
+    publisher = Publisher(run_dir, settings, resume=push_command(run_dir, settings)).open()
+    try:
+        yield publisher
+    except RunStopped:
+        publisher.stop()
+        raise
+    publisher.finish()
+
+
+def check_licence(recipe: Recipe, settings: PushSettings) -> None:
+    """Raise ArgumentError if nobody knows what licence the rows will have."""
+    models = [recipe.model, recipe.role("responder").model] if recipe.model else []
+    if models and not recipe.dataset:
+        joined_licence([public_name(model) for model in dict.fromkeys(models)], settings.license)
+
+
+def push_command(run_dir: RunDir, settings: PushSettings) -> str:
+    """Return the command that publishes what the run directory holds."""
+    words = ["magpie-hf", "push", str(run_dir.path), settings.repo]
+    words += ["--config", settings.config] if settings.config != "default" else []
+    words += ["--revision", settings.revision] if settings.revision else []
+    words += ["--create-pr"] if settings.create_pr else []
+    words += ["--license", settings.license] if settings.license else []
+    return shlex.join(words)
+
+
+def announce(
+    publisher: Publisher,
+    rows: Dataset,
+    config: str,
+    files: list[str],
+    *,
+    run: Mapping[str, Any] | None,
+    funnel: Any,
+) -> None:
+    """Tell the publisher of a config that is whole; rows in another format than Parquet are written once more."""
+    place = publisher.run_dir.path
+    shards = [place / name for name in files if name.endswith(".parquet")]
+    if not shards:
+        shards = write_shards(rows, place / "parquet" / config)
+    publisher.ready(config, {"train": shards}, facts_of(rows, shards, publisher.settings, run=run, funnel=funnel))
+
+
+def facts_of(
+    rows: Dataset, shards: list[Path], settings: PushSettings, *, run: Mapping[str, Any] | None, funnel: Any
+) -> dict[str, Any]:
+    """Return what the card says of rows that lie in these files."""
+    size = sum(path.stat().st_size for path in shards)
+    return config_facts({"train": rows}, run=run, funnel=funnel, license=settings.license, sizes={"train": size})

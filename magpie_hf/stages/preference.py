@@ -1,0 +1,239 @@
+"""`preference_responses` and `preference`: several answers to an instruction, the best and the worst by a reward model.
+
+Source: Magpie, arXiv:2406.08464, section 4.1: five answers at temperature 0.8, scored by ArmoRM; the highest score is
+chosen, the lowest rejected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..errors import ArgumentError
+from ..sampling import SamplingParams, sample_seed, seed_base
+from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Scorer, Steps, failed
+from ..templates import ChatTemplate
+from .responses import MAX_TOKENS, with_stops
+from .reward import Rewarding
+
+
+NUM_SAMPLES = 5
+"""Answers to each instruction: Magpie, section 4.1."""
+SAMPLING = SamplingParams(temperature=0.8, max_tokens=MAX_TOKENS)
+"""Temperature: Magpie, section 4.1."""
+MODEL = "RLHFlow/ArmoRM-Llama3-8B-v0.1"
+"""The reward model of the releases' preference sets. It is code of its own: `trust_remote_code: true` allows it."""
+
+
+@dataclass(frozen=True)
+class PreferenceResponses(RowStage):
+    """Settings of the answers to choose from.
+
+    - `num_samples`: answers to each instruction, 2 or more; each has a seed of its own.
+    - `sampling`: of the answers; not greedy, or all of them would be the same.
+    - `system_prompt`: for the answers only.
+    """
+
+    name: ClassVar[str] = "preference_responses"
+    version: ClassVar[int] = 1
+    role: ClassVar[str] = "responder"
+    reads: ClassVar[tuple[str, ...]] = ("instruction",)
+
+    num_samples: int = NUM_SAMPLES
+    sampling: SamplingParams = SAMPLING
+    system_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 2:
+            raise ArgumentError(f"num_samples = {self.num_samples} cannot be used.", hint="Give 2 or more.")
+        if self.sampling.is_greedy:
+            raise ArgumentError(
+                "temperature = 0 gives the same answer each time, so there is nothing to choose from.",
+                hint="Give a temperature above 0, as 0.8.",
+            )
+
+    def parameters(self) -> dict[str, Any]:
+        """Return all settings."""
+        sampling = self.sampling.to_dict()
+        return {"num_samples": self.num_samples, "sampling": sampling, "system_prompt": self.system_prompt}
+
+    def features(self) -> dict[str, Any]:
+        """Return the answers (those that failed left out), how each ended, and how they were made."""
+        from datasets import Value
+
+        return {
+            "responses": [Value("string")],
+            "responses_finish_reason": [Value("string")],
+            "gen_responses_configs": {
+                "temperature": Value("float64"),
+                "top_p": Value("float64"),
+                "max_tokens": Value("int64"),
+                "output_generator": Value("string"),
+                "revision": Value("string"),
+                "seeds": [Value("int64")],
+                "system_prompt": Value("string"),
+                "template_hash": Value("string"),
+                "stage_version": Value("int64"),
+            },
+        }
+
+    def check_template(self, template: ChatTemplate) -> None:
+        """Raise TemplateError if the template refuses the system prompt."""
+        template.response([{"role": "user", "content": "Hello"}], self.system_prompt)
+
+    def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
+        """Return `steps` of a row: one request an answer."""
+        template = context.template
+        sampling = with_stops(self.sampling, template)
+        bases = [seed_base(context.seed, self.name, number) for number in range(self.num_samples)]
+
+        def steps(row: Mapping[str, Any]) -> Steps:
+            if row["instruction"] is None:
+                return Outcome({"error": "no instruction"}, "empty")
+            prompt = template.response([{"role": "user", "content": row["instruction"]}], self.system_prompt)
+            record: dict[str, Any] = {"texts": [], "finish": [], "seeds": []}
+            trouble: Outcome | None = None
+            for base in bases:
+                seed = sample_seed(base, row[ROW_INDEX])
+                generation = yield Ask(prompt, sampling.with_seed(seed))
+                if generation.failure is not None:
+                    trouble = failed(generation)
+                    continue
+                record["texts"].append(template.split_reasoning(generation.text)[1])
+                record["finish"].append(generation.finish_reason)
+                record["seeds"].append(seed)
+            if trouble is not None and len(record["texts"]) < 2:
+                return trouble
+            return Outcome(record, OK)
+
+        return steps
+
+    def columns(
+        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
+    ) -> dict[str, Any]:
+        """Return the columns; of a failed row the answers are null."""
+        return {
+            "responses": record.get("texts"),
+            "responses_finish_reason": record.get("finish"),
+            "gen_responses_configs": {
+                "temperature": self.sampling.temperature,
+                "top_p": self.sampling.top_p,
+                "max_tokens": self.sampling.max_tokens,
+                "output_generator": context.model,
+                "revision": context.revision,
+                "seeds": record.get("seeds"),
+                "system_prompt": self.system_prompt,
+                "template_hash": context.template.hash,
+                "stage_version": self.version,
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Preference(Rewarding):
+    """Scores every answer with a reward model; the best is chosen, the worst rejected.
+
+    Settings as of `reward`. Where all scores are equal, or fewer than two answers differ, there is no preference:
+    `chosen` and `rejected` are null. Of equal scores the first counts, as in the reference.
+    """
+
+    name: ClassVar[str] = "preference"
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("instruction", "responses")
+    after: ClassVar[tuple[str, ...]] = ("preference_responses",)
+    default_model: ClassVar[str] = MODEL
+
+    def features(self) -> dict[str, Any]:
+        """Return all scores, both conversations (what DPO reads), their scores and the difference."""
+        from datasets import Value
+
+        conversation = [{"role": Value("string"), "content": Value("string")}]
+        return {
+            "preference_rewards": [Value("float64")],
+            "preference_model": Value("string"),
+            "chosen": conversation,
+            "rejected": conversation,
+            "chosen_reward": Value("float64"),
+            "rejected_reward": Value("float64"),
+            "reward_margin": Value("float64"),
+        }
+
+    def answers(self, scorer: Any) -> Scorer:
+        """Return what scores a row: all its answers."""
+        return _AllAnswers(scorer)
+
+    def columns(
+        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
+    ) -> dict[str, Any]:
+        """Return the columns; null where there is no preference."""
+        rewards = record.get("rewards")
+        best, worst = best_and_worst(row["responses"] or [], rewards or [])
+        score = dict(enumerate(rewards or []))
+        has_both = best is not None and worst is not None
+        return {
+            "preference_rewards": rewards,
+            "preference_model": context.refs["reward"].name,
+            "chosen": _conversation(row, best),
+            "rejected": _conversation(row, worst),
+            "chosen_reward": score.get(best) if best is not None else None,
+            "rejected_reward": score.get(worst) if worst is not None else None,
+            "reward_margin": score[best] - score[worst] if has_both else None,  # type: ignore[index]
+        }
+
+
+def best_and_worst(responses: Sequence[str], rewards: Sequence[float | None]) -> tuple[int | None, int | None]:
+    """Return the positions of the highest and the lowest score, the first of equal ones; (None, None) if all are equal.
+
+    Answers without a finite score are not chosen from.
+    """
+    scored = [(reward, n) for n, reward in enumerate(rewards) if reward is not None and math.isfinite(reward)]
+    if len(scored) < 2:
+        return None, None
+    best = max(scored, key=lambda pair: (pair[0], -pair[1]))
+    worst = min(scored)
+    if best[0] == worst[0] or responses[best[1]] == responses[worst[1]]:
+        return None, None
+    return best[1], worst[1]
+
+
+def _conversation(row: Mapping[str, Any], which: int | None) -> list[dict[str, str]] | None:
+    if which is None:
+        return None
+    return [
+        {"role": "user", "content": row["instruction"]},
+        {"role": "assistant", "content": row["responses"][which]},
+    ]
+
+
+class _AllAnswers(Scorer):
+    """Scores all answers of each row."""
+
+    def __init__(self, scorer: Any) -> None:
+        self._scorer = scorer
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+        """Return {"rewards"} of each row; the score of an answer that got none is null."""
+        pairs: list[tuple[str, str]] = []
+        spans: list[tuple[int, int]] = []
+        for row in rows:
+            answers = row["responses"] or [] if row["instruction"] is not None else []
+            spans.append((len(pairs), len(pairs) + len(answers)))
+            pairs += [(row["instruction"], answer) for answer in answers]
+        scored = self._scorer.score(pairs) if pairs else []
+        outcomes = []
+        for start, end in spans:
+            part = scored[start:end]
+            if not part:
+                outcomes.append(Outcome({"error": "nothing to score"}, "empty"))
+                continue
+            record: dict[str, Any] = {"rewards": [one.reward for one in part]}
+            if any(one.truncated for one in part):
+                record["truncated"] = True
+            outcomes.append(Outcome(record, OK, sum(one.tokens for one in part)))
+        return outcomes
+
+    def close(self) -> None:
+        """Free the model."""
+        self._scorer.close()
