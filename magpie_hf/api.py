@@ -17,7 +17,7 @@ from .recipe import Recipe, load_recipe
 from .rundir import RunDir
 from .runner import run_stage
 from .sampling import GridPoint, SamplingParams
-from .session import Session, totals
+from .session import Session
 from .stages.candidates import Shard, run_instructions
 from .stages.instructions import Instructions
 from .stages.subset import Subset
@@ -213,26 +213,24 @@ def _run_stages(session: Session, shard: Shard, rows: Dataset | None, publisher:
                 break  # what follows is for the rows that the whole keeps: after the merge
             continue
         if isinstance(stage, Subset):
-            files = write_subset(rows, run_dir, stage.config)
+            files = write_subset(rows, run_dir, stage.config, session.used_stages())
             if publisher is not None:
-                _announce(publisher, rows, stage.config, files)
+                _announce(publisher, rows, stage.config, files, is_subset=True)
             continue
         rows = run_stage(stage, rows, session.environment(stage.role if stage.uses_engine else "generator"))
-    written = write_output(rows, run_dir, session.recipe.output.get("format", "parquet"))
-    known, funnel = run_facts(run_dir.path)
+    written = write_output(rows, run_dir, session.recipe.output.get("format", "parquet"), session.used_stages())
     if session.recipe.output.get("report"):
         from .reports import write_report
 
+        known, funnel = run_facts(run_dir.path)
         write_report(written, run_dir.path / "report.html", run=known, funnel=funnel)
     if publisher is not None:
-        run_dir.state["totals"] = totals(run_dir, session.recipe)
-        run_dir.save()
         _announce(publisher, written, publisher.settings.config, run_dir.state["outputs"]["files"])
     return written
 
 
-def _announce(publisher: Publisher, rows: Dataset, config: str, files: list[str]) -> None:
-    known, funnel = run_facts(publisher.run_dir.path)
+def _announce(publisher: Publisher, rows: Dataset, config: str, files: list[str], *, is_subset: bool = False) -> None:
+    known, funnel = run_facts(publisher.run_dir.path, config if is_subset else None)
     announce(publisher, rows.select_columns(column_order(rows.column_names)), config, files, run=known, funnel=funnel)
 
 

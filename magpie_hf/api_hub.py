@@ -106,7 +106,8 @@ def _push_run(place: Path, settings: PushSettings) -> str:
                 raise ArgumentError(f"{config!r} is also the name of a subset of this run.", key="config_name")
             files = [str(name) for name in subset["files"]]
             part = _parquet([place / name for name in files])
-            announce(publisher, part, config, files, run=known, funnel=None)
+            facts, steps = run_facts(place, config)
+            announce(publisher, part, config, files, run=facts, funnel=steps)
         announce(publisher, rows, settings.config, list(outputs["files"]), run=known, funnel=funnel)
         url = publisher.finish()
         run_dir.save()

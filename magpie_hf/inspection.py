@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .journal import Journal
+from .progress import Budget
 from .recipe import Recipe, load_recipe
 from .rundir import RunDir, stable_hash
 from .session import Session
@@ -96,13 +97,30 @@ def _unique(values: Any) -> tuple[list[int], list[int]]:
     return numbers.tolist(), counts.tolist()
 
 
-def run_facts(place: Path) -> tuple[dict[str, Any] | None, list[Any] | None]:
-    """Return what a run directory says of its dataset: recipe and totals, and the funnels of its selections."""
+def run_facts(place: Path, config: str | None = None) -> tuple[dict[str, Any] | None, list[Any] | None]:
+    """Return what a run directory says of its dataset: recipe, totals and stages, and the funnels of its selections.
+
+    `config`: of that subset instead: only the stages that made it.
+    """
     if not (place.expanduser() / "run.json").is_file():
         return None, None
     state = RunDir.read(place.expanduser()).state
-    funnel = [step for stage in state["stages"].values() for step in stage.get("report", {}).get("funnel", [])]
-    return {key: state.get(key, {}) for key in ("recipe", "totals", "stages")}, funnel or None
+    made = state.get("subsets", {}).get(config, {}) if config else state["outputs"]
+    stages = state["stages"]
+    if "stages" in made:
+        stages = {key: stages[key] for key in made["stages"] if key in stages}
+    funnel = [step for stage in stages.values() for step in stage.get("report", {}).get("funnel", [])]
+    facts = {"recipe": state.get("recipe", {}), "totals": _totals(state, stages), "stages": stages}
+    return facts, funnel or None
+
+
+def _totals(state: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what these stages cost."""
+    counted = [stage.get("counters", {}) for stage in stages.values()]
+    tokens = sum(c.get("prompt_tokens", 0) + c.get("completion_tokens", 0) for c in counted)
+    seconds = sum(c.get("seconds", 0.0) for c in counted)
+    budget = Budget(**state.get("budget", {}))
+    return {"tokens": tokens, "engine_seconds": seconds, "cost": budget.cost(seconds)}
 
 
 class StageChange(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,11 @@ RESERVED = ("stages", "data", "dataset", "run.json", "lock", "report.html", "REA
 """What a run directory holds already: no subset can be called so."""
 
 
-def write_output(dataset: Dataset, run_dir: RunDir, file_format: str) -> Dataset:
+def write_output(dataset: Dataset, run_dir: RunDir, file_format: str, stages: Sequence[str] | None = None) -> Dataset:
     """Put the columns in the released order and write the dataset into the run directory; return it.
 
     `file_format`: "parquet" (data/train-*.parquet), "arrow" (`save_to_disk` into dataset/), or "none". What is there
-    already under the same fingerprint is left alone.
+    already under the same fingerprint is left alone. `stages`: which of run.json's made it.
     """
     fingerprint = str(dataset._fingerprint)
     ordered = dataset.select_columns(column_order(dataset.column_names))
@@ -55,16 +56,19 @@ def write_output(dataset: Dataset, run_dir: RunDir, file_format: str) -> Dataset
             "columns": ordered.column_names,
         }
         run_dir.save()
+    if stages is not None:
+        run_dir.state["outputs"]["stages"] = list(stages)
+        run_dir.save()
     return ordered
 
 
-def write_subset(dataset: Dataset, run_dir: RunDir, config: str) -> list[str]:
+def write_subset(dataset: Dataset, run_dir: RunDir, config: str, stages: Sequence[str] | None = None) -> list[str]:
     """Write the rows that there are at this point as a config of their own, CONFIG/train-*.parquet; return the files."""
     fingerprint = str(dataset._fingerprint)
     subsets = run_dir.state.setdefault("subsets", {})
     known = subsets.get(config, {})
     if known.get("fingerprint") == fingerprint and all((run_dir.path / name).exists() for name in known["files"]):
-        return list(known["files"])
+        return [str(name) for name in known["files"]]
     target = run_dir.path / config
     if target.exists() and not _is_ours(target):
         raise StorageError(
@@ -87,6 +91,7 @@ def write_subset(dataset: Dataset, run_dir: RunDir, config: str) -> list[str]:
         "files": files,
         "rows": len(dataset),
         "columns": ordered.column_names,
+        **({} if stages is None else {"stages": list(stages)}),
     }
     run_dir.save()
     return files

@@ -81,6 +81,11 @@ class Session:
         """Find a model that a stage loads itself; a Hub model's commit is kept for the run."""
         return pinned(choice.name, choice.revision, self.run_dir, kind=choice.kind)
 
+    def used_stages(self) -> list[str]:
+        """Return the keys in run.json of the stages that took part so far: others are of earlier settings."""
+        stages = self.run_dir.state["stages"].items()
+        return [key for key, state in stages if state.get("fingerprint") in self._known]
+
     @property
     def template(self) -> ChatTemplate:
         """The generator's chat template."""

@@ -240,7 +240,8 @@ def test_explain_names_stages_and_fields(recipe, place):
 def test_recipes_are_listed_with_what_they_do():
     said = cli("recipes")
     assert said.code == 0
-    assert said.out.startswith("quickstart")
+    assert "\nquickstart " in said.out
+    assert "model: demo" in cli("recipes", "show", "quickstart").out
 
 
 def test_template_show_prints_exactly_what_is_sent(tiny_model_dir):

@@ -94,7 +94,8 @@ def render_card(
         citations=citations_of(models),
         version=__version__,
     )
-    return _with_own_sections(spaced(page), existing)
+    metadata, _, body = page.partition(BEGIN)
+    return _with_own_sections(f"{metadata.strip()}\n\n{spaced(BEGIN + body)}", existing)
 
 
 def write_card(dataset: Dataset, path: str | Path, **options: Any) -> Path:
@@ -199,7 +200,7 @@ def _loading_metadata(
     files = {entry.get("config_name"): entry for entry in kept.get("configs") or []}
     for name, patterns in data_files.items():
         if name in configs:
-            infos[name] = {"config_name": name, **configs[name]["info"]}
+            infos[name] = {"config_name": name, **configs[name]["info"], **_sizes(configs[name])}
         default = {"default": True} if files.get(name, {}).get("default") else {}
         listed = [{"split": split, "path": path} for split, path in patterns.items()]
         files[name] = {"config_name": name, **default, "data_files": listed}
@@ -207,6 +208,13 @@ def _loading_metadata(
         files[next(iter(files))]["default"] = True  # so that load_dataset(repo) alone works
     info_list = [{"config_name": name, **info} for name, info in infos.items()]
     return {"dataset_info": info_list, "configs": list(files.values())}
+
+
+def _sizes(facts: Mapping[str, Any]) -> dict[str, int]:
+    if set(facts["sizes"]) != set(facts["splits"]):
+        return {}
+    size = sum(split["num_bytes"] for split in facts["info"]["splits"])
+    return {"download_size": sum(facts["sizes"].values()), "dataset_size": size}
 
 
 def _languages(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:

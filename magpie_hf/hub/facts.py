@@ -60,7 +60,8 @@ def config_facts(
         "funnel": [dict(step) if isinstance(step, Mapping) else step._asdict() for step in funnel or ()],
         "statistics": dataset_statistics(dataset),
         "splits": {name: len(rows) for name, rows in splits.items()},
-        "info": _info(splits, sizes),
+        "sizes": dict(sizes or {}),
+        "info": _info(splits),
         "limits": list(_limits(dataset_statistics(dataset))),
         "samples": _samples(dataset),
         "columns": list(dataset.column_names),
@@ -110,8 +111,8 @@ def _writers(recipe: Mapping[str, Any], dataset: Dataset) -> list[str]:
     return list(dict.fromkeys(str(model) for model in found if model))
 
 
-def _info(splits: Mapping[str, Dataset], sizes: Mapping[str, int] | None) -> dict[str, Any]:
-    """Return the `dataset_info` of the card's metadata: features, splits, bytes."""
+def _info(splits: Mapping[str, Dataset]) -> dict[str, Any]:
+    """Return the `dataset_info` of the card's metadata: features and splits."""
     from datasets import DatasetInfo
     from datasets.splits import SplitDict, SplitInfo
 
@@ -119,9 +120,6 @@ def _info(splits: Mapping[str, Dataset], sizes: Mapping[str, int] | None) -> dic
     for name, rows in splits.items():
         infos[name] = SplitInfo(name=name, num_bytes=int(rows._estimate_nbytes()), num_examples=len(rows))
     info = DatasetInfo(features=next(iter(splits.values())).features, splits=infos)
-    if sizes:
-        info.download_size = sum(sizes.values())
-        info.dataset_size = sum(split.num_bytes for split in infos.values())
     found: dict[str, Any] = info._to_yaml_dict()
     return found
 

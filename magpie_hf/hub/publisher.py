@@ -76,26 +76,27 @@ class Publisher:
 
     def _work(self) -> None:
         last = time.monotonic()
-        while True:
+        is_last = False
+        while not is_last:
             self._wake.wait(timeout=max(0.0, last + self.settings.every_s - time.monotonic()))
             self._wake.clear()
+            is_last = self._ending  # what was handed over before the end was asked for is seen in this round
+            is_due = time.monotonic() >= last + self.settings.every_s or is_last
             try:
                 self._push_ready()
-                if time.monotonic() >= last + self.settings.every_s or self._ending:
-                    last = time.monotonic()
-                    self._push_state(all_closed=self._ending)
+                if is_due:
+                    self._push_state(all_closed=is_last)
                 self._error = None
             except MagpieError as error:
-                if self._error is None and not self._ending:
+                if self._error is None and not is_last:
                     logger.warning("Publishing waits: %s", error.message)
                 self._error = error
-                last = time.monotonic()
+                is_due = True
             except Exception as error:
                 self._error = HubError(f"Publishing failed: {type(error).__name__}.", where=self.remote.url)
                 logger.debug("publishing failed", exc_info=True)
-                last = time.monotonic()
-            if self._ending:
-                return
+                is_due = True
+            last = time.monotonic() if is_due else last
 
     def _push_ready(self) -> None:
         while not self._todo.empty():

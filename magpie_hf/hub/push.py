@@ -153,12 +153,19 @@ def _known_configs(remote: Remote, head: Head) -> dict[str, dict[str, Any]]:
 
 
 def _with_other_splits(facts: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    others = {name: rows for name, rows in before["splits"].items() if name not in facts["splits"]}
-    if not others:
-        return dict(facts)
-    info = dict(facts["info"])
-    info["splits"] = [*info["splits"], *(s for s in before["info"]["splits"] if s["name"] in others)]
-    return {**facts, "splits": {**facts["splits"], **others}, "info": info}
+    """Return a config's facts with the splits that were there before; figures are those of the first split."""
+    usual = ("train", "validation", "test")
+    splits = {**before["splits"], **facts["splits"]}
+    order = sorted(splits, key=lambda name: usual.index(name) if name in usual else len(usual))
+    known = {split["name"]: split for split in [*before["info"]["splits"], *facts["info"]["splits"]]}
+    sizes = {**before.get("sizes", {}), **facts["sizes"]}
+    newest = facts if order[0] in facts["splits"] else before
+    return {
+        **newest,
+        "splits": {name: splits[name] for name in order},
+        "sizes": {name: sizes[name] for name in order if name in sizes},
+        "info": {**facts["info"], "splits": [known[name] for name in order]},
+    }
 
 
 def check_rows(splits: Mapping[str, Dataset]) -> None:

@@ -57,7 +57,7 @@ class Remote:
         revision: str | None = None,
         create_pr: bool = False,
         resume: str = "",
-        patience_s: float = PATIENCE_S,
+        patience_s: float | None = None,
     ) -> None:
         from huggingface_hub import HfApi
 
@@ -65,7 +65,7 @@ class Remote:
         self.revision = revision
         self.create_pr = create_pr
         self.resume = resume
-        self.patience_s = patience_s
+        self.patience_s = PATIENCE_S if patience_s is None else patience_s
         self.api = HfApi(library_name="magpie_hf")
 
     @property

@@ -36,6 +36,7 @@ def use_hub(server, monkeypatch):
             if hasattr(module, "HF_HUB_OFFLINE"):
                 monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.url)
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", False, raising=False)

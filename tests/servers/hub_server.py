@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import json
+import os
 import re
 import threading
 from collections import Counter
@@ -112,6 +113,7 @@ class HubServer(FaultyServer):
         self.posted: list[bytes] = []
         self._guard = threading.RLock()
         self._serial = 0
+        self._salt = os.urandom(8).hex()  # clients cache by commit: no two servers have the same
 
         @self.app.api_route("/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "DELETE"])
         async def everything(path: str, request: Request) -> Response:
@@ -230,7 +232,7 @@ class HubServer(FaultyServer):
     def _commit(self, repo: Repo, ref: str, files: dict[str, File], title: str, operations: int, size: int) -> Commit:
         self._serial += 1
         history = repo.refs[ref]
-        oid = hashlib.sha1(f"{repo.name} {ref} {self._serial}".encode()).hexdigest()
+        oid = hashlib.sha1(f"{self._salt} {repo.name} {ref} {self._serial}".encode()).hexdigest()
         history.append(Commit(oid, history[-1].oid if history else None, files, title, operations, size))
         return history[-1]
 

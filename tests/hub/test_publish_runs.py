@@ -1,0 +1,259 @@
+"""Runs that are published while they are on: whole, once, resumable here and elsewhere."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+
+import pytest
+import yaml
+from datasets import load_dataset
+from huggingface_hub import DatasetCard
+
+import magpie_hf
+from magpie_hf.errors import ArgumentError, HubError, RecipeError
+from magpie_hf.hub.manifest import public_name, public_recipe
+from tests.end_to_end.harness import finish, here, kill_when, nothing_twice, num_records, rows, start
+from tests.servers.hub_server import HubFault, HubServer
+
+from .conftest import TOKEN, hub_environment
+from .readers import whole_at_every_commit
+
+
+REPO = "me/mine"
+RECIPE = {
+    "name": "mine",
+    "description": "For the tests.",
+    "model": "demo",
+    "num_rows": 24,
+    "sampling": {"max_tokens": 48},
+    "stages": [
+        "instructions",
+        {"stage": "responses", "sampling": {"temperature": 0, "max_tokens": 64}},
+        "lengths",
+        {"stage": "subset", "config": "raw"},
+        {"stage": "flags"},
+        {"stage": "select", "where": "response_length > 12"},
+    ],
+}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
+
+
+def publish(recipe, output, *more, code=0):
+    return here(
+        "run", recipe, "--output", output, "--push-to", REPO, "--config", "filtered", "--rows", 0, *more, code=code
+    )
+
+
+def test_a_run_is_published_with_its_subsets_recipe_and_state(hub, recipe, tmp_path):
+    publish(recipe, tmp_path / "run")
+    assert whole_at_every_commit(hub, REPO).keys() == {"raw", "filtered"}
+    for config, local in (("raw", tmp_path / "run" / "raw"), ("filtered", tmp_path / "run" / "data")):
+        there = load_dataset(REPO, config, split="train")
+        mine = load_dataset("parquet", data_files=str(local / "*.parquet"), split="train")
+        assert there.to_list() == mine.to_list()
+        assert there.features == mine.features
+    files = hub.history(REPO)[-1].files
+    (root,) = {path.partition("/run.json")[0] for path in files if path.endswith("/run.json")}
+    assert yaml.safe_load(hub.read(REPO, f"{root}/recipe.yaml"))["stages"] == RECIPE["stages"]
+    assert any(path.startswith(f"{root}/stages/responses-") and path.endswith(".jnl.bin") for path in files)
+    card = DatasetCard.load(REPO)
+    card.validate(repo_type="dataset")
+    for words in ("| raw | 24 |", "response\\_length &gt; 12", "For the tests.", "Charts of raw", "SFTTrainer"):
+        assert words in card.text or words in str(card), words
+    assert "me/mine" in json.loads((tmp_path / "run" / "run.json").read_text())["hub"]["repo"]
+
+
+def test_the_raw_config_is_there_while_later_stages_are_not_even_begun(hub, recipe, tmp_path):
+    publish(recipe, tmp_path / "run", "--set", "push.every_s=0.1")
+    titles = [commit.title for commit in hub.history(REPO)]
+    assert titles.index("Publish raw with magpie_hf") < titles.index("Publish filtered with magpie_hf")
+
+
+def test_nothing_that_was_published_names_this_machine_or_its_token(hub, recipe, tmp_path):
+    publish(recipe, tmp_path / "run", "--set", "output.report=true")
+    commit = hub.history(REPO)[-1]
+    assert any(path.endswith("report.html") for path in commit.files)
+    for path in commit.files:
+        content = hub.read(REPO, path, commit)
+        assert str(tmp_path).encode() not in content, path
+        assert TOKEN.encode() not in content, path
+    for path in (tmp_path / "run").rglob("*"):
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
+
+
+def test_the_same_run_again_sends_nothing_and_makes_no_commit_of_data(hub, recipe, tmp_path):
+    publish(recipe, tmp_path / "run")
+    commits, uploads = len(hub.history(REPO)), dict(hub.uploads)
+    publish(recipe, tmp_path / "run")
+    assert dict(hub.uploads) == uploads
+    assert all(commit.title == "Finished rows" for commit in hub.history(REPO)[commits:])
+
+
+def test_a_larger_run_replaces_the_config_and_sends_new_rows_only(hub, recipe, tmp_path):
+    publish(recipe, tmp_path / "run")
+    segments = {path for path in hub.history(REPO)[-1].files if path.endswith(".jnl.bin")}
+    publish(recipe, tmp_path / "run", "--set", "num_rows=30")
+    assert whole_at_every_commit(hub, REPO)["raw"] == {"train": 30}
+    assert segments < {path for path in hub.history(REPO)[-1].files if path.endswith(".jnl.bin")}
+    assert set(hub.uploads.values()) == {1}
+
+
+def test_a_finished_run_can_be_pushed_later(hub, recipe, tmp_path):
+    here("run", recipe, "--output", tmp_path / "run", "--rows", 0)
+    said = here("push", tmp_path / "run", REPO, "--config", "filtered", "--private")
+    assert f"{hub.url}/datasets/{REPO}" in said
+    assert whole_at_every_commit(hub, REPO).keys() == {"raw", "filtered"}
+    assert hub.repos[REPO].private
+
+
+def test_two_recipes_can_share_a_repository(hub, recipe, tmp_path):
+    publish(recipe, tmp_path / "run")
+    here("run", recipe, "--set", "name=other", "--set", "seed=1", "--set", "stages=[instructions, responses]",
+         "--set", "num_rows=5", "--output", tmp_path / "other", "--push-to", REPO, "--config", "other", "--rows", 0)  # fmt: skip
+    assert whole_at_every_commit(hub, REPO).keys() == {"raw", "filtered", "other"}
+    with pytest.raises(ArgumentError, match="several runs"):
+        magpie_hf.resume_from_hub(REPO, output=tmp_path / "x")
+
+
+def test_a_run_goes_on_elsewhere_and_makes_no_finished_row_again(hub, recipe, tmp_path):
+    first = start("run", recipe, "--output", tmp_path / "run", "--push-to", REPO, "--config", "filtered",
+                  "--set", "push.every_s=0.1", "--set", "engine.batch_size=2", **hub_environment(hub))  # fmt: skip
+    assert kill_when(first, lambda: sum(path.endswith(".jnl.bin") for path in hub_files(hub)) >= 3)
+    sent = {path for path in hub_files(hub) if path.endswith(".jnl.bin")}
+    magpie_hf.resume_from_hub(REPO, output=tmp_path / "elsewhere", overrides={"push.every_s": 0.2})
+    here("run", recipe, "--output", tmp_path / "straight", "--rows", 0)
+    assert rows(tmp_path / "elsewhere") == rows(tmp_path / "straight")
+    nothing_twice(tmp_path / "elsewhere")
+    assert sent <= set(hub_files(hub))
+    assert whole_at_every_commit(hub, REPO).keys() == {"raw", "filtered"}
+    assert set(hub.uploads.values()) == {1}
+
+
+def test_a_finished_run_comes_back_without_a_model(hub, recipe, tmp_path):
+    publish(recipe, tmp_path / "run")
+    said = here("resume", REPO, "--output", tmp_path / "there", "--no-push", "--rows", 0)
+    assert "rows" in said
+    assert rows(tmp_path / "there") == rows(tmp_path / "run")
+    assert num_records(tmp_path / "there") == num_records(tmp_path / "run")
+
+
+def test_a_refusal_is_said_before_anything_is_generated(hub, recipe, tmp_path, monkeypatch):
+    hub.tokens[TOKEN] = ("me", "read")
+    said = publish(recipe, tmp_path / "run", code=1)
+    assert "may only read" in said
+    assert f"magpie-hf push {tmp_path / 'run'} {REPO} --config filtered" in said
+    assert not list((tmp_path / "run").glob("stages/*/journal/*.jnl"))
+
+
+def test_an_unknown_licence_is_asked_for_before_anything_is_generated(hub, recipe, tiny_model_dir, tmp_path):
+    said = publish(recipe, tmp_path / "run", "--model", tiny_model_dir, code=1)
+    assert "--license" in said
+    assert hub.repos == {}
+
+
+def test_a_network_that_goes_down_in_the_middle_costs_no_row(hub, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("magpie_hf.hub.remote.PATIENCE_S", 0.3)
+    hub.hub_faults = [HubFault("reset", "POST /api/datasets/.*/commit", times=10_000, skip=1)]
+    said = publish(recipe, tmp_path / "run", code=1)
+    assert "could not be reached" in said
+    assert "HubError" in said
+    (line,) = [line for line in said.splitlines() if "magpie-hf push" in line]
+    assert len(rows(tmp_path / "run")) > 0
+    hub.hub_faults = []
+    here(*line.partition("go on with: magpie-hf ")[2].split())
+    assert whole_at_every_commit(hub, REPO).keys() == {"raw", "filtered"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"push": {"config": "x"}}, "push.repo"),
+        ({"push": {"repo": "me/x", "config": "raw"}}, "also the name of a subset"),
+        ({"push": {"repo": "me/x", "privat": True}}, "private"),
+        ({"push": {"repo": "me/x", "gated": "perhaps"}}, "auto"),
+        ({"stages": ["instructions", {"stage": "subset", "config": "stages"}]}, "cannot be called"),
+        ({"order": "lean"}, "other rows"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(changes, words):
+    base = {
+        **RECIPE,
+        "stages": [*RECIPE["stages"][:-1], {"stage": "select", "where": "not endswith(instruction, ':')"}],
+    }
+    with pytest.raises(RecipeError, match=words):
+        magpie_hf.load_recipe({**base, **changes})
+
+
+def test_flags_without_a_repository_are_refused(recipe, tmp_path):
+    assert "--push-to" in here("run", recipe, "--output", tmp_path / "run", "--private", code=1)
+
+
+def test_a_repository_without_a_run_is_named(hub, tmp_path):
+    load = load_dataset("json", data_files=[str(_lines(tmp_path))], split="train")
+    magpie_hf.push_to_hub(load, REPO, license="mit")
+    with pytest.raises(HubError, match="No run's state"):
+        magpie_hf.resume_from_hub(REPO, output=tmp_path / "x")
+
+
+def _lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"instruction": "a", "response": "b"}\n')
+    return path
+
+
+def test_what_belongs_to_this_machine_does_not_travel():
+    shown = public_recipe(
+        {
+            "model": "/data/models/My-Model",
+            "judge": {"model": "a/b", "engine": {"kind": "tgi", "endpoint": "http://10.0.0.1", "api_key_env": "K"}},
+            "engine": {"kind": "openai", "endpoints": ["http://10.0.0.2"]},
+            "output": {"path": "/data/x"},
+            "stages": ["instructions", {"stage": "reward", "endpoint": "http://10.0.0.3", "model": "./rm"}],
+        }
+    )
+    assert "10.0.0" not in json.dumps(shown)
+    assert "/data" not in json.dumps(shown)
+    assert (shown["model"], shown["stages"][1]["model"]) == ("My-Model", "rm")
+    assert public_name("meta-llama/Meta-Llama-3-8B-Instruct") == "meta-llama/Meta-Llama-3-8B-Instruct"
+
+
+def hub_files(server):
+    return [] if REPO not in server.repos else list(server.history(REPO)[-1].files)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("seed", "kills"), [(0, 3), pytest.param(1, 10, marks=pytest.mark.full)], ids=["3 kills", "10 kills"]
+)
+def test_killed_at_any_moment_everything_goes_up_once(recipe, tmp_path, seed, kills):
+    draw = random.Random(seed)
+    with HubServer() as server:
+        arguments = ["run", recipe, "--output", tmp_path / "run", "--push-to", REPO, "--config", "filtered", "--rows", 0,
+                     "--set", "push.every_s=0.1", "--set", "engine.batch_size=4", "--set", "num_rows=60"]  # fmt: skip
+        environment = hub_environment(server)
+        killed = 0
+        while killed < kills:
+            process = start(*arguments, **environment)
+            enough = len(server.requests) + draw.randint(1, 40)
+            kill_when(process, lambda enough=enough: len(server.requests) >= enough)
+            time.sleep(draw.random() * 0.02)
+            killed += 1
+            whole_at_every_commit(server, REPO) if REPO in server.repos else None
+        finish(start(*arguments, **environment))
+        assert whole_at_every_commit(server, REPO).keys() == {"raw", "filtered"}
+        assert set(server.uploads.values()) == {1}, "an object was sent twice"
+        last = server.history(REPO)[-1].files
+        local = {path.name for path in (tmp_path / "run").glob("stages/*/journal/*.jnl")}
+        assert {path.rpartition("/")[2].removesuffix(".bin") for path in last if path.endswith(".jnl.bin")} == local
+    nothing_twice(tmp_path / "run")
+    here("run", recipe, "--output", tmp_path / "straight", "--set", "num_rows=60", "--rows", 0)
+    assert rows(tmp_path / "run") == rows(tmp_path / "straight")
