@@ -7,10 +7,13 @@ Table 4), 614 for Pro's 1M rows with a 70B model (477M tokens), on A100s of 80 G
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
-from .recipe import Recipe
+from .errors import MagpieError
+from .recipe import Recipe, load_recipe
+from .stages.select import Select
 
 
 SECONDS_PER_TOKEN_AND_BILLION = 6.9e-5
@@ -44,18 +47,54 @@ class Cost(NamedTuple):
 
 
 def estimate(recipe: Recipe) -> Cost | None:
-    """Return what the recipe's instructions and responses would cost, or None for a model whose size is not known.
+    """Return what the recipe's instructions and answers would cost, or None for a model whose size is not known.
 
-    Under `order: lean` this is an upper bound: at most `1 - INSTRUCTION_SHARE` of it depends on how many rows go on.
+    Of conditions whose yield nobody knows beforehand all rows are counted; of the rows that are kept by number, so many.
     """
     billions = model_billions(recipe.model)
     if billions is None or recipe.dataset:
         return None
     answering = model_billions(recipe.role("responder").model) or billions
-    tokens = recipe.num_rows * float(_row_tokens(recipe.model)) * _turns(recipe)
-    blended = INSTRUCTION_SHARE * billions + (1 - INSTRUCTION_SHARE) * answering
-    hours = tokens * SECONDS_PER_TOKEN_AND_BILLION * blended * _answers(recipe) / 3600
+    rows, row_tokens = float(recipe.num_rows), float(_row_tokens(recipe.model))
+    tokens, work = 0.0, 0.0
+    for stage in recipe.stages:
+        if isinstance(stage, Select):
+            rows = min(rows, kept_at_most(stage))
+            continue
+        if stage.name == "responses":
+            parts = [(1.0, INSTRUCTION_SHARE * billions + (1 - INSTRUCTION_SHARE) * answering)]
+        elif stage.name == "turns":
+            parts = [(float(getattr(stage, "turns", 2)) - 1, billions)]
+        elif stage.name == "preference_responses":
+            parts = [(float(getattr(stage, "num_samples", 1)), answering)]
+        else:
+            continue
+        for times, size in parts:
+            tokens += rows * row_tokens * times
+            work += rows * row_tokens * times * size
+    hours = work * SECONDS_PER_TOKEN_AND_BILLION / 3600
     return Cost(hours, hours * PRICE_PER_GPU_HOUR, tokens)
+
+
+def lean_saving(recipe: Recipe) -> float | None:
+    """Return the largest share of the first answers that `order: lean` can save, or None where it has nothing to save.
+
+    That is what would be saved if the conditions on the instruction left no row more than the selection keeps.
+    """
+    try:
+        lean = load_recipe({**recipe.raw, "order": "lean"})
+    except MagpieError:
+        return None
+    kept = min([kept_at_most(stage) for stage in lean.stages if isinstance(stage, Select)], default=math.inf)
+    return max(0.0, (1 - kept / recipe.num_rows) * (1 - INSTRUCTION_SHARE)) if kept < recipe.num_rows else None
+
+
+def kept_at_most(stage: Select) -> float:
+    """Return the most rows that a selection can keep, infinity if it names no number."""
+    selection = stage.selection
+    counts = [float(sum(quota.values())) for quota in selection.quotas.values()]
+    counts += [float(number) for number in (selection.longest, selection.sample) if number and number >= 1]
+    return min(counts, default=math.inf)
 
 
 def model_billions(model: str) -> float | None:
@@ -68,14 +107,3 @@ def model_billions(model: str) -> float | None:
 
 def _row_tokens(model: str) -> int:
     return next((tokens for pattern, tokens in _TOKENS if re.search(pattern, model.lower())), OTHER_TOKENS)
-
-
-def _turns(recipe: Recipe) -> int:
-    """Return how many turns each row has at most."""
-    return max([1, *(getattr(stage, "turns", 1) for stage in recipe.stages)])
-
-
-def _answers(recipe: Recipe) -> int:
-    """Return how many answers each instruction gets."""
-    extra = sum(getattr(stage, "num_samples", 0) for stage in recipe.stages if stage.name == "preference_responses")
-    return 1 + extra

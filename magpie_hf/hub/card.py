@@ -86,6 +86,7 @@ def render_card(
         summary=_summary(configs, models),
         licence=licence,
         configs=[_shown(name, facts, (plots or {}).get(name)) for name, facts in configs.items()],
+        made=_made(configs),
         others=sorted(_config_names(kept) - set(configs)),
         repo_id=repo_id,
         has_messages=next((name for name, facts in configs.items() if "messages" in facts["columns"]), None),
@@ -164,6 +165,29 @@ def _shown(name: str, facts: Mapping[str, Any], plot: str | None) -> dict[str, A
     numbers = [(column, statistics["numbers"][column]) for column in _NUMBERS
                if statistics["numbers"].get(column, {}).get("count")]  # fmt: skip
     return {"name": name, "plot": plot, "labels": labels, "numbers": numbers, **facts}
+
+
+def _made(configs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return how the configs were made: what several share is told once, under the first of them."""
+    out: list[dict[str, Any]] = []
+    seen: list[tuple[str, Any]] = []
+    for name, facts in configs.items():
+        entry: dict[str, Any] = {"name": name}
+        for key in ("provenance", "sampling", "funnel"):
+            is_new = facts[key] and (key, facts[key]) not in seen
+            entry[key] = facts[key] if is_new else []
+            seen.append((key, facts[key]))
+        # Of configs along one run's way only the last tells all stages.
+        is_part = any(_is_beginning(facts["stages"], other["stages"]) for other in configs.values())
+        entry["stages"] = [] if is_part or ("stages", facts["stages"]) in seen else facts["stages"]
+        seen.append(("stages", facts["stages"]))
+        if any(entry[key] for key in ("provenance", "sampling", "funnel", "stages")):
+            out.append(entry)
+    return out
+
+
+def _is_beginning(stages: Sequence[Any], of: Sequence[Any]) -> bool:
+    return len(stages) < len(of) and list(of[: len(stages)]) == list(stages)
 
 
 def _metadata(

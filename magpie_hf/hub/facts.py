@@ -24,6 +24,7 @@ SAMPLES = 3
 KEPT_CHARACTERS = 2000
 CHART_LABELS = ("task_category", "input_quality", "difficulty", "language", "safety")
 CHART_NUMBERS = ("instruction_tokens", "response_tokens", "instruct_reward", "min_neighbor_distance")
+_JUDGE_MODES = ("separate", "combined")
 _ROLES = ("responder", "judge", "guard", "base")
 
 
@@ -129,7 +130,8 @@ def _provenance(recipe: Mapping[str, Any], models: Sequence[str]) -> list[list[s
     facts += [(key, recipe.get(key)) for key in ("revision", "num_rows", "seed", "order")]
     for role in _ROLES:
         given = recipe.get(role)
-        facts.append((role, given.get("model") if isinstance(given, Mapping) else given))
+        given = given.get("model") if isinstance(given, Mapping) else given
+        facts.append((role, None if given in _JUDGE_MODES else given))
     source = recipe.get("dataset")
     facts.append(("rows from", source.get("path") if isinstance(source, Mapping) else source))
     return [[key, str(value)] for key, value in facts if value not in (None, "")]

@@ -83,9 +83,9 @@ class Publisher:
             is_last = self._ending  # what was handed over before the end was asked for is seen in this round
             is_due = time.monotonic() >= last + self.settings.every_s or is_last
             try:
-                self._push_ready()
                 if is_due:
                     self._push_state(all_closed=is_last)
+                self._push_ready()
                 self._error = None
             except MagpieError as error:
                 if self._error is None and not is_last:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import threading
 
+import huggingface_hub
 import pytest
 from datasets import Dataset, DatasetDict, get_dataset_config_names, load_dataset
 from huggingface_hub import DatasetCard
@@ -27,6 +28,13 @@ def rows(n=5, **more):
     return Dataset.from_dict(base | more)
 
 
+OLD_CLIENT = pytest.mark.skipif(
+    huggingface_hub.__version__.startswith("0."),
+    reason="it validates cards at huggingface.co, whatever HF_ENDPOINT says",
+)
+
+
+@OLD_CLIENT
 def test_rows_and_features_come_back_as_they_went(hub):
     ds = rows()
     url = magpie_hf.push_to_hub(ds, "me/mine", config_name="raw", license="mit")
@@ -93,6 +101,7 @@ def test_large_data_get_larger_shards_and_not_more_than_a_commit_holds(tmp_path)
     assert len(write_shards(rows(500), tmp_path, shard_bytes=10)) == push.MOST_SHARDS
 
 
+@OLD_CLIENT
 def test_what_a_person_wrote_into_the_card_on_the_hub_stays(hub):
     magpie_hf.push_to_hub(rows(), "me/mine", license="mit")
     card = DatasetCard.load("me/mine")
