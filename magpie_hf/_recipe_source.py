@@ -202,6 +202,8 @@ def rehearse(raw: dict[str, Any], overrides: Mapping[str, Any], roles: Mapping[s
     if overrides.get("model") != "demo":
         return
     raw.pop("revision", None)
+    if not any(key == "engine" or key.startswith("engine.") for key in overrides):
+        raw.pop("engine", None)
     if not any(key == "template" or key.startswith("template.") for key in overrides):
         raw.pop("template", None)  # another model's
     for role in roles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ from .rundir import RunDir
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+logger = logging.getLogger("magpie_hf")
 
 
 @contextlib.contextmanager
@@ -71,6 +75,8 @@ def announce(
     funnel: Any,
 ) -> None:
     """Tell the publisher of a config that is whole; rows in another format than Parquet are written once more."""
+    if not len(rows):
+        logger.warning("The config %s has no rows: nothing passed its conditions. It is published so.", config)
     place = publisher.run_dir.path
     shards = [place / name for name in files if name.endswith(".parquet")]
     if not shards:

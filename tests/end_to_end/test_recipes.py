@@ -1,0 +1,160 @@
+"""Every recipe runs from end to end on the demo models, and its card in dataset_cards/ is one that the Hub takes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+from datasets import load_dataset
+from huggingface_hub import DatasetCard
+
+from magpie_hf.recipe import bundled_recipes, load_recipe
+from magpie_hf.selections import SELECTIONS
+from tests.conftest import REPOSITORY
+from tests.end_to_end.harness import here
+from tests.servers.hub_rules import card_errors
+
+
+RECIPES = sorted(bundled_recipes())
+RELEASES = [name for name in RECIPES if name.startswith("magpie-")]
+CARDS = REPOSITORY / "dataset_cards"
+MAY_BE_EMPTY = ("magpie-qwen2-pro-200k-chinese", "magpie-reasoning-v2-250k")
+"""The demo model writes no Chinese, and no "## Step 1"."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, demo_model_dir):
+    """One run directory for all: what recipes have in common is made once."""
+    return tmp_path_factory.mktemp("recipes") / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs_from_end_to_end_on_the_demo_models(name, place):
+    here(
+        "run",
+        name,
+        "--set",
+        "num_rows=40",
+        "--engine",
+        "transformers",
+        "--model",
+        "demo",
+        "--output",
+        place,
+        "--rows",
+        0,
+    )
+    ds = load_dataset("parquet", data_files=str(place / "data" / "*.parquet"), split="train")
+    recipe = load_recipe(name)
+    written = {column for stage in recipe.stages for column in stage.features()}
+    assert len(ds) > 0 or name in MAY_BE_EMPTY
+    assert written <= {*ds.column_names} or len(ds) == 0
+    assert len(ds) == 40 or any(stage.name == "select" for stage in recipe.stages)
+    if "preference" in name or "dpo" in name:
+        assert all(row["chosen"] and row["reward_margin"] > 0 for row in ds)
+    if "-mt" in name:
+        assert all(len(row["messages"]) <= 4 for row in ds)
+        assert any(len(row["messages"]) == 4 for row in ds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["quickstart", "magpie-air-300k-filtered", "magpie-pro-dpo-100k"])
+def test_the_cards_that_are_kept_are_those_that_the_code_writes(name, place, tmp_path, demo_model_dir):
+    """Figures may differ in their last places from machine to machine; what is said must not."""
+    from docs.build_cards import write
+
+    fresh, kept = write(name, place, tmp_path).read_text("utf-8"), (CARDS / f"{name}.md").read_text("utf-8")
+    assert shape(fresh) == shape(kept), "run `python docs/build_cards.py`"
+
+
+def shape(card):
+    """Return a card's metadata without numbers, and its headings and tables' heads."""
+    metadata, _, body = card.partition("<!-- magpie: begin -->")
+    outside = re.sub(r"(?s)(`{3,}).*?\1", "", body)
+    lines = [
+        line for line in outside.splitlines() if line.startswith(("#", "| |", "| temp", "| stage", "| condition"))
+    ]
+    return re.sub(r"\d+", "N", metadata), lines
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_card_of_a_recipe_has_metadata_that_the_hub_takes(name):
+    text = (CARDS / f"{name}.md").read_text("utf-8")
+    card = DatasetCard(text)
+    assert card_errors({"content": text})["errors"] == []
+    assert {"synthetic", "magpie"} <= set(card.data.tags)
+    assert card.data.license == "apache-2.0"
+    assert text.startswith("---\n")
+    assert f'load_dataset("me/{name}"' in text
+    plot = re.search(r"!\[[^]]*\]\((.*?)\)", text)
+    assert plot is None or (CARDS / plot[1]).is_file()
+    assert ("DPOTrainer" in text) == ("dpo" in name)
+
+
+def test_huggingface_hub_itself_finds_the_cards_valid(hub_server_in_process):
+    for name in RECIPES:
+        DatasetCard((CARDS / f"{name}.md").read_text("utf-8")).validate(repo_type="dataset")
+    assert sum(path == "/api/validate-yaml" for _, path, _ in hub_server_in_process.requests) == len(RECIPES)
+
+
+@pytest.fixture
+def hub_server_in_process(monkeypatch):
+    from tests.hub.conftest import use_hub
+    from tests.servers.hub_server import HubServer
+
+    with HubServer() as server:
+        use_hub(server, monkeypatch)
+        yield server
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_a_recipe_names_its_release_its_sources_and_what_is_our_choice(name):
+    text = bundled_recipes()[name].read_text("utf-8")
+    raw = yaml.safe_load(text)
+    assert raw["name"] == name
+    assert text.startswith(("# Magpie-Align/", "# A recipe of our own"))
+    assert re.search(r"sampling:.*# \S|sampling: \{.*\}  # \S", text), "the sampling's source"
+    for stage in raw["stages"]:
+        if isinstance(stage, dict) and stage.get("filter"):
+            assert SELECTIONS[stage["filter"]].source
+
+
+def test_the_grids_are_those_of_the_paper():
+    """Magpie, arXiv:2406.08464, Table 7: rows of each (temperature, top_p)."""
+
+    def rows(name):
+        recipe = load_recipe(name)
+        total = sum(point.share for point in recipe.grid)
+        return {
+            (point.sampling.temperature, point.sampling.top_p): round(recipe.num_rows * point.share / total)
+            for point in recipe.grid
+        }
+
+    air = {(t, p): 300_000 for t in (1.0, 1.1, 1.2) for p in (1.0, 0.995, 0.99)}
+    assert rows("magpie-air") == air | {(1.25, p): 100_000 for p in (1.0, 0.995, 0.99)}
+    assert rows("magpie-pro") == {
+        (1.0, 1.0): 300_000,
+        (1.1, 0.995): 300_000,
+        (1.2, 0.995): 300_000,
+        (1.25, 0.99): 100_000,
+    }
+    assert rows("magpie-qwen2-pro-1m") == {(1.0, 1.0): 300_000, (1.1, 1.0): 400_000, (1.2, 0.99): 300_000}
+    assert rows("magpie-phi3-pro-1m") == {
+        (1.0, 1.0): 300_000,
+        (1.1, 1.0): 300_000,
+        (1.2, 0.99): 300_000,
+        (1.25, 0.99): 100_000,
+    }
+
+
+def test_a_filtered_recipe_goes_on_from_the_rows_of_its_raw_one():
+    """The same stages with the same settings, so that --output of the raw run holds them already."""
+    for raw, filtered in (("magpie-air", "magpie-air-300k-filtered"), ("magpie-pro", "magpie-pro-300k-filtered"),
+                          ("magpie-llama-3.1-pro-1m", "magpie-llama-3.1-pro-mt-500k"), ("magpie-qwen2-pro-1m", "magpie-qwen2-pro-200k-chinese")):  # fmt: skip
+        first, second = load_recipe(raw), load_recipe(filtered)
+        assert first.grid == second.grid
+        assert all(stage in second.stages for stage in first.stages if stage.name != "lengths")
+        assert first.roles["generator"] == second.roles["generator"]
+        assert first.roles["responder"] == second.roles["responder"]
