@@ -76,7 +76,9 @@ def announce(
 ) -> None:
     """Tell the publisher of a config that is whole; rows in another format than Parquet are written once more."""
     if not len(rows):
-        logger.warning("The config %s has no rows: nothing passed its conditions. It is published so.", config)
+        # `load_dataset` cannot load a config without rows.
+        logger.warning("The config %s has no rows, as nothing passed its conditions: it is not published.", config)
+        return
     place = publisher.run_dir.path
     shards = [place / name for name in files if name.endswith(".parquet")]
     if not shards:

@@ -174,8 +174,8 @@ def check_rows(splits: Mapping[str, Dataset]) -> None:
     for name, rows in splits.items():
         if rows.features != first.features:
             raise DatasetError(f"The split {quoted(name)} has other columns than the first.", column=name)
-        if not rows.column_names:
-            raise DatasetError(f"The split {quoted(name)} has no columns.", hint="Nothing can be published of it.")
+        if not rows.column_names or not len(rows):
+            raise DatasetError(f"The split {quoted(name)} has no rows.", hint="`load_dataset` could not load it.")
 
 
 def unfinished(error: HubError, what: str) -> HubError:

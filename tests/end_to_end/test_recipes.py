@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import load_dataset
@@ -46,11 +47,14 @@ def test_a_recipe_runs_from_end_to_end_on_the_demo_models(name, place):
         "--rows",
         0,
     )
-    ds = load_dataset("parquet", data_files=str(place / "data" / "*.parquet"), split="train")
     recipe = load_recipe(name)
+    (kept,) = (place / "data").glob("*.parquet")
+    if not pq.read_metadata(kept).num_rows:
+        assert name in MAY_BE_EMPTY
+        return
+    ds = load_dataset("parquet", data_files=str(kept), split="train")
     written = {column for stage in recipe.stages for column in stage.features()}
-    assert len(ds) > 0 or name in MAY_BE_EMPTY
-    assert written <= {*ds.column_names} or len(ds) == 0
+    assert written <= {*ds.column_names}
     assert len(ds) == 40 or any(stage.name == "select" for stage in recipe.stages)
     if "preference" in name or "dpo" in name:
         assert all(row["chosen"] and row["reward_margin"] > 0 for row in ds)

@@ -114,6 +114,11 @@ def test_a_finished_run_can_be_pushed_later(hub, recipe, tmp_path):
     assert hub.repos[REPO].private
 
 
+def test_a_config_that_nothing_passed_into_is_left_out(hub, recipe, tmp_path):
+    publish(recipe, tmp_path / "run", "--set", "stages.select.where=response_length > 100000")
+    assert whole_at_every_commit(hub, REPO).keys() == {"raw"}
+
+
 def test_two_recipes_can_share_a_repository(hub, recipe, tmp_path):
     publish(recipe, tmp_path / "run")
     here("run", recipe, "--set", "name=other", "--set", "seed=1", "--set", "stages=[instructions, responses]",

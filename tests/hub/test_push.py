@@ -219,6 +219,11 @@ def test_a_refusal_is_one_readable_error_without_the_token(hub, prepare, words, 
         assert whole_at_every_commit(hub, "me/mine") == {}
 
 
+def test_no_rows_are_not_published(hub):
+    with pytest.raises(DatasetError, match="no rows"):
+        magpie_hf.push_to_hub(rows(3).select([]), "me/mine", license="mit")
+
+
 def test_the_token_is_in_nothing_that_is_sent_or_kept(hub, tmp_path):
     magpie_hf.push_to_hub(rows(), "me/mine", license="mit")
     assert any(sent for _, _, sent in hub.requests)
