@@ -225,9 +225,8 @@ def _loading_metadata(
     for name, patterns in data_files.items():
         if name in configs:
             infos[name] = {"config_name": name, **configs[name]["info"], **_sizes(configs[name])}
-        default = {"default": True} if files.get(name, {}).get("default") else {}
         listed = [{"split": split, "path": path} for split, path in patterns.items()]
-        files[name] = {"config_name": name, **default, "data_files": listed}
+        files[name] = {**files.get(name, {}), "config_name": name, "data_files": listed}
     if "default" not in files and not any(entry.get("default") for entry in files.values()):
         files[next(iter(files))]["default"] = True  # so that load_dataset(repo) alone works
     info_list = [{"config_name": name, **info} for name, info in infos.items()]

@@ -66,7 +66,16 @@ def public_name(name: str) -> str:
     is_path = name.startswith(("/", "~", ".")) or "\\" in name or (name.count("/") != 1 and "/" in name)
     if "{" in name or "\n" in name:  # a template's text
         return name
-    return Path(name).name if is_path or ("/" in name and Path(name).exists()) else name
+    if is_path or ("/" in name and _exists(name)):
+        return Path(name).name
+    return name
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # too long, or with a null character
+        return False
 
 
 def public_state(state: Mapping[str, Any]) -> dict[str, Any]:
