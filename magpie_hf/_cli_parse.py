@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
+from ._cli_show import confirmed
 from .errors import ArgumentError
 
 
@@ -33,12 +35,36 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
         value = getattr(options, name, None)
         if value is not None:
             found[key] = value
+    if getattr(options, "endpoint_from", None):
+        found |= _named_endpoint(options)
     if found.get("engine.endpoints") and "engine.kind" not in found:
         from .engines.detect import server_kind
 
         key_env = found.get("engine.api_key_env")
         found = {"engine.kind": server_kind(found["engine.endpoints"][0], key_env), **found}
     return found | push_overrides(options)
+
+
+def _named_endpoint(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of an Inference Endpoint; one that sleeps is woken only if that is wanted."""
+    from .hub.inference_endpoints import PRICES, endpoint_of, wakes
+
+    name = options.endpoint_from
+    if wakes(name) and not confirmed(
+        [f"The endpoint {name} sleeps; awake it costs by the hour ({PRICES}). It is put to sleep again at the end."],
+        options.yes,
+    ):
+        raise ArgumentError(f"The endpoint {name} sleeps.", hint="Nothing was started.")
+    address = endpoint_of(name)
+    if not os.environ.get(address.api_key_env):  # a login that lies in a file
+        from huggingface_hub import get_token
+
+        os.environ[address.api_key_env] = get_token() or ""
+    return {
+        "engine.kind": address.engine,
+        "engine.endpoints": [address.url],
+        "engine.api_key_env": address.api_key_env,
+    }
 
 
 def push_overrides(options: argparse.Namespace) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .errors import ArgumentError
 
 
 if TYPE_CHECKING:
@@ -118,3 +121,19 @@ def show_recipes() -> None:
     print(
         "GPU-hours: A100, instructions and responses, estimated (see recipes/README.md). `magpie-hf recipes show NAME`."
     )
+
+
+def confirmed(lines: Sequence[str], yes: bool) -> bool:
+    """Show what will cost, and ask.
+
+    Raises:
+        ArgumentError: nobody is there to ask.
+    """
+    for line in lines:
+        print(line)
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ArgumentError("This costs money, and nobody is there to ask.", hint="Add --yes.")
+    answer = input("Start it? [y/N] ")
+    return answer.strip().lower() in ("y", "yes")

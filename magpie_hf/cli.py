@@ -15,6 +15,7 @@ from typing import Any
 from . import __version__
 from ._cli_annotate import add_commands
 from ._cli_hub import add_hub_commands, add_run_flags
+from ._cli_hub_jobs import add_job_commands
 from ._cli_parse import overrides_of
 from ._cli_show import harmless, show_probe, show_recipes, show_rows, show_status, show_template
 from .errors import ArgumentError, MagpieError, RunStopped
@@ -60,7 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("  This is not an error that magpie_hf foresaw: --debug shows where it comes from.", file=sys.stderr)
         return EXIT_ERROR
     finally:
+        _let_sleep()
         restore()
+
+
+def _let_sleep() -> None:
+    """Put Inference Endpoints to sleep that this command woke."""
+    module = sys.modules.get("magpie_hf.hub.inference_endpoints")
+    for name in module.let_sleep() if module else []:
+        print(f"The endpoint {name} sleeps again.", file=sys.stderr)
 
 
 def _same_command(arguments: Sequence[str]) -> str:
@@ -114,6 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_synthesize(commands)
     add_commands(commands, _command)
     add_hub_commands(commands, _command, _add_common)
+    add_job_commands(commands, _command)
     _add_looking(commands)
     _add_model_commands(commands)
     _add_maintenance(commands)
@@ -155,6 +165,8 @@ def _add_common(parser: Any) -> None:
     parser.add_argument("--engine", help="transformers, vllm, tgi or openai")
     parser.add_argument("--endpoint", action="append", metavar="URL", help="address of a server; may be given again")
     parser.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the endpoint's key")
+    parser.add_argument("--endpoint-from", metavar="NAME", help="an Inference Endpoint of yours, as me/my-endpoint")
+    parser.add_argument("--yes", action="store_true", help="wake an endpoint that sleeps without asking")
     parser.add_argument("--output", help="run directory")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key of the recipe")
     parser.add_argument("--shard", metavar="I/N", help="make only part I of N (from 0), for job arrays")

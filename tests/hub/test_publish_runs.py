@@ -142,6 +142,19 @@ def test_a_run_goes_on_elsewhere_and_makes_no_finished_row_again(hub, recipe, tm
     assert set(hub.uploads.values()) == {1}
 
 
+def test_the_same_command_on_another_machine_goes_on_too(hub, recipe, tmp_path):
+    """As a job does that the Hub starts again: its disk is empty."""
+    publish(recipe, tmp_path / "run")
+    sent = dict(hub.uploads)
+    publish(recipe, tmp_path / "fresh", "--set", "num_rows=30")
+    assert rows(tmp_path / "fresh")[:20] == rows(tmp_path / "run")[:20]
+    here("run", recipe, "--output", tmp_path / "straight", "--set", "num_rows=30", "--rows", 0)
+    assert rows(tmp_path / "fresh") == rows(tmp_path / "straight")
+    nothing_twice(tmp_path / "fresh")
+    assert all(hub.uploads[oid] == count for oid, count in sent.items())
+    assert whole_at_every_commit(hub, REPO)["raw"] == {"train": 30}
+
+
 def test_a_finished_run_comes_back_without_a_model(hub, recipe, tmp_path):
     publish(recipe, tmp_path / "run")
     said = here("resume", REPO, "--output", tmp_path / "there", "--no-push", "--rows", 0)

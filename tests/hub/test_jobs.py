@@ -1,0 +1,307 @@
+"""Rented machines: what a job and an endpoint get, what they cost, and that they are asked for first."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from fastapi.responses import JSONResponse
+
+from magpie_hf import cli
+from magpie_hf.errors import ArgumentError, HubError
+from magpie_hf.hub import inference_endpoints, jobs
+from magpie_hf.recipe import load_recipe
+from tests.end_to_end.harness import environment, here
+from tests.servers.hub_server import HubFault, HubServer
+
+from .conftest import TOKEN, hub_environment, use_hub
+
+
+HARDWARE = [
+    {"name": "a100-large", "prettyName": "A100", "cpu": "12 vCPU", "ram": "142 GB", "unitCostMicroUSD": 41667, "unitCostUSD": 0.041667, "unitLabel": "minute"},
+    {"name": "cpu-basic", "prettyName": "CPU", "cpu": "2 vCPU", "ram": "16 GB", "unitCostMicroUSD": 167, "unitCostUSD": 0.000167, "unitLabel": "minute"},
+]  # fmt: skip
+
+
+class RentServer(HubServer):
+    """The Hub with jobs and Inference Endpoints."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.jobs, self.endpoints, self.slept = [], {}, []
+
+    def _route(self, request, what, path, body):
+        if what == "GET api/jobs/hardware":
+            return JSONResponse(HARDWARE)
+        if path.startswith("api/jobs/") and request.method == "POST":
+            self.jobs.append(json.loads(body))
+            owner = {"id": "1", "name": path.rpartition("/")[2], "type": "user"}
+            return JSONResponse(
+                {
+                    "id": "job1",
+                    "createdAt": "2026-01-01T00:00:00Z",
+                    "owner": owner,
+                    "status": {"stage": "RUNNING", "message": None},
+                }
+            )
+        if path.startswith("v2/provider/"):
+            return JSONResponse(
+                {"items": [{"instanceType": "nvidia-a100", "instanceSize": "x1", "pricePerHour": 2.5}]}
+            )
+        if path.startswith("v2/endpoint/"):
+            return self._endpoint(request.method, path.removeprefix("v2/endpoint/").split("/"), body)
+        return super()._route(request, what, path, body)
+
+    def _endpoint(self, method, parts, body):
+        if method == "POST" and len(parts) == 1:
+            given = json.loads(body)
+            self.endpoints[given["name"]] = given
+            return JSONResponse(self.described(given["name"], "initializing"))
+        name = parts[1]
+        if name not in self.endpoints:
+            return JSONResponse({"error": "not found"}, 404)
+        if parts[-1] == "resume":
+            self.endpoints[name]["state"] = "running"
+        if parts[-1] == "scale-to-zero":
+            self.endpoints[name]["state"] = "scaledToZero"
+            self.slept.append(name)
+        return JSONResponse(self.described(name, self.endpoints[name].get("state", "running")))
+
+    def described(self, name, state):
+        given = self.endpoints[name]
+        address = given.get("url", self.url) if state == "running" else None
+        status = {
+            "state": state,
+            "createdAt": "2026-01-01T00:00:00Z",
+            "updatedAt": "2026-01-01T00:00:00Z",
+            "url": address,
+        }
+        model = {
+            "repository": "demo",
+            "framework": "pytorch",
+            "revision": None,
+            "task": "text-generation",
+            **given.get("model", {}),
+        }
+        return {
+            "name": name,
+            "status": status,
+            "model": model,
+            "type": "protected",
+            "healthRoute": "/health",
+            "compute": {},
+        }
+
+
+@pytest.fixture
+def rent(monkeypatch):
+    with RentServer() as server:
+        use_hub(server, monkeypatch)
+        monkeypatch.setattr("huggingface_hub.constants.INFERENCE_ENDPOINTS_ENDPOINT", f"{server.url}/v2")
+        monkeypatch.setattr("magpie_hf.hub.remote.FIRST_WAIT_S", 0.01)
+        yield server
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: mine\nmodel: demo\nnum_rows: 4\nsampling: {max_tokens: 32}\nstages: [instructions]\noutput: {path: /tmp/here}\n"
+    )
+    return path
+
+
+def run_job(recipe, *more, code=0):
+    return here("jobs", "run", recipe, "--flavor", "a100-large", "--push-to", "me/mine", *more, code=code)
+
+
+def test_a_job_shows_its_price_and_starts_when_told_to(rent, recipe):
+    said = run_job(recipe, "--yes", "--timeout", "2h", "--config", "raw")
+    assert "$2.50 an hour" in said
+    assert "at most 2h, paid by me" in said
+    assert f"{rent.url}/jobs/me/job1" in said
+    (job,) = rent.jobs
+    assert job["flavor"] == "a100-large"
+    assert job["secrets"] == {"HF_TOKEN": TOKEN}
+    assert TOKEN not in json.dumps({key: value for key, value in job.items() if key != "secrets"})
+    assert TOKEN not in said
+    sent = yaml.safe_load(base64.b64decode(job["environment"]["MAGPIE_RECIPE"]))
+    assert sent["push"] == {"repo": "me/mine", "config": "raw"}
+    assert "output" not in sent
+
+
+def test_without_a_yes_nothing_is_started(rent, recipe, monkeypatch):
+    assert "nobody is there to ask" in run_job(recipe, code=1)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer in ("n", "", "perhaps"):
+        monkeypatch.setattr("builtins.input", lambda prompt, answer=answer: answer)
+        assert "Nothing was started." in run_job(recipe)
+    assert rent.jobs == []
+    monkeypatch.setattr("builtins.input", lambda prompt: "y")
+    run_job(recipe)
+    assert len(rent.jobs) == 1
+
+
+def test_what_the_job_runs_really_publishes(rent, recipe, tmp_path):
+    """The command of the job, run here, but for the one word that installs our package."""
+    run_job(recipe, "--yes")
+    (job,) = rent.jobs
+    script = job["command"][-1] if "command" in job else job["arguments"][-1]
+    words = shlex.split(script.partition("exec ")[2])
+    at = words.index("magpie-hf")
+    assert words[:at][:3] == ["uv", "run", "--no-project"]
+    own = shlex.join([sys.executable, "-m", "magpie_hf", *words[at + 1 :], "--output", str(tmp_path / "job")])
+    script = (
+        script.partition("exec ")[0].replace("/tmp/", f"{tmp_path}/")
+        + "exec "
+        + own.replace("/tmp/recipe", f"{tmp_path}/recipe")
+    )
+    env = environment(**hub_environment(rent), MAGPIE_RECIPE=job["environment"]["MAGPIE_RECIPE"])
+    env["HF_TOKEN"] = job["secrets"]["HF_TOKEN"]
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    assert "data/train-00000-of-00001.parquet" in rent.history("me/mine")[-1].files
+
+
+def test_an_estimate_is_shown_where_the_size_is_known(rent):
+    recipe = load_recipe("magpie-air")
+    plan = jobs.plan_job(
+        recipe.dump(), name="magpie-air", repo="me/air", flavor="a100-large", gpu_hours=196.0, extras=["vllm"]
+    )
+    assert any("196.0 hours, $490" in line for line in plan.lines())
+    assert "magpie_hf[vllm]==" in plan.command[-1]
+    assert TOKEN not in repr(plan)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda rent, patch: patch.delenv("HF_TOKEN"), "no login"),
+        (lambda rent, patch: rent.hub_faults.append(HubFault("status", "POST /api/jobs", 9, status=402)), "refused"),
+        (lambda rent, patch: rent.hub_faults.append(HubFault("status", "POST /api/jobs", 9, status=403)), "no right"),
+        (lambda rent, patch: patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True), "Offline"),
+    ],
+)
+def test_a_refused_job_is_one_readable_error(rent, recipe, monkeypatch, prepare, words):
+    prepare(rent, monkeypatch)
+    said = run_job(recipe, "--yes", code=1)
+    assert words in said
+    assert "HubError" in said
+    assert "hf_" not in said
+    assert rent.jobs == []
+
+
+def test_a_job_is_asked_for_once_even_if_the_answer_is_lost(rent, recipe):
+    """A second try might start, and cost, a second job."""
+    rent.hub_faults = [HubFault("late", "POST /api/jobs", 9, status=504)]
+    assert "HubError" in run_job(recipe, "--yes", code=1)
+    assert len(rent.jobs) == 1
+
+
+def test_a_machine_that_is_not_there_is_named(rent, recipe):
+    said = here("jobs", "run", recipe, "--flavor", "a100-larg", "--push-to", "me/x", "--yes", code=1)
+    assert 'Did you mean "a100-large"?' in said
+
+
+def test_an_endpoint_is_made_to_sleep_by_itself_and_its_price_is_asked(rent):
+    arguments = [
+        "endpoints",
+        "create",
+        "me/my-endpoint",
+        "--model",
+        "a/b",
+        "--instance-type",
+        "nvidia-a100",
+        "--instance-size",
+        "x1",
+    ]
+    assert "nobody is there to ask" in here(*arguments, code=1)
+    assert rent.endpoints == {}
+    for engine, image in (("vllm", "vLLM"), ("tgi", "tgi")):
+        said = here(*arguments, "--engine", engine, "--yes")
+        assert "$2.50 an hour" in said
+        made = rent.endpoints["my-endpoint"]
+        assert image in made["model"]["image"]
+        assert made["compute"]["scaling"]["scaleToZeroTimeout"] == 15
+        assert made["type"] != "public"
+    here("endpoints", "sleep", "me/my-endpoint")
+    assert rent.slept == ["my-endpoint"]
+
+
+def test_a_run_wakes_the_endpoint_uses_it_with_the_login_and_lets_it_sleep(rent, tgi_server, tmp_path):
+    rent.endpoints["mine"] = {"state": "scaledToZero", "url": tgi_server.url, "model": {"image": {"tgi": {}}}}
+    common = [
+        "synthesize",
+        "--endpoint-from",
+        "me/mine",
+        "--num-rows",
+        3,
+        "--output",
+        tmp_path / "run",
+        "--set",
+        "sampling.max_tokens=32",
+    ]
+    assert "sleeps" in here(*common, code=1)
+    assert rent.slept == []
+    said = here(*common, "--yes")
+    assert "3 rows" in said
+    assert rent.slept == ["mine"]
+    assert tgi_server.record.stats()["authorization"] > 0
+    state = (tmp_path / "run" / "run.json").read_text()
+    assert TOKEN not in state
+    assert '"api_key_env": "HF_TOKEN"' in state
+
+
+def test_an_endpoint_that_was_awake_stays_awake(rent, tgi_server, tmp_path):
+    rent.endpoints["mine"] = {"state": "running", "url": tgi_server.url, "model": {"image": {"tgi": {}}}}
+    here(
+        "synthesize",
+        "--endpoint-from",
+        "mine",
+        "--num-rows",
+        2,
+        "--output",
+        tmp_path / "run",
+        "--set",
+        "sampling.max_tokens=32",
+    )
+    assert rent.slept == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://evil.example/x",
+        "http://x.endpoints.huggingface.cloud",
+        "https://endpoints.huggingface.cloud.evil.example",
+        "https://x.endpoints.huggingface.cloud@evil.example",
+    ],
+)
+def test_no_login_goes_to_an_address_that_is_no_endpoint(rent, url):
+    rent.endpoints["mine"] = {"state": "running", "url": url}
+    with pytest.raises(ArgumentError, match="no login is sent"):
+        inference_endpoints.endpoint_of("me/mine")
+
+
+def test_addresses_of_endpoints_are_taken():
+    assert inference_endpoints.checked_address("https://abc.us-east-1.aws.endpoints.huggingface.cloud/")
+
+
+def test_an_endpoint_that_is_not_there_is_named(rent):
+    with pytest.raises(HubError, match="me/nothing"):
+        inference_endpoints.endpoint_of("me/nothing")
+    with pytest.raises(ArgumentError, match="no endpoint's name"):
+        inference_endpoints.endpoint_of("https://x/y")
+
+
+def test_what_cannot_be_put_to_sleep_is_told_and_hides_no_other_error(rent, tmp_path, capsys, monkeypatch):
+    rent.hub_faults = [HubFault("status", "scale-to-zero", 99, status=403)]
+    monkeypatch.setattr(inference_endpoints, "_woken", [("mine", "me")])
+    assert inference_endpoints.let_sleep() == []
+    assert cli.main(["status", str(Path(tmp_path) / "nothing")]) == 1
