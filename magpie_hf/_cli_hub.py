@@ -35,6 +35,9 @@ def add_push_flags(parser: Any) -> None:
     parser.add_argument("--create-pr", action="store_true", default=None, help="push to a new pull request")
     parser.add_argument("--license", help="Hub licence id, where the model's is not known")
     parser.add_argument("--no-state", action="store_true", default=None, help="do not send finished rows for resuming")
+    parser.add_argument(
+        "--patience", type=float, metavar="S", help="seconds to try while the Hub cannot be reached (default 600)"
+    )
 
 
 def add_run_flags(parser: Any) -> None:
@@ -57,6 +60,7 @@ def _push(options: argparse.Namespace) -> int:
         create_pr=bool(options.create_pr),
         license=options.license,
         state=not options.no_state,
+        patience_s=options.patience,
     )
     print(f"Published: {url}")
     return 0

@@ -13,6 +13,7 @@ from .errors import ArgumentError
 _PUSH_FLAGS = {
     "push_to": "repo", "config": "config", "private": "private", "gated": "gated", "push_revision": "revision",
     "create_pr": "create_pr", "license": "license", "no_state": "state",
+    "patience": "patience_s",
 }  # fmt: skip
 
 
@@ -60,11 +61,24 @@ def _named_endpoint(options: argparse.Namespace) -> dict[str, Any]:
         from huggingface_hub import get_token
 
         os.environ[address.api_key_env] = get_token() or ""
+    options.endpoint_model = address.model
     return {
+        # The server itself only knows where the model is mounted; whose it is, the Hub has said.
+        "engine.allow_model_mismatch": True,
         "engine.kind": address.engine,
         "engine.endpoints": [address.url],
         "engine.api_key_env": address.api_key_env,
     }
+
+
+def check_endpoint_model(options: argparse.Namespace, model: str) -> None:
+    """Raise ArgumentError if the named endpoint serves another model than the one asked for."""
+    served = getattr(options, "endpoint_model", None)
+    if served is not None and served != model:
+        raise ArgumentError(
+            f"The endpoint {options.endpoint_from} serves {served}, and the model asked for is {model}.",
+            hint=f"Add --model {served}, or name another endpoint.",
+        )
 
 
 def push_overrides(options: argparse.Namespace) -> dict[str, Any]:

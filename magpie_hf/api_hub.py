@@ -43,6 +43,7 @@ def push_to_hub(
     create_pr: bool = False,
     license: str | None = None,
     state: bool = True,
+    patience_s: float | None = None,
 ) -> str:
     """Publish rows as a config of a dataset repository, with a generated card; return the repository's address.
 
@@ -61,13 +62,16 @@ def push_to_hub(
         create_pr: Push to a new pull request.
         license: A Hub licence id, where the model's is not known.
         state: Whether a run's finished rows go along, so that `resume_from_hub` can go on.
+        patience_s: How long to try again while the Hub cannot be reached (default ten minutes).
 
     Raises:
         ArgumentError: a name cannot be used, or the licence must be given.
         HubError: no login, no right to write, or the Hub cannot be reached; says which command goes on.
     """
     check_names(config_name, [split])
-    settings = PushSettings(repo_id, config_name, private, gated, revision, create_pr, license, state)
+    settings = PushSettings(
+        repo_id, config_name, private, gated, revision, create_pr, license, state, patience_s=patience_s
+    )
     if isinstance(dataset, (str, Path)):
         place = Path(dataset).expanduser()
         if (place / "run.json").is_file():
@@ -89,6 +93,7 @@ def _push_rows(dataset: Any, split: str, settings: PushSettings) -> str:
             revision=settings.revision,
             create_pr=settings.create_pr,
             resume="the same magpie_hf.push_to_hub call",
+            patience_s=settings.patience_s,
         ).open(private=settings.private, gated=settings.gated)
         push_subset(remote, Subset(settings.config, shards, facts))
     return remote.url

@@ -16,7 +16,7 @@ from . import __version__
 from ._cli_annotate import add_commands
 from ._cli_hub import add_hub_commands, add_run_flags
 from ._cli_hub_jobs import add_job_commands
-from ._cli_parse import overrides_of
+from ._cli_parse import check_endpoint_model, overrides_of
 from ._cli_show import harmless, show_probe, show_recipes, show_rows, show_status, show_template
 from .errors import ArgumentError, MagpieError, RunStopped
 
@@ -229,7 +229,9 @@ def _run_options(options: argparse.Namespace) -> dict[str, Any]:
 def _run(options: argparse.Namespace) -> int:
     from .recipe import load_recipe
 
-    return _carry_out(load_recipe(options.recipe, overrides_of(options)), options.rows, **_run_options(options))
+    recipe = load_recipe(options.recipe, overrides_of(options))
+    check_endpoint_model(options, recipe.model)
+    return _carry_out(recipe, options.rows, **_run_options(options))
 
 
 def _synthesize(options: argparse.Namespace) -> int:
@@ -248,7 +250,9 @@ def _synthesize(options: argparse.Namespace) -> int:
     }
     given = {"revision": options.revision, "system_prompt": options.system_prompt}
     raw |= {key: value for key, value in given.items() if value is not None}
-    return _carry_out(load_recipe(raw, overrides_of(options)), options.rows, **_run_options(options))
+    recipe = load_recipe(raw, overrides_of(options))
+    check_endpoint_model(options, recipe.model)
+    return _carry_out(recipe, options.rows, **_run_options(options))
 
 
 def _carry_out(recipe: Any, rows: int, **options: Any) -> int:

@@ -83,7 +83,7 @@ KEYS = {
     "stages": "The stages in their order: names, or mappings with `stage` and its settings.",
     "order": "paper, or lean: what needs the instruction alone is decided before responses are paid for.",
     "output": "Where the run lies (`path`) and the dataset's `format`: parquet, arrow (save_to_disk) or none; `report`: write report.html.",
-    "push": "Where the run is published while it is on: `repo`, `config`, `private`, `gated`, `revision`, `create_pr`, `license`, `state`, `every_s`.",
+    "push": "Where the run is published while it is on: `repo`, `config`, `private`, `gated`, `revision`, `create_pr`, `license`, `state`, `every_s`, `patience_s`.",
     "budget": "max_tokens_total, max_hours, max_cost, price_per_gpu_hour, num_gpus.",
 }
 DATASET_KEYS = ("path", "config", "split", "revision", "fingerprint")

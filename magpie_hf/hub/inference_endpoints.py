@@ -31,11 +31,12 @@ _woken: list[tuple[str, str | None]] = []
 
 
 class EndpointAddress(NamedTuple):
-    """Where an endpoint answers, which engine speaks to it, and which environment variable holds its key."""
+    """Where an endpoint answers, which engine speaks to it, which environment variable holds its key, and its model."""
 
     url: str
     engine: str
     api_key_env: str
+    model: str
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def endpoint_of(name: str, *, wake: bool = True) -> EndpointAddress:
             endpoint.resume().wait(timeout=WAKE_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 (two libraries' errors)
             raise _trouble(error, remote, name) from None
-    return EndpointAddress(checked_address(str(endpoint.url)), _engine_of(endpoint.raw), "HF_TOKEN")
+    address = checked_address(str(endpoint.url))
+    return EndpointAddress(address, _engine_of(endpoint.raw), "HF_TOKEN", str(endpoint.repository))
 
 
 def wakes(name: str) -> bool:

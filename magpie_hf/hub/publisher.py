@@ -41,6 +41,7 @@ class Publisher:
             revision=pull_request or settings.revision,
             create_pr=settings.create_pr and pull_request is None,
             resume=resume,
+            patience_s=settings.patience_s,
         )
         self._todo: queue.Queue[Subset] = queue.Queue()
         self._wake = threading.Event()

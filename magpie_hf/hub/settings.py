@@ -23,6 +23,7 @@ class PushSettings:
     - `license`: a Hub licence id, where the model's is not known.
     - `state`: whether finished rows go up under `.magpie/` while the run is on, so that `resume_from_hub` can go on.
     - `every_s`: how often, in seconds.
+    - `patience_s`: how long to try again while the Hub cannot be reached (default ten minutes).
     """
 
     repo: str
@@ -34,6 +35,7 @@ class PushSettings:
     license: str | None = None
     state: bool = True
     every_s: float = EVERY_S
+    patience_s: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.gated, str) and self.gated not in _GATED:

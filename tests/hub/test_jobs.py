@@ -274,6 +274,17 @@ def test_an_endpoint_that_was_awake_stays_awake(rent, tgi_server, tmp_path):
     assert rent.slept == []
 
 
+def test_an_endpoint_with_another_model_is_refused(rent, tgi_server, tmp_path):
+    rent.endpoints["mine"] = {
+        "state": "running",
+        "url": tgi_server.url,
+        "model": {"image": {"tgi": {}}, "repository": "a/b"},
+    }
+    said = here("synthesize", "--endpoint-from", "mine", "--num-rows", 2, "--output", tmp_path / "run", code=1)
+    assert "serves a/b" in said
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     "url",
     [

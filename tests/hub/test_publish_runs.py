@@ -191,6 +191,26 @@ def test_a_network_that_goes_down_in_the_middle_costs_no_row(hub, recipe, tmp_pa
 
 
 @pytest.mark.parametrize(
+    "fault",
+    [
+        HubFault("status", "/commit", 999, status=403),
+        HubFault("status", "whoami", 999, status=500),
+        HubFault("reset", "preupload", 999),
+    ],
+    ids=lambda f: f.match,
+)
+def test_no_traceback_or_log_shows_the_token(hub, recipe, tmp_path, fault):
+    """In a process of its own, with everything it can say."""
+    hub.hub_faults = [fault]
+    process = start("push", _lines(tmp_path), REPO, "--license", "mit", "--debug", "--patience", 0.5, **hub_environment(hub),
+                    HF_HUB_VERBOSITY="debug", DATASETS_VERBOSITY="debug")  # fmt: skip
+    said = finish(process, 1)
+    assert "HubError" in said
+    assert "Traceback" in said
+    assert TOKEN not in said
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"push": {"config": "x"}}, "push.repo"),
