@@ -97,6 +97,19 @@ def test_the_same_run_again_sends_nothing_and_makes_no_commit_of_data(hub, recip
     assert all(commit.title == "Finished rows" for commit in hub.history(REPO)[commits:])
 
 
+def test_a_release_recipe_on_an_endpoint_is_published_as_the_readme_says(hub, tgi_server, tmp_path):
+    here("run", "magpie-air", "--model", "demo", "--set", "num_rows=12", "--endpoint", tgi_server.url, "--push-to", REPO,
+         "--output", tmp_path / "run", "--rows", 0)  # fmt: skip
+    assert whole_at_every_commit(hub, REPO) == {"default": {"train": 12}}
+    ds = load_dataset(REPO, split="train")
+    assert {"instruct_reward", "input_quality", "safety", "min_neighbor_distance", "language"} <= set(ds.column_names)
+    card = hub.read(REPO, "README.md").decode()
+    assert "Three million instructions" in card
+    assert tgi_server.url not in card
+    for path in (path for path in hub_files(hub) if path.startswith(".magpie/runs")):
+        assert tgi_server.url.encode() not in hub.read(REPO, path), path
+
+
 def test_a_larger_run_replaces_the_config_and_sends_new_rows_only(hub, recipe, tmp_path):
     publish(recipe, tmp_path / "run")
     segments = {path for path in hub.history(REPO)[-1].files if path.endswith(".jnl.bin")}
