@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ..sampling import SamplingParams
 from .base import Request
+
+
+def fitted(request: Request, max_context: int | None) -> SamplingParams:
+    """Return the request's sampling with no more new tokens than a server has room for behind the prompt.
+
+    As the local engines do: a text that meets the end of the context ends as "length". A prompt that leaves no room at
+    all goes out as it is, and comes back as too long.
+    """
+    sampling = request.sampling
+    room = sampling.max_tokens if max_context is None else max_context - len(request.prompt.token_ids)
+    return replace(sampling, max_tokens=room) if 1 <= room < sampling.max_tokens else sampling
 
 
 class Pulled:

@@ -13,6 +13,7 @@ from ..models import ModelRef
 from ..sampling import SamplingParams
 from .base import Capabilities, Generation, Request, Served
 from .endpoints import EndpointEngine
+from .groups import fitted
 from .openai_probe import (
     EXTRAS,
     PROBE_PROMPT,
@@ -253,7 +254,11 @@ class OpenAIEngine(EndpointEngine):
         sampling = first.sampling
         self._prove(sampling)
         prompt = list(first.prompt.token_ids) if self._traits.token_ids else self._text(first.prompt)
-        body = {"model": self._model_name, "prompt": prompt, **self._sampling_fields(sampling)}
+        body = {
+            "model": self._model_name,
+            "prompt": prompt,
+            **self._sampling_fields(fitted(first, self.capabilities().max_context)),
+        }
         if len(group) > 1:
             body["n"] = len(group)
         return PATH, to_json(body)

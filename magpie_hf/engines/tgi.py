@@ -12,6 +12,7 @@ from ..errors import ArgumentError, CapabilityError, PromptMismatchError, quoted
 from ..sampling import SamplingParams
 from .base import Capabilities, Generation, Request, Served
 from .endpoints import EndpointEngine
+from .groups import fitted
 from .pacing import retry_after_s
 from .stops import Ending, end_text, end_tokens
 from .tgi_types import check_parameters, tgi_client, tgi_error
@@ -121,6 +122,7 @@ class TgiEngine(EndpointEngine):
                 hint="Leave the ban out; such texts can be rejected and sampled again.",
             )
         parameters = dict(parameters_of(sampling.with_seed(None), self._stops_sent(sampling)))
+        parameters["max_new_tokens"] = fitted(request, self.capabilities().max_context).max_tokens
         if sampling.seed is not None and not sampling.is_greedy:
             parameters["seed"] = sampling.seed
         return "/generate", to_json({"inputs": self._text(request.prompt), "parameters": parameters})
