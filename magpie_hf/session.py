@@ -121,8 +121,9 @@ class Session:
         if self._open is not None and self._open[0] == key:
             return self._open[1]
         for stage in self.recipe.stages:
-            if stage.role == role and stage.uses_engine:
-                stage.check_template(template)
+            # Who answers is checked with who asks: before any instruction is paid for.
+            if stage.uses_engine and (stage.role == role or (stage.role, role) == ("responder", "generator")):
+                stage.check_template(template if stage.role == role else self.template_of(stage.role))
         self.close()
         engine = make_engine(spec, pinned_model(spec, self.run_dir), stops)
         engine.open()
