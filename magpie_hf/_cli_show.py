@@ -105,6 +105,17 @@ def _with_prompt(system_prompt: str | None) -> str:
     return f", system prompt {system_prompt!r}." if system_prompt else ", no system prompt."
 
 
+def show_published(place: Path) -> None:
+    """Print where a run was published."""
+    from huggingface_hub import constants
+
+    from .rundir import RunDir
+
+    hub = RunDir.read(place).state.get("hub") or {}
+    revision = f"  (revision {hub['revision']})" if hub.get("revision") else ""
+    print(f"\nPublished: {constants.ENDPOINT}/datasets/{hub.get('repo')}{revision}")
+
+
 def show_recipes() -> None:
     """Print the bundled recipes with their size and what synthesis would cost."""
     from .costs import estimate

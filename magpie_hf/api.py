@@ -169,7 +169,7 @@ def run(
         run_dir.state["shard"] = list(part)
         with session.recorded():
             try:
-                with publishing(built, run_dir) as publisher:
+                with publishing(built, run_dir, rows) as publisher:
                     return _run_stages(session, part, rows, publisher)
             except RunStopped as stop:
                 stop.data.setdefault("output", str(run_dir.path))
@@ -218,6 +218,8 @@ def _run_stages(session: Session, shard: Shard, rows: Dataset | None, publisher:
                 _announce(publisher, rows, stage.config, files, is_subset=True)
             continue
         rows = run_stage(stage, rows, session.environment(stage.role if stage.uses_engine else "generator"))
+    named = {stage.config for stage in session.recipe.stages if isinstance(stage, Subset)}
+    run_dir.state["subsets"] = {name: made for name, made in run_dir.state.get("subsets", {}).items() if name in named}
     written = write_output(rows, run_dir, session.recipe.output.get("format", "parquet"), session.used_stages())
     if session.recipe.output.get("report"):
         from .reports import write_report

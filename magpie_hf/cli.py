@@ -17,7 +17,7 @@ from ._cli_annotate import add_commands
 from ._cli_hub import add_hub_commands, add_run_flags
 from ._cli_hub_jobs import add_job_commands
 from ._cli_parse import check_endpoint_model, overrides_of
-from ._cli_show import harmless, show_probe, show_recipes, show_rows, show_status, show_template
+from ._cli_show import harmless, show_probe, show_published, show_recipes, show_rows, show_status, show_template
 from .errors import ArgumentError, MagpieError, RunStopped
 
 
@@ -262,6 +262,8 @@ def _carry_out(recipe: Any, rows: int, **options: Any) -> int:
     dataset = run(recipe, **options)
     show_rows(dataset, rows)
     show_status(place)
+    if recipe.push is not None:
+        show_published(place)
     print(f"\nThe dataset: {place}  ({len(dataset)} rows; load_dataset({str(place)!r}, split='train'))")
     return 0
 

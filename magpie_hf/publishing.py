@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import RunStopped
-from .hub.facts import config_facts, joined_licence
-from .hub.manifest import public_name
+from .hub.facts import config_facts, joined_licence, writers
+from .hub.manifest import public_name, public_recipe
 from .hub.publisher import Publisher
 from .hub.push import write_shards
 from .hub.settings import PushSettings
@@ -27,8 +27,8 @@ logger = logging.getLogger("magpie_hf")
 
 
 @contextlib.contextmanager
-def publishing(recipe: Recipe, run_dir: RunDir) -> Iterator[Publisher | None]:
-    """Publish a run while it is on, if its recipe says where; None if it does not.
+def publishing(recipe: Recipe, run_dir: RunDir, rows: Dataset | None = None) -> Iterator[Publisher | None]:
+    """Publish a run while it is on, if its recipe says where; None if it does not. `rows`: those that it annotates.
 
     Raises:
         ArgumentError: the repository's name cannot be used, or the licence must be given.
@@ -38,7 +38,7 @@ def publishing(recipe: Recipe, run_dir: RunDir) -> Iterator[Publisher | None]:
     if settings is None:
         yield None
         return
-    check_licence(recipe, settings)
+    check_licence(recipe, settings, rows)
     publisher = Publisher(run_dir, settings, resume=push_command(run_dir, settings)).open()
     try:
         yield publisher
@@ -48,11 +48,13 @@ def publishing(recipe: Recipe, run_dir: RunDir) -> Iterator[Publisher | None]:
     publisher.finish()
 
 
-def check_licence(recipe: Recipe, settings: PushSettings) -> None:
+def check_licence(recipe: Recipe, settings: PushSettings, rows: Dataset | None = None) -> None:
     """Raise ArgumentError if nobody knows what licence the rows will have."""
-    models = [recipe.model, recipe.role("responder").model] if recipe.model else []
-    if models and not recipe.dataset:
-        joined_licence([public_name(model) for model in dict.fromkeys(models)], settings.license)
+    if rows is not None:
+        models = writers(public_recipe(recipe.raw), rows)
+    else:
+        models = [public_name(model) for model in dict.fromkeys((recipe.model, recipe.role("responder").model))]
+    joined_licence(models, settings.license)
 
 
 def push_command(run_dir: RunDir, settings: PushSettings) -> str:

@@ -93,6 +93,8 @@ class Session:
 
     def template_of(self, role: str) -> ChatTemplate:
         """Return a role's chat template with the recipe's arguments, under the run's date."""
+        if role == "responder" and self.recipe.role(role) == self.recipe.generator:
+            role = "generator"
         if role not in self._templates:
             spec = self.recipe.role(role)
             ref = pinned_model(spec, self.run_dir)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +13,12 @@ from typing import Any
 
 from ..errors import ArgumentError, HubError, StorageError, did_you_mean, quoted
 from ..rundir import RunDir, write_atomically
-from .manifest import ROOT, SEGMENT_SUFFIX, runs_of
+from .manifest import ROOT, SEGMENT_SUFFIX, public_recipe, runs_of
 from .remote import Head, Remote, check_online
+
+
+logger = logging.getLogger("magpie_hf")
+_KEY = re.compile(r"[\w.-]+")
 
 
 def find_run(remote: Remote, run: str | None = None) -> tuple[str, Head]:
@@ -90,9 +96,47 @@ def _state(path: Path, remote: Remote) -> dict[str, Any]:
         state = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise HubError(f"The run's state cannot be read: {error}.", where=remote.url) from error
-    if not isinstance(state, Mapping) or not isinstance(state.get("stages"), Mapping):
+    parts = [state.get(key) if isinstance(state, Mapping) else None for key in ("stages", "recipe")]
+    if not all(isinstance(part, Mapping) for part in parts):
         raise HubError("What lies there is no run's state.", where=remote.url)
-    return dict(state)
+    return trusted(state)
+
+
+def trusted(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return of a run's state that came from elsewhere what cannot turn this machine against its user.
+
+    No addresses that texts or keys would be sent to, no code of models' repositories, no paths; pins only for the model
+    that they are called after.
+    """
+    pins = state.get("pins")
+    stages = {
+        key: stage for key, stage in state["stages"].items() if _KEY.fullmatch(key) and isinstance(stage, Mapping)
+    }
+    return {
+        **state,
+        "recipe": _without_code(public_recipe(state["recipe"])),
+        "stages": stages,
+        "pins": {key: pin for key, pin in pins.items() if _is_own(key, pin)} if isinstance(pins, Mapping) else {},
+    }
+
+
+def _without_code(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if value.get("trust_remote_code"):
+            logger.warning(
+                "The run ran code of a model's repository: read it, and allow it again with trust_remote_code."
+            )
+        return {key: _without_code(inner) for key, inner in value.items() if key != "trust_remote_code"}
+    return [_without_code(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _is_own(key: str, pin: Any) -> bool:
+    """Whether a pin says nothing but which commit of the model in its key, or which date."""
+    if not key.startswith("model "):
+        return pin is None or isinstance(pin, str)
+    name = key.removeprefix("model ").rpartition("@")[0]
+    is_commit = isinstance(pin, list) and len(pin) == 4 and all(part is None or isinstance(part, str) for part in pin)
+    return is_commit and pin[:2] == [name, name]
 
 
 def _inside(output: Path, path: str) -> Path:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 SAMPLES = 3
 KEPT_CHARACTERS = 2000
+MOST_WRITERS = 20
+"""Beyond so many different names a column called model is something else."""
 CHART_LABELS = ("task_category", "input_quality", "difficulty", "language", "safety")
 CHART_NUMBERS = ("instruction_tokens", "response_tokens", "instruct_reward", "min_neighbor_distance")
 _JUDGE_MODES = ("separate", "combined")
@@ -47,8 +49,9 @@ def config_facts(
     """
     dataset = next(iter(splits.values()))
     recipe = public_recipe((run or {}).get("recipe") or {})
-    models = _writers(recipe, dataset)
+    models = writers(recipe, dataset)
     licence = joined_licence(models, license)
+    statistics = dataset_statistics(dataset)
     return {
         "format": FORMAT,
         "models": models,
@@ -59,11 +62,11 @@ def config_facts(
         "sampling": _sampling(recipe),
         "stages": _stages(run),
         "funnel": [dict(step) if isinstance(step, Mapping) else step._asdict() for step in funnel or ()],
-        "statistics": dataset_statistics(dataset),
+        "statistics": statistics,
         "splits": {name: len(rows) for name, rows in splits.items()},
         "sizes": dict(sizes or {}),
         "info": _info(splits),
-        "limits": list(_limits(dataset_statistics(dataset))),
+        "limits": list(_limits(statistics)),
         "samples": _samples(dataset),
         "columns": list(dataset.column_names),
         "totals": _totals(run),
@@ -102,14 +105,36 @@ def chart_sheet(statistics: Mapping[str, Any], title: str) -> str:
     return svg.sheet(charts, title=title) if charts else ""
 
 
-def _writers(recipe: Mapping[str, Any], dataset: Dataset) -> list[str]:
-    """Return the models whose text the rows hold: who wrote instructions, and who answered."""
-    found = [recipe.get("model")]
-    responder = recipe.get("responder")
-    found.append(responder.get("model") if isinstance(responder, Mapping) else responder)
-    if not any(found) and "model" in dataset.column_names and len(dataset):
-        found.append(public_name(str(dataset.select_columns(["model"])[0]["model"] or "")))
-    return list(dict.fromkeys(str(model) for model in found if model))
+def writers(recipe: Mapping[str, Any], dataset: Dataset) -> list[str]:
+    """Return the models whose text the rows hold: who wrote instructions, and who answered.
+
+    The rows say it where they can; else the recipe does, unless it only annotates.
+    """
+    found = _distinct(dataset, "model") + _distinct(dataset, "gen_response_configs", "output_generator")
+    if not found and not recipe.get("dataset"):
+        responder = recipe.get("responder")
+        found = [recipe.get("model"), responder.get("model") if isinstance(responder, Mapping) else responder]
+    return list(dict.fromkeys(public_name(str(model)) for model in found if model))
+
+
+def _distinct(dataset: Dataset, column: str, field: str | None = None) -> list[Any]:
+    """Return the different values of a column of texts, or of a field in it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if column not in dataset.column_names:
+        return []
+    found: dict[Any, None] = {}
+    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=20_000):
+        values = table[column].combine_chunks()
+        if field is not None:
+            if not pa.types.is_struct(values.type) or values.type.get_field_index(field) < 0:
+                return []
+            values = pc.struct_field(values, field)
+        found |= dict.fromkeys(values.unique().to_pylist())
+        if len(found) > MOST_WRITERS:
+            return []
+    return [value for value in found if isinstance(value, str)]
 
 
 def _info(splits: Mapping[str, Dataset]) -> dict[str, Any]:
@@ -126,7 +151,8 @@ def _info(splits: Mapping[str, Dataset]) -> dict[str, Any]:
 
 
 def _provenance(recipe: Mapping[str, Any], models: Sequence[str]) -> list[list[str]]:
-    facts: list[tuple[str, Any]] = [("model", recipe.get("model") or (models[0] if models else None))]
+    own = None if recipe.get("dataset") else recipe.get("model")
+    facts: list[tuple[str, Any]] = [("model", own or (models[0] if models else None))]
     facts += [(key, recipe.get(key)) for key in ("revision", "num_rows", "seed", "order")]
     for role in _ROLES:
         given = recipe.get(role)

@@ -59,7 +59,8 @@ class Publisher:
         """
         self.remote.open(private=self.settings.private, gated=self.settings.gated)
         self._adopt()
-        self._push_state(all_closed=False)
+        small = state_files(self.run_dir)
+        self.remote.commit(lambda head: Changes(small), "A run begins")
         self._remember()
         self._thread = threading.Thread(target=self._work, name="magpie-hub", daemon=True)
         self._thread.start()
@@ -75,7 +76,7 @@ class Publisher:
             return
         theirs = download_run(self.remote, run_name(mine), head, root)
         logger.info("Going on with the rows of this run that lie in %s.", self.remote.url)
-        mine["pins"] = {**theirs.get("pins", {}), **mine["pins"]}
+        mine["pins"] = {**theirs["pins"], **mine["pins"]}
         for key, stage in theirs["stages"].items():
             mine["stages"].setdefault(key, stage)
         self.run_dir.save()

@@ -94,7 +94,7 @@ def test_the_same_run_again_sends_nothing_and_makes_no_commit_of_data(hub, recip
     commits, uploads = len(hub.history(REPO)), dict(hub.uploads)
     publish(recipe, tmp_path / "run")
     assert dict(hub.uploads) == uploads
-    assert all(commit.title == "Finished rows" for commit in hub.history(REPO)[commits:])
+    assert {commit.title for commit in hub.history(REPO)[commits:]} <= {"A run begins", "Finished rows"}
 
 
 def test_a_release_recipe_on_an_endpoint_is_published_as_the_readme_says(hub, tgi_server, tmp_path):
@@ -174,6 +174,83 @@ def test_a_finished_run_comes_back_without_a_model(hub, recipe, tmp_path):
     assert "rows" in said
     assert rows(tmp_path / "there") == rows(tmp_path / "run")
     assert num_records(tmp_path / "there") == num_records(tmp_path / "run")
+
+
+def test_a_run_from_elsewhere_cannot_send_keys_or_run_code():
+    """What a stranger's run.json could ask of this machine."""
+    from magpie_hf.hub.download import trusted
+
+    evil = {
+        "recipe": {
+            "model": "a/b",
+            "engine": {
+                "kind": "openai",
+                "endpoint": "http://evil.example",
+                "api_key_env": "HF_TOKEN",
+                "trust_remote_code": True,
+            },
+            "output": {"path": "/etc"},
+            "stages": [
+                {
+                    "stage": "reward",
+                    "endpoint": "http://evil.example",
+                    "api_key_env": "HF_TOKEN",
+                    "trust_remote_code": True,
+                }
+            ],
+            "dataset": {"path": "/etc/passwd"},
+        },
+        "stages": {"../../x": {"name": "x"}, "responses-0123": {"name": "responses", "identity": "0123"}, "bad": 3},
+        "pins": {
+            "model a/b@main": ["evil/model", "evil/model", "0" * 40, "0" * 40],
+            "model c/d@main": ["c/d", "c/d", "1" * 40, "1" * 40],
+            "template date x": "2026-01-01",
+            "other": {"x": 1},
+        },
+    }
+    kept = trusted(evil)
+    text = json.dumps(kept)
+    assert "evil" not in text
+    assert "HF_TOKEN" not in text
+    assert "trust_remote_code" not in text
+    assert "/etc" not in text
+    assert set(kept["stages"]) == {"responses-0123"}
+    assert set(kept["pins"]) == {"model c/d@main", "template date x"}
+
+
+def test_rows_of_others_need_a_licence_before_they_are_annotated(hub, tmp_path):
+    path = tmp_path / "annotate.yaml"
+    path.write_text(yaml.safe_dump({"name": "a", "dataset": str(_lines(tmp_path)), "stages": ["flags"]}))
+    common = ["run", path, "--output", tmp_path / "run", "--push-to", REPO, "--rows", 0]
+    assert "--license" in here(*common, code=1)
+    assert hub.repos == {}
+    here(*common, "--license", "cc-by-4.0")
+    assert hub.metadata(REPO)["license"] == "cc-by-4.0"
+    assert "a.jsonl" in hub.read(REPO, "README.md").decode()
+    assert str(tmp_path) not in hub.read(REPO, "README.md").decode()
+
+
+def test_a_run_in_another_format_is_published_as_parquet_too(hub, recipe, tmp_path):
+    publish(recipe, tmp_path / "run", "--set", "output.format=arrow")
+    assert whole_at_every_commit(hub, REPO).keys() == {"raw", "filtered"}
+
+
+def test_a_subset_that_the_recipe_no_longer_has_is_not_published(hub, recipe, tmp_path):
+    here("run", recipe, "--output", tmp_path / "run", "--rows", 0)
+    here(
+        "run",
+        recipe,
+        "--output",
+        tmp_path / "run",
+        "--rows",
+        0,
+        "--set",
+        "stages=[instructions, responses]",
+        "--set",
+        "name=mine",
+    )
+    here("push", tmp_path / "run", REPO)
+    assert whole_at_every_commit(hub, REPO).keys() == {"default"}
 
 
 def test_a_refusal_is_said_before_anything_is_generated(hub, recipe, tmp_path, monkeypatch):
