@@ -34,7 +34,8 @@ MOST_LABELS = 16
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _CODE = re.compile(r"[A-Za-z]{2,3}")
 _LABELS = ("input_quality", "difficulty", "task_category", "language", "safety")
-_NUMBERS = ("instruction_tokens", "response_tokens", "instruct_reward", "reward_difference", "min_neighbor_distance")
+_NUMBERS = ("instruction_tokens", "response_tokens", "instruct_reward", "reward_difference", "reward_margin",
+            "min_neighbor_distance")  # fmt: skip
 
 
 def build_card(

@@ -217,12 +217,24 @@ def _limits(facts: Mapping[str, Any]) -> Iterator[str]:
     yield "All texts were written by a language model; facts in them were not checked."
 
 
-def _samples(dataset: Dataset) -> list[dict[str, str]]:
-    if "instruction" not in dataset.column_names or "response" not in dataset.column_names:
+def _samples(dataset: Dataset) -> list[list[list[str]]]:
+    """Return the first rows' texts as [what it is, text]: instruction and response, or what is preferred to what."""
+    names = set(dataset.column_names)
+    if {"instruction", "chosen", "rejected"} <= names:
+        wanted = ["instruction", "chosen", "rejected"]
+    elif {"instruction", "response"} <= names:
+        wanted = ["instruction", "response"]
+    else:
         return []
-    wanted = [name for name in ("instruction", "response") if name in dataset.column_names]
     rows = dataset.select_columns(wanted).select(range(min(SAMPLES, len(dataset))))
-    return [{key: _cut(row[key] or "") for key in wanted} for row in rows]
+    return [[[name, _cut(_said(row[name]))] for name in wanted] for row in rows]
+
+
+def _said(value: Any) -> str:
+    """Return a text, or the last turn of a conversation."""
+    if isinstance(value, list):
+        value = value[-1].get("content") if value and isinstance(value[-1], Mapping) else ""
+    return value if isinstance(value, str) else ""
 
 
 def _cut(text: str) -> str:

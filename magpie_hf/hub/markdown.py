@@ -64,7 +64,14 @@ def spaced(page: str) -> str:
 
 def _kind(text: str) -> str:
     """Return what a line of Markdown is: blocks of different kinds need a blank line between them."""
-    for mark, kind in (("#", "heading"), ("|", "table"), (">", "quote"), ("- ", "list"), ("---", "rule")):
+    for mark, kind in (
+        ("#", "heading"),
+        ("|", "table"),
+        (">", "quote"),
+        ("- ", "list"),
+        ("---", "rule"),
+        ("![", "image"),
+    ):
         if text.startswith(mark):
             return kind
     return "text"

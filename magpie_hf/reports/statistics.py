@@ -21,7 +21,7 @@ BINS = 30
 LABELS = ("input_quality", "difficulty", "task_category", "language", "safety", "response_finish_reason")
 NUMBERS = (
     "instruction_length", "response_length", "instruction_tokens", "response_tokens", "instruct_reward",
-    "base_reward", "reward_difference", "min_neighbor_distance", "repeat_count", "language_confidence",
+    "base_reward", "reward_difference", "reward_margin", "min_neighbor_distance", "repeat_count", "language_confidence",
 )  # fmt: skip
 LISTS = ("other_task_category", "safety_categories")
 ERRORS = ("quality_error", "difficulty_error", "category_error", "safety_error")
