@@ -54,7 +54,7 @@ class StagePlace:
             self.cache_file.unlink(missing_ok=True)
             return None
         dataset._fingerprint = self.fingerprint
-        self.env.known.add(self.fingerprint)
+        self.env.known[self.fingerprint] = None
         # What run.json says may be of another size of this run, or from before a kill.
         self.state.update({"status": "done", "rows_out": len(dataset), "fingerprint": self.fingerprint})
         self.env.listener.stage_cached(self.stage.label, len(dataset))
@@ -66,7 +66,7 @@ class StagePlace:
 
         dataset = Dataset.from_file(str(self.cache_file))
         dataset._fingerprint = self.fingerprint
-        self.env.known.add(self.fingerprint)
+        self.env.known[self.fingerprint] = None
         return dataset
 
     def write(

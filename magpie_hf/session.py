@@ -51,7 +51,7 @@ class Session:
         self._open: tuple[str, Engine] | None = None
         self._templates: dict[str, Any] = {}
         self._environments: dict[str, Environment] = {}
-        self._known: set[str] = set()
+        self._known: dict[str, None] = {}
 
     def environment(self, role: str = "generator") -> Environment:
         """Return where and how the stages of a role run."""
@@ -82,9 +82,9 @@ class Session:
         return pinned(choice.name, choice.revision, self.run_dir, kind=choice.kind)
 
     def used_stages(self) -> list[str]:
-        """Return the keys in run.json of the stages that took part so far: others are of earlier settings."""
-        stages = self.run_dir.state["stages"].items()
-        return [key for key, state in stages if state.get("fingerprint") in self._known]
+        """Return the keys in run.json of the stages that took part so far, in order: others are of earlier settings."""
+        by_fingerprint = {state.get("fingerprint"): key for key, state in self.run_dir.state["stages"].items()}
+        return [by_fingerprint[fingerprint] for fingerprint in self._known if fingerprint in by_fingerprint]
 
     @property
     def template(self) -> ChatTemplate:

@@ -294,7 +294,7 @@ class Environment:
     seed: int = 0
     accept_failures: bool = False
     allow_mixed: bool = False
-    known: set[str] = field(default_factory=set)
+    known: dict[str, None] = field(default_factory=dict)
     close_engine: Callable[[], None] = lambda: None
     pin_model: Callable[[ModelChoice], ModelRef] = lambda choice: resolve_model(
         choice.name, choice.revision, kind=choice.kind
