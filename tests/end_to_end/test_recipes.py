@@ -162,3 +162,45 @@ def test_a_filtered_recipe_goes_on_from_the_rows_of_its_raw_one():
         assert all(stage in second.stages for stage in first.stages if stage.name != "lengths")
         assert first.roles["generator"] == second.roles["generator"]
         assert first.roles["responder"] == second.roles["responder"]
+
+
+L3_HEADER = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "text"),
+    [
+        ("magpie-air", "llama-3", L3_HEADER),
+        ("magpie-pro", "llama-3", L3_HEADER),
+        ("magpie-llama-3.1-pro-1m", "llama-3.1", L3_HEADER),
+        ("magpie-llama-3.3-pro-1m", "llama-3.1", L3_HEADER),
+        ("magpie-reasoning-v2-250k", "llama-3.1", L3_HEADER),
+        ("magpie-qwen2-pro-1m", "qwen-2", "<|im_start|>user\n"),
+        ("magpie-qwen2-air-3m", "qwen-2", "<|im_start|>user\n"),
+        ("magpie-reasoning-v1-150k", "qwen-2", "<|im_start|>user\n"),
+        ("magpie-gemma2-pro-534k", "gemma-2", "<bos><start_of_turn>user\n"),
+    ],
+)
+def test_what_is_sent_for_an_instruction_is_what_the_releases_sent(name, family, text):
+    """The reference's table of templates (Gemma's second newline is left out, and said in the recipe)."""
+    from magpie_hf.templates import ChatTemplate
+    from tests.template_families import make_tokenizer, template
+    from tests.template_families.table import TOKENIZERS
+
+    recipe = load_recipe(name)
+    override = recipe.template.get("chat_template")
+    tokenizer = make_tokenizer(**TOKENIZERS[family], chat_template=override or template(family))
+    chat = ChatTemplate(tokenizer, name=family, template_date="2026-03-04")
+    prompt = chat.pre_query(recipe.grid[0].system_prompt)
+    assert prompt.text == text
+    assert list(prompt.token_ids) == tokenizer.encode(text, add_special_tokens=False)
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    assert chat.next_user(said, None).text.startswith(text)
+    if override:
+        assert recipe.role("responder").template == {}
+
+
+def test_the_math_recipe_sends_the_system_prompt_that_the_release_sent():
+    recipe = load_recipe("magpie-qwen2.5-math-pro-300k")
+    assert recipe.grid[0].system_prompt == "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+    assert next(stage for stage in recipe.stages if stage.name == "responses").system_prompt is None
