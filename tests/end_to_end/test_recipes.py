@@ -198,6 +198,10 @@ def test_what_is_sent_for_an_instruction_is_what_the_releases_sent(name, family,
     assert chat.next_user(said, None).text.startswith(text)
     if override:
         assert recipe.role("responder").template == {}
+        elsewhere = load_recipe(name, {"engine.kind": "tgi", "engine.endpoints": ["http://h:1"]})
+        assert (
+            elsewhere.role("responder").engine == elsewhere.engine or elsewhere.role("responder").model != recipe.model
+        )
 
 
 def test_the_math_recipe_sends_the_system_prompt_that_the_release_sent():
