@@ -9,6 +9,7 @@ import time
 import pytest
 import yaml
 from datasets import load_dataset
+from fastapi.responses import JSONResponse
 from huggingface_hub import DatasetCard
 
 import magpie_hf
@@ -117,6 +118,47 @@ def test_a_larger_run_replaces_the_config_and_sends_new_rows_only(hub, recipe, t
     assert whole_at_every_commit(hub, REPO)["raw"] == {"train": 30}
     assert segments < {path for path in hub.history(REPO)[-1].files if path.endswith(".jnl.bin")}
     assert set(hub.uploads.values()) == {1}
+
+
+def test_a_reader_finds_no_data_before_a_config_is_whole(hub, recipe, tmp_path):
+    publish(recipe, tmp_path / "run")
+    first = next(commit for commit in hub.history(REPO) if commit.title == "A run begins")
+    assert any(path.startswith(".magpie/") for path in first.files)
+    with pytest.raises((FileNotFoundError, ValueError)):
+        load_dataset(REPO, revision=first.oid)
+
+
+def test_a_commit_holds_no_more_files_than_the_hub_advises(hub, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("magpie_hf.hub.publisher.FILES_PER_COMMIT", 2)
+    here("run", recipe, "--output", tmp_path / "run", "--set", "push.repo=me/other", "--set", "push.every_s=0.05",
+         "--set", "engine.batch_size=2", "--set", "push.state=false", "--rows", 0)  # fmt: skip
+    segments = list((tmp_path / "run").glob("stages/*/journal/*.jnl"))
+    assert len(segments) > 6
+    here("push", tmp_path / "run", REPO)
+    added, before = [], set()
+    for commit in hub.history(REPO):
+        now = {path for path in commit.files if path.endswith(".jnl.bin")}
+        added.append(len(now - before))
+        before = now
+    assert max(added) == 2
+    assert sum(added) == len(segments)
+
+
+def test_a_gated_model_is_named_with_what_to_do(hub, recipe, tmp_path):
+    real = hub._route
+
+    def gated(request, what, path, body):
+        if path.startswith("api/models/meta/gated"):
+            return JSONResponse(
+                {"error": "gated"}, 403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}
+            )
+        return real(request, what, path, body)
+
+    hub._route = gated
+    said = publish(recipe, tmp_path / "run", "--model", "meta/gated", "--license", "mit", code=1)
+    assert "gated" in said
+    assert "Ask for access on its page" in said
+    assert TOKEN not in said
 
 
 def test_a_finished_run_can_be_pushed_later(hub, recipe, tmp_path):
