@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import RunStopped
 from .hub.facts import config_facts, joined_licence, writers
 from .hub.manifest import public_name, public_recipe
 from .hub.publisher import Publisher
@@ -42,8 +41,11 @@ def publishing(recipe: Recipe, run_dir: RunDir, rows: Dataset | None = None) -> 
     publisher = Publisher(run_dir, settings, resume=push_command(run_dir, settings)).open()
     try:
         yield publisher
-    except RunStopped:
+    except Exception:
         publisher.stop()
+        raise
+    except BaseException:  # Ctrl-C: a notebook goes on living, and nothing must go on publishing in it
+        publisher.abandon()
         raise
     publisher.finish()
 

@@ -46,6 +46,7 @@ class Publisher:
         self._todo: queue.Queue[Subset] = queue.Queue()
         self._wake = threading.Event()
         self._ending = False
+        self._abandoned = False
         self._error: MagpieError | None = None
         self._thread: threading.Thread | None = None
         self._sent: set[str] = set()
@@ -62,6 +63,7 @@ class Publisher:
         small = state_files(self.run_dir)
         self.remote.commit(lambda head: Changes(small), "A run begins")
         self._remember()
+        self.run_dir.save()  # a run that is killed goes on with the same pull request
         self._thread = threading.Thread(target=self._work, name="magpie-hub", daemon=True)
         self._thread.start()
         return self
@@ -99,6 +101,8 @@ class Publisher:
         while not is_last:
             self._wake.wait(timeout=max(0.0, last + self.settings.every_s - time.monotonic()))
             self._wake.clear()
+            if self._abandoned:
+                return
             is_last = self._ending  # what was handed over before the end was asked for is seen in this round
             is_due = time.monotonic() >= last + self.settings.every_s or is_last
             try:
@@ -154,6 +158,13 @@ class Publisher:
         """Try once, not for long, to send what is finished; a run that stopped has its own error to tell."""
         self.remote.patience_s = LAST_TRY_S
         self._end()
+        if self._error is not None:
+            logger.warning("Not everything that is finished went up: %s", self._error.message)
+
+    def abandon(self) -> None:
+        """Send nothing more, and wait for nothing."""
+        self._abandoned = True
+        self._wake.set()
 
     def _end(self) -> None:
         if self._thread is None:

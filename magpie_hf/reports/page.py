@@ -191,11 +191,16 @@ def _tiles(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return tiles
 
 
+def _without_path(model: str) -> str:
+    """Return a model's name; of a local one the directory's: reports are shown to others."""
+    return Path(model).name if model.startswith(("/", "~", ".")) else model
+
+
 def _provenance(run: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     recipe = (run or {}).get("recipe") or {}
     totals = (run or {}).get("totals") or {}
     lines = [
-        (key, str(recipe[key]))
+        (key, _without_path(str(recipe[key])) if key == "model" else str(recipe[key]))
         for key in ("name", "model", "revision", "num_rows", "seed", "order")
         if recipe.get(key)
     ]

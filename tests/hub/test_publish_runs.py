@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 
 import pytest
@@ -88,6 +89,21 @@ def test_nothing_that_was_published_names_this_machine_or_its_token(hub, recipe,
         assert TOKEN.encode() not in content, path
     for path in (tmp_path / "run").rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
+
+
+def test_the_path_of_a_local_model_is_published_nowhere(hub, demo_model_dir, recipe, tmp_path):
+    copy = tmp_path / "models" / "my-model"
+    shutil.copytree(demo_model_dir, copy)
+    publish(recipe, tmp_path / "run", "--model", copy, "--license", "mit", "--set", "output.report=true")
+    commit = hub.history(REPO)[-1]
+    for path in commit.files:
+        content = hub.read(REPO, path, commit)
+        assert str(tmp_path).encode() not in content, path
+    assert b"my-model" in hub.read(REPO, "README.md", commit)
+    local = rows(tmp_path / "run")
+    back = magpie_hf.resume_from_hub(REPO, output=tmp_path / "there", overrides={"model": str(copy)}, push=False)
+    assert back.to_list() == local
+    nothing_twice(tmp_path / "there")
 
 
 def test_the_same_run_again_sends_nothing_and_makes_no_commit_of_data(hub, recipe, tmp_path):
@@ -427,3 +443,27 @@ def test_killed_at_any_moment_everything_goes_up_once(recipe, tmp_path, seed, ki
     nothing_twice(tmp_path / "run")
     here("run", recipe, "--output", tmp_path / "straight", "--set", "num_rows=60", "--rows", 0)
     assert rows(tmp_path / "run") == rows(tmp_path / "straight")
+
+
+def test_an_interrupted_run_leaves_no_thread_that_publishes(hub, recipe, tmp_path, monkeypatch):
+    import threading
+
+    monkeypatch.setattr("magpie_hf.api.run_stage", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    said = publish(recipe, tmp_path / "run", code=130)
+    assert "go on with" in said
+    deadline = time.monotonic() + 10
+    while any(thread.name == "magpie-hub" for thread in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(thread.name == "magpie-hub" for thread in threading.enumerate())
+
+
+def test_a_run_that_stops_at_its_budget_sends_what_is_finished(hub, recipe, tmp_path):
+    said = publish(
+        recipe, tmp_path / "run", "--set", "budget.max_tokens_total=600", "--set", "engine.batch_size=1", code=75
+    )
+    assert "BudgetExceeded" in said
+    local = {path.name for path in (tmp_path / "run").glob("stages/*/journal/*.jnl")}
+    assert local
+    assert {
+        path.rpartition("/")[2].removesuffix(".bin") for path in hub_files(hub) if path.endswith(".jnl.bin")
+    } == local
