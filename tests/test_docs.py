@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import magpie_hf
 from magpie_hf.cli import build_parser
@@ -100,3 +101,15 @@ def test_the_engine_of_the_page_runs(monkeypatch, tmp_path, tiny_model_dir):
             magpie_hf.run(recipe, output=tmp_path / "run")  # a parrot repeats the template, which is no instruction
     finally:
         ENGINES.pop("parrot", None)
+
+
+def yaml_blocks():
+    for path in PAGES:
+        for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", path.read_text("utf-8"), re.DOTALL)):
+            if re.search(r"^model:", block, re.M) and re.search(r"^stages:", block, re.M):
+                yield pytest.param(block, id=f"{page_id(path)}-{number}")
+
+
+@pytest.mark.parametrize("block", yaml_blocks())
+def test_whole_recipes_in_the_documentation_can_be_used(block):
+    magpie_hf.load_recipe(yaml.safe_load(block))
