@@ -110,6 +110,6 @@ def yaml_blocks():
                 yield pytest.param(block, id=f"{page_id(path)}-{number}")
 
 
-@pytest.mark.parametrize("block", yaml_blocks())
+@pytest.mark.parametrize("block", list(yaml_blocks()))
 def test_whole_recipes_in_the_documentation_can_be_used(block):
     magpie_hf.load_recipe(yaml.safe_load(block))

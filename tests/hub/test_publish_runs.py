@@ -467,3 +467,19 @@ def test_a_run_that_stops_at_its_budget_sends_what_is_finished(hub, recipe, tmp_
     assert {
         path.rpartition("/")[2].removesuffix(".bin") for path in hub_files(hub) if path.endswith(".jnl.bin")
     } == local
+
+
+@pytest.mark.slow
+def test_a_push_that_is_killed_goes_on_with_what_is_missing(recipe, tmp_path):
+    here("run", recipe, "--output", tmp_path / "run", "--rows", 0)
+    draw = random.Random(3)
+    with HubServer() as server:
+        arguments = ["push", tmp_path / "run", REPO, "--config", "filtered"]
+        for _ in range(3):
+            process = start(*arguments, **hub_environment(server))
+            enough = len(server.requests) + draw.randint(3, 25)
+            kill_when(process, lambda enough=enough: len(server.requests) >= enough)
+            whole_at_every_commit(server, REPO) if REPO in server.repos else None
+        finish(start(*arguments, **hub_environment(server)))
+        assert whole_at_every_commit(server, REPO).keys() == {"raw", "filtered"}
+        assert set(server.uploads.values()) == {1}
