@@ -6,7 +6,8 @@
 #   make lint        look for faults of style and type (`make style` repairs what can be repaired)
 #   make bench       benchmarks, written to benchmarks/RESULTS.md
 #   make wheel-test  build the wheel, install it elsewhere, run it
-#   make docs        write the reference pages from the code
+#   make docs        write the reference pages and the table of recipes from the code
+#   make cards       write the recipes' dataset cards, rehearsed on the demo model
 #   make clean       remove environments, caches and build outputs
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -24,7 +25,7 @@ TGI_PACKAGES := "text-generation>=0.7,<0.8" "huggingface_hub>=0.36,<1.0" "transf
 TGI_TESTS = tests/servers/test_tgi_server.py tests/hub/test_push.py \
 	$(wildcard tests/engines/test_tgi*.py tests/engines/test_transport*.py tests/end_to_end/test_tgi*.py)
 
-.PHONY: setup setup-tgi demo test test-full lint quality style bench docs wheel-test constraints clean
+.PHONY: setup setup-tgi demo test test-full lint quality style bench docs cards wheel-test constraints clean
 .DEFAULT_GOAL := demo
 
 setup: $(VENV)/.ready
@@ -74,6 +75,9 @@ bench: setup
 
 docs: setup
 	$(BIN)/python docs/build_reference.py
+
+cards: setup
+	$(BIN)/python docs/build_cards.py
 
 wheel-test: setup
 	$(BIN)/python -m pytest tests/end_to_end/test_wheel.py $(PYTEST_ARGS)
