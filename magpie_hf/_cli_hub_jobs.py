@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ._cli_hub import add_push_flags
 from ._cli_parse import overrides_of
 from ._cli_show import confirmed
+from .errors import ArgumentError
 
 
 def add_job_commands(commands: Any, command: Callable[..., Any]) -> None:
@@ -58,6 +61,8 @@ def _run_job(options: argparse.Namespace) -> int:
 
     overrides = {key: value for key, value in overrides_of(options).items() if key != "push.repo"}
     recipe = load_recipe(options.recipe, {**overrides, "push.repo": options.push_to})
+    for role in recipe.roles.values():
+        _check_travels(role)
     cost = estimate(recipe)
     plan = plan_job(
         load_recipe({key: value for key, value in recipe.raw.items() if key != "output"}).dump(),
@@ -79,6 +84,20 @@ def _run_job(options: argparse.Namespace) -> int:
     print(f"Started: {job.url}")
     print(f"When it stops early, start it again with the same command, or go on here: magpie-hf resume {plan.repo}")
     return 0
+
+
+def _check_travels(role: Any) -> None:
+    """Raise ArgumentError for what a job could not reach: it would be paid for, and fail."""
+    if role.model and Path(role.model).expanduser().is_dir() and role.model != "demo":
+        raise ArgumentError(
+            f"The model {role.model!r} lies on this machine, where a job cannot see it.",
+            hint="Push it to the Hub, and give its Hub id.",
+        )
+    for url in role.engine.endpoints:
+        if urlsplit(url).hostname in ("localhost", "127.0.0.1", "0.0.0.0", "::1"):  # noqa: S104 (names compared)
+            raise ArgumentError(f"A job cannot reach {url}.", hint="Run the model in the job: --engine vllm.")
+    if role.engine.options.get("api_key_env"):
+        raise ArgumentError("No key but the Hub's login travels with a job.", hint="Leave api_key_env out.")
 
 
 def _extras(recipe: Any) -> list[str]:

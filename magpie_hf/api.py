@@ -12,7 +12,7 @@ from .hub.schema import column_order
 from .inspection import run_facts
 from .keys import content_fingerprint
 from .loading import load_rows, with_row_columns
-from .publishing import announce, publishing
+from .publishing import prepared, publishing
 from .recipe import Recipe, load_recipe
 from .rundir import RunDir
 from .runner import run_stage
@@ -232,8 +232,12 @@ def _run_stages(session: Session, shard: Shard, rows: Dataset | None, publisher:
 
 
 def _announce(publisher: Publisher, rows: Dataset, config: str, files: list[str], *, is_subset: bool = False) -> None:
-    known, funnel = run_facts(publisher.run_dir.path, config if is_subset else None)
-    announce(publisher, rows.select_columns(column_order(rows.column_names)), config, files, run=known, funnel=funnel)
+    place = publisher.run_dir.path
+    known, funnel = run_facts(place, config if is_subset else None)
+    ordered = rows.select_columns(column_order(rows.column_names))
+    subset = prepared(place, publisher.settings, ordered, config, files, run=known, funnel=funnel)
+    if subset is not None:
+        publisher.ready(subset)
 
 
 def output_path(recipe: Recipe, output: str | Path | None = None) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from .hub.settings import PushSettings
 from .inspection import run_facts
 from .loading import load_rows
 from .place import quiet_datasets
-from .publishing import announce, push_command
+from .publishing import prepared, push_command
 from .rundir import RunDir
 
 
@@ -101,22 +101,37 @@ def _push_rows(dataset: Any, split: str, settings: PushSettings) -> str:
 
 def _push_run(place: Path, settings: PushSettings) -> str:
     with RunDir(place).own() as run_dir:
-        rows = load_rows(str(place))
-        publisher = Publisher(run_dir, settings, resume=push_command(run_dir, settings))
-        known, funnel = run_facts(place)
-        outputs = run_dir.state["outputs"]
-        publisher.open()
-        for config, subset in run_dir.state.get("subsets", {}).items():
-            if config == settings.config:
-                raise ArgumentError(f"{config!r} is also the name of a subset of this run.", key="config_name")
-            files = [str(name) for name in subset["files"]]
-            part = _parquet([place / name for name in files])
-            facts, steps = run_facts(place, config)
-            announce(publisher, part, config, files, run=facts, funnel=steps)
-        announce(publisher, rows, settings.config, list(outputs["files"]), run=known, funnel=funnel)
+        subsets = list(_subsets(run_dir, settings))  # before anything is made on the Hub
+        publisher = Publisher(run_dir, settings, resume=push_command(run_dir, settings)).open()
+        for subset in subsets:
+            publisher.ready(subset)
         url = publisher.finish()
         run_dir.save()
     return url
+
+
+def _subsets(run_dir: RunDir, settings: PushSettings) -> Iterator[Subset]:
+    """Yield what a finished run has to publish: its subsets, and its rows."""
+    place = run_dir.path
+    for config, made in run_dir.state.get("subsets", {}).items():
+        if config == settings.config:
+            raise ArgumentError(f"{config!r} is also the name of a subset of this run.", key="config_name")
+        if made["rows"]:
+            known, funnel = run_facts(place, config)
+            rows = _parquet([place / name for name in made["files"]])
+            subset = prepared(place, settings, rows, config, made["files"], run=known, funnel=funnel)
+            assert subset is not None  # noqa: S101 (it has rows)
+            yield subset
+    outputs = run_dir.state["outputs"]
+    if outputs.get("rows") == 0:
+        logger.warning("The run's last rows are none: nothing passed its conditions. Only its subsets are published.")
+        return
+    known, funnel = run_facts(place)
+    last = prepared(
+        place, settings, load_rows(str(place)), settings.config, outputs.get("files", []), run=known, funnel=funnel
+    )
+    if last is not None:
+        yield last
 
 
 def _parquet(files: list[Path]) -> Any:

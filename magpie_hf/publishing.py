@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .hub.facts import config_facts, joined_licence, writers
 from .hub.manifest import public_name, public_recipe
 from .hub.publisher import Publisher
-from .hub.push import write_shards
+from .hub.push import Subset, write_shards
 from .hub.settings import PushSettings
 from .recipe import Recipe
 from .rundir import RunDir
@@ -69,25 +69,31 @@ def push_command(run_dir: RunDir, settings: PushSettings) -> str:
     return shlex.join(words)
 
 
-def announce(
-    publisher: Publisher,
+def prepared(
+    place: Path,
+    settings: PushSettings,
     rows: Dataset,
     config: str,
     files: list[str],
     *,
     run: Mapping[str, Any] | None,
     funnel: Any,
-) -> None:
-    """Tell the publisher of a config that is whole; rows in another format than Parquet are written once more."""
+) -> Subset | None:
+    """Return a run's config as it can be published, None if it has no rows.
+
+    Rows in another format than Parquet are written once more.
+
+    Raises:
+        ArgumentError: the licence must be given.
+    """
     if not len(rows):
         # `load_dataset` cannot load a config without rows.
         logger.warning("The config %s has no rows, as nothing passed its conditions: it is not published.", config)
-        return
-    place = publisher.run_dir.path
+        return None
     shards = [place / name for name in files if name.endswith(".parquet")]
     if not shards:
         shards = write_shards(rows, place / "parquet" / config)
-    publisher.ready(config, {"train": shards}, facts_of(rows, shards, publisher.settings, run=run, funnel=funnel))
+    return Subset(config, {"train": shards}, facts_of(rows, shards, settings, run=run, funnel=funnel))
 
 
 def facts_of(

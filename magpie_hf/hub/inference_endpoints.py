@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ..errors import ArgumentError, HubError, quoted
-from .remote import Remote, check_online
+from ..errors import ArgumentError, DependencyError, HubError, quoted
+from .remote import Remote, check_online, status_of
 
 
 logger = logging.getLogger("magpie_hf")
@@ -26,8 +27,11 @@ IMAGES = {
 }
 """Images by engine, as `create_inference_endpoint` takes them; a newer one may be given."""
 WAKE_TIMEOUT_S = 1800
+POLL_S = 5.0
 _ASLEEP = ("paused", "scaledToZero")
+_FAILED = ("failed", "updateFailed")
 _woken: list[tuple[str, str | None]] = []
+_were_paused: set[tuple[str, str | None]] = set()
 
 
 class EndpointAddress(NamedTuple):
@@ -76,17 +80,44 @@ def endpoint_of(name: str, *, wake: bool = True) -> EndpointAddress:
         ArgumentError: its address is not one that a login may be sent to.
     """
     endpoint, remote, namespace = _get(name)
-    if str(endpoint.status) in _ASLEEP or endpoint.url is None:
-        if not wake:
-            raise HubError(f"The endpoint {quoted(name)} sleeps.", hint="Wake it first.")
-        logger.info("The endpoint %s is waking; this takes minutes.", name)
-        _woken.append((endpoint.name, namespace))
-        try:
-            endpoint.resume().wait(timeout=WAKE_TIMEOUT_S)
-        except Exception as error:  # noqa: BLE001 (two libraries' errors)
-            raise _trouble(error, remote, name) from None
+    is_asleep = str(endpoint.status) in _ASLEEP
+    is_ready = str(endpoint.status) == "running" and endpoint.url is not None
+    if is_asleep and not wake:
+        raise HubError(f"The endpoint {quoted(name)} sleeps.", hint="Wake it first.")
+    try:
+        if is_asleep:
+            # Only what is woken here is put to sleep here: one that somebody else is starting is waited for.
+            logger.info("The endpoint %s is waking; this takes minutes.", name)
+            _woken.append((endpoint.name, namespace))
+            if str(endpoint.status) == "paused":
+                _were_paused.add((endpoint.name, namespace))
+            endpoint.resume()
+        if not is_ready:
+            _wait_for_address(endpoint, name)
+            checked_address(str(endpoint.url))
+            endpoint.wait(timeout=WAKE_TIMEOUT_S)  # asks the endpoint itself, with the login
+    except ArgumentError:
+        raise
+    except Exception as error:  # noqa: BLE001 (two libraries' errors)
+        raise _trouble(error, remote, name) from None
     address = checked_address(str(endpoint.url))
     return EndpointAddress(address, _engine_of(endpoint.raw), "HF_TOKEN", str(endpoint.repository))
+
+
+def _wait_for_address(endpoint: Any, name: str) -> None:
+    """Wait until the Hub says where an endpoint runs, asking the Hub alone.
+
+    Raises:
+        HubError: it failed, or takes too long.
+    """
+    deadline = time.monotonic() + WAKE_TIMEOUT_S
+    while str(endpoint.status) != "running" or endpoint.url is None:
+        if str(endpoint.status) in _FAILED:
+            raise HubError(f"The endpoint {quoted(name)} failed to deploy.", hint="Its page has its log.")
+        if time.monotonic() > deadline:
+            raise HubError(f"The endpoint {quoted(name)} did not wake in {WAKE_TIMEOUT_S} s.", hint="Try again later.")
+        time.sleep(POLL_S)
+        endpoint.fetch()
 
 
 def wakes(name: str) -> bool:
@@ -135,10 +166,13 @@ def create_endpoint(plan: EndpointPlan) -> Any:
 
     Raises:
         HubError: the Hub refuses.
+        DependencyError: this version of `huggingface_hub` cannot say what the engine needs.
     """
     remote = _remote(plan.name)
     # TGI and vLLM are told the model differently: TGI reads the mounted repository, vLLM an argument.
-    args = ["--model", "/repository", "--served-model-name", plan.model] if plan.engine == "vllm" else []
+    options: dict[str, Any] = {}
+    if plan.engine == "vllm":
+        options["container_args"] = ["--model", "/repository", "--served-model-name", plan.model]
     env = {"MODEL_ID": "/repository"} if plan.engine == "tgi" else {}
     try:
         return remote.api.create_inference_endpoint(
@@ -156,24 +190,33 @@ def create_endpoint(plan: EndpointPlan) -> Any:
             max_replica=1,
             scale_to_zero_timeout=plan.sleep_after_min,
             custom_image=IMAGES[plan.engine],
-            container_args=args,
             env=env,
             namespace=plan.namespace,
+            **options,
         )
+    except TypeError as error:
+        raise DependencyError(
+            f"This huggingface_hub cannot make such an endpoint: {error}.",
+            hint="pip install -U huggingface_hub, or --engine tgi.",
+        ) from None
     except Exception as error:  # noqa: BLE001 (two libraries' errors)
         raise _trouble(error, remote, plan.name) from None
 
 
 def put_to_sleep(name: str) -> None:
-    """Scale an endpoint to zero: it costs nothing until it is asked again.
+    """Scale an endpoint to zero: it costs nothing until it is asked again. One that this process found paused is paused.
 
     Raises:
         HubError: the Hub refuses.
     """
     namespace, short = _split(name)
     remote = _remote(name)
+    was_paused = (short, namespace) in _were_paused
+    _were_paused.discard((short, namespace))
+    api = remote.api
+    stop = api.pause_inference_endpoint if was_paused else api.scale_to_zero_inference_endpoint
     try:
-        remote.api.scale_to_zero_inference_endpoint(short, namespace=namespace)
+        stop(short, namespace=namespace)
     except Exception as error:  # noqa: BLE001 (two libraries' errors)
         raise _trouble(error, remote, name) from None
 
@@ -218,6 +261,10 @@ def _get(name: str) -> tuple[Any, Remote, str | None]:
 
 
 def _trouble(error: Exception, remote: Remote, name: str) -> Exception:
+    if isinstance(error, HubError):
+        return error
+    if status_of(error) == 404:
+        return HubError(f"There is no endpoint {quoted(name)}, or the login may not see it.")
     found = remote.readable(error)
     message = getattr(found, "message", str(found))
     return HubError(f"The endpoint {quoted(name)}: {message}", hint=getattr(found, "hint", None))
@@ -231,19 +278,25 @@ def _engine_of(raw: Mapping[str, Any]) -> str:
 
 
 def _price(plan: EndpointPlan) -> float | None:
-    """Return the price of a machine, where the endpoints' interface lists it in the form known here."""
+    """Return the price of a machine as the endpoints' interface lists it, None where it does not.
+
+    The route is the one of `list_inference_endpoints_hardware`, which older clients do not have.
+    """
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
 
-    url = f"{constants.INFERENCE_ENDPOINTS_ENDPOINT}/provider/{plan.vendor}/region/{plan.region}/compute"
+    wanted = (plan.vendor, plan.region, plan.instance_type, plan.instance_size)
     try:
+        payer = plan.namespace or _remote(plan.name).api.whoami()["name"]
+        url = f"{constants.INFERENCE_ENDPOINTS_ENDPOINT}/provider/{payer}"
         answer = get_session().get(url, headers=build_hf_headers(), timeout=10)
-        listed = answer.json() if answer.status_code == 200 else {}
+        vendors = answer.json()["vendors"] if answer.status_code == 200 else []
+        for vendor in vendors:
+            for region in vendor["regions"]:
+                for machine in region["computes"]:
+                    found = (vendor["name"], region["name"], machine["instanceType"], machine["instanceSize"])
+                    if found == wanted:
+                        return float(machine["pricePerHour"])
     except Exception:  # noqa: BLE001 (without a price the person is told so, and decides)
         return None
-    machines = listed.get("items") if isinstance(listed, dict) else None
-    for machine in machines or []:
-        same = (machine.get("instanceType"), machine.get("instanceSize")) == (plan.instance_type, plan.instance_size)
-        if same and isinstance(machine.get("pricePerHour"), (int, float)):
-            return float(machine["pricePerHour"])
     return None

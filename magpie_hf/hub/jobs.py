@@ -7,6 +7,7 @@ time limit, is started again with the same command: it goes on from what lies on
 from __future__ import annotations
 
 import base64
+import logging
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,16 +15,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import __version__
-from ..errors import ArgumentError, DependencyError, HubError, did_you_mean
-from .remote import Remote, check_online, full_name
+from ..errors import ArgumentError, DependencyError, HubError, did_you_mean, quoted
+from .remote import Remote, check_online, full_name, is_transient
 
 
+logger = logging.getLogger("magpie_hf")
 IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"
 """What `huggingface_hub` runs uv scripts in."""
 RECIPE_VARIABLE = "MAGPIE_RECIPE"
 MOST_RECIPE_BYTES = 60_000
 _MINUTES = {"minute": 1.0, "hour": 60.0, "second": 1 / 60}
 _GPUS = re.compile(r"x(\d+)$")
+_TIMEOUT = re.compile(r"\d+(\.\d+)?[smhd]?")
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ def plan_job(
     from huggingface_hub import get_token
 
     check_online()
+    if not _TIMEOUT.fullmatch(timeout):
+        raise ArgumentError(f"There is no time {quoted(timeout)}.", hint="As 90m, 24h or 2d.", key="timeout")
     encoded = base64.b64encode(recipe_text.encode()).decode()
     if len(encoded) > MOST_RECIPE_BYTES:
         raise ArgumentError("The recipe is too large to travel with a job.", hint="Put long texts into fewer words.")
@@ -151,6 +156,11 @@ def submit(plan: JobPlan) -> Any:
         ) from None
     except Exception as error:  # noqa: BLE001 (two libraries' errors)
         # Not tried again: a job whose answer was lost may be running, and costs.
+        if is_transient(error):
+            raise HubError(
+                f"The Hub's answer did not arrive ({type(error).__name__}): the job may be running, and cost.",
+                hint="Look at `hf jobs ps` before you start it again.",
+            ) from None
         raise remote.readable(error) from None
 
 
@@ -160,12 +170,15 @@ def _require(api: Any, method: str) -> None:
 
 
 def _hardware(remote: Remote) -> dict[str, float]:
-    """Return machine to US dollars an hour; empty where this version of the client cannot ask."""
+    """Return machine to US dollars an hour; empty where this version of the client cannot ask, or the Hub not say."""
     ask = getattr(remote.api, "list_jobs_hardware", None)
     if ask is None:
         return {}
-    found = remote.patiently(ask)
-    return {one.name: one.unit_cost_usd * 60 / _MINUTES.get(str(one.unit_label), 1.0) for one in found}
+    try:
+        return {one.name: one.unit_cost_usd * 60 / _MINUTES.get(str(one.unit_label), 1.0) for one in ask()}
+    except Exception as error:  # noqa: BLE001 (without a price the person is told so, and decides)
+        logger.info("The Hub does not list its machines (%s).", type(error).__name__)
+        return {}
 
 
 def _bracketed(extras: Sequence[str]) -> str:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..errors import HubError, MagpieError
 from ..rundir import RunDir
@@ -90,9 +89,9 @@ class Publisher:
             "revision": self.remote.revision,
         }
 
-    def ready(self, name: str, shards: Mapping[str, list[Path]], facts: Mapping[str, Any]) -> None:
+    def ready(self, subset: Subset) -> None:
         """Publish a config that is whole, as soon as the thread comes to it."""
-        self._todo.put(Subset(name, shards, facts))
+        self._todo.put(subset)
         self._wake.set()
 
     def _work(self) -> None:

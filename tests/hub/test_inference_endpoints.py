@@ -11,6 +11,7 @@ import pytest
 
 from magpie_hf.errors import ArgumentError, HubError
 from magpie_hf.hub import inference_endpoints as endpoints
+from magpie_hf.hub import jobs
 from tests.end_to_end.harness import here
 
 from .conftest import TOKEN, use_hub
@@ -128,6 +129,8 @@ def server(monkeypatch):
         use_hub(server, monkeypatch)
         monkeypatch.setattr("huggingface_hub.constants.INFERENCE_ENDPOINTS_ENDPOINT", f"{server.url}/v2")
         monkeypatch.setattr(endpoints, "_woken", [])
+        monkeypatch.setattr(endpoints, "_were_paused", set())
+        monkeypatch.setattr(endpoints, "POLL_S", 0.01)
         yield server
 
 
@@ -285,3 +288,65 @@ def test_offline_nothing_is_asked(server, monkeypatch):
     with pytest.raises(HubError, match="Offline"):
         endpoints.endpoint_of("me/mine")
     assert server.asked == []
+
+
+def test_the_login_is_not_sent_to_a_foreign_address_while_waiting(server):
+    with EndpointsServer() as other:
+        server.add("mine", "scaledToZero")
+        server.wakes_at = other.url.replace("127.0.0.1", "localhost")
+        with pytest.raises(ArgumentError, match="no login is sent"):
+            endpoints.endpoint_of("me/mine")
+        assert other.asked == []
+
+
+def test_an_endpoint_that_somebody_else_starts_is_waited_for_and_left_awake(server):
+    server.add("mine", "initializing")
+    look = server.described
+
+    def described(name):
+        seen = look(name)
+        server.add(name)
+        return seen
+
+    server.described = described
+    assert endpoints.endpoint_of("me/mine").url == server.url
+    assert endpoints.let_sleep() == []
+    assert server.posts() == []
+
+
+def test_what_was_paused_is_paused_again(server):
+    server.add("mine", "paused")
+    endpoints.endpoint_of("me/mine")
+    assert endpoints.let_sleep() == ["me/mine"]
+    assert server.entries["mine"]["state"] == "paused"
+
+
+def test_the_price_comes_from_the_list_of_the_client(server):
+    """Both read one route: what the client's own list shows is what is shown here."""
+    quota = {"maxAccelerators": 1, "usedAccelerators": 0}
+    machine = {"id": "x", "accelerator": "gpu", "instanceType": "nvidia-a100", "instanceSize": "x1", "architecture": "A100", "numAccelerators": 1, "memoryGb": 142, "pricePerHour": 2.5, "status": "available", "quota": quota}  # fmt: skip
+    elsewhere = {"name": "eu-west-1", "computes": [{**machine, "pricePerHour": 9.0}]}
+    regions = [elsewhere, {"name": "us-east-1", "computes": [{**machine, "instanceSize": "x4"}, machine]}]
+    server.hardware = {"vendors": [{"name": "aws", "regions": regions}]}
+    assert plan_of().price_per_hour == 2.5
+    import huggingface_hub
+
+    ask = getattr(huggingface_hub.HfApi(), "list_inference_endpoints_hardware", None)
+    if ask is not None:
+        assert 2.5 in [one.price_per_hour for one in ask(namespace="me")]
+
+
+def test_a_name_that_is_not_there_is_an_endpoints_name(server):
+    with pytest.raises(HubError, match="no endpoint 'me/nothing'") as caught:
+        endpoints.endpoint_of("me/nothing")
+    assert "dataset" not in str(caught.value)
+
+
+def test_a_job_whose_price_cannot_be_had_can_still_be_planned(server):
+    plan = jobs.plan_job("model: demo\n", name="mine", repo="me/mine", flavor="a100-large")
+    assert any("does not say" in line for line in plan.lines())
+
+
+def test_a_time_that_is_none_is_named(server):
+    with pytest.raises(ArgumentError, match="24x"):
+        jobs.plan_job("model: demo\n", name="mine", repo="me/mine", flavor="a100-large", timeout="24x")

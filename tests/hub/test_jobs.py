@@ -51,9 +51,9 @@ class RentServer(HubServer):
                 }
             )
         if path.startswith("v2/provider/"):
-            return JSONResponse(
-                {"items": [{"instanceType": "nvidia-a100", "instanceSize": "x1", "pricePerHour": 2.5}]}
-            )
+            machine = {"instanceType": "nvidia-a100", "instanceSize": "x1", "pricePerHour": 2.5}
+            region = {"name": "us-east-1", "computes": [machine]}
+            return JSONResponse({"vendors": [{"name": "aws", "regions": [region]}]})
         if path.startswith("v2/endpoint/"):
             return self._endpoint(request.method, path.removeprefix("v2/endpoint/").split("/"), body)
         return super()._route(request, what, path, body)
@@ -202,6 +202,33 @@ def test_a_job_is_asked_for_once_even_if_the_answer_is_lost(rent, recipe):
     rent.hub_faults = [HubFault("late", "POST /api/jobs", 9, status=504)]
     assert "HubError" in run_job(recipe, "--yes", code=1)
     assert len(rent.jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--set", "engine.kind=tgi", "--set", "engine.endpoint=http://localhost:8080"], "cannot reach"),
+        (
+            [
+                "--set",
+                "engine.kind=tgi",
+                "--set",
+                "engine.endpoint=https://a.example",
+                "--set",
+                "engine.api_key_env=KEY",
+            ],
+            "travels",
+        ),
+    ],
+)
+def test_a_job_that_could_only_fail_is_not_started(rent, recipe, change, words):
+    assert words in run_job(recipe, "--yes", *change, code=1)
+    assert rent.jobs == []
+
+
+def test_a_model_on_this_machine_does_not_travel_with_a_job(rent, recipe, tiny_model_dir):
+    assert "lies on this machine" in run_job(recipe, "--yes", "--model", tiny_model_dir, code=1)
+    assert rent.jobs == []
 
 
 def test_a_machine_that_is_not_there_is_named(rent, recipe):

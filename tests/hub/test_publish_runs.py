@@ -190,6 +190,29 @@ def test_a_config_that_nothing_passed_into_is_left_out(hub, recipe, tmp_path):
     assert whole_at_every_commit(hub, REPO).keys() == {"raw"}
 
 
+def test_what_cannot_be_pushed_of_a_run_is_said_before_the_hub_is_touched(hub, recipe, demo_model_dir, tmp_path):
+    copy = tmp_path / "my-model"
+    shutil.copytree(demo_model_dir, copy)
+    here("run", recipe, "--output", tmp_path / "run", "--model", copy, "--rows", 0)
+    assert "--license" in here("push", tmp_path / "run", REPO, code=1)
+    assert "also the name of a subset" in here(
+        "push", tmp_path / "run", REPO, "--license", "mit", "--config", "raw", code=1
+    )
+    assert hub.repos == {}
+    here(
+        "run",
+        recipe,
+        "--output",
+        tmp_path / "empty",
+        "--rows",
+        0,
+        "--set",
+        "stages.select.where=response_length > 100000",
+    )
+    here("push", tmp_path / "empty", REPO)
+    assert whole_at_every_commit(hub, REPO).keys() == {"raw"}
+
+
 def test_two_recipes_can_share_a_repository(hub, recipe, tmp_path):
     publish(recipe, tmp_path / "run")
     here("run", recipe, "--set", "name=other", "--set", "seed=1", "--set", "stages=[instructions, responses]",
