@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,15 +38,8 @@ def write_output(dataset: Dataset, run_dir: RunDir, file_format: str, stages: Se
     written = outputs.get("fingerprint") == fingerprint and outputs.get("format") == file_format
     if not (written and all((run_dir.path / name).exists() for name in outputs.get("files", []))):
         check_target(run_dir.path, file_format)
-        try:
-            with quiet_datasets():
-                files = _write(ordered, run_dir.path, file_format)
-        except OSError as error:
-            raise StorageError(
-                f"Cannot write the dataset: {error.strerror or error}.",
-                where=str(run_dir.path),
-                hint="Make room and run the same command again: all stages are kept.",
-            ) from error
+        with _writing("the dataset", run_dir.path):
+            files = _write(ordered, run_dir.path, file_format)
         if outputs.get("fingerprint") != fingerprint:
             _drop_stale(run_dir.path, file_format)
         run_dir.state["outputs"] = {
@@ -60,6 +54,20 @@ def write_output(dataset: Dataset, run_dir: RunDir, file_format: str, stages: Se
         run_dir.state["outputs"]["stages"] = list(stages)
         run_dir.save()
     return ordered
+
+
+@contextlib.contextmanager
+def _writing(what: str, where: Path) -> Iterator[None]:
+    """Write quietly, and say of a failure what to do."""
+    try:
+        with quiet_datasets():
+            yield
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write {what}: {error.strerror or error}.",
+            where=str(where),
+            hint="Make room and run the same command again: all stages are kept.",
+        ) from error
 
 
 def write_subset(dataset: Dataset, run_dir: RunDir, config: str, stages: Sequence[str] | None = None) -> list[str]:
@@ -77,15 +85,8 @@ def write_subset(dataset: Dataset, run_dir: RunDir, config: str, stages: Sequenc
             hint="Choose another place with --output, or another name for the subset.",
         )
     ordered = dataset.select_columns(column_order(dataset.column_names))
-    try:
-        with quiet_datasets():
-            files = _replace(ordered, target, "parquet")
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write the subset: {error.strerror or error}.",
-            where=str(target),
-            hint="Make room and run the same command again: all stages are kept.",
-        ) from error
+    with _writing("the subset", target):
+        files = _replace(ordered, target, "parquet")
     subsets[config] = {
         "fingerprint": fingerprint,
         "files": files,

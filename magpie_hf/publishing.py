@@ -93,12 +93,6 @@ def prepared(
     shards = [place / name for name in files if name.endswith(".parquet")]
     if not shards:
         shards = write_shards(rows, place / "parquet" / config)
-    return Subset(config, {"train": shards}, facts_of(rows, shards, settings, run=run, funnel=funnel))
-
-
-def facts_of(
-    rows: Dataset, shards: list[Path], settings: PushSettings, *, run: Mapping[str, Any] | None, funnel: Any
-) -> dict[str, Any]:
-    """Return what the card says of rows that lie in these files."""
     size = sum(path.stat().st_size for path in shards)
-    return config_facts({"train": rows}, run=run, funnel=funnel, license=settings.license, sizes={"train": size})
+    facts = config_facts({"train": rows}, run=run, funnel=funnel, license=settings.license, sizes={"train": size})
+    return Subset(config, {"train": shards}, facts)

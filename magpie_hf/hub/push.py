@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ArgumentError, DatasetError, HubError, StorageError, quoted
+from ..errors import ArgumentError, DatasetError, StorageError, quoted
 from .card import render_card
 from .facts import FORMAT, chart_sheet
 from .manifest import ROOT
@@ -82,7 +82,7 @@ def write_shards(dataset: Dataset, target: Path, split: str = "train", shard_byt
     return paths
 
 
-def push_subset(remote: Remote, subset: Subset, extra: Mapping[str, bytes] | None = None, message: str = "") -> str:
+def push_subset(remote: Remote, subset: Subset, extra: Mapping[str, bytes] | None = None) -> str:
     """Publish a config: shards, figures, pictures, metadata and card in one commit. Return the commit's id.
 
     `extra`: other small files that travel with it, by path.
@@ -100,7 +100,7 @@ def push_subset(remote: Remote, subset: Subset, extra: Mapping[str, bytes] | Non
             {**data, **(extra or {}), **_described(remote, head, subset)}, [p for p in old if p not in data]
         )
 
-    return remote.commit(changes, message or f"Publish {subset.name} with magpie_hf")
+    return remote.commit(changes, f"Publish {subset.name} with magpie_hf")
 
 
 def _is_shard_of(path: str, directory: str, splits: Mapping[str, Any]) -> bool:
@@ -176,8 +176,3 @@ def check_rows(splits: Mapping[str, Dataset]) -> None:
             raise DatasetError(f"The split {quoted(name)} has other columns than the first.", column=name)
         if not rows.column_names or not len(rows):
             raise DatasetError(f"The split {quoted(name)} has no rows.", hint="`load_dataset` could not load it.")
-
-
-def unfinished(error: HubError, what: str) -> HubError:
-    """Return the error with what was being published."""
-    return HubError(f"{what}: {error.message}", where=error.where, hint=error.hint)
