@@ -30,12 +30,12 @@ def per_row(work: Callable[[], object], rows: int) -> float:
 def main() -> None:
     import magpie_hf
     from magpie_hf.answers import read_answer
-    from magpie_hf.demo.grammar import conversations
     from magpie_hf.inspection import run_status
     from magpie_hf.reports import agreement
     from magpie_hf.rubric import load_rubric
     from magpie_hf.stages.flags import flags_of
     from magpie_hf.stages.language import Language, detector, relevant_text
+    from tools.demo.grammar import conversations
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=5000)

@@ -162,7 +162,9 @@ def demo_model_dir():
     import magpie_hf
 
     directory = Path(magpie_hf.__file__).parent / "demo" / "model"
-    assert (directory / "config.json").exists(), "the demo model is not there; train it with magpie_hf/demo/train.py"
+    assert (directory / "config.json").exists(), (
+        "the demo model is not there; train it with python -m tools.demo.train"
+    )
     return directory
 
 

@@ -44,6 +44,10 @@ def package_files():
     return sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 
 
+def tool_files():
+    return sorted(path for path in (REPOSITORY / "tools").rglob("*.py") if "__pycache__" not in path.parts)
+
+
 def module_name(path):
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -208,7 +212,16 @@ def test_the_danger_search_finds_dangers():
     assert [line for line, _ in dangers(ast.parse(source))] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("path", package_files(), ids=lambda path: module_name(path) or "magpie_hf")
+def test_the_package_does_not_need_the_tools():
+    for path in package_files():
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                assert "tools" not in ast.unparse(node).replace(".", " ").split(), path
+
+
+@pytest.mark.parametrize(
+    "path", [*package_files(), *tool_files()], ids=lambda path: path.relative_to(REPOSITORY).as_posix()
+)
 def test_a_package_file_is_short_documented_and_runs_no_text(path):
     assert not list(dangers(tree_of(path)))
     num_lines = len(path.read_text(encoding="utf-8").splitlines())

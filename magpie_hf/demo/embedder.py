@@ -103,7 +103,7 @@ class DemoEmbedder:
             if not path.is_file():
                 raise ModelError(
                     f"The demo embedder lacks its {STATISTICS}.",
-                    hint="Train it again: python -m magpie_hf.demo.train --what model",
+                    hint="Train it again: python -m tools.demo.train --what model",
                 )
             stored = json.loads(path.read_text(encoding="utf-8"))
             self._statistics = Statistics(*(np.asarray(stored[name], np.float32) for name in Statistics._fields))

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magpie_hf.demo.grammar import CATEGORIES, DIFFICULTIES, FORMS, conversations, sample_exchange, system_prompt
-from magpie_hf.demo.grammar_code import FUNCTIONS, function_source
-from magpie_hf.demo.grammar_general import to_you
-from magpie_hf.demo.grammar_math import addition_steps
+from tools.demo.grammar import CATEGORIES, DIFFICULTIES, FORMS, conversations, sample_exchange, system_prompt
+from tools.demo.grammar.code import FUNCTIONS, function_source
+from tools.demo.grammar.general import to_you
+from tools.demo.grammar.math import addition_steps
 
 
 def drawn(seed, count=300, **options):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from magpie_hf.demo.grammar_judge import TASKS, damage, judged, sample_task, truth
-from magpie_hf.demo.train_packing import pack, packed_batch, packed_loss, prompt_parts
 from magpie_hf.rubric import load_rubric
 from magpie_hf.templates import ChatTemplate
+from tools.demo.grammar.judge import TASKS, damage, judged, sample_task, truth
+from tools.demo.packing import pack, packed_batch, packed_loss, prompt_parts
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_batch_is_full_and_its_loss_is_on_answers(tokenizer, model):
 
 
 def test_the_bundled_model_answers_in_json_and_guards(model, demo_path):
-    from magpie_hf.demo.train_judge import measure_judge
+    from tools.demo.judge import measure_judge
 
     figures = measure_judge(model, AutoTokenizer.from_pretrained(demo_path), count=60)
     for name in ("quality", "difficulty", "category", "joined"):

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from magpie_hf.demo.embedder import DemoEmbedder
-from magpie_hf.demo.grammar import conversations
-from magpie_hf.demo.train_measure import PRE_QUERY, generate, is_well_formed, known_words, response_prompt
-from magpie_hf.demo.train_reward import accuracy, is_held_out, pairs
 from magpie_hf.errors import ModelError
 from magpie_hf.models import demo_model
+from tools.demo.grammar import conversations
+from tools.demo.measure import PRE_QUERY, generate, is_well_formed, known_words, response_prompt
+from tools.demo.reward import accuracy, is_held_out, pairs
 
 
 MATH_WORDS = re.compile(r"\d|how many|sum|area|perimeter|equation", re.IGNORECASE)

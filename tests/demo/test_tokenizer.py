@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from magpie_hf.demo.grammar import conversations
-from magpie_hf.demo.train_measure import PRE_QUERY
-from magpie_hf.demo.train_tokenizer import CONTEXT, render
+from tools.demo.grammar import conversations
+from tools.demo.measure import PRE_QUERY
+from tools.demo.tokenizer import CONTEXT, render
 
 
 TEXTS = [

@@ -3,11 +3,11 @@ import json
 import pytest
 import torch
 
-from magpie_hf.demo.train import batches, chat_config, save_chat_model, train_chat_model
-from magpie_hf.demo.train_measure import write_cards
-from magpie_hf.demo.train_optimizer import orthogonalized, rate_at
-from magpie_hf.demo.train_reward import CORRUPTIONS, rewards, train_reward_model
-from magpie_hf.demo.train_tokenizer import CONTEXT, train_tokenizer
+from tools.demo.measure import write_cards
+from tools.demo.optimizer import orthogonalized, rate_at
+from tools.demo.reward import CORRUPTIONS, rewards, train_reward_model
+from tools.demo.tokenizer import CONTEXT, train_tokenizer
+from tools.demo.train import batches, chat_config, save_chat_model, train_chat_model
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_corruptions_change_most_answers(name):
     import random
     from itertools import islice
 
-    from magpie_hf.demo.grammar import conversations
+    from tools.demo.grammar import conversations
 
     rng = random.Random(0)
     drawn = list(islice(conversations(2, long_share=0), 100))

@@ -8,12 +8,12 @@ import pytest
 from datasets import Dataset, load_dataset
 
 import magpie_hf
-from magpie_hf.demo.grammar_judge import judged, truth
 from magpie_hf.errors import MagpieError
 from magpie_hf.inspection import run_status
 from magpie_hf.maintenance import merge_runs
 from magpie_hf.rundir import RunDir
 from tests.end_to_end.harness import finish, here, journal_bytes, kill_when, moments, nothing_twice, rows, start
+from tools.demo.grammar.judge import judged, truth
 
 
 SETTINGS = [

@@ -16,11 +16,11 @@ from datasets import Dataset
 from sklearn.metrics import cohen_kappa_score
 
 from magpie_hf.columns import SCALES
-from magpie_hf.demo.grammar import conversations
 from magpie_hf.errors import ArgumentError, DatasetError
 from magpie_hf.reports import agreement, dataset_statistics, svg_charts, write_report
 from magpie_hf.reports.svg import safe
 from magpie_hf.reports.verbs import root_verbs
+from tools.demo.grammar import conversations
 
 
 def realistic(count=400, seed=1):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magpie_hf.demo.grammar import conversations
 from magpie_hf.stages.flags import FLAGS, Flags, flags_of, is_repetitive
+from tools.demo.grammar import conversations
 
 
 def raised(instruction, response=None, finish=None):

@@ -51,7 +51,7 @@ def test_no_bit_of_a_demo_reward_depends_on_the_rows_beside_it(model):
     """So that a run that was killed between two batches ends with the very same rows."""
     from itertools import islice
 
-    from magpie_hf.demo.grammar import conversations
+    from tools.demo.grammar import conversations
 
     first = [c.exchanges[0] for c in islice(conversations(11, long_share=0), 90)]
     pairs = [(exchange.instruction, exchange.answer) for exchange in first]

@@ -8,13 +8,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import magpie_hf.demo
+
+from .generate import generate
 from .grammar import FORMS, conversations
-from .train_generate import generate
-from .train_judge import measure_judge
-from .train_reward import accuracy
-from .train_tokenizer import BOS, HEADER_END, HEADER_START, render
+from .judge import measure_judge
+from .reward import accuracy
+from .tokenizer import BOS, HEADER_END, HEADER_START, render
 
 
+BUNDLED = Path(magpie_hf.demo.__file__).parent
 PRE_QUERY = f"{BOS}{HEADER_START}user{HEADER_END}\n\n"
 _BEGIN, _END = "<!-- figures -->", "<!-- /figures -->"
 _ROW = re.compile(r"^\| (\S.*?) \| (\S.*?) \|$", re.MULTILINE)
@@ -91,7 +94,7 @@ def write_cards(directory: Path, figures: dict[str, float]) -> None:
         if not (directory / kind).is_dir():
             continue
         source = directory / kind / "README.md"
-        card = (source if source.is_file() else Path(__file__).parent / kind / "README.md").read_text(encoding="utf-8")
+        card = (source if source.is_file() else BUNDLED / kind / "README.md").read_text(encoding="utf-8")
         head, rest = card.split(_BEGIN)
         old, tail = rest.split(_END)
         rows = dict(_ROW.findall(old)) if source.is_file() else {}

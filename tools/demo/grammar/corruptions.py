@@ -6,7 +6,8 @@ import random
 import re
 from collections.abc import Callable
 
-from .grammar import FORMS, Conversation
+from .base import FORMS
+from .sample import Conversation
 
 
 def shuffled(rng: random.Random, answer: str, _: Conversation) -> str:

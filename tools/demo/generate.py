@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .train_tokenizer import END_OF_TURN
+from .tokenizer import END_OF_TURN
 
 
 def generate(

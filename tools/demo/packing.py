@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .grammar_judge import Task, sample_task
-from .train_tokenizer import BOS, CONTEXT, END_OF_TEXT, END_OF_TURN, HEADER_END, HEADER_START
+from .grammar.judge import Task, sample_task
+from .tokenizer import BOS, CONTEXT, END_OF_TEXT, END_OF_TURN, HEADER_END, HEADER_START
 
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import json
 import random
 from typing import Any
 
-from .grammar_judge import TASKS, Task, sample_task
-from .train_generate import generate
-from .train_packing import prompt_parts
+from .generate import generate
+from .grammar.judge import TASKS, Task, sample_task
+from .packing import prompt_parts
 
 
 KEYS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .grammar_base import table
+from .base import table
 
 
 # name | field | what it is | why it matters | an example

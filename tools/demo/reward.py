@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .grammar import conversations
-from .grammar_corruptions import CORRUPTIONS
-from .train_optimizer import Optimizer, rate_at
-from .train_tokenizer import CONTEXT, render, save_tokenizer
+from .grammar.corruptions import CORRUPTIONS
+from .optimizer import Optimizer, rate_at
+from .tokenizer import CONTEXT, render, save_tokenizer
 
 
 if TYPE_CHECKING:

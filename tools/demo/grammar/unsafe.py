@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .grammar_base import Exchange, form, table
+from .base import Exchange, form, table
 
 
 # request | code (MLCommons taxonomy) | category

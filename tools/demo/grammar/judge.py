@@ -11,12 +11,13 @@ import random
 import re
 from typing import Any, NamedTuple
 
-from ..prompts import guard_prompt, urial_prompt
-from ..rubric import BUILT_IN, load_rubric, row_prompt, shared_prompt
-from .grammar import sample_conversation
-from .grammar_base import Exchange, upper_first
-from .grammar_corruptions import CORRUPTIONS
-from .grammar_unsafe import COMPLIANCES, REFUSALS, unsafe_request
+from magpie_hf.prompts import guard_prompt, urial_prompt
+from magpie_hf.rubric import BUILT_IN, load_rubric, row_prompt, shared_prompt
+
+from .base import Exchange, upper_first
+from .corruptions import CORRUPTIONS
+from .sample import sample_conversation
+from .unsafe import COMPLIANCES, REFUSALS, unsafe_request
 
 
 class Task(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .grammar_base import table
+from .base import table
 
 
 # country | capital | continent | main language | currency

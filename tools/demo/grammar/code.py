@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 
-from .grammar_base import Exchange, form, table, upper_first
+from .base import Exchange, form, table, upper_first
 
 
 # task | name | arguments | body (";" is a new line) | how it works | a call | its result

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import random
 
-from .grammar_base import NUMBER_WORDS, Exchange, bullets, form, table, upper_first
-from .grammar_general import PERSONS, to_you
+from .base import NUMBER_WORDS, Exchange, bullets, form, table, upper_first
+from .general import PERSONS, to_you
 
 
 # goal | obstacle | what helps

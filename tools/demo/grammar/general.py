@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import random
 
-from .grammar_base import NUMBER_WORDS, Exchange, article, bullets, form, numbered, upper_first
-from .grammar_facts import ANIMALS, COUNTRIES, ELEMENTS, HISTORY, LISTS
-from .grammar_topics import CONCEPTS, SKILLS
+from .base import NUMBER_WORDS, Exchange, article, bullets, form, numbered, upper_first
+from .facts import ANIMALS, COUNTRIES, ELEMENTS, HISTORY, LISTS
+from .topics import CONCEPTS, SKILLS
 
 
 PERSONS = (

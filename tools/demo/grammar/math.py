@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 
-from .grammar_base import Exchange, bullets, form
+from .base import Exchange, bullets, form
 
 
 NAMES = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .grammar import conversations
-from .grammar_judge import TASKS, sample_task
+from .grammar.judge import TASKS, sample_task
 
 
 VOCAB_SIZE = 2048

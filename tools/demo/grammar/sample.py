@@ -10,23 +10,12 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import (
-    grammar_advice,
-    grammar_code,
-    grammar_general,
-    grammar_math,
-    grammar_unsafe,
-    grammar_words,
-    grammar_writing,
-)
-from .grammar_base import CATEGORIES, DIFFICULTIES, FORMS, Exchange, RegisteredForm
+from . import advice, code, general, math, unsafe, words, writing
+from .base import FORMS, Exchange, RegisteredForm
 
 
-__all__ = ["CATEGORIES", "DIFFICULTIES", "FORMS", "Conversation", "Exchange", "conversations", "sample_conversation"]
-
-_FORM_MODULES = (
-    grammar_advice, grammar_code, grammar_general, grammar_math, grammar_unsafe, grammar_words, grammar_writing,
-)  # fmt: skip
+# Importing a module registers its forms.
+_FORM_MODULES = (advice, code, general, math, unsafe, words, writing)
 
 # How often each domain is drawn without a system prompt, and with one.
 _OPEN_SHARES = {"general": 50, "math": 16, "code": 12, "writing": 12, "translation": 7, "es": 1, "de": 1, "fr": 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .grammar_base import Exchange, form, numbered, table, upper_first
+from .base import Exchange, form, numbered, table, upper_first
 
 
 LANGUAGES = ("Spanish", "German", "French")

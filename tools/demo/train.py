@@ -1,4 +1,4 @@
-"""Train the bundled demo models: `python -m magpie_hf.demo.train`.
+"""Train the bundled demo models: `python -m tools.demo.train`.
 
 The chat model first (tokenizer, then weights), then the reward model, which starts from the chat model's first layers.
 Everything is drawn from the seed; on one machine with the same torch, the same files come out.
@@ -14,14 +14,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .embedder import measure_statistics, write_statistics
+from magpie_hf.demo.embedder import measure_statistics, write_statistics
+
 from .grammar import conversations
-from .train_measure import measure, write_cards
-from .train_optimizer import Optimizer, rate_at
-from .train_packing import packed_batch, packed_loss
-from .train_reward import STEPS as REWARD_STEPS
-from .train_reward import save_reward_model, train_reward_model
-from .train_tokenizer import (
+from .measure import BUNDLED, measure, write_cards
+from .optimizer import Optimizer, rate_at
+from .packing import packed_batch, packed_loss
+from .reward import STEPS as REWARD_STEPS
+from .reward import save_reward_model, train_reward_model
+from .tokenizer import (
     BOS,
     CONTEXT,
     END_OF_TEXT,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-HERE = Path(__file__).parent
 SEED = 20240608  # the day the method's paper appeared, as good as any
 STEPS = 5000
 POLISH_STEPS = 2500  # then, at half the rate and without drills: mostly conversations
@@ -279,9 +279,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the training as the command line says."""
     import torch
 
-    parser = argparse.ArgumentParser(prog="python -m magpie_hf.demo.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.demo.train", description=__doc__)
     parser.add_argument("--what", choices=["model", "polish", "reward", "all", "measure"], default="all")
-    parser.add_argument("--out", type=Path, default=HERE, help="directory that gets model/ and reward/")
+    parser.add_argument("--out", type=Path, default=BUNDLED, help="directory that gets model/ and reward/")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of the chat model")
     parser.add_argument(
         "--polish-steps", type=int, default=POLISH_STEPS, help="steps after that, mostly conversations"

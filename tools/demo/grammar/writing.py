@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import random
 
-from .grammar_base import Exchange, article, bullets, form, numbered, table, upper_first
-from .grammar_facts import LISTS
+from .base import Exchange, article, bullets, form, numbered, table, upper_first
+from .facts import LISTS
 
 
 HEROES = (
