@@ -15,15 +15,19 @@ if TYPE_CHECKING:
 
 
 class Call:
-    """A request to a server that may be sent more than once; `tag` is the caller's."""
+    """A request to a server that may be sent more than once, for `samples` texts; `tag` is the caller's."""
 
-    __slots__ = ("attempts", "batch", "body", "endpoint", "overloads", "path", "sent_at", "tag", "waited_from")
+    __slots__ = (
+        *("attempts", "batch", "body", "endpoint", "overloads", "path", "samples", "sent_at", "tag"),
+        "waited_from",
+    )
 
-    def __init__(self, batch: Batch, path: str, body: bytes, tag: Any) -> None:
+    def __init__(self, batch: Batch, path: str, body: bytes, tag: Any, samples: int = 1) -> None:
         self.batch = batch
         self.path = path
         self.body = body
         self.tag = tag
+        self.samples = samples
         self.attempts = 0
         self.overloads = 0
         self.sent_at = 0.0
@@ -42,7 +46,10 @@ class Outcome(NamedTuple):
 
 
 class Batch:
-    """The calls of one `generate`: what they come to arrives in completion order. For one thread."""
+    """The calls of one `generate`: what they come to arrives in completion order. For one thread.
+
+    `outstanding` and `sleeping` count samples, as the limits of the transport do.
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -51,10 +58,10 @@ class Batch:
         self.sleeping = 0
         self.is_closed = False
 
-    def submit(self, path: str, body: bytes, tag: Any) -> None:
-        """Queue a request; it is sent as soon as an endpoint has room."""
-        self.outstanding += 1
-        self._transport.submit(Call(self, path, body, tag))
+    def submit(self, path: str, body: bytes, tag: Any, samples: int = 1) -> None:
+        """Queue a request for `samples` texts; it is sent as soon as an endpoint has room for them."""
+        self.outstanding += samples
+        self._transport.submit(Call(self, path, body, tag, samples))
 
     def get(self, timeout_s: float) -> Outcome | None:
         """Wait for the next outcome; None after `timeout_s`. Raises what ends the run."""
@@ -65,11 +72,11 @@ class Batch:
             return None
         if isinstance(outcome, MagpieError):
             raise outcome
-        self.outstanding -= 1
+        self.outstanding -= outcome.call.samples
         return outcome
 
     def has_room(self) -> bool:
-        """Whether another request would be sent soon: those that wait for a retry hold no slot."""
+        """Whether another sample would be sent soon: those that wait for a retry hold no slot."""
         room = self._transport.room()
         return self.outstanding - self.sleeping < room and self.outstanding < 2 * room
 

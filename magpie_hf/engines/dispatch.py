@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import EngineError, MagpieError
 from .base import Failure, Served
 from .calls import Batch, Call, Outcome
-from .pacing import AdaptiveLimit, Backoff
+from .exchange import Exchange
+from .pacing import CONCURRENCY, SLOW_SHARE, START_LIMIT, AdaptiveLimit, Backoff, has_room
 from .wire import (
-    CONNECT_TIMEOUT_S,
-    JSON_HEADERS,
     MALFORMED,
     Endpoint,
     Judge,
     Reply,
     Verdict,
-    fault_of,
-    read_reply,
     unavailable,
-    watched_socket,
 )
 
-
-if TYPE_CHECKING:
-    import aiohttp
 
 logger = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 10.0
-# Below the 5 s after which uvicorn (vLLM, SGLang) closes an idle connection: one closed under us costs a retry.
-KEEP_ALIVE_S = 4.0
 # Broken connections and timeouts in a row, with no answer between them, until an endpoint is set aside; one that takes
 # no connection at all is at once.
 FAILURES_UNTIL_ASIDE = 3
@@ -44,7 +34,10 @@ MAX_MESSAGE = 200
 
 
 class Dispatcher:
-    """Sends calls to the endpoint with the fewest in flight, and again when that may help; see `Transport`."""
+    """Sends calls to the endpoint with the fewest in flight, and again when that may help; see `Transport`.
+
+    All limits count samples: a call for `n` texts counts `n`.
+    """
 
     def __init__(
         self,
@@ -54,8 +47,8 @@ class Dispatcher:
         recognise: Callable[[Endpoint, Reply], Served | None],
         probe_path: str,
         headers: Mapping[str, str] | None = None,
-        concurrency: int = 256,
-        start_limit: int = 64,
+        concurrency: int = CONCURRENCY,
+        start_limit: int = START_LIMIT,
         timeout_s: float = 600.0,
         max_retries: int = 8,
         max_outage_s: float = 600.0,
@@ -73,7 +66,11 @@ class Dispatcher:
         self._judge = judge
         self._recognise = recognise
         self._probe_path = probe_path
-        self._headers = dict(headers or {})
+        self.exchange = Exchange(
+            headers=headers or {},
+            connections=concurrency + len(self.endpoints),  # a request holds at least one sample
+            timeout_s=timeout_s,
+        )
         self._in_flight = 0
         self._turn = 0
         self._pending: deque[Call] = deque()
@@ -86,7 +83,6 @@ class Dispatcher:
         self._timer: asyncio.TimerHandle | None = None
         self._outage_from: float | None = None
         self._error: MagpieError | None = None
-        self._session: aiohttp.ClientSession | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="magpie-hf transport", daemon=True)
 
@@ -101,25 +97,6 @@ class Dispatcher:
         finally:
             self._loop.close()
 
-    async def _open_session(self) -> None:
-        import aiohttp
-
-        # No trust_env: it would also read ~/.netrc and send what stands there as Authorization.
-        # Older aiohttp cannot be given sockets: there a machine that vanished is found out by `timeout_s` only.
-        takes_sockets = "socket_factory" in inspect.signature(aiohttp.TCPConnector).parameters
-        options: dict[str, Any] = {"socket_factory": watched_socket} if takes_sockets else {}
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self.concurrency + len(self.endpoints),
-                keepalive_timeout=KEEP_ALIVE_S,
-                ttl_dns_cache=300,
-                **options,
-            ),
-            headers={**JSON_HEADERS, **self._headers},
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=self.timeout_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-
     async def _shut_down(self) -> None:
         self._error = self._error or EngineError("The engine was closed while it was generating.")
         for batch in list(self._batches):
@@ -129,8 +106,7 @@ class Dispatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+        await self.exchange.close()
 
     async def _cancel(self, batch: Batch) -> None:
         batch.is_closed = True
@@ -151,17 +127,20 @@ class Dispatcher:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        while self._pending and self._in_flight < self.concurrency and self._error is None:
+        while self._pending and self._error is None:
             call = self._pending[0]
+            if not has_room(self._in_flight, call.samples, self.concurrency):
+                return
             # One that was tried in vain goes to another endpoint if there is room at one.
-            endpoint = (self._freest(but=call.endpoint) if call.attempts else None) or self._freest()
+            other = self._freest(call.samples, but=call.endpoint) if call.attempts else None
+            endpoint = other or self._freest(call.samples)
             if endpoint is None:
                 return
             self._pending.popleft()
             if not call.batch.is_closed:
                 self._launch(call, endpoint)
 
-    def _freest(self, but: Endpoint | None = None) -> Endpoint | None:
+    def _freest(self, samples: int, but: Endpoint | None = None) -> Endpoint | None:
         now = self._loop.time()
         best: Endpoint | None = None
         # Another one comes first each time, so that equals take turns.
@@ -171,7 +150,7 @@ class Dispatcher:
                 endpoint is but
                 or endpoint.is_aside
                 or endpoint.is_doubted
-                or endpoint.in_flight >= int(endpoint.limit.limit)
+                or not has_room(endpoint.in_flight, samples, int(endpoint.limit.limit))
                 or endpoint.paused_until > now
             ):
                 continue
@@ -189,8 +168,8 @@ class Dispatcher:
             self._timer = self._loop.call_at(min(ends) + 0.001, self._dispatch)
 
     def _launch(self, call: Call, endpoint: Endpoint) -> None:
-        self._in_flight += 1
-        endpoint.in_flight += 1
+        self._in_flight += call.samples
+        endpoint.in_flight += call.samples
         call.endpoint = endpoint
         self._running[self._loop.create_task(self._send(call, endpoint))] = call
 
@@ -198,12 +177,16 @@ class Dispatcher:
         call.sent_at = self._loop.time()
         out = endpoint.in_flight
         try:
-            reply = await self._exchange(endpoint, "POST", call.path, call.body)
+            reply = await self.exchange.send(endpoint, "POST", call.path, call.body)
             verdict = reply.fault or self._judged(endpoint, reply)
             out = endpoint.in_flight
+        except Exception as error:
+            # Without an outcome the caller would wait for ever.
+            self._end(EngineError(f"The reply of {endpoint.url} cannot be read ({type(error).__name__})."))
+            raise
         finally:
-            self._in_flight -= 1
-            endpoint.in_flight -= 1
+            self._in_flight -= call.samples
+            endpoint.in_flight -= call.samples
             self._running.pop(asyncio.current_task(), None)  # type: ignore[arg-type]
         self._settle(call, endpoint, reply, verdict, out)
         self._dispatch()
@@ -214,24 +197,6 @@ class Dispatcher:
         except MALFORMED as error:
             return Verdict("transient", "bad_reply", f"the reply is malformed ({type(error).__name__})")
 
-    async def _exchange(
-        self, endpoint: Endpoint, method: str, path: str, body: bytes | None, timeout_s: float | None = None
-    ) -> Reply:
-        import aiohttp
-
-        assert self._session is not None  # noqa: S101 (for the type checker; start() made it)
-        options: dict[str, Any] = {}
-        if timeout_s is not None:
-            options["timeout"] = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S)
-        try:
-            async with self._session.request(
-                method, endpoint.url + path, data=body, proxy=endpoint.proxy, allow_redirects=False, **options
-            ) as response:
-                raw = await response.read()
-                return read_reply(response.status, raw, response.headers)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            return Reply(fault=fault_of(error))
-
     def _settle(self, call: Call, endpoint: Endpoint, reply: Reply, verdict: Verdict | None, out: int) -> None:
         now = self._loop.time()
         if verdict is None or verdict.retry != "transient" or not verdict.is_connection:
@@ -239,17 +204,21 @@ class Dispatcher:
             self._outage_from = None
         if verdict is None:
             endpoint.relapses = 0
-            endpoint.limit.succeeded(out)
+            self._grow(call, endpoint, out, now)
             self._finish(call, reply, None)
         elif verdict.retry == "fatal":
             self._end(verdict.error or EngineError(verdict.message))
         elif verdict.retry == "never":
-            endpoint.limit.succeeded(out)
+            self._grow(call, endpoint, out, now)
             self._finish(call, None, Failure(verdict.code, False, verdict.message[:MAX_MESSAGE]))
         elif verdict.retry == "overload":
             self._overloaded(call, endpoint, verdict, out, now)
         else:
-            self._failed(call, endpoint, verdict)
+            self._failed(call, endpoint, verdict, out, now)
+
+    def _grow(self, call: Call, endpoint: Endpoint, out: int, now: float) -> None:
+        if now - call.sent_at <= SLOW_SHARE * self.timeout_s:
+            endpoint.limit.succeeded(out, call.samples)
 
     def _finish(self, call: Call, reply: Reply | None, failure: Failure | None) -> None:
         served = call.endpoint.served if call.endpoint else None
@@ -273,9 +242,12 @@ class Dispatcher:
             self._pending.appendleft(call)
         call.overloads += 1
 
-    def _failed(self, call: Call, endpoint: Endpoint, verdict: Verdict) -> None:
+    def _failed(self, call: Call, endpoint: Endpoint, verdict: Verdict, out: int, now: float) -> None:
         call.attempts += verdict.weight
         call.waited_from = None
+        if verdict.code == "timeout":
+            # The queue there may be longer than the timeout.
+            endpoint.limit.overloaded(out, call.sent_at, now)
         if verdict.is_connection:
             endpoint.failures += 1
             if verdict.weight == 0 or endpoint.failures >= FAILURES_UNTIL_ASIDE:
@@ -330,7 +302,7 @@ class Dispatcher:
             self._run_beside(self._ask_who(endpoint))
 
     async def _ask_who(self, endpoint: Endpoint) -> None:
-        reply = await self._exchange(endpoint, "GET", self._probe_path, None, PROBE_TIMEOUT_S)
+        reply = await self.exchange.send(endpoint, "GET", self._probe_path, None, PROBE_TIMEOUT_S)
         endpoint.is_doubted = False
         if reply.fault is not None or reply.status != 200:
             self._set_aside(endpoint, reply)
@@ -350,7 +322,7 @@ class Dispatcher:
         while True:
             # One that answers probes and then no request is asked less and less often.
             await asyncio.sleep(self._until_next_probe(attempt + endpoint.relapses - 1))
-            reply = await self._exchange(endpoint, "GET", self._probe_path, None, PROBE_TIMEOUT_S)
+            reply = await self.exchange.send(endpoint, "GET", self._probe_path, None, PROBE_TIMEOUT_S)
             if reply.fault is None and reply.status == 200:
                 break
             if attempt == 0:

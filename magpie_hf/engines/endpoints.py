@@ -20,7 +20,7 @@ from ..models import ModelRef, resolve_model
 from .base import Capabilities, Engine, EngineStats, Failure, Generation, Prompt, Request, Served
 from .calls import Outcome
 from .groups import Groups
-from .pacing import Backoff, retry_after_s
+from .pacing import CONCURRENCY, Backoff, retry_after_s
 from .servers import error_text, is_commit, is_starting, is_too_long, names_match, normal_address, read_key, redirected
 from .transport import Transport
 from .wire import MALFORMED, Endpoint, Reply, Verdict, unavailable
@@ -30,9 +30,8 @@ logger = logging.getLogger(__name__)
 
 # How often the caller looks whether there is room again while no answer arrives.
 POLL_S = 0.2
-# Samples in flight per slot where one request holds several samples: a group ends with its slowest, so others must
-# be running meanwhile.
-SAMPLES_PER_SLOT = 4
+# A group of samples holds its slots until its slowest is done, so a group takes at most this share of them.
+GROUP_SHARE = 1 / 16
 
 
 class EndpointEngine(Engine):
@@ -51,7 +50,7 @@ class EndpointEngine(Engine):
         revision: str | None = None,
         ref: ModelRef | None = None,
         api_key_env: str | None = None,
-        concurrency: int = 256,
+        concurrency: int = CONCURRENCY,
         timeout_s: float = 600.0,
         max_retries: int = 8,
         max_outage_s: float = 600.0,
@@ -67,7 +66,8 @@ class EndpointEngine(Engine):
         - `model`, `revision`: what the servers must hold; `ref`: the same, already resolved.
         - `endpoints`: addresses, `http://host:port`.
         - `api_key_env`: name of the environment variable with the key; without it no Authorization is sent.
-        - `concurrency`: most requests in flight, over all endpoints; fewer when the servers say that it is too much.
+        - `concurrency`: most samples in flight, over all endpoints (a request for `n` counts `n`); fewer when a server
+          refuses for overload or takes long to answer.
         - `timeout_s`: longest silence of a server that has a request; `max_retries`: of one request;
           `max_outage_s`: how long all endpoints may be down; `startup_timeout_s`: how long they may take to start;
           `backoff_s`: first and longest wait between retries.
@@ -218,20 +218,18 @@ class EndpointEngine(Engine):
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Generation]:
         """Yield a Generation for each Request, in completion order; see the contract in `base`."""
         batch = self.transport.batch()
-        source = Groups(requests, self.capabilities().max_n)
+        source = Groups(requests, self._group_size)
         started = time.monotonic()
         retries = self.transport.retries
-        samples = 0
         is_waiting = False
         try:
             while True:
-                while not source.is_done and not is_waiting and batch.has_room() and self._has_samples_left(samples):
+                while not source.is_done and not is_waiting and batch.has_room():
                     group = source.next_group()
                     if group is None:
                         is_waiting = True
                         break
-                    batch.submit(*self._encode(group), group)
-                    samples += len(group)
+                    batch.submit(*self._encode(group), group, len(group))
                     self.stats.requests += 1
                 if batch.outstanding == 0:
                     if source.is_done:
@@ -241,7 +239,6 @@ class EndpointEngine(Engine):
                 outcome = batch.get(POLL_S)
                 if outcome is not None:
                     is_waiting = False
-                    samples -= len(outcome.call.tag)
                     yield from self._generations(outcome)
         finally:
             batch.close()
@@ -249,8 +246,9 @@ class EndpointEngine(Engine):
             if self._transport is not None:
                 self.stats.retries += self._transport.retries - retries
 
-    def _has_samples_left(self, samples: int) -> bool:
-        return self.capabilities().max_n == 1 or samples < SAMPLES_PER_SLOT * self.transport.room()
+    def _group_size(self) -> int:
+        """Return how many samples may share a request now."""
+        return max(1, min(self.capabilities().max_n, int(GROUP_SHARE * self.concurrency)))
 
     def _generations(self, outcome: Outcome) -> list[Generation]:
         group: list[Request] = outcome.call.tag

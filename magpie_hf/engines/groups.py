@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ..sampling import SamplingParams
@@ -52,9 +52,12 @@ class Pulled:
 
 
 class Groups:
-    """Cuts a stream of requests into groups that one HTTP request can ask for: same prompt, seeds that count up."""
+    """Cuts a stream of requests into groups that one HTTP request can ask for: same prompt, seeds that count up.
 
-    def __init__(self, requests: Iterable[Request | None], max_n: int) -> None:
+    `max_n()` is the size of the next group: it may change while requests are running. Grouping changes no seed.
+    """
+
+    def __init__(self, requests: Iterable[Request | None], max_n: Callable[[], int]) -> None:
         self._source = iter(requests)
         self._max_n = max_n
         self._held: list[Request | None] = []
@@ -65,8 +68,8 @@ class Groups:
         first = self._pull()
         if first is None:
             return None
-        group = [first]
-        while len(group) < self._max_n:
+        group, size = [first], self._max_n()
+        while len(group) < size:
             request = self._pull()
             if request is None or not continues(group[-1], request):
                 self._held.append(request)

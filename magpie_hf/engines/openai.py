@@ -31,6 +31,7 @@ from .openai_probe import (
     text_of,
     usage_of,
 )
+from .pacing import CONCURRENCY
 from .servers import names_match
 from .stops import Ending, end_text
 from .wire import Endpoint, Reply, Verdict, to_json
@@ -38,9 +39,9 @@ from .wire import Endpoint, Reply, Verdict, to_json
 
 PATH = "/v1/completions"
 CHAT_PATH = "/v1/chat/completions"
-# OpenAI's own limit; more are cut on our side.
-MAX_STOP = 4
-DEFAULT_MAX_N = 64
+MAX_STOP = 4  # OpenAI's own limit; more are cut on our side
+# Small: samples of a request come back together, the short ones with the longest.
+DEFAULT_MAX_N = 8
 PROBE_TRIES = 5
 # Long enough for a large model's first, cold request.
 PROBE_TIMEOUT_S = 120.0
@@ -72,7 +73,7 @@ class OpenAIEngine(EndpointEngine):
         revision: str | None = None,
         ref: ModelRef | None = None,
         api_key_env: str | None = None,
-        concurrency: int = 256,
+        concurrency: int = CONCURRENCY,
         timeout_s: float = 600.0,
         max_retries: int = 8,
         max_outage_s: float = 600.0,

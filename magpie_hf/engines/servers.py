@@ -21,6 +21,7 @@ _TOO_LONG = re.compile(
 
 
 _STARTING = (429, 502, 503, 504)
+MAX_ERROR = 10_000  # characters that are looked at
 
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -100,25 +101,26 @@ def is_commit(revision: str | None) -> bool:
 def error_text(payload: Any) -> str:
     """Return the message of an error body: TGI's `error`, OpenAI's `error.message`, FastAPI's `detail`."""
     if isinstance(payload, str):
-        return payload
+        return payload[:MAX_ERROR]
     if not isinstance(payload, dict):
         return ""
     for name in ("error", "message", "detail"):
         value = payload.get(name)
         if isinstance(value, str):
-            return value
+            return value[:MAX_ERROR]
         if isinstance(value, dict):
             return error_text(value)
         if isinstance(value, list):
-            return "; ".join(_detail(item) for item in value)
+            return "; ".join(_detail(item) for item in value[:10])[:MAX_ERROR]
     return ""
 
 
 def _detail(item: Any) -> str:
     if not isinstance(item, dict):
         return ""
-    where = ".".join(str(part) for part in item.get("loc", ()) if isinstance(part, str | int))
-    return f"{where}: {item.get('msg', '')}"
+    loc, said = item.get("loc"), item.get("msg")
+    where = ".".join(str(part)[:40] for part in (loc if isinstance(loc, list) else ()) if isinstance(part, str | int))
+    return f"{where}: {said if isinstance(said, str) else ''}"
 
 
 def is_too_long(message: str) -> bool:
@@ -128,7 +130,10 @@ def is_too_long(message: str) -> bool:
 
 def redirected(address: str, reply: Reply) -> EngineError:
     """Return the error for a server that sends elsewhere."""
-    parts = urlsplit(str(reply.headers.get("Location", "")))
+    try:
+        parts = urlsplit(str(reply.headers.get("Location", "")))
+    except ValueError:
+        parts = urlsplit("")
     target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "another path"
     return EngineError(
         f"{address} redirects to {quoted(target)}; redirects are not followed, as the key would go along.",

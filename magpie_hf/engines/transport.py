@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import EngineError
 from .calls import Batch, Call
@@ -22,18 +22,11 @@ from .wire import (
 )
 
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
 
-PROBE_TIMEOUT_S = 10.0
-# Below the 5 s after which uvicorn (vLLM, SGLang) closes an idle connection: one closed under us costs a retry.
-KEEP_ALIVE_S = 4.0
-# Broken connections and timeouts in a row, with no answer between them, until an endpoint is set aside; one that takes
-# no connection at all is at once.
-FAILURES_UNTIL_ASIDE = 3
-MAX_MESSAGE = 200
+# Longest that a question outside of `generate` takes, first and last byte included: enough for a large model's first,
+# cold request of a few tokens.
+ASK_TIMEOUT_S = 120.0
 
 
 class Transport(Dispatcher):
@@ -48,7 +41,7 @@ class Transport(Dispatcher):
     def start(self) -> None:
         """Start the thread and open the pool; no connection is made yet."""
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._open_session(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self.exchange.open(), self._loop).result()
 
     def close(self) -> None:
         """Drop everything, close the connections and end the thread."""
@@ -65,7 +58,7 @@ class Transport(Dispatcher):
             raise EngineError("The engine is closed.")
 
     def room(self) -> int:
-        """Return how many calls may be out now, and a few more that wait so that a freed slot is filled at once."""
+        """Return how many samples may be out now, and a few more that wait so that a freed slot is filled at once."""
         limits = sum(int(e.limit.limit) for e in self.endpoints if not e.is_aside)
         most = max(1, min(self.concurrency, limits))
         return most + max(1, most // 8)
@@ -101,11 +94,12 @@ class Transport(Dispatcher):
     def ask_all(
         self, questions: Sequence[tuple[Endpoint, str, str, Any]], *, timeout_s: float | None = None
     ) -> list[Reply]:
-        """Send several requests at the same time, each once, and wait for all replies."""
+        """Send several requests at the same time, each once, and wait for all replies, `timeout_s` at most."""
+        limit_s = min(self.timeout_s, ASK_TIMEOUT_S) if timeout_s is None else timeout_s
 
         async def gather() -> list[Reply]:
             sent = [
-                self._exchange(e, method, path, None if body is None else to_json(body), timeout_s)
+                self.exchange.send(e, method, path, None if body is None else to_json(body), limit_s)
                 for e, method, path, body in questions
             ]
             return list(await asyncio.gather(*sent))

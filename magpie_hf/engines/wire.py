@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from ..errors import EngineError, EngineUnavailableError, MagpieError
 from .base import Served
 from .pacing import AdaptiveLimit
+from .untrusted import load_json
 
 
 CONNECT_TIMEOUT_S = 10.0
@@ -28,7 +29,7 @@ JSON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"
 
 
 # What reading a reply raises whose parts are of other types than the protocol says.
-MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError)
+MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
 
 Retry = Literal["never", "transient", "overload", "fatal"]
 
@@ -138,12 +139,12 @@ def _is_loopback(host: str) -> bool:
 
 
 def read_reply(status: int, raw: bytes, headers: Mapping[str, str]) -> Reply:
-    """Return a reply with its JSON read; one with status 200 that is no JSON is a fault."""
+    """Return a reply with its JSON read; one with status 200 that is not valid JSON is a fault."""
     try:
-        payload = json.loads(raw)
+        payload = load_json(raw)
     except ValueError:
         if status == 200:
-            fault = Verdict("transient", "bad_reply", f"the reply is not JSON ({len(raw)} bytes)")
+            fault = Verdict("transient", "bad_reply", f"the reply is not valid JSON ({len(raw)} bytes)")
             return Reply(status, None, headers, fault)
         payload = None
     return Reply(status, payload, headers)
@@ -166,4 +167,6 @@ def fault_of(error: Exception) -> Verdict:
         return Verdict("transient", "timeout", "no reply in time", weight=TIMEOUT_WEIGHT, is_connection=True)
     if isinstance(error, aiohttp.ClientPayloadError):
         return Verdict("transient", "bad_reply", "the reply broke off", is_connection=False)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return Verdict("transient", "bad_reply", f"the reply is not valid HTTP ({kind})")
     return Verdict("transient", "connection", f"the connection broke ({kind})", is_connection=True)

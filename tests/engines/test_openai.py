@@ -93,12 +93,12 @@ TWO = Prompt("two words", [5, 6])
 @pytest.mark.parametrize(
     ("server", "expected"),
     [
-        (Server(), {"token_ids": True, "max_n": 64, "seeded": True, "grammar": False}),
+        (Server(), {"token_ids": True, "max_n": 8, "seeded": True, "grammar": False}),
         (Server(ids=False), {"token_ids": False}),
         (Server(n=False), {"max_n": 1, "seeded": True}),
-        (Server(seeded=False), {"seeded": False, "max_n": 64}),
+        (Server(seeded=False), {"seeded": False, "max_n": 8}),
         (Server(honours=("response_format",)), {"grammar": True}),
-        (Server(unknown="refused"), {"token_ids": True, "max_n": 64, "grammar": False}),
+        (Server(unknown="refused"), {"token_ids": True, "max_n": 8, "grammar": False}),
     ],
     ids=["all", "text only", "no n", "seeds ignored", "grammar", "unknown fields refused"],
 )
@@ -122,7 +122,7 @@ def test_an_n_whose_choices_are_not_the_samples_of_the_next_seeds_is_not_called_
 
     with Scripted(OwnSeeds()) as s:
         with engine(s) as e:
-            assert e.capabilities().max_n == 64
+            assert e.capabilities().max_n == 8
             assert not e.capabilities().seeded
         with engine(s, max_n=1) as e:
             assert e.capabilities().seeded
@@ -222,7 +222,7 @@ def test_an_overloaded_server_is_tried_again_while_it_is_being_asked():
 
     with Scripted(Busy()) as s, engine(s) as e:
         assert e.capabilities().token_ids
-        assert e.capabilities().max_n == 64
+        assert e.capabilities().max_n == 8
 
 
 def test_a_server_that_never_completes_anything_is_an_error():
@@ -518,7 +518,7 @@ def prompt(generator):
 
 def test_ids_or_text_and_alone_or_together_give_the_same_samples(start, tiny_model_dir, prompt):
     found = []
-    for settings, max_n in (({}, 64), ({}, 7), ({}, 1), ({"string_only": True}, 1)):
+    for settings, max_n in (({}, 8), ({}, 7), ({}, 1), ({"string_only": True}, 1)):
         with start(**settings) as server, tiny(tiny_model_dir, server, max_n=max_n) as e:
             e.check_prompt(prompt)
             assert e.capabilities().seeded

@@ -1,0 +1,84 @@
+"""One HTTP request and its reply: what is sent, how much of the answer is read, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .untrusted import MAX_BODY_BYTES
+from .wire import CONNECT_TIMEOUT_S, JSON_HEADERS, Endpoint, Reply, Verdict, fault_of, read_reply, watched_socket
+
+
+if TYPE_CHECKING:
+    import aiohttp
+
+# Below the 5 s after which uvicorn (vLLM, SGLang) closes an idle connection: one closed under us costs a retry.
+KEEP_ALIVE_S = 4.0
+# Time for the body of a reply, beyond the silence that a generation is allowed: a server may send it a byte at a time.
+BODY_S = 60.0
+
+
+class Exchange:
+    """A pool of connections for the thread of one event loop. Replies are untrusted: no exception leaves `send`."""
+
+    def __init__(self, *, headers: Mapping[str, str], connections: int, timeout_s: float) -> None:
+        self._headers = {**JSON_HEADERS, **headers}
+        self._connections = connections
+        self._timeout_s = timeout_s
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Open the pool; no connection is made yet."""
+        import aiohttp
+
+        # No trust_env: it would also read ~/.netrc and send what stands there as Authorization.
+        # Older aiohttp cannot be given sockets: there a machine that vanished is found out by `timeout_s` only.
+        takes_sockets = "socket_factory" in inspect.signature(aiohttp.TCPConnector).parameters
+        options: dict[str, Any] = {"socket_factory": watched_socket} if takes_sockets else {}
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self._connections, keepalive_timeout=KEEP_ALIVE_S, ttl_dns_cache=300, **options
+            ),
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=self._timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def send(
+        self, endpoint: Endpoint, method: str, path: str, body: bytes | None, timeout_s: float | None = None
+    ) -> Reply:
+        """Return the reply, or what kept it from arriving; within `timeout_s`, if given, from first to last byte."""
+        assert self._session is not None  # noqa: S101 (for the type checker; open() made it)
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s + BODY_S if timeout_s is None else timeout_s),
+                self._session.request(
+                    method, endpoint.url + path, data=body, proxy=endpoint.proxy, allow_redirects=False
+                ) as response,
+            ):
+                raw = await _read(response)
+                if raw is None:
+                    return Reply(fault=Verdict("transient", "bad_reply", "the reply is too large"))
+                return read_reply(response.status, raw, response.headers)
+        except Exception as error:  # noqa: BLE001 (whatever a server can make the client library raise)
+            return Reply(fault=fault_of(error))
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes | None:
+    """Return the body, None if it is larger than any that is wanted; the connection is then closed."""
+    parts: list[bytes] = []
+    left = MAX_BODY_BYTES
+    async for part in response.content.iter_any():
+        left -= len(part)
+        if left < 0:
+            response.close()
+            return None
+        parts.append(part)
+    return b"".join(parts)
