@@ -156,8 +156,10 @@ def columns_page() -> str:
 
     parts = [
         "# Columns\n",
-        "Names and order are those of the released Magpie datasets, then ours. `conversations` is ShareGPT's form, "
-        "`messages` what TRL and chat templates read.\n",
+        "Names and order are those of the released Magpie datasets, then ours. Conversations are in `messages` "
+        "(role/content), as TRL and chat templates read them; the releases' `conversations` (from/value) is read in "
+        "existing datasets and not written, as trainers prefer it to `messages` and do not know its roles. "
+        "[How to train on the rows, and the map to from/value](../how-to/train.md).\n",
         "| column | type | stage | released |\n|---|---|---|---|",
     ]
     for name in STAGES:

@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from .errors import DatasetError, did_you_mean
 
 
+SHAREGPT = "conversations"
+"""ShareGPT's form of a conversation (from/value), in the released datasets and in foreign ones; read, never written.
+
+Beside `messages` it misleads trainers: TRL's SFTTrainer takes it instead of `messages` and keeps the roles human and gpt.
+"""
 SCALES = {
     "input_quality": ("very poor", "poor", "average", "good", "excellent"),
     "difficulty": ("very easy", "easy", "medium", "hard", "very hard"),

@@ -105,7 +105,7 @@ def _run_row_stage(stage: RowStage | ModelStage, dataset: Dataset, env: Environm
                 score_rows(stage, env, place, journal, counters, rows, finished)
         check_pending(stage.label, int((locations < 0).sum()), len(dataset))
         collect = _collector(stage, env, journal, locations, codes)
-        place.write(dataset, collect)
+        place.write(dataset, collect, remove=[name for name in stage.replaces if name in dataset.column_names])
     place.done(len(dataset), len(dataset), counters)
     return place.require_cached()
 

@@ -132,6 +132,7 @@ class Stage(ABC):
     recipe's "generator", "judge", "guard" or "base". `uses_tokenizer`: whether a stage without engine depends on the
     model's tokenizer. `repeatable`: whether a recipe may have several of it. `after`: stages
     that must come before, and are put there if a recipe leaves them out. `optional`: columns it takes where they are.
+    `replaces`: columns of the input that are dropped, as what the stage writes makes them out of date.
     """
 
     name: ClassVar[str]
@@ -144,6 +145,7 @@ class Stage(ABC):
     repeatable: ClassVar[bool] = False
     after: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[tuple[str, ...]] = ()
+    replaces: ClassVar[tuple[str, ...]] = ()
 
     @property
     def label(self) -> str:

@@ -106,6 +106,13 @@ def test_rows_without_text_are_finished_without_a_request(apply, null):
     assert len(null.log) == 3
 
 
+def test_a_new_conversation_takes_the_place_of_the_old_form_that_would_contradict_it(apply):
+    old = [[{"from": "human", "value": "One?"}, {"from": "gpt", "value": "An older answer."}]]
+    dataset = of(["One?"]).add_column("conversations", old).add_column("response", ["An older answer."])
+    assert apply(dataset, Lengths())["conversations"][:] == old
+    assert "conversations" not in apply(dataset, Responses()).column_names
+
+
 def test_an_empty_dataset_passes_through_every_stage_with_its_columns(apply, null):
     empty = Dataset.from_dict(
         {"instruction": []}, features=Features({"instruction": of(["x"]).features["instruction"]})

@@ -1,7 +1,8 @@
 """The columns of the released Magpie datasets, in their order, and where our own stand among them.
 
-Source: the viewers of the Qwen2, Phi-3 and Llama-3.1 releases (raw and filtered). `conversations` is ShareGPT's form
-(from/value), `messages` the one that TRL and chat templates read (role/content).
+Source: the viewers of the Qwen2, Phi-3 and Llama-3.1 releases (raw and filtered). Their `conversations` (from/value) is
+read in existing datasets and not written: rows made here hold `messages` (role/content), as TRL and chat templates read
+it. TRL's SFTTrainer prefers `conversations` where both are present, and trains on the roles human and gpt.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from ..columns import SHAREGPT
 from ..engines.base import Generation
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
@@ -29,9 +30,10 @@ class Responses(RowStage):
     """
 
     name: ClassVar[str] = "responses"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     role: ClassVar[str] = "responder"
     reads: ClassVar[tuple[str, ...]] = ("instruction",)
+    replaces: ClassVar[tuple[str, ...]] = (SHAREGPT,)
 
     sampling: SamplingParams = GREEDY
     system_prompt: str | None = None
@@ -41,12 +43,11 @@ class Responses(RowStage):
         return {"sampling": self.sampling.to_dict(), "system_prompt": self.system_prompt}
 
     def features(self) -> dict[str, Any]:
-        """Return the response, both forms of the conversation, how it ended, and how it was made."""
+        """Return the response, the conversation as `messages`, how it ended, and how it was made."""
         from datasets import Value
 
         return {
             "response": Value("string"),
-            "conversations": [{"from": Value("string"), "value": Value("string")}],
             "messages": [{"role": Value("string"), "content": Value("string")}],
             "reasoning": Value("string"),
             "response_finish_reason": Value("string"),
@@ -96,14 +97,11 @@ class Responses(RowStage):
     ) -> dict[str, Any]:
         """Return the response's columns; of a failed row they are null, and the finish reason is its code."""
         response = record.get("text")
-        instruction = row["instruction"]
-        turns = [("human", "user", instruction), ("gpt", "assistant", response)]
-        turns = [turn for turn in turns if turn[2] is not None]
+        turns = (("user", row["instruction"]), ("assistant", response))
         served = record.get("served", {})
         return {
             "response": response,
-            "conversations": [{"from": who, "value": text} for who, _, text in turns],
-            "messages": [{"role": role, "content": text} for _, role, text in turns],
+            "messages": [{"role": role, "content": text} for role, text in turns if text is not None],
             "reasoning": record.get("reasoning"),
             "response_finish_reason": record["finish"] if code == OK else f"error: {record.get('error', code)}",
             "gen_response_configs": {

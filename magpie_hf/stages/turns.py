@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from ..columns import SHAREGPT
 from ..engines.base import Generation
 from ..errors import ArgumentError
 from ..sampling import SamplingParams, sample_seed, seed_base
@@ -41,8 +42,9 @@ class Turns(RowStage):
     """
 
     name: ClassVar[str] = "turns"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("instruction", "response")
+    replaces: ClassVar[tuple[str, ...]] = (SHAREGPT,)
 
     turns: int = 2
     sampling: SamplingParams = field(default=SamplingParams(temperature=1.0, max_tokens=1024))
@@ -73,13 +75,12 @@ class Turns(RowStage):
         }
 
     def features(self) -> dict[str, Any]:
-        """Return `instruction_t` and `response_t` (null where the conversation ended short) and the conversations."""
+        """Return `instruction_t` and `response_t` (null where the conversation ended short) and `messages`."""
         from datasets import Value
 
         names = [name for t in range(2, self.turns + 1) for name in (f"instruction_{t}", f"response_{t}")]
         return {
             **{name: Value("string") for name in names},
-            "conversations": [{"from": Value("string"), "value": Value("string")}],
             "messages": [{"role": Value("string"), "content": Value("string")}],
             "num_turns": Value("int64"),
             "turns_end": Value("string"),
@@ -157,7 +158,7 @@ class Turns(RowStage):
     def columns(
         self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
     ) -> dict[str, Any]:
-        """Return the turns and both forms of the whole conversation."""
+        """Return the turns and the whole conversation as `messages`."""
         later = record["turns"]
         pairs = [(row["instruction"], row["response"]), *later]
         values: dict[str, Any] = {}
@@ -166,10 +167,8 @@ class Turns(RowStage):
             values[f"instruction_{turn}"], values[f"response_{turn}"] = pair
         said = [(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
         said = [(role, text) for role, text in said if text is not None]
-        names = {"user": "human", "assistant": "gpt"}
         return {
             **values,
-            "conversations": [{"from": names[role], "value": text} for role, text in said],
             "messages": [{"role": role, "content": text} for role, text in said],
             "num_turns": sum(None not in pair for pair in pairs),
             "turns_end": record["end"],
