@@ -54,7 +54,7 @@ class GuardTemplate:
         if not isinstance(text, str) or _MARK not in text:
             return cls(tokenizer, chat(), text if isinstance(text, str) else "")
         tokenizer.chat_template = text
-        return cls(tokenizer, None, text, generation_config_of(ref.source, ref.load_revision))
+        return cls(tokenizer, None, text, generation_config_of(ref.source, ref.load_revision, ref.name))
 
     @property
     def hash(self) -> str:

@@ -34,7 +34,7 @@ class PlainTemplate:
         """Load the tokenizer of a Hub id, a local directory or "demo". Raises ModelError."""
         ref = resolve_model(model, revision)
         tokenizer = load_tokenizer(ref.source, ref.load_revision, ref.name, trust_remote_code=trust_remote_code)
-        return cls(tokenizer, generation_config_of(ref.source, ref.load_revision))
+        return cls(tokenizer, generation_config_of(ref.source, ref.load_revision, ref.name))
 
     def plain(self, text: str) -> Prompt:
         """Return a text as a prompt, the BOS in front where the tokenizer would put it."""

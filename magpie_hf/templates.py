@@ -128,7 +128,7 @@ class ChatTemplate:
             chat_template=chat_template,
             template_kwargs=template_kwargs,
             template_date=template_date,
-            generation_config=generation_config_of(ref.source, ref.load_revision),
+            generation_config=generation_config_of(ref.source, ref.load_revision, ref.name),
         )
 
     @property

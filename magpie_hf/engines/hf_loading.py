@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
+from .._template_load import load_tokenizer
 from ..errors import DependencyError, ModelError, quoted
 from ..models import ModelRef
 from .attention import ATTENTION, DETERMINISTIC_ATTENTION
@@ -80,7 +81,7 @@ def load_model(
         model = transformers.AutoModelForCausalLM.from_pretrained(
             ref.source, dtype=dtype or ("float32" if target == "cpu" else "auto"), **common, **placed
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(ref.source, **common)
+        tokenizer = load_tokenizer(ref.source, ref.load_revision, ref.name, trust_remote_code=trust_remote_code)
         if not placed.get("device_map"):
             model = model.to(target)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
