@@ -8,12 +8,12 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ArgumentError, CapabilityError, DependencyError, EngineDiedError, EngineError, ModelError, quoted
 from ..models import ModelRef, resolve_model
 from .base import Capabilities, Engine, EngineStats, Failure, Generation, Request, Served
-from .groups import Pulled, continues
+from .groups import Pulled
 from .worker import ReplicatedEngine
 from .worker_child import WorkerSpec
 
@@ -21,20 +21,21 @@ from .worker_child import WorkerSpec
 if TYPE_CHECKING:
     from .decoding import StopTexts
 
-MAX_NUM_SEQS = 256  # rows that vLLM runs at once; its own default on most GPUs
-# Most samples that share one request: vLLM gives them back together, so a larger group waits longer for its slowest.
-MAX_N = 16
+# Requests handed to vLLM, as a multiple of what it runs at once: those that wait there take a place in the very step
+# in which it is free.
+WIDTHS_HELD = 2
 
 
 class VllmEngine(ReplicatedEngine):
-    """Generates with vLLM: token-id prompts, `n` samples a request, prefix caching, tensor parallelism.
+    """Generates with vLLM: token-id prompts, prefix caching, tensor parallelism, vLLM's own limits and scheduling.
 
     - `model`, `revision`, `ref`, `dtype`, `trust_remote_code`: as for the transformers engine.
     - `quantization`: any that vLLM knows ("fp8", "awq", "gptq", …).
     - `tensor_parallel_size`: devices that share one replica.
     - `devices`: None: the first `tensor_parallel_size` ones. Else one replica for each entry: a device number, or a
       list of `tensor_parallel_size` of them; a flat list of more is cut into groups of that size.
-    - `gpu_memory_utilization`, `max_model_len`: as in vLLM. `batch_size`: its `max_num_seqs`.
+    - `gpu_memory_utilization`, `max_model_len`: as in vLLM. `batch_size`: its `max_num_seqs`; None: vLLM's own default
+      for offline inference on this device (256, or 1,024 on cards of 80 GB and more).
     - `engine_args`: more arguments of vLLM's EngineArgs.
     """
 
@@ -62,9 +63,10 @@ class VllmEngine(ReplicatedEngine):
             "tensor_parallel_size": tensor_parallel_size,
             "gpu_memory_utilization": gpu_memory_utilization,
             "max_model_len": max_model_len,
-            "max_num_seqs": batch_size or MAX_NUM_SEQS,
             "trust_remote_code": trust_remote_code,
-        } | dict(engine_args or {})
+            **({"max_num_seqs": batch_size} if batch_size else {}),
+            **(engine_args or {}),
+        }
         self._groups = device_groups(devices, tensor_parallel_size)
         super().__init__([WorkerSpec("", {})], identity={}, name="vllm")
 
@@ -153,7 +155,7 @@ class VllmWorker(Engine):
         self.ref = ref
         self.engine_args = engine_args
         self.stats = EngineStats()
-        self.window = 2 * int(engine_args["max_num_seqs"])
+        self.window = 0
         self._engine: Any = None
         self._max_context = 0
         self._number = 0
@@ -166,6 +168,7 @@ class VllmWorker(Engine):
     def open(self) -> None:
         """Load the model into vLLM."""
         from vllm import EngineArgs, LLMEngine
+        from vllm.usage.usage_lib import UsageContext
 
         # vLLM compares what it downloads with usage statistics switched on; runs say nothing to anyone.
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -184,7 +187,8 @@ class VllmWorker(Engine):
                 **_grammar_backend(EngineArgs, self.engine_args),
                 **self.engine_args,
             )
-            self._engine = LLMEngine.from_engine_args(args)
+            # The context that vLLM's LLM class gives: the default one has no limits that suit the device.
+            self._engine = LLMEngine.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             raise ModelError(
                 f"vLLM cannot load {quoted(self.ref.name)}: {type(error).__name__}: {quoted(error)}",
@@ -192,6 +196,7 @@ class VllmWorker(Engine):
                 model=self.ref.name,
             ) from error
         self._max_context = int(self._engine.model_config.max_model_len)
+        self.window = WIDTHS_HELD * int(self._engine.vllm_config.scheduler_config.max_num_seqs)
 
     @property
     def served(self) -> Served | None:
@@ -208,21 +213,25 @@ class VllmWorker(Engine):
 
         `logit_bias` and `bad_words` ban a token everywhere, not only first: so no `first_token_ban`.
         """
-        return Capabilities(max_n=MAX_N, grammar=True, max_context=self._max_context)
+        return Capabilities(grammar=True, max_context=self._max_context)
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Generation]:
-        """Yield generations as vLLM finishes them; requests stream in between its steps."""
-        groups: dict[str, _Group] = {}
+        """Yield generations as vLLM finishes them; requests stream in between its steps.
+
+        Each sample is a request of its own: samples of a request with `n` come back together, the short ones with the
+        longest, and the prefix cache holds their prompt in any case.
+        """
+        running: dict[str, _Running] = {}
         source = Pulled(iter(requests))
         try:
             while True:
-                running = sum(len(group.requests) for group in groups.values())
-                for requested in coalesced(source.pull(self.window - running), MAX_N):
-                    refused = self._add(requested, groups)
-                    yield from refused
-                    source.paused = source.paused and not refused
-                if groups:
-                    finished = self._step(groups)
+                for request in source.pull(self.window - len(running)):
+                    refused = self._add(request, running)
+                    if refused is not None:
+                        yield refused
+                        source.paused = False
+                if running:
+                    finished = self._step(running)
                     yield from finished
                     source.paused = source.paused and not finished
                 elif source.exhausted:
@@ -231,37 +240,34 @@ class VllmWorker(Engine):
                     time.sleep(0.001)
                     source.paused = False
         finally:
-            if groups:
-                self._engine.abort_request(list(groups))
+            if running:
+                self._engine.abort_request(list(running))
                 while self._engine.has_unfinished_requests():
                     self._engine.step()
 
-    def _add(self, requested: list[Request], groups: dict[str, _Group]) -> list[Generation]:
-        """Give one request of `n` samples to vLLM; returns the failures if it refuses, raises for a new grammar."""
+    def _add(self, request: Request, running: dict[str, _Running]) -> Generation | None:
+        """Give a request to vLLM; returns the failure if it refuses, raises for a new grammar."""
         from vllm import TokensPrompt
 
-        first = requested[0]
-        token_ids = list(first.prompt.token_ids)
+        token_ids = list(request.prompt.token_ids)
         if len(token_ids) >= self._max_context:
-            failure = Failure(
-                "too_long", False, f"the prompt has {len(token_ids)} tokens, the context {self._max_context}"
-            )
-            return [Generation(r.key, seed=r.sampling.seed, failure=failure) for r in requested]
+            message = f"the prompt has {len(token_ids)} tokens, the context {self._max_context}"
+            return _refused(request, Failure("too_long", False, message))
         self._number += 1
         name = str(self._number)
-        params = self._sampling_params(first, len(requested))
+        params = self._sampling_params(request)
+        grammar = request.sampling.grammar
         try:
             self._engine.add_request(name, TokensPrompt(prompt_token_ids=token_ids), params)
         except ValueError as error:
-            if first.sampling.grammar not in self._taken_grammars:
+            if grammar not in self._taken_grammars:
                 raise ArgumentError(f"grammar: vLLM refuses it: {quoted(error)}.", key="grammar") from error
-            failure = Failure("validation", False, str(error)[:200])
-            return [Generation(r.key, seed=r.sampling.seed, failure=failure) for r in requested]
-        self._taken_grammars.add(first.sampling.grammar)
-        groups[name] = _Group(requested, time.perf_counter())
-        return []
+            return _refused(request, Failure("validation", False, str(error)[:200]))
+        self._taken_grammars.add(grammar)
+        running[name] = _Running(request, time.perf_counter())
+        return None
 
-    def _sampling_params(self, request: Request, n: int) -> Any:
+    def _sampling_params(self, request: Request) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -273,7 +279,6 @@ class VllmWorker(Engine):
             )
         room = self._max_context - len(request.prompt.token_ids)
         return SamplingParams(
-            n=n,
             temperature=given.temperature,
             top_p=given.top_p,
             top_k=given.top_k or 0,
@@ -288,7 +293,7 @@ class VllmWorker(Engine):
             **_structured(given.grammar),
         )
 
-    def _step(self, groups: dict[str, _Group]) -> list[Generation]:
+    def _step(self, running: dict[str, _Running]) -> list[Generation]:
         began = time.perf_counter()
         try:
             outputs = self._engine.step()
@@ -298,13 +303,12 @@ class VllmWorker(Engine):
         self.stats.busy_s += time.perf_counter() - began
         finished: list[Generation] = []
         for output in outputs:
-            if output.finished and output.request_id in groups:
-                group = groups.pop(output.request_id)
-                finished += [self._generation(group, output, part) for part in output.outputs]
+            if output.finished and output.request_id in running:
+                finished.append(self._generation(running.pop(output.request_id), output.outputs[0]))
         return finished
 
-    def _generation(self, group: _Group, output: Any, part: Any) -> Generation:
-        request = group.requests[part.index]
+    def _generation(self, running: _Running, part: Any) -> Generation:
+        request = running.request
         ids = [int(token) for token in part.token_ids]
         reason, text, count = part.finish_reason, part.text, len(ids)
         if reason == "stop" and isinstance(part.stop_reason, str):
@@ -321,7 +325,7 @@ class VllmWorker(Engine):
             prompt_tokens=len(request.prompt.token_ids),
             completion_tokens=count,
             seed=request.sampling.seed,
-            seconds=time.perf_counter() - group.began,
+            seconds=time.perf_counter() - running.began,
         )
 
     def _stop_texts(self) -> StopTexts:
@@ -338,32 +342,15 @@ class VllmWorker(Engine):
             core.shutdown()
 
 
-class _Group:
-    """The requests that share one of vLLM's, and when it began."""
+class _Running(NamedTuple):
+    """A request that vLLM has, and when it began."""
 
-    __slots__ = ("began", "requests")
-
-    def __init__(self, requests: list[Request], began: float) -> None:
-        self.requests = requests
-        self.began = began
+    request: Request
+    began: float
 
 
-def coalesced(requests: Sequence[Request], max_n: int) -> Iterator[list[Request]]:
-    """Yield runs of requests that may be sent as one with `n`: same prompt, equal sampling, seeds that count up by one.
-
-    vLLM's i-th sample of a request uses the request's seed plus i.
-    """
-    run: list[Request] = []
-    for request in requests:
-        is_seeded = request.sampling.seed is not None
-        if run and len(run) < max_n and is_seeded and continues(run[-1], request):
-            run.append(request)
-        else:
-            if run:
-                yield run
-            run = [request]
-    if run:
-        yield run
+def _refused(request: Request, failure: Failure) -> Generation:
+    return Generation(request.key, seed=request.sampling.seed, failure=failure)
 
 
 def _grammar_backend(engine_args: Any, given: Mapping[str, Any]) -> dict[str, Any]:

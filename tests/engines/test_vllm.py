@@ -3,40 +3,72 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from magpie_hf.engines.base import Prompt, Request
-from magpie_hf.engines.vllm import VllmEngine, coalesced, device_groups, visible_devices
+from magpie_hf.engines.vllm import VllmEngine, VllmWorker, device_groups, visible_devices
 from magpie_hf.errors import ArgumentError, DependencyError
 from magpie_hf.models import ModelRef
 from magpie_hf.sampling import SamplingParams
 
+from . import vllm_stand_in
+
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
-PROMPTS = [Prompt("a", [1]), Prompt("a", [1])]
+PROMPT = Prompt("a", [1])
 
 
-@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3), st.sampled_from([0.0, 1.0, None])), max_size=30))
-def test_requests_share_one_only_with_the_same_prompt_equal_sampling_and_seeds_that_count_up(given_requests):
-    requests = [
-        Request(i, PROMPTS[p], SamplingParams(temperature=1.0 if t is None else t, seed=None if t is None else seed))
-        for i, (p, seed, t) in enumerate(given_requests)
-    ]
-    runs = list(coalesced(requests, 4))
-    assert [r for run in runs for r in run] == requests
-    for run in runs:
-        assert len(run) <= 4
-        for i, request in enumerate(run):
-            assert request.prompt is run[0].prompt
-            if len(run) > 1:
-                assert request.sampling == run[0].sampling.with_seed(run[0].sampling.seed + i)
-                assert not request.sampling.is_greedy
+REF = ModelRef("org/model", "org/model", None, None)
 
 
-def test_samples_of_one_prompt_share_requests_as_far_as_they_may():
-    requests = [Request(i, PROMPTS[0], SamplingParams(seed=10 + i)) for i in range(10)]
-    assert [len(run) for run in coalesced(requests, 4)] == [4, 4, 2]
+@pytest.fixture
+def worker(monkeypatch):
+    """Return what opens a worker with the settings of `VllmEngine`, on the stand-in for vLLM."""
+    vllm_stand_in.install(monkeypatch)
+    monkeypatch.delenv("VLLM_NO_USAGE_STATS", raising=False)
+    monkeypatch.delenv("VLLM_CACHE_ROOT", raising=False)
+
+    def opened(**settings):
+        made = VllmWorker(REF, VllmEngine("org/model", ref=REF, **settings)._args)
+        made.open()
+        return made
+
+    return opened
+
+
+def samples(count, prompt=PROMPT):
+    return [Request(i, prompt, SamplingParams(max_tokens=1000, seed=i)) for i in range(count)]
+
+
+def test_vllms_own_width_for_offline_inference_is_used_unless_one_is_set(worker):
+    assert worker()._engine.args.max_num_seqs is None
+    assert worker()._engine.width == vllm_stand_in.WIDTH
+    assert worker(batch_size=7)._engine.width == 7
+    assert worker(engine_args={"max_num_seqs": 9})._engine.width == 9
+
+
+@pytest.mark.parametrize("width", [None, 256, 1024])
+def test_it_takes_as_many_steps_as_when_vllm_is_given_everything_at_once(worker, width):
+    wanted = samples(4000)
+    alone = worker(batch_size=width)._engine
+    for request in wanted:
+        params = vllm_stand_in.SamplingParams(seed=request.sampling.seed, max_tokens=1000)
+        alone.add_request(str(request.key), {}, params)
+    while alone.has_unfinished_requests():
+        alone.step()
+    ours = worker(batch_size=width)
+    found = {g.key: (len(g.token_ids), g.seed) for g in ours.generate(iter(wanted))}
+    assert found == {i: (vllm_stand_in.tokens_of(i), i) for i in range(4000)}
+    assert ours._engine.steps == alone.steps
+    assert ours._engine.most_held <= ours.window == 2 * ours._engine.width
+
+
+def test_a_dropped_call_leaves_nothing_running(worker):
+    ours = worker()
+    stream = ours.generate(iter(samples(500)))
+    next(stream)
+    stream.close()
+    assert not ours._engine.has_unfinished_requests()
+    assert len(list(ours.generate(iter(samples(3))))) == 3
 
 
 @pytest.mark.parametrize(
@@ -81,7 +113,7 @@ def test_a_missing_vllm_is_an_error_with_the_pip_line():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed")
-def test_vllm_gives_the_same_samples_with_and_without_n(tmp_path):
+def test_vllm_gives_the_same_samples_in_any_order(tmp_path):
     from tests.engines.tiny import END, make_model
 
     prompt = Prompt("", [0, 1, 9])
@@ -89,11 +121,13 @@ def test_vllm_gives_the_same_samples_with_and_without_n(tmp_path):
     requests += [Request(99, prompt, SamplingParams(temperature=0, max_tokens=12, stop_token_ids=(END,)))]
     extra = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 28}
     with VllmEngine(make_model(tmp_path, "wide"), max_model_len=128, batch_size=16, engine_args=extra) as engine:
-        grouped = {g.key: (g.token_ids, g.finish_reason, g.completion_tokens) for g in engine.generate(requests)}
-        single = {g.key: (g.token_ids, g.finish_reason, g.completion_tokens) for g in engine.generate(requests[::-1])}
+        forward = {g.key: (g.token_ids, g.finish_reason, g.completion_tokens) for g in engine.generate(requests)}
+        backward = {
+            g.key: (g.token_ids, g.finish_reason, g.completion_tokens) for g in engine.generate(requests[::-1])
+        }
         long = Request(0, Prompt("", [0] * 200), SamplingParams())
         (refused,) = engine.generate([long])
-    assert len(grouped) == 21
-    assert grouped == single
+    assert len(forward) == 21
+    assert forward == backward
     assert refused.failure.code == "too_long"
     assert not refused.failure.transient
