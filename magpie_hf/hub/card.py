@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..columns import SHAREGPT
 from ..errors import StorageError
 from ..reports import svg
 from .citations import citations_of
 from .facts import chart_sheet, config_facts
 from .markdown import bar, cell, fenced, line, spaced
+from .origin import is_synthetic, owes_magpie, sentences, summary
 
 
 if TYPE_CHECKING:
@@ -87,13 +89,15 @@ def render_card(
         summary=_summary(configs, models),
         licence=licence,
         configs=[_shown(name, facts, (plots or {}).get(name)) for name, facts in configs.items()],
+        origins=_origins(configs),
         made=_made(configs),
         others=sorted(_config_names(kept) - set(configs)),
         repo_id=repo_id,
+        has_sharegpt=next((name for name, facts in configs.items() if _is_sharegpt(facts)), None),
         has_messages=next((name for name, facts in configs.items() if "messages" in facts["columns"]), None),
         has_preferences=next((n for n, f in configs.items() if {"chosen", "rejected"} <= set(f["columns"])), None),
         split=next(iter(first["splits"])),
-        citations=citations_of(models),
+        citations=citations_of(models, is_magpie=any(owes_magpie(facts["origin"]) for facts in configs.values())),
         version=__version__,
     )
     metadata, _, body = page.partition(BEGIN)
@@ -120,6 +124,17 @@ def write_card(dataset: Dataset, path: str | Path, **options: Any) -> Path:
     return target
 
 
+def _is_sharegpt(facts: Mapping[str, Any]) -> bool:
+    """Whether the rows' conversations are in `conversations` (from/value) alone, whose roles trainers do not know."""
+    kinds = {feature.get("name"): feature for feature in facts["info"].get("features", [])}
+    turns = kinds.get(SHAREGPT, {}).get("list")
+    return (
+        "messages" not in kinds
+        and isinstance(turns, list)
+        and {turn.get("name") for turn in turns} >= {"from", "value"}
+    )
+
+
 def _template() -> Any:
     import jinja2
 
@@ -144,7 +159,7 @@ def _summary(configs: Mapping[str, Mapping[str, Any]], models: Sequence[str]) ->
         if facts["description"]:
             return str(facts["description"])
     rows = sum(sum(facts["splits"].values()) for facts in configs.values())
-    return f"{rows:,} conversations synthesized by {' and '.join(models) or 'a language model'} alone."
+    return summary([facts["origin"] for facts in configs.values()], models, rows)
 
 
 def _licence_of_all(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -187,6 +202,14 @@ def _made(configs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
+def _origins(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return how the texts of the configs came about, a paragraph each; one for all where it is the same."""
+    said = {name: sentences(facts["origin"]) for name, facts in configs.items()}
+    if len(set(said.values())) == 1:
+        return list(said.values())[:1]
+    return [f"{line(name)}: {text}" for name, text in said.items() if text]
+
+
 def _is_beginning(stages: Sequence[Any], of: Sequence[Any]) -> bool:
     return len(stages) < len(of) and list(of[: len(stages)]) == list(stages)
 
@@ -206,10 +229,18 @@ def _metadata(
     rows = sum(sum(facts["splits"].values()) for facts in configs.values())
     own["size_categories"] = [next((name for limit, name in SIZES if rows < limit), "100M<n<1B")]
     own["task_categories"] = ["text-generation"]
-    tags = ["synthetic", "magpie", *(f"generator:{model}" for model in models if _REPO.fullmatch(model))]
-    own["tags"] = list(dict.fromkeys([*tags, *kept.get("tags", [])]))
+    tags = list(dict.fromkeys([*_tags(configs, models), *kept.get("tags", [])]))
+    own |= {"tags": tags} if tags else {}
     merged = {**kept, **own} | _loading_metadata(configs, kept, data_files)
     return "---\n" + yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=200) + "---"
+
+
+def _tags(configs: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> list[str]:
+    """Return the tags that the rows earn: `magpie` where instructions were synthesized, `synthetic` where any text was."""
+    origins = [facts["origin"] for facts in configs.values()]
+    tags = ["synthetic"] if any(is_synthetic(origin) for origin in origins) else []
+    tags += ["magpie"] if any(origin["synthesized"] for origin in origins) else []
+    return tags + [f"generator:{model}" for model in models if _REPO.fullmatch(model)]
 
 
 def _loading_metadata(

@@ -44,9 +44,9 @@ _REPORTS: tuple[tuple[str, Citation], ...] = (
 )  # fmt: skip
 
 
-def citations_of(models: Iterable[str]) -> list[str]:
-    """Return the BibTeX entries: Magpie's, and one for each model family that is known here."""
-    found = {MAGPIE.key: MAGPIE}
+def citations_of(models: Iterable[str], *, is_magpie: bool = True) -> list[str]:
+    """Return the BibTeX entries: Magpie's, if its method or its annotations were used, and one a known model family."""
+    found = {MAGPIE.key: MAGPIE} if is_magpie else {}
     for model in models:
         for pattern, citation in _REPORTS:
             if re.search(pattern, model.lower()):

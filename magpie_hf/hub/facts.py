@@ -14,12 +14,13 @@ from ..reports.statistics import dataset_statistics
 from .licences import Licence, licence_of
 from .manifest import public_name, public_recipe
 from .markdown import line
+from .origin import is_synthetic, origin_of
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMAT = 1
+FORMAT = 2
 SAMPLES = 3
 KEPT_CHARACTERS = 2000
 MOST_WRITERS = 20
@@ -52,12 +53,14 @@ def config_facts(
     models = writers(recipe, dataset)
     licence = joined_licence(models, license)
     statistics = dataset_statistics(dataset)
+    origin = origin_of(recipe, run, dataset)
     return {
         "format": FORMAT,
         "models": models,
         "licence": list(licence),
         "description": recipe.get("description") or "",
         "recipe": recipe,
+        "origin": origin,
         "provenance": _provenance(recipe, models),
         "sampling": _sampling(recipe),
         "stages": _stages(run),
@@ -66,7 +69,7 @@ def config_facts(
         "splits": {name: len(rows) for name, rows in splits.items()},
         "sizes": dict(sizes or {}),
         "info": _info(splits),
-        "limits": list(_limits(statistics)),
+        "limits": list(_limits(statistics, origin)),
         "samples": _samples(dataset),
         "columns": list(dataset.column_names),
         "totals": _totals(run),
@@ -195,7 +198,7 @@ def _stages(run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     return out
 
 
-def _limits(facts: Mapping[str, Any]) -> Iterator[str]:
+def _limits(facts: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the figures themselves say a user should know."""
     for name, what in (
         ("task_category", "of the instructions are of the category"),
@@ -210,11 +213,16 @@ def _limits(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{svg.percent(safety.get('unsafe', 0) / sum(safety.values()))} were marked unsafe by a guard; it errs too."
     if facts["groups"] and facts["rows"]:
         spare = facts["groups"]["rows_in_groups"] - facts["groups"]["groups"]
-        yield f"{svg.percent(spare / facts['rows'])} of the rows are near duplicates of another row that is there."
+        yield f"{svg.percent(spare / facts['rows'])} of the rows are near duplicates of another row."
     cut = facts["labels"].get("response_finish_reason", {}).get("counts", {})
     if cut.get("length"):
         yield f"{svg.percent(cut['length'] / sum(cut.values()))} of the responses ran into their length limit."
-    yield "All texts were written by a language model; facts in them were not checked."
+    if origin["synthesized"] == origin["answered"] == origin["rows"]:
+        yield "All texts were written by a language model; facts in them were not checked."
+    elif is_synthetic(origin):
+        yield "Some texts were written by a language model; facts in the texts were not checked."
+    else:
+        yield "Facts in the texts were not checked."
 
 
 def _samples(dataset: Dataset) -> list[list[list[str]]]:

@@ -56,7 +56,7 @@ def _public(value: Any, key: str = "") -> Any:
         return {name: _public(inner, name) for name, inner in value.items() if name not in hidden}
     if isinstance(value, (list, tuple)):
         return [_public(inner, key) for inner in value]
-    if isinstance(value, str) and key in ("model", "path", "chat_template", "embedder"):
+    if isinstance(value, str) and key in ("model", "path", "dataset", "chat_template", "embedder"):
         return public_name(value)
     return value
 

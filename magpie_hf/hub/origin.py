@@ -1,0 +1,125 @@
+"""Where a config's texts come from: synthesized with the Magpie method, or taken from another dataset.
+
+Read from the rows, which say who wrote them, and from the run that made them; a card claims nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .manifest import public_name
+from .markdown import line
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+METHOD = "the Magpie method ([arXiv:2406.08464](https://arxiv.org/abs/2406.08464))"
+_WRITERS = {  # column, and the field of it, that says which model wrote what a row holds
+    "instructions": ("gen_input_configs", "input_generator"),
+    "responses": ("gen_response_configs", "output_generator"),
+}
+_TEXT_STAGES = ("instructions", "responses", "turns", "preference_responses")
+_OTHER_STAGES = ("select", "subset")
+_LABELLED = {
+    "quality_generator": "quality",
+    "difficulty_generator": "difficulty",
+    "task_category_generator": "category",
+    "reward_model": "reward",
+    "preference_model": "preference",
+}
+"""Which annotation wrote a column that names its model: all that is known of rows without their run."""
+
+
+def origin_of(recipe: Mapping[str, Any], run: Mapping[str, Any] | None, dataset: Dataset) -> dict[str, Any]:
+    """Return where rows come from, JSON-like.
+
+    `rows`: how many. `synthesized`: how many instructions are Magpie's. `answered`: how many responses were generated
+    here, or say which model wrote them. `instructors`, `responders`: the models that wrote them, where rows say it.
+    `annotations`: what was annotated. `source`: the dataset that the rows come from, "" if it is not known.
+    """
+    is_new = bool(recipe) and not recipe.get("dataset")
+    stages = [str(state.get("name", "")) for state in ((run or {}).get("stages") or {}).values()]
+    written = {what: _written(dataset, *where) for what, where in _WRITERS.items()}
+    given = recipe.get("dataset")
+    source = given.get("path") if isinstance(given, Mapping) else given
+    labelled = [name for column, name in _LABELLED.items() if column in dataset.column_names]
+    annotated = [name for name in stages if name not in (*_TEXT_STAGES, *_OTHER_STAGES)] if stages else labelled
+    is_answered = is_new and "responses" in stages
+    return {
+        "rows": len(dataset),
+        "synthesized": len(dataset) if is_new else written["instructions"][0],
+        "answered": len(dataset) if is_answered else written["responses"][0],
+        "responders": [public_name(name) for name in written["responses"][1]],
+        "instructors": [public_name(name) for name in written["instructions"][1]],
+        "annotations": list(dict.fromkeys(annotated)),
+        "source": public_name(str(source)) if source else "",
+    }
+
+
+def _written(dataset: Dataset, column: str, field: str) -> tuple[int, list[str]]:
+    """Return how many rows name the model that wrote them, and the models."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if column not in dataset.column_names:
+        return 0, []
+    count, found = 0, dict[str, None]()
+    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=20_000):
+        values = table[column].combine_chunks()
+        if not pa.types.is_struct(values.type) or values.type.get_field_index(field) < 0:
+            return 0, []
+        names = pc.struct_field(values, field)
+        count += len(names) - names.null_count
+        found |= dict.fromkeys(str(name) for name in names.unique().to_pylist() if name)
+    return count, list(found)
+
+
+def is_synthetic(origin: Mapping[str, Any]) -> bool:
+    """Whether some of the texts were written by a model, as far as is known."""
+    return bool(origin["synthesized"] or origin["answered"])
+
+
+def owes_magpie(origin: Mapping[str, Any]) -> bool:
+    """Whether the method, or the annotations of its paper, had a part in the rows: then a card cites it."""
+    return bool(origin["synthesized"] or set(origin["annotations"]) & {"quality", "difficulty", "category", "judge"})
+
+
+def summary(origins: Sequence[Mapping[str, Any]], models: Sequence[str], rows: int) -> str:
+    """Return what a dataset is, in a sentence: for cards that nobody gave a description."""
+    if all(origin["synthesized"] == origin["rows"] > 0 for origin in origins):
+        return f"{rows:,} conversations synthesized by {_listed(models) or 'a language model'} alone."
+    sources = dict.fromkeys(origin["source"] or "an existing dataset" for origin in origins)
+    annotations = dict.fromkeys(name for origin in origins for name in origin["annotations"])
+    annotated = f", annotated with {_listed(list(annotations))}" if annotations else ""
+    return f"{rows:,} rows of {_listed(list(sources))}{annotated}."
+
+
+def sentences(origin: Mapping[str, Any]) -> str:
+    """Return how the texts came about, as Markdown."""
+    rows, synthesized, answered = origin["rows"], origin["synthesized"], origin["answered"]
+    source = line(origin["source"] or "an existing dataset")
+    said = []
+    if synthesized:
+        same = answered == synthesized and set(origin["responders"]) <= set(origin["instructors"])
+        end = "wrote that message, and answered it." if same else "and wrote that message."
+        which = "Instructions" if synthesized == rows else f"{synthesized:,} of {rows:,} instructions"
+        said.append(
+            f"{which} were synthesized with {METHOD}: the model was sent its chat template up to where a user's message "
+            f"would start, {end}"
+        )
+        answered = 0 if same else answered
+    if synthesized < rows:
+        said.append(f"{'The other instructions' if synthesized else 'The instructions'} come from {source}.")
+    if answered:
+        which = "Responses" if answered == rows else f"{answered:,} of {rows:,} responses"
+        by = _listed([line(name) for name in origin["responders"]])
+        said.append(f"{which} were generated{' by ' + by if by else ''}.")
+    if origin["annotations"] and synthesized < rows:
+        said.append(f"The rows were annotated with {_listed([line(name) for name in origin['annotations']])}.")
+    return " ".join(said)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
