@@ -1,35 +1,21 @@
-"""Evaluation of a checked condition on a table of columns, with three-valued truth."""
+"""Evaluation of a checked condition on a table of columns, with Arrow's kernels for three-valued truth."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from ._expression_tree import (
-    BoolArray,
-    call_name,
-    error_at,
-    is_none,
-    named_kind,
-    resolve_name,
-    scale_of,
-)
+from ._expression_tree import call_name, error_at, is_none, named_kind, resolve_name, scale_of
 from .columns import SCALES
 from .errors import did_you_mean, quoted
 
 
-class Truth(NamedTuple):
-    """Three-valued truth of rows: `yes` where true, `known` where not null; (num_rows,) bool each."""
-
-    yes: BoolArray
-    known: BoolArray
-
-
 class _Values(NamedTuple):
-    """Values of rows, or one literal for all: `kind` is "number", "text", "bool", "null" or a scale's column."""
+    """Values of rows (an Arrow array), or one literal for all of them (an Arrow scalar).
+
+    `kind` is "number", "text", "bool", "null", or the column whose scale the labels are on.
+    """
 
     data: Any
     kind: str
@@ -42,69 +28,64 @@ class Evaluator:
     def __init__(self, line: str, table: Any) -> None:
         self.line = line
         self.table = table
-        self.rows = 1 if table is None else len(table)
 
-    def truth(self, node: ast.expr) -> Truth:
-        """Return the three-valued truth of a node."""
+    def rows(self, node: ast.expr) -> Any:
+        """Return the truth of a node in each row: an Arrow bool array, null where unknown."""
+        import pyarrow as pa
+
+        return _compute().and_kleene(self.truth(node), pa.repeat(True, 1 if self.table is None else len(self.table)))
+
+    def truth(self, node: ast.expr) -> Any:
+        """Return the truth of a node: an Arrow bool array, null where unknown, or a scalar that holds for all rows."""
         if isinstance(node, ast.BoolOp):
-            parts = [self.truth(value) for value in node.values]
-            return _all(parts) if isinstance(node.op, ast.And) else _negated(_all([_negated(part) for part in parts]))
+            kernel = _compute().and_kleene if isinstance(node.op, ast.And) else _compute().or_kleene
+            return reduce(kernel, [self.truth(value) for value in node.values])
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            return _negated(self.truth(node.operand))
+            return _compute().invert(self.truth(node.operand))
         if isinstance(node, ast.Compare):
             return self._compare(node)
         values = self.value(node)
         if values.kind not in ("bool", "null"):
-            raise error_at(
-                self.line,
-                node,
-                f"This is {named_kind(values.kind)}, and true or false is wanted.",
-                "Compare it with something.",
-            )
-        data, known = self._array(values, bool)
-        return Truth(data & known, known)
+            found = named_kind(values.kind)
+            hint = "Compare it with something."
+            raise error_at(self.line, node, f"This is {found}, and true or false is wanted.", hint)
+        return _operand(values)
 
-    def _compare(self, node: ast.Compare) -> Truth:
-        parts, left = [], node.left
-        for op, right in zip(node.ops, node.comparators, strict=True):
-            parts.append(self._pair(node, left, op, right))
-            left = right
-        return _all(parts)
+    def _compare(self, node: ast.Compare) -> Any:
+        operands = [node.left, *node.comparators]
+        pairs = zip(operands, node.ops, operands[1:], strict=False)
+        return reduce(_compute().and_kleene, [self._pair(node, *pair) for pair in pairs])
 
-    def _pair(self, node: ast.Compare, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Truth:
+    def _pair(self, node: ast.Compare, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Any:
         if isinstance(op, (ast.Is, ast.IsNot)) or is_none(right) or is_none(left):
             return self._is_null(node, left, op, right)
         if isinstance(op, (ast.In, ast.NotIn)):
             return self._member(left, op, right)
         scale = scale_of(left) or scale_of(right)
         a, b = self.value(left, scale), self.value(right, scale)
-        kind = self._common(node, a, b)
+        kinds = {a.kind, b.kind} - {"null"}
+        if len(kinds) > 1:
+            compared = f"Here {named_kind(a.kind)} is compared with {named_kind(b.kind)}."
+            raise error_at(self.line, node, compared, "Both sides must be of one kind.")
         if "null" in (a.kind, b.kind):  # a column without any value: unknown in every row
-            return Truth(np.zeros(self.rows, dtype=bool), np.zeros(self.rows, dtype=bool))
-        x, known_x = self._array(a, kind)
-        y, known_y = self._array(b, kind)
-        known = known_x & known_y
-        with np.errstate(invalid="ignore"):
-            result = _OPERATORS[type(op)](x, y)
-        return Truth(np.broadcast_to(result, (self.rows,)) & known, np.broadcast_to(known, (self.rows,)))
+            return _unknown()
+        return getattr(_compute(), _COMPARISONS[type(op)])(_operand(a), _operand(b))
 
-    def _is_null(self, node: ast.Compare, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Truth:
+    def _is_null(self, node: ast.Compare, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Any:
         if not (is_none(left) or is_none(right)) or not isinstance(op, (ast.Is, ast.IsNot, ast.Eq, ast.NotEq)):
             raise error_at(self.line, node, "`is` looks for null only.", "As: reward is None, reward is not None.")
-        values = self.value(left if is_none(right) else right)
-        known = np.full(self.rows, values.data is not None) if values.literal else np.asarray(values.data.is_valid())
-        wanted = known if isinstance(op, (ast.IsNot, ast.NotEq)) else ~known
-        return Truth(wanted, np.ones(self.rows, dtype=bool))
+        data = self.value(left if is_none(right) else right).data
+        return _compute().is_valid(data) if isinstance(op, (ast.IsNot, ast.NotEq)) else _compute().is_null(data)
 
-    def _member(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Truth:
+    def _member(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Any:
+        import pyarrow as pa
+
         if not isinstance(right, (ast.List, ast.Tuple)):
             raise error_at(self.line, right, "A list is wanted behind `in`.", "As: category in ['Math', 'Reasoning'].")
         equal = ast.Eq()
         parts = [self._pair(ast.Compare(left, [equal], [entry]), left, equal, entry) for entry in right.elts]
-        if not parts:
-            return Truth(np.full(self.rows, isinstance(op, ast.NotIn)), np.ones(self.rows, dtype=bool))
-        found = _negated(_all([_negated(part) for part in parts]))
-        return _negated(found) if isinstance(op, ast.NotIn) else found
+        found = reduce(_compute().or_kleene, parts, pa.scalar(False))
+        return _compute().invert(found) if isinstance(op, ast.NotIn) else found
 
     def value(self, node: ast.expr, scale: str | None = None) -> _Values:
         """Return a node's values; `scale`: the ordered column it stands beside, whose labels may be bare words."""
@@ -120,41 +101,39 @@ class Evaluator:
             return self._call(node)
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
             inner = self._numbers(node.operand)
-            return _Values(-inner.data if inner.literal else _compute().negate(inner.data), "number", inner.literal)
+            return _Values(_compute().negate(inner.data), "number", inner.literal)
         if isinstance(node, ast.BinOp):
             return self._arithmetic(node)
-        truth = self.truth(node)
-        import pyarrow as pa
-
-        return _Values(pa.array(truth.yes, mask=~truth.known), "bool")
+        return _Values(self.truth(node), "bool")
 
     def _literal(self, node: ast.expr, value: Any, scale: str | None) -> _Values:
+        import pyarrow as pa
+
         if value is None:
-            return _Values(None, "null", True)
+            return _Values(pa.scalar(None), "null", True)
         if isinstance(value, bool):
-            return _Values(value, "bool", True)
+            return _Values(pa.scalar(value), "bool", True)
         if isinstance(value, (int, float)):
-            return _Values(float(value), "number", True)
-        if scale is not None:
-            if value not in SCALES[scale]:
-                raise error_at(
-                    self.line, node, f"{quoted(value)} is no label of {scale}.", did_you_mean(value, SCALES[scale])
-                )
-            return _Values(float(SCALES[scale].index(value)), scale, True)
-        return _Values(value, "text", True)
+            return _Values(pa.scalar(float(value)), "number", True)
+        if scale is None:
+            return _Values(pa.scalar(value), "text", True)
+        if value not in SCALES[scale]:
+            message = f"{quoted(value)} is no label of {scale}."
+            raise error_at(self.line, node, message, did_you_mean(value, SCALES[scale]))
+        return _Values(pa.scalar(SCALES[scale].index(value), pa.int32()), scale, True)
 
     def _column(self, node: ast.Name) -> _Values:
         name = resolve_name(node.id)
         return self._typed(node, self.table[name], name)
 
     def _field(self, node: ast.Attribute) -> _Values:
+        import pyarrow as pa
+
         path, at = [node.attr], node.value
         while isinstance(at, ast.Attribute):
             path.append(at.attr)
             at = at.value
         assert isinstance(at, ast.Name)  # noqa: S101 (checked when parsed)
-        import pyarrow as pa
-
         data = self.table[resolve_name(at.id)]
         for name in reversed(path):
             if not pa.types.is_struct(data.type) or data.type.get_field_index(name) < 0:
@@ -169,16 +148,12 @@ class Evaluator:
         kind = data.type
         if pa.types.is_null(kind):
             return _Values(data, "null")
-        if name in SCALES and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            return _Values(data, name)
         if pa.types.is_boolean(kind):
             return _Values(data, "bool")
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
             return _Values(data, "number")
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            return _Values(data, "text")
-        if pa.types.is_null(kind):
-            return _Values(data, "null")
+            return _Values(data, name if name in SCALES else "text")
         raise error_at(self.line, node, f"The column holds {kind}, which conditions cannot compare.")
 
     def _call(self, node: ast.Call) -> _Values:
@@ -197,12 +172,7 @@ class Evaluator:
         if name == "lower":
             return _Values(compute.utf8_lower(text.data), "text")
         pattern = node.args[1].value  # type: ignore[attr-defined]  # a literal: checked when parsed
-        function = {
-            "startswith": compute.starts_with,
-            "endswith": compute.ends_with,
-            "contains": compute.match_substring,
-        }[name]
-        return _Values(function(text.data, pattern=pattern), "bool")
+        return _Values(getattr(compute, _SEARCHES[name])(text.data, pattern=pattern), "bool")
 
     def _numbers(self, node: ast.expr) -> _Values:
         values = self.value(node)
@@ -211,79 +181,50 @@ class Evaluator:
         return values
 
     def _arithmetic(self, node: ast.BinOp) -> _Values:
-        import pyarrow as pa
-
         a, b = self._numbers(node.left), self._numbers(node.right)
-        (x, known_x), (y, known_y) = self._array(a, "number"), self._array(b, "number")
-        with np.errstate(all="ignore"):
-            result = np.broadcast_to(_ARITHMETIC[type(node.op)](x, y), (self.rows,))
-        known = np.broadcast_to(known_x & known_y, (self.rows,)) & np.isfinite(result)
-        return _Values(pa.array(result, mask=~known), "number")
-
-    def _common(self, node: ast.expr, a: _Values, b: _Values) -> Any:
-        """Return what two values are compared as; an error if that is nothing."""
-        kinds = {a.kind, b.kind} - {"null"}
-        if len(kinds) > 1:
-            first, second = named_kind(a.kind), named_kind(b.kind)
-            raise error_at(
-                self.line, node, f"Here {first} is compared with {second}.", "Both sides must be of one kind."
-            )
-        return kinds.pop() if kinds else "null"
-
-    def _array(self, values: _Values, kind: Any) -> tuple[Any, BoolArray]:
-        """Return values as numpy, and where they are not null."""
-        if values.literal:
-            known = np.full(1, values.data is not None)
-            return np.asarray([values.data if values.data is not None else 0]), known
-        known = np.asarray(values.data.is_valid())
-        if kind in SCALES:
-            return _ranks(values.data, kind)
-        if values.kind == "null":
-            return np.zeros(self.rows), known
-        if values.kind == "text":
-            return np.asarray(
-                values.data.fill_null("").to_numpy(zero_copy_only=False)
-                if hasattr(values.data, "to_numpy")
-                else values.data,
-                dtype=object,
-            ), known
-        filled = values.data.fill_null(False if values.kind == "bool" else 0)
-        numbers = np.asarray(filled)
-        if values.kind == "number":
-            numbers = numbers.astype(np.float64)
-            known = known & ~np.isnan(numbers)  # a NaN is as unknown as a null
-        return numbers, known
+        result = getattr(_compute(), _ARITHMETIC[type(node.op)])(_operand(a), _operand(b))
+        return _Values(_where(_compute().is_finite(result), result), "number", a.literal and b.literal)
 
 
-def _ranks(data: Any, scale: str) -> tuple[Any, BoolArray]:
-    """Return labels' places on their scale; one that is not on it counts as null."""
+def _operand(values: _Values) -> Any:
+    """Return values as kernels take them: labels as places on their scale, numbers as float64, NaN as null."""
     import pyarrow as pa
 
-    places = np.asarray(_compute().index_in(data, pa.array(SCALES[scale])).fill_null(-1)).astype(np.float64)
-    return places, places >= 0
+    if values.kind == "null":
+        return _unknown()
+    if values.kind in SCALES and not values.literal:  # a label that is not on the scale counts as null
+        return _compute().index_in(values.data, pa.array(SCALES[values.kind], values.data.type))
+    if values.kind == "number":
+        numbers = _compute().cast(values.data, pa.float64(), safe=False)
+        return _where(_compute().invert(_compute().is_nan(numbers)), numbers)
+    return values.data
 
 
-_OPERATORS: dict[type[ast.cmpop], Any] = {
-    ast.Eq: np.equal, ast.NotEq: np.not_equal, ast.Lt: np.less, ast.LtE: np.less_equal, ast.Gt: np.greater,
-    ast.GtE: np.greater_equal,
+def _where(condition: Any, numbers: Any) -> Any:
+    """Return the numbers where the condition is true, null elsewhere."""
+    import pyarrow as pa
+
+    return _compute().if_else(condition, numbers, pa.scalar(None, pa.float64()))
+
+
+def _unknown() -> Any:
+    import pyarrow as pa
+
+    return pa.scalar(None, pa.bool_())
+
+
+# Names of Arrow kernels.
+_COMPARISONS: dict[type[ast.cmpop], str] = {
+    ast.Eq: "equal", ast.NotEq: "not_equal", ast.Lt: "less", ast.LtE: "less_equal", ast.Gt: "greater",
+    ast.GtE: "greater_equal",
 }  # fmt: skip
-_ARITHMETIC: dict[type[ast.operator], Any] = {
-    ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide,
+_ARITHMETIC: dict[type[ast.operator], str] = {
+    ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply", ast.Div: "divide",
 }  # fmt: skip
+_SEARCHES = {"startswith": "starts_with", "endswith": "ends_with", "contains": "match_substring"}
 
 
 def _compute() -> Any:
     import pyarrow.compute
 
     return pyarrow.compute
-
-
-def _all(parts: Sequence[Truth]) -> Truth:
-    """And: false where any part is false, else unknown where any is, else true."""
-    yes = np.logical_and.reduce([part.yes for part in parts])
-    no = np.logical_or.reduce([part.known & ~part.yes for part in parts])
-    return Truth(yes, yes | no)
-
-
-def _negated(truth: Truth) -> Truth:
-    return Truth(truth.known & ~truth.yes, truth.known)

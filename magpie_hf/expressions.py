@@ -117,15 +117,14 @@ class Expression:
         self.check(dataset.features)
         keep, unknown = np.zeros(len(dataset), dtype=bool), np.zeros(len(dataset), dtype=bool)
         if not self.columns:
-            truth = Evaluator(self.text, None).truth(self.tree)
-            keep[:] = bool(truth.yes.all())
+            keep[:] = Evaluator(self.text, None).rows(self.tree).fill_null(False)
             return Evaluation(keep, 0, unknown)
         at = 0
         narrow = dataset.select_columns(sorted(self.columns)).with_format("arrow")
         for table in narrow.iter(batch_size=BATCH_ROWS):
-            truth = Evaluator(self.text, table).truth(self.tree)
-            keep[at : at + len(table)] = truth.yes
-            unknown[at : at + len(table)] = ~truth.known
+            truth = Evaluator(self.text, table).rows(self.tree)
+            keep[at : at + len(table)] = truth.fill_null(False)
+            unknown[at : at + len(table)] = truth.is_null()
             at += len(table)
         return Evaluation(keep, int(unknown.sum()), unknown)
 
