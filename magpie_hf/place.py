@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,10 @@ from .stage import CODES, Environment, Stage
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+_MOST_FINGERPRINTS = 16  # that are kept
 
 
 class StagePlace:
@@ -178,6 +183,7 @@ class StagePlace:
         """Raise ModelMismatchError if another model serves than the one that made the stage's earlier rows."""
         seen = {k: v for k, v in served._asdict().items() if v is not None}
         before: dict[str, Any] = self.state.setdefault("served", {})
+        self._note_fingerprint(before, seen.pop("fingerprint", None))
         changed = {k: (before[k], v) for k, v in seen.items() if k in before and before[k] != v}
         if changed and not self.env.allow_mixed:
             shown = "; ".join(f"{name}: {old} before, {new} now" for name, (old, new) in changed.items())
@@ -187,6 +193,20 @@ class StagePlace:
                 changed=changed,
             )
         before.update({k: v for k, v in seen.items() if k in Served._fields})
+
+    def _note_fingerprint(self, before: dict[str, Any], fingerprint: str | None) -> None:
+        """Keep the fingerprints of the stage's replies, and warn at the second: other settings, or replicas that differ."""
+        known: list[str] = before.setdefault("fingerprints", []) if fingerprint else []
+        if not fingerprint or fingerprint in known or len(known) >= _MOST_FINGERPRINTS:
+            return
+        known.append(fingerprint)
+        if len(known) == 2:
+            logger.warning(
+                'Stage "%s": replies have different system fingerprints (%s, %s): a replica or a restarted server runs '
+                "another version or other settings. The run continues; each row keeps the fingerprint it was made with.",
+                self.stage.name,
+                *known,
+            )
 
 
 def _no_room(error: OSError, path: Path) -> StorageError:

@@ -158,7 +158,7 @@ class ChatTemplate:
         what = "a system prompt" if system else "a lone user message"
         slot = find_slot(self._render, self._complete, self._encode, system, what)
         self._check_shown(system, slot)
-        prompt = Prompt(slot.text, slot.token_ids, bos=self._bos_of(slot.text))
+        prompt = Prompt(slot.text, slot.token_ids, encode=self._encode, bos=self._bos_of(slot.text))
         if len(self._prompts) >= _CACHED_SYSTEM_PROMPTS:
             self._prompts = {None: self._prompts[None]}
             self._turn_slots.clear()
@@ -194,7 +194,7 @@ class ChatTemplate:
         before = self._complete(split_at_slot(self._render, history, "this conversation")[0])
         if not before.endswith(slot.tail_text + slot.dropped):
             slot = find_slot(self._render, self._complete, self._encode, history, "this conversation")
-            return Prompt(slot.text, slot.token_ids, bos=self._bos_of(slot.text))
+            return Prompt(slot.text, slot.token_ids, encode=self._encode, bos=self._bos_of(slot.text))
         text = before.removesuffix(slot.dropped)
         return Prompt(text, encode=_tail_encoder(self._encode, slot), bos=self._bos_of(text))
 
@@ -295,7 +295,12 @@ class ChatTemplate:
 def _tail_encoder(encode: Any, slot: Slot) -> Any:
     if not slot.tail_ids:
         return encode
-    return lambda text: [*encode(text.removesuffix(slot.tail_text)), *slot.tail_ids]
+
+    def encoded(text: str) -> list[int]:
+        ids = encode(text.removesuffix(slot.tail_text))
+        return [*ids, *slot.tail_ids] if text.endswith(slot.tail_text) else ids
+
+    return encoded
 
 
 def _as_date(given: dt.date | str | None) -> dt.date:

@@ -45,6 +45,10 @@ class Prompt:
             self._token_ids = tuple(self._encode(self.text))
         return self._token_ids
 
+    def count_tokens(self, text: str) -> int | None:
+        """Return how many tokens our tokenizer makes of a generated text, None if the prompt came without an encoder."""
+        return None if self._encode is None else len(self._encode(text))
+
     @property
     def text_without_bos(self) -> str:
         """The text for a server that puts the BOS in front by itself."""
@@ -81,12 +85,17 @@ class Failure(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What the server said of itself when it made a text: per-row provenance, None where it did not say."""
+    """What the server said of itself when it made a text: per-row provenance, None where it did not say.
+
+    `fingerprint` is the `system_fingerprint` of a reply. It also covers settings that change no text, and replicas of
+    one model may have different ones: it is recorded, and another one does not end the run.
+    """
 
     model: str | None = None
     revision: str | None = None
     dtype: str | None = None
     version: str | None = None
+    fingerprint: str | None = None
 
 
 @dataclass(slots=True)

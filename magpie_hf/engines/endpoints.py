@@ -6,22 +6,27 @@ import logging
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from ..errors import (
-    ArgumentError,
-    CapabilityError,
-    EngineError,
-    ModelMismatchError,
-    PromptMismatchError,
-    quoted,
-)
+from ..errors import ArgumentError, EngineError, ModelMismatchError, quoted
 from ..models import ModelRef, resolve_model
 from .base import Capabilities, Engine, EngineStats, Failure, Generation, Prompt, Request, Served
+from .bos import adds_bos
 from .calls import Outcome
-from .groups import Groups
+from .groups import Groups, halves
 from .pacing import CONCURRENCY, Backoff, retry_after_s
-from .servers import error_text, is_commit, is_starting, is_too_long, names_match, normal_address, read_key, redirected
+from .servers import (
+    error_text,
+    is_about_n,
+    is_commit,
+    is_starting,
+    is_too_long,
+    names_match,
+    normal_address,
+    read_key,
+    redirected,
+)
 from .transport import Transport
 from .wire import MALFORMED, Endpoint, Reply, Verdict, unavailable
 
@@ -184,36 +189,8 @@ class EndpointEngine(Engine):
         """
         if self.capabilities().token_ids:
             return
-        wanted = len(prompt.token_ids)
-        verdicts = {self._bos_is_doubled(e, prompt, wanted) for e in self.transport.endpoints if not e.is_aside}
-        if len(verdicts) > 1:
-            raise PromptMismatchError(
-                "The endpoints disagree: some add a BOS to the prompt, others do not.", endpoints=self.addresses
-            )
-        self._drops_bos = verdicts == {True}
-
-    def _bos_is_doubled(self, endpoint: Endpoint, prompt: Prompt, wanted: int) -> bool:
-        counted = self._count(endpoint, prompt.text)
-        if counted == wanted:
-            return False
-        if counted == wanted + 1 and prompt.bos and self._count(endpoint, prompt.text_without_bos) == wanted:
-            return True
-        raise PromptMismatchError(
-            f"{endpoint.url} counts {counted} tokens in the prompt, our tokenizer {wanted}.",
-            hint="Does the server hold the same model and revision, with the same tokenizer?",
-            server_tokens=counted,
-            our_tokens=wanted,
-        )
-
-    def _count(self, endpoint: Endpoint, text: str) -> int:
-        counted = self._count_prompt(endpoint, text)
-        if counted is None:
-            raise CapabilityError(
-                f"{endpoint.url} does not say how many tokens it counted in the prompt, so a doubled BOS would go "
-                "unseen.",
-                hint="Use a server that reports prompt tokens.",
-            )
-        return counted
+        met = [e for e in self.transport.endpoints if not e.is_aside]
+        self._drops_bos = adds_bos(met, self._count_prompt, prompt)
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Generation]:
         """Yield a Generation for each Request, in completion order; see the contract in `base`."""
@@ -239,7 +216,11 @@ class EndpointEngine(Engine):
                 outcome = batch.get(POLL_S)
                 if outcome is not None:
                     is_waiting = False
-                    yield from self._generations(outcome)
+                    pieces = self._pieces(outcome)
+                    for piece in pieces:
+                        batch.submit(*self._encode(piece), piece, len(piece))
+                    if not pieces:
+                        yield from self._generations(outcome)
         finally:
             batch.close()
             self.stats.busy_s += time.monotonic() - started
@@ -249,6 +230,24 @@ class EndpointEngine(Engine):
     def _group_size(self) -> int:
         """Return how many samples may share a request now."""
         return max(1, min(self.capabilities().max_n, int(GROUP_SHARE * self.concurrency)))
+
+    def _pieces(self, outcome: Outcome) -> list[list[Request]]:
+        """Return the groups to ask for in place of one that the server refused, none if the outcome counts.
+
+        A refusal may be about `n` whatever its words are: only a single sample's is about the sample. One that names
+        `n` lowers it for what follows.
+        """
+        group, failure = outcome.call.tag, outcome.failure
+        if failure is None or failure.code != "validation" or len(group) == 1:
+            return []
+        pieces = halves(group)
+        most = len(pieces[0])
+        if is_about_n(failure.message) and most < self.capabilities().max_n:
+            self._capabilities = replace(self.capabilities(), max_n=most)
+            logger.warning("a server refused n=%d: at most %d samples share a request from now on", len(group), most)
+        self.stats.retries += 1
+        self.stats.requests += len(pieces)
+        return pieces
 
     def _generations(self, outcome: Outcome) -> list[Generation]:
         group: list[Request] = outcome.call.tag

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from ..sampling import SamplingParams
@@ -85,6 +85,12 @@ class Groups:
         except StopIteration:
             self.is_done = True
             return None
+
+
+def halves(group: Sequence[Request]) -> list[list[Request]]:
+    """Return a group as two, for a server that refused it as one."""
+    middle = (len(group) + 1) // 2
+    return [list(group[:middle]), list(group[middle:])]
 
 
 def continues(last: Request, request: Request) -> bool:

@@ -23,15 +23,11 @@ from .openai_probe import (
     Probe,
     Traits,
     common_traits,
-    completion_counts,
     generation_config,
-    is_choice,
-    kept_ids,
-    response_format,
-    text_of,
-    usage_of,
+    grammar_fields,
 )
 from .pacing import CONCURRENCY
+from .replies import completion_counts, context_of, is_choice, kept_ids, text_of, usage_of
 from .servers import names_match
 from .stops import Ending, end_text
 from .wire import Endpoint, Reply, Verdict, to_json
@@ -43,6 +39,7 @@ MAX_STOP = 4  # OpenAI's own limit; more are cut on our side
 # Small: samples of a request come back together, the short ones with the longest.
 DEFAULT_MAX_N = 8
 PROBE_TRIES = 5
+MAX_FINGERPRINT = 200
 # Long enough for a large model's first, cold request.
 PROBE_TIMEOUT_S = 120.0
 _STOPPED = ("stop", "eos", "eos_token", "stop_sequence")
@@ -55,7 +52,7 @@ class OpenAIEngine(EndpointEngine):
     one that the server lists; `max_n`, most samples a request.
 
     Prompts go as token ids where the server takes them, else as one text. Samples of one prompt whose seeds count up
-    share a request where the server has `n`. Servers say how many prompt tokens a request had, not a sample: the first
+    share a request where the server has `n`, as many as it takes. Servers say how many prompt tokens a request had, not a sample: the first
     sample of a request has them all, the others 0.
     """
 
@@ -139,10 +136,11 @@ class OpenAIEngine(EndpointEngine):
             raise self._named_differently([self._model_name, self._names[endpoint.url]])
         if model is None:
             return None
-        if isinstance(model.get("max_model_len"), int):
-            self._contexts[endpoint.url] = model["max_model_len"]
+        context = context_of(model)
+        if context is not None:
+            self._contexts[endpoint.url] = context
         root = model.get("root")
-        return Served(model=root if isinstance(root, str) and root else model["id"], version=model.get("owned_by"))
+        return Served(model=root if isinstance(root, str) and root else model["id"])
 
     def _pick(self, endpoint: Endpoint, models: list[dict[str, Any]]) -> dict[str, Any] | None:
         """Return the entry of `/v1/models` to use; None if the server lists none, or not the name that was given."""
@@ -176,18 +174,17 @@ class OpenAIEngine(EndpointEngine):
         self._proved.clear()
         self._traits = common_traits([self._probe(endpoint) for endpoint in met])
         traits = self._traits
-        max_n = self.max_n if traits.n else 1
         return Capabilities(
             token_ids=traits.token_ids,
-            seeded=traits.seeded and (max_n == 1 or traits.follows_seeds),
-            max_n=max_n,
+            seeded=traits.seeded and (traits.max_n == 1 or traits.follows_seeds),
+            max_n=traits.max_n,
             max_stop=MAX_STOP,
-            grammar=traits.grammar,
+            grammar=bool(traits.grammar_field),
             max_context=min((self._contexts[e.url] for e in met if e.url in self._contexts), default=None),
         )
 
     def _probe(self, endpoint: Endpoint) -> Traits:
-        return Probe(partial(self._ask, endpoint), partial(self._no_completions, endpoint)).run()
+        return Probe(partial(self._ask, endpoint), partial(self._no_completions, endpoint), self.max_n).run()
 
     def _ask(self, endpoint: Endpoint, *fields: dict[str, Any]) -> list[Reply]:
         """Send small completion requests at the same time, again while the server is overloaded or starting.
@@ -285,7 +282,7 @@ class OpenAIEngine(EndpointEngine):
             extras["top_k"] = sampling.top_k
         fields |= {name: value for name, value in extras.items() if name in traits.extras}
         if sampling.grammar is not None:
-            fields["response_format"] = response_format(sampling.grammar)
+            fields |= grammar_fields(traits.grammar_field, sampling.grammar)
         return fields
 
     def _stops_sent(self, sampling: SamplingParams) -> list[str]:
@@ -303,7 +300,7 @@ class OpenAIEngine(EndpointEngine):
         """Raise CapabilityError for what this server cannot do, or takes and ignores; each is tried out once."""
         if sampling.banned_first_token_ids:
             raise self._cannot("keep tokens from coming first (banned_first_token_ids)")
-        if sampling.grammar is not None and not self._traits.grammar:
+        if sampling.grammar is not None and not self._traits.grammar_field:
             raise self._cannot("hold a text to a JSON schema (grammar)")
         if sampling.temperature > 0 and not self._traits.samples:
             raise self._cannot("sample: texts under different seeds are the same at any temperature")
@@ -357,7 +354,8 @@ class OpenAIEngine(EndpointEngine):
                 hint="It had n when the engine opened; set max_n to 1.",
             )
         prompt_tokens = usage_of(reply, "prompt_tokens")
-        counts = completion_counts(choices[: len(group)], usage_of(reply, "completion_tokens"))
+        total = usage_of(reply, "completion_tokens")
+        counts = completion_counts(group, choices[: len(group)], total, is_sum=self._traits.usage_sums)
         generations = []
         for i, (request, choice) in enumerate(zip(group, choices, strict=False)):
             ending = self._ending(request.sampling, choice)
@@ -376,13 +374,13 @@ class OpenAIEngine(EndpointEngine):
         return generations
 
     def _served_by(self, payload: dict[str, Any], served: Served | None) -> Served | None:
-        """Return what was found when the endpoint was met, with what this reply says otherwise."""
+        """Return what was found when the endpoint was met, with what this reply adds or says otherwise."""
         said, fingerprint = payload.get("model"), payload.get("system_fingerprint")
         now = served or Served()
         if isinstance(said, str) and said.partition("@")[0] != self._model_name.partition("@")[0]:
             now = now._replace(model=said)
         if isinstance(fingerprint, str) and fingerprint:
-            now = now._replace(version=fingerprint)
+            now = now._replace(fingerprint=fingerprint[:MAX_FINGERPRINT])
         return now if any(now) else None
 
     def _ending(self, sampling: SamplingParams, choice: dict[str, Any]) -> Ending:

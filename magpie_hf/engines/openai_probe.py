@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CapabilityError, EngineError
 from ..sampling import SamplingParams
-from .stops import Ending
+from .replies import choices_of, ids_of, text_of, texts_of, usage_of
+from .servers import error_text
 from .tgi import schema_of
 from .wire import Reply
 
@@ -27,6 +29,7 @@ PROBE_TEMPERATURE = 2.0
 
 
 PROBE_SEED = 11
+MAX_SIZES = 8
 
 
 # Fields beyond OpenAI's, in values that change nothing. They are sent with every request where the server takes them:
@@ -47,56 +50,74 @@ class Traits:
 
     `extras`: the fields of EXTRAS that it takes. `config_field`: sampling goes into `generation_config`
     (`transformers serve`, which has no other way to sample at all). `follows_seeds`: choice k of `n` is the sample
-    of seed + k. `samples`: other seeds gave other texts. The rest as in Capabilities.
+    of seed + k. `samples`: other seeds gave other texts. `max_n`: the largest `n` that it takes, as far as it was asked
+    (1: it has none). `usage_sums`: with `n`, `completion_tokens` counts all choices (llama.cpp counts one).
+    `grammar_field`: the field that takes a JSON schema, "" if none is honored. The rest as in Capabilities.
     """
 
     extras: frozenset[str] = frozenset()
     config_field: bool = False
     token_ids: bool = False
-    n: bool = False
+    max_n: int = 1
+    usage_sums: bool = True
     follows_seeds: bool = False
     seeded: bool = False
     samples: bool = True
     stop_ids: bool = False
-    grammar: bool = False
+    grammar_field: str = ""
 
 
 class Probe:
     """Finds out what one server can do, by some fifteen small requests.
 
     `ask` sends completion requests with the given fields to it, all at once; `refuse` gives the error for a server that
-    refuses the plainest of them.
+    refuses the plainest of them; `most_n` is the largest `n` of use.
     """
 
-    def __init__(self, ask: Ask, refuse: Callable[[Reply], EngineError]) -> None:
+    def __init__(self, ask: Ask, refuse: Callable[[Reply], EngineError], most_n: int) -> None:
         self._ask = ask
         self._refuse = refuse
+        self._most_n = most_n
 
     def run(self) -> Traits:
         """Ask, and return what was found."""
         extras, config_field = self._fields()
-        ids, several, schema = self._ask(
-            {"prompt": [1, 2, 3]},
-            {"n": 2, "temperature": 1.0},
-            {"max_tokens": 4 * PROBE_TOKENS, "temperature": 0, "response_format": response_format(_PROBE_SCHEMA)},
-        )
+        ids, *held = self._ask({"prompt": [1, 2, 3]}, *self._grammar_questions())
+        max_n, usage_sums = self._largest_n()
         base = self._base(config_field)
         # All at once, as a server that sets one seed for everything it runs is found out only so.
         a1, b1, a2, b2 = self._ask(*(base | {"seed": PROBE_SEED + i} for i in (0, 1, 0, 1)))
-        n = choices_of(several) == 2
-        children = self._ask(base | {"seed": PROBE_SEED, "n": 2})[0] if n else None
+        children = self._ask(base | {"seed": PROBE_SEED, "n": 2})[0] if max_n > 1 else None
         a, b = text_of(a1), text_of(b1)
         return Traits(
             extras=extras,
             config_field=config_field,
             token_ids=ids.status == 200 and usage_of(ids, "prompt_tokens") == 3,
-            n=n,
+            max_n=max_n,
+            usage_sums=usage_sums,
             follows_seeds=children is not None and texts_of(children) == [a, b],
             seeded=a == text_of(a2) and b == text_of(b2) and a != b and a is not None,
             samples=len({a, b, text_of(a2), text_of(b2)}) > 1,
             stop_ids=self._heeds_stop_ids(extras),
-            grammar=_is_object(text_of(schema)),
+            grammar_field=next(
+                (f for f, r in zip(GRAMMAR_FIELDS, held, strict=True) if _keeps_schema(text_of(r))), ""
+            ),
         )
+
+    def _grammar_questions(self) -> list[dict[str, Any]]:
+        greedy = {"max_tokens": PROBE_TOKENS, "temperature": 0}
+        return [greedy | grammar_fields(field, _PROBE_SCHEMA) for field in GRAMMAR_FIELDS]
+
+    def _largest_n(self) -> tuple[int, bool]:
+        """Return the largest `n` that the server takes, and whether `usage` then counts all choices."""
+        if self._most_n == 1:
+            return 1, True
+        replies = self._ask(_samples(self._most_n))
+        if replies[0].status != 200:
+            replies = self._ask(*map(_samples, sizes_below(self._most_n, error_text(replies[0].payload))))
+        best = max(replies, key=choices_of, default=Reply())
+        found = max(1, min(choices_of(best), self._most_n))
+        return found, (usage_of(best, "completion_tokens") or 0) >= found
 
     def _base(self, config_field: bool) -> dict[str, Any]:
         base = {"max_tokens": PROBE_TOKENS, "temperature": PROBE_TEMPERATURE, "top_p": 1.0}
@@ -132,9 +153,21 @@ class Probe:
         return stopped.status == 200 and (usage_of(stopped, "completion_tokens") or 0) < max(len(ids), 2)
 
 
-_PROBE_SCHEMA = (
-    '{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"],"additionalProperties":false}'
-)
+# OpenAI's field, which vLLM and SGLang have, and llama.cpp's for /v1/completions, which ignores the other one there.
+GRAMMAR_FIELDS = ("response_format", "json_schema")
+# No white space is allowed inside: with an object, weak models go on with spaces and line breaks until the length ends.
+_PROBE_SCHEMA = '{"type":"string","enum":["yes","no"]}'
+
+
+def _samples(n: int) -> dict[str, Any]:
+    return {"n": n, "temperature": 1.0}
+
+
+def sizes_below(most: int, message: str) -> list[int]:
+    """Return the values of `n` to try when `most` was refused: halves, and what the refusal itself names."""
+    named = {int(number) for number in re.findall(r"\b\d{1,4}\b", message)}
+    halves = {most >> shift for shift in range(1, most.bit_length())}
+    return sorted({n for n in named | halves if 1 < n < most}, reverse=True)[:MAX_SIZES]
 
 
 def common_traits(found: Iterable[Traits]) -> Traits:
@@ -142,10 +175,16 @@ def common_traits(found: Iterable[Traits]) -> Traits:
     traits = list(found)
     if len({t.config_field for t in traits}) > 1:
         raise CapabilityError("The endpoints are servers of different kinds.", hint="Use one kind of server in a run.")
-    return Traits(
-        extras=frozenset.intersection(*(t.extras for t in traits)),
-        **{name: all(getattr(t, name) for t in traits) for name in Traits.__dataclass_fields__ if name != "extras"},
-    )
+    fields = {t.grammar_field for t in traits}
+    special = {
+        "extras": frozenset.intersection(*(t.extras for t in traits)),
+        "max_n": min(t.max_n for t in traits),
+        "grammar_field": fields.pop() if len(fields) == 1 else "",
+    }
+    plain = {
+        name: all(getattr(t, name) for t in traits) for name in Traits.__dataclass_fields__ if name not in special
+    }
+    return Traits(**special, **plain)  # type: ignore[arg-type]
 
 
 def generation_config(sampling: SamplingParams) -> dict[str, Any]:
@@ -162,71 +201,13 @@ def generation_config(sampling: SamplingParams) -> dict[str, Any]:
     return config
 
 
-def response_format(grammar: str) -> dict[str, Any]:
-    """Return OpenAI's field for a JSON schema."""
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema_of(grammar), "strict": True}}
+def grammar_fields(field: str, grammar: str) -> dict[str, Any]:
+    """Return what holds a completion to a JSON schema, given with the field of that name."""
+    schema = schema_of(grammar)
+    if field == "json_schema":
+        return {field: schema}
+    return {field: {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}}
 
 
-def usage_of(reply: Reply, name: str) -> int | None:
-    """Return a count of the reply's `usage`, None if it is not there."""
-    usage = reply.payload.get("usage") if isinstance(reply.payload, dict) else None
-    value = usage.get(name) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) else None
-
-
-def texts_of(reply: Reply) -> list[str]:
-    """Return the texts of a reply's choices in the order of their `index`."""
-    choices = reply.payload.get("choices") if isinstance(reply.payload, dict) else None
-    good = [c for c in choices or [] if is_choice(c)]
-    return [c["text"] for c in sorted(good, key=lambda c: c.get("index") or 0)]
-
-
-def text_of(reply: Reply) -> str | None:
-    """Return the text of the only choice, None if there is none."""
-    texts = texts_of(reply)
-    return texts[0] if texts else None
-
-
-def choices_of(reply: Reply) -> int:
-    """Return how many choices a reply has."""
-    return len(texts_of(reply))
-
-
-def ids_of(reply: Reply) -> list[int]:
-    """Return the token ids of the first choice, where the server gives them."""
-    choices = reply.payload.get("choices") if isinstance(reply.payload, dict) else None
-    ids = choices[0].get("token_ids") if choices and is_choice(choices[0]) else None
-    return ids if isinstance(ids, list) and all(isinstance(i, int) for i in ids) else []
-
-
-def is_choice(choice: Any) -> bool:
-    """Whether an entry of `choices` has a text."""
-    return isinstance(choice, dict) and isinstance(choice.get("text"), str)
-
-
-def _is_object(text: str | None) -> bool:
-    try:
-        return isinstance(json.loads(text or ""), dict)
-    except ValueError:
-        return False
-
-
-def completion_counts(choices: Sequence[dict[str, Any]], total: int | None) -> list[int | None]:
-    """Return the completion tokens of each choice: its ids' number, else an even share of the total."""
-    if all(isinstance(c.get("token_ids"), list) for c in choices):
-        return [len(c["token_ids"]) for c in choices]
-    if total is None:
-        return [None] * len(choices)
-    share, rest = divmod(total, len(choices))
-    return [share + (i < rest) for i in range(len(choices))]
-
-
-def kept_ids(choice: dict[str, Any], sampling: SamplingParams, ending: Ending) -> list[int] | None:
-    """Return the ids of the text that is left, None where they are unknown or the text was cut inside."""
-    ids = choice.get("token_ids")
-    if not isinstance(ids, list) or ending.text != choice["text"]:
-        return None
-    ended = choice["finish_reason"] != "length" and ending.finish_reason == "stop"
-    if ids and (ids[-1] in sampling.stop_token_ids or (ended and "stop_reason" in choice)):
-        return ids[:-1]
-    return ids
+def _keeps_schema(text: str | None) -> bool:
+    return (text or "").strip() in ('"yes"', '"no"')

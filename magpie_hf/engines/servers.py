@@ -20,6 +20,13 @@ _TOO_LONG = re.compile(
 )
 
 
+# "Field 'n': Value must be between…" (llama.cpp), "n must be at most…" (vLLM), "body.n: Input should be…" (pydantic).
+_ABOUT_N = re.compile(
+    r"['\"`](n|n_cmpl|best_of)['\"`]|\bbody\.(n|best_of)\b|\b(n|n_cmpl|best_of)\s*(=|>|<|must|should|cannot|exceeds|is\b)|"
+    r"\bnumber of (choices|completions|samples|sequences)\b",
+)
+
+
 _STARTING = (429, 502, 503, 504)
 MAX_ERROR = 10_000  # characters that are looked at
 
@@ -85,7 +92,7 @@ def names_match(ref: ModelRef, served: str) -> bool:
     cached = _CACHE_DIR.search(name)
     if cached:
         name = f"{cached[1]}/{cached[2]}"
-    name = name.partition("@")[0]
+    name = name.partition("@")[0].removesuffix(".gguf")
     if name in asked:
         return True
     if _HUB_ID.fullmatch(name) and _HUB_ID.fullmatch(ref.name):
@@ -126,6 +133,11 @@ def _detail(item: Any) -> str:
 def is_too_long(message: str) -> bool:
     """Whether an error's text says that prompt and new tokens do not fit into the context."""
     return _TOO_LONG.search(message) is not None
+
+
+def is_about_n(message: str) -> bool:
+    """Whether an error's text says that a request asks for too many samples."""
+    return _ABOUT_N.search(message) is not None
 
 
 def redirected(address: str, reply: Reply) -> EngineError:

@@ -77,7 +77,8 @@ class Server:
 
     def text(self, body, i):
         if "response_format" in self.honours and "response_format" in body:
-            return "{}"
+            schema = body["response_format"]["json_schema"]["schema"]
+            return json.dumps(schema.get("enum", [{}])[0])
         if body.get("temperature") == 0 or ("top_k" in self.honours and body.get("top_k") == 1):
             penalty = body.get("repetition_penalty", 1.0) if "repetition_penalty" in self.honours else 1.0
             return f"greedy {penalty}"
@@ -159,7 +160,7 @@ def test_a_wrong_model_is_an_error_with_both_names():
 @pytest.mark.parametrize(
     ("models", "settings", "sent", "served"),
     [
-        ([{"id": "x"}, {"id": "Org/Model", "owned_by": "vllm"}], {}, "Org/Model", Served("Org/Model", version="vllm")),
+        ([{"id": "x"}, {"id": "Org/Model", "owned_by": "vllm"}], {}, "Org/Model", Served("Org/Model")),
         ([{"id": "alias", "root": "/data/model"}], {}, "alias", Served("/data/model")),
         ([{"id": "gpt-x"}], {"served_model_name": "gpt-x"}, "gpt-x", Served("gpt-x")),
         ([{"id": "a"}], {"served_model_name": "hidden"}, "hidden", None),
@@ -210,7 +211,7 @@ def test_a_model_that_changes_in_mid_run_is_seen_in_the_rows():
 
     with Scripted(Swapped()) as s, engine(s, max_n=1) as e:
         served = {g.key: g.served for g in e.generate(requests(5, TWO))}
-    assert served.pop(3) == Served("org/new", version="fp_2")
+    assert served.pop(3) == Served("org/new", fingerprint="fp_2")
     assert set(served.values()) == {Served("org/model")}
 
 
@@ -456,7 +457,11 @@ def test_a_server_that_counts_nothing_is_an_error():
         def complete(self, body):
             return super().complete(body) | {"usage": None}
 
-    with Scripted(Silent(ids=False)) as s, engine(s) as e, pytest.raises(CapabilityError, match="does not say"):
+    with (
+        Scripted(Silent(ids=False)) as s,
+        engine(s) as e,
+        pytest.raises(CapabilityError, match="does not report how many"),
+    ):
         e.check_prompt(TWO)
 
 

@@ -281,7 +281,7 @@ def test_a_server_that_does_not_count_is_an_error():
     with (
         Scripted(counting(with_bos, header=False, prefill=False)) as server,
         engine(server) as e,
-        pytest.raises(CapabilityError, match="does not say how many tokens"),
+        pytest.raises(CapabilityError, match="does not report how many tokens"),
     ):
         e.check_prompt(LITERAL)
 

@@ -27,6 +27,7 @@ from magpie_hf.inspection import explain_changes, run_status
 from magpie_hf.journal import Journal
 from magpie_hf.maintenance import merge_runs, reopen_rows
 from magpie_hf.recipe import load_recipe
+from magpie_hf.rundir import RunDir
 from magpie_hf.stage import CODES
 from magpie_hf.stages import stage_class
 from magpie_hf.stages.turns import Turns
@@ -245,6 +246,19 @@ def test_a_model_that_changes_in_mid_run_stops_it_unless_allowed(make, null):
     dataset = make(allow_mixed=True)
     revisions = [row["served_revision"] for row in dataset["gen_response_configs"]]
     assert (revisions.count("one"), revisions.count("two")) == (39, 1)
+
+
+def test_a_fingerprint_that_changes_is_recorded_and_does_not_stop_the_run(make, null, tmp_path, caplog):
+    null.served_now = Served(model="m", fingerprint="server-1-aaaa")
+    null.fail = {5: DOWN}
+    with pytest.raises(RowsPending):
+        make(stages=["instructions"])
+    null.reset()
+    null.served_now = Served(model="m", fingerprint="server-2-bbbb")
+    make(stages=["instructions"])
+    (state,) = RunDir.read(tmp_path / "run").state["stages"].values()
+    assert state["served"] == {"model": "m", "fingerprints": ["server-1-aaaa", "server-2-bbbb"]}
+    assert caplog.text.count("different system fingerprints (server-1-aaaa, server-2-bbbb)") == 1
 
 
 def test_shards_merged_equal_one_run(make, null, tiny_model_dir, tmp_path):
