@@ -66,7 +66,7 @@ def _role(section: Mapping[str, Any], name: str, generator: RoleSpec, source: So
     own = {"responder": generator.model, "judge": generator.model, "guard": GUARD_MODEL}
     default = own.get(name) if generator.model else None
     model = section.get("model") or ("demo" if generator.model == "demo" else default)
-    if name == "guard" and section and model is None:
+    if name == "guard" and model is None:
         model = GUARD_MODEL
     if model is None:
         return None

@@ -12,12 +12,14 @@ from .hub.schema import column_order
 from .inspection import run_facts
 from .keys import content_fingerprint
 from .loading import load_rows, with_row_columns
+from .preflight import check_stages, planned_stages
 from .publishing import prepared, publishing
 from .recipe import Recipe, load_recipe
 from .rundir import RunDir
 from .runner import run_stage
 from .sampling import GridPoint, SamplingParams
 from .session import Session
+from .stage import Stage
 from .stages.candidates import Shard, run_instructions
 from .stages.instructions import Instructions
 from .stages.subset import Subset
@@ -168,9 +170,11 @@ def run(
         )
         run_dir.state["shard"] = list(part)
         with session.recorded():
+            stages = planned_stages(built, part, rows.column_names if rows is not None else ())
+            check_stages(session, stages, rows)
             try:
                 with publishing(built, run_dir, rows) as publisher:
-                    return _run_stages(session, part, rows, publisher)
+                    return _run_stages(session, stages, part, rows, publisher)
             except RunStopped as stop:
                 stop.data.setdefault("output", str(run_dir.path))
                 raise
@@ -196,22 +200,18 @@ def _source_rows(recipe: Recipe, dataset: Dataset | None) -> Dataset | None:
     return with_row_columns(dataset)
 
 
-def _run_stages(session: Session, shard: Shard, rows: Dataset | None, publisher: Publisher | None = None) -> Dataset:
+def _run_stages(
+    session: Session, stages: list[Stage], shard: Shard, rows: Dataset | None, publisher: Publisher | None = None
+) -> Dataset:
     from .output import write_output, write_subset
 
-    stages, run_dir = list(session.recipe.stages), session.run_dir
+    run_dir = session.run_dir
     publisher = publisher if shard.parts == 1 else None  # configs are for the whole: after the merge
     if rows is None:
-        first = stages.pop(0)
+        first, *stages = stages
         assert isinstance(first, Instructions)  # noqa: S101 (the recipe was checked)
         rows = run_instructions(first, session.recipe.num_rows, session.environment(), shard)
     for stage in stages:
-        if stage.name in session.recipe.implied and set(stage.features()) <= set(rows.column_names):
-            continue  # the rows came with these columns
-        if shard.parts > 1 and not (stage.kind != "set" and {*stage.needs} <= {*rows.column_names}):
-            if stage.name == "select":
-                break  # what follows is for the rows that the whole keeps: after the merge
-            continue
         if isinstance(stage, Subset):
             files = write_subset(rows, run_dir, stage.config, session.used_stages())
             if publisher is not None:

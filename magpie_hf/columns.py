@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 
-from .errors import DatasetError, did_you_mean
+from .errors import DatasetError
 
 
 SHAREGPT = "conversations"
@@ -32,13 +33,46 @@ ANNOTATION_OF = {
 """Which annotation writes a column: for the hint where one is missing."""
 
 
-def missing_column(who: str, column: str, there: Sequence[str]) -> DatasetError:
-    """Return the error for a column that is not there: which annotation writes it, or which name is near."""
-    annotation = ANNOTATION_OF.get(column)
-    hint = f'Run magpie_hf.annotate(ds, ["{annotation}"]) first.' if annotation else did_you_mean(column, there)
+def missing_columns(
+    readers: Mapping[str, Sequence[str]], there: Sequence[str], also: Sequence[str] = ()
+) -> DatasetError:
+    """Return the error for columns that a dataset lacks, all of them at once.
+
+    `readers`: each missing column with who reads it (as 'the stage "quality"'). `there`: the dataset's columns; `also`:
+    other names that a column can be called by. The hint says which annotation writes a column, or which name is near.
+    """
+    names = list(readers)
+    who = list(dict.fromkeys(reader for given in readers.values() for reader in given))
+    shown = listed([f'"{name}"' for name in names])
+    if len(who) > 1:
+        each = [f'"{name}" (read by {listed(readers[name])})' for name in names]
+        message = f"The dataset lacks the column{'s' if len(names) > 1 else ''} {listed(each)}."
+    elif len(names) > 1:
+        message = f"{who[0][:1].upper()}{who[0][1:]} reads the columns {shown}, and the dataset has none of them."
+    else:
+        message = f"{who[0][:1].upper()}{who[0][1:]} reads the column {shown}, and the dataset has none."
+    written = list(dict.fromkeys(ANNOTATION_OF[name] for name in names if name in ANNOTATION_OF))
+    unknown = [name for name in names if name not in ANNOTATION_OF]
+    hints = [_near(name, [*there, *also], f' for "{name}"' if len(names) > 1 else "") for name in unknown]
+    if written:
+        names_given = ", ".join(f'"{name}"' for name in written)
+        hints.append(f"Run magpie_hf.annotate(ds, [{names_given}]) first.")
+    else:
+        hints.append(f"Columns: {', '.join(sorted(there)[:40]) or 'none'}.")
     return DatasetError(
-        f'{who} reads the column "{column}", and the dataset has none.',
-        hint=hint,
-        column=column,
-        annotation=annotation,
+        message,
+        hint=" ".join(hint for hint in hints if hint),
+        column=names[0],
+        columns=names,
+        annotation=written[0] if written else None,
     )
+
+
+def _near(name: str, known: Sequence[str], which: str) -> str:
+    close = difflib.get_close_matches(name, sorted({*known, *ANNOTATION_OF}), n=1, cutoff=0.6)
+    return f'Did you mean "{close[0]}"{which}?' if close else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence lists them: a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

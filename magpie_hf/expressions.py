@@ -31,8 +31,8 @@ from ._expression_tree import (
     walk,
 )
 from ._expression_values import Evaluator
-from .columns import SCALES, missing_column
-from .errors import ArgumentError, quoted
+from .columns import ANNOTATION_OF, SCALES, missing_columns
+from .errors import ArgumentError, MagpieError, quoted
 
 
 if TYPE_CHECKING:
@@ -88,24 +88,28 @@ class Expression:
 
         Evaluates the expression on no rows: types, labels and columns are all looked at.
         """
-        for column in sorted(self.columns):
-            if column not in features:
-                self._missing(column, list(features))
+        missing = sorted(column for column in self.columns if column not in features)
+        if missing:
+            raise self._missing(missing, list(features))
         from datasets import Features
 
         table = Features({name: features[name] for name in self.columns}).arrow_schema.empty_table()
         Evaluator(self.text, table).truth(self.tree)
 
-    def _missing(self, column: str, there: list[str]) -> None:
-        labels = [label for scale in SCALES.values() for label in scale]
-        named = (n for n, _ in walk(self.tree, None) if isinstance(n, (ast.Name, ast.Attribute)))
-        node = next((n for n in named if resolve_name(root_of(n).id) == column), self.tree)
-        near = difflib.get_close_matches(column, [*there, *ALIASES, *labels], n=1)
-        if near and near[0] in labels:
-            raise error_at(
-                self.text, node, f"{quoted(column)} is neither a column nor a label.", f'Did you mean "{near[0]}"?'
-            )
-        raise missing_column(f"The condition {quoted(self.text)}", column, there)
+    def _missing(self, missing: list[str], there: list[str]) -> MagpieError:
+        """Return the error for names that are no columns: beside a misspelled column, a label is not read as one."""
+        labels = {label for scale in SCALES.values() for label in scale}
+        columns = [name for name in missing if name not in labels] or missing
+        near = {
+            name: difflib.get_close_matches(name, [*there, *ALIASES, *ANNOTATION_OF, *labels], n=1) for name in columns
+        }
+        for name in columns:
+            if near[name] and near[name][0] in labels:
+                named = (n for n, _ in walk(self.tree, None) if isinstance(n, (ast.Name, ast.Attribute)))
+                node = next((n for n in named if resolve_name(root_of(n).id) == name), self.tree)
+                hint = f'Did you mean "{near[name][0]}"?'
+                return error_at(self.text, node, f"{quoted(name)} is neither a column nor a label.", hint)
+        return missing_columns({name: [f"the condition {quoted(self.text)}"] for name in columns}, there, [*ALIASES])
 
     def evaluate(self, dataset: Dataset) -> Evaluation:
         """Return which rows are kept; reads the columns it needs only, some thousand rows at a time.

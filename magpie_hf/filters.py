@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .columns import SCALES, missing_column
+from .columns import SCALES, missing_columns
 from .errors import ArgumentError, did_you_mean, quoted
 from .expressions import Expression, parse
 from .selections import SELECTIONS, Selection, as_selection, length_source, named_selection
@@ -67,11 +67,11 @@ def apply_selection(dataset: Dataset, selection: Selection) -> Selected:
     if selection.where:
         parse(selection.where).check(dataset.features)
     has_lengths = selection.longest_by in dataset.column_names
-    for column in selection.columns:
-        if has_lengths and column == length_source(selection.longest_by):
-            continue
-        if column not in dataset.column_names:
-            raise missing_column(f"The selection {quoted(selection.name)}", column, dataset.column_names)
+    wanted = [name for name in selection.columns if not (has_lengths and name == length_source(selection.longest_by))]
+    missing = [name for name in wanted if name not in dataset.column_names]
+    if missing:
+        who = f"the selection {quoted(selection.name)}"
+        raise missing_columns({name: [who] for name in missing}, dataset.column_names)
     keep = np.arange(len(dataset), dtype=np.int64)
     funnel: list[FunnelStep] = []
     for part in parse(selection.where).conjuncts if selection.where else ():

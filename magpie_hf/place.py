@@ -209,6 +209,13 @@ class StagePlace:
             )
 
 
+def is_done(env: Environment, stage: Stage) -> bool:
+    """Tell whether the stage, as it is now, has finished in this run before."""
+    identity = stable_hash(env.identity_of(stage), 32)
+    stages = env.run_dir.state["stages"].values()
+    return any(state.get("identity") == identity and state.get("status") == "done" for state in stages)
+
+
 def _no_room(error: OSError, path: Path) -> StorageError:
     return StorageError(
         f"Cannot write the finished stage: {error.strerror or error}.",

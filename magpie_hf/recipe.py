@@ -57,7 +57,7 @@ from .order import joined_judges, lean_order
 from .progress import Budget
 from .rundir import stable_hash
 from .sampling import GridPoint
-from .stage import Stage
+from .stage import Stage, check_columns
 from .stages import STAGES, stage_class
 
 
@@ -213,12 +213,12 @@ def build(raw: dict[str, Any], source: Source) -> Recipe:
     template = template_of(raw.get("template", {}), source)
     order = choice_of(raw.get("order", "paper"), ORDERS, "order", source)
     roles = roles_of(raw, RoleSpec(model, engine, revision, template), source)
-    stages = _stages(raw.get("stages", list(DEFAULT_STAGES)), grid, bool(dataset), source)
+    paths, stages = _stages(raw.get("stages", list(DEFAULT_STAGES)), grid, model, bool(dataset), source)
     if judge_mode(raw, source) == "combined":
         stages = joined_judges(stages)
     _check_roles(stages, roles, source)
     if not dataset:
-        _check_columns(stages, source)
+        _check_columns(stages, paths, source)
     return Recipe(
         model=model,
         num_rows=_positive(raw.get("num_rows", 1000), "num_rows", source),
@@ -265,15 +265,13 @@ def _check_roles(stages: tuple[Stage, ...], roles: Mapping[str, RoleSpec], sourc
             )
 
 
-def _check_columns(stages: tuple[Stage, ...], source: Source) -> None:
+def _check_columns(stages: tuple[Stage, ...], paths: Mapping[int, str], source: Source) -> None:
     """Raise for a column that no stage before writes: now, and not when hours of generating have been paid for."""
-    known: dict[str, Any] = dict(stages[0].features())
-    for number, stage in enumerate(stages[1:], start=1):
-        try:
-            stage.check_features(known)
-        except MagpieError as error:
-            raise source.error(f"stages[{number}]", error.message, error.hint) from None
-        known |= stage.features()
+    try:
+        check_columns(stages[1:], stages[0].features())
+    except MagpieError as error:
+        stage = stages[1 + error.data["position"]]
+        raise source.error(paths.get(id(stage), "stages"), error.message, error.hint) from None
 
 
 def _ordered(stages: tuple[Stage, ...], order: str, source: Source) -> tuple[Stage, ...]:
@@ -283,13 +281,17 @@ def _ordered(stages: tuple[Stage, ...], order: str, source: Source) -> tuple[Sta
         raise source.error("order", error.message, error.hint) from None
 
 
-def _stages(given: Any, grid: tuple[GridPoint, ...], has_dataset: bool, source: Source) -> tuple[Stage, ...]:
+def _stages(
+    given: Any, grid: tuple[GridPoint, ...], model: str, has_dataset: bool, source: Source
+) -> tuple[dict[int, str], tuple[Stage, ...]]:
+    """Return the key of the recipe that asked for each stage, by the stage's `id`; and the stages."""
     if not isinstance(given, list) or not given:
         raise source.error("stages", f"{quoted(given)} is no list of stages.", f"Stages: {', '.join(STAGES)}.")
     built: list[Stage] = []
+    paths: dict[int, str] = {}
     for number, entry in enumerate(given):
         path = f"stages[{number}]"
-        stage = _stage(entry, grid, path, source)
+        stage = _stage(entry, grid, model, path, source)
         if stage in built or (not stage.repeatable and any(stage.name == other.name for other in built)):
             raise source.error(path, f'the stage "{stage.name}" stands here a second time.')
         is_first = not built and not has_dataset
@@ -300,11 +302,13 @@ def _stages(given: Any, grid: tuple[GridPoint, ...], has_dataset: bool, source: 
         for name in stage.after:  # what a stage cannot do without, where the recipe leaves it out
             if all(name != other.name for other in built):
                 built.append(stage_class(name)())
+                paths[id(built[-1])] = path
         built.append(stage.beside(built))
-    return tuple(built)
+        paths[id(built[-1])] = path
+    return paths, tuple(built)
 
 
-def _stage(entry: Any, grid: tuple[GridPoint, ...], path: str, source: Source) -> Stage:
+def _stage(entry: Any, grid: tuple[GridPoint, ...], model: str, path: str, source: Source) -> Stage:
     given = {"stage": entry} if isinstance(entry, str) else dict(section_any(entry, path, source))
     name = given.pop("stage", None)
     if not isinstance(name, str) or name not in STAGES:
@@ -321,7 +325,7 @@ def _stage(entry: Any, grid: tuple[GridPoint, ...], path: str, source: Source) -
         else:
             values[key] = typed_value(value, annotation, inner, source)
     try:
-        return kind(**values)
+        return kind(**values).under(model)
     except MagpieError as error:
         raise source.error(path, error.message, error.hint) from None
 

@@ -10,15 +10,16 @@ their identity.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from .columns import missing_column
+from .columns import missing_columns
 from .engines.base import Capabilities, Engine, Generation, Prompt
+from .errors import MagpieError
 from .keys import content_fingerprint
 from .models import ModelRef, resolve_model
 from .progress import Listener
@@ -129,9 +130,9 @@ class Stage(ABC):
 
     `name`: in recipes and directories. `version`: counted up by every change that alters an output. `kind`: "row",
     "batch" or "set". `reads`: columns it needs. `uses_engine`: whether text is generated, and `role` by whom: the
-    recipe's "generator", "judge", "guard" or "base". `uses_tokenizer`: whether a stage without engine depends on the
-    model's tokenizer. `repeatable`: whether a recipe may have several of it. `after`: stages
-    that must come before, and are put there if a recipe leaves them out. `optional`: columns it takes where they are.
+    recipe's "generator", "judge", "guard" or "base". `repeatable`: whether a recipe may have several of it. `after`:
+    stages that must come before, and are put there if a recipe leaves them out. `optional`: columns it takes where
+    they are.
     `replaces`: columns of the input that are dropped, as what the stage writes makes them out of date.
     """
 
@@ -140,7 +141,6 @@ class Stage(ABC):
     kind: ClassVar[str] = "row"
     reads: ClassVar[tuple[str, ...]] = ()
     uses_engine: ClassVar[bool] = True
-    uses_tokenizer: ClassVar[bool] = False
     role: ClassVar[str] = "generator"
     repeatable: ClassVar[bool] = False
     after: ClassVar[tuple[str, ...]] = ()
@@ -156,6 +156,19 @@ class Stage(ABC):
     def needs(self) -> tuple[str, ...]:
         """The columns that the stage reads under its settings."""
         return self.reads
+
+    @property
+    def uses_tokenizer(self) -> bool:
+        """Whether a stage without engine depends on the tokenizer of the recipe's model."""
+        return False
+
+    def under(self, model: str) -> Stage:
+        """Return the stage as it is under the recipe's model; "" where the recipe has none.
+
+        Raises:
+            ArgumentError: the stage needs a model.
+        """
+        return self
 
     def beside(self, others: Sequence[Stage]) -> Stage:
         """Return the stage with what it takes from the recipe's other stages."""
@@ -176,15 +189,56 @@ class Stage(ABC):
     def check_template(self, template: ChatTemplate) -> None:  # noqa: B027 (most stages send no prompt)
         """Raise TemplateError if the template cannot give this stage's prompts; asked before any row is paid for."""
 
+    def check_ready(self) -> None:  # noqa: B027 (most stages need nothing from outside)
+        """Raise if the stage lacks what it needs from outside: packages, other datasets; asked before the first row.
+
+        Raises:
+            ArgumentError: a setting that it cannot run without is missing.
+            DatasetError: a dataset that it compares with cannot be read.
+            DependencyError: a package is missing.
+        """
+
     def check_columns(self, dataset: Dataset) -> None:
         """Raise DatasetError if a column that the stage reads is missing."""
         self.check_features(dataset.features)
 
     def check_features(self, features: Mapping[str, Any]) -> None:
         """Raise DatasetError if the stage cannot read a dataset of these features."""
-        for column in self.needs:
-            if column not in features:
-                raise missing_column(f'The stage "{self.label}"', column, list(features))
+        missing = [column for column in self.needs if column not in features]
+        if missing:
+            raise missing_columns({column: [f'the stage "{self.label}"'] for column in missing}, list(features))
+
+
+def check_columns(stages: Iterable[Stage], features: Mapping[str, Any]) -> None:
+    """Raise for columns that stages read and neither the rows nor an earlier stage have; all of them are named.
+
+    `features`: of the rows before the first of the stages. The error's `data` has the `position` of the first stage
+    that cannot run.
+
+    Raises:
+        DatasetError: columns are missing.
+        ArgumentError: a condition cannot be evaluated on such columns.
+    """
+    known = dict(features)
+    missing: dict[str, list[str]] = {}
+    first: MagpieError | None = None
+    for position, stage in enumerate(stages):
+        try:
+            stage.check_features(known)
+        except MagpieError as error:
+            error.data["position"] = position
+            first = first or error
+            if "columns" not in error.data:
+                raise first from None
+            for column in error.data["columns"]:
+                missing.setdefault(column, []).append(f'the stage "{stage.label}"')
+        known |= stage.features()
+    if first is None:
+        return
+    if len(missing) > len(first.data["columns"]):
+        whole = missing_columns(missing, list(features))
+        first = type(whole)(whole.message, hint=whole.hint, **whole.data, position=first.data["position"])
+    raise first
 
 
 class RowStage(Stage):

@@ -82,7 +82,9 @@ def test_an_expression_keeps_these_rows(text, kept, nulls):
     [
         ("quality >= goood", ArgumentError, ["'goood'", 'Did you mean "good"?', "^"]),
         ("quality >= 'superb'", ArgumentError, ["no label of input_quality", "excellent"]),
-        ("qualty >= good", (ArgumentError, DatasetError), ["qualty"]),
+        ("qualty >= good", (ArgumentError, DatasetError), ["'qualty >= good'", 'Did you mean "quality"?']),
+        ("qualty >= good and langage == 'EN'", DatasetError, ['"qualty"', '"langage"', '"language" for "langage"']),
+        ("qualty >= gud", DatasetError, ['"qualty"', '"quality" for "qualty"']),
         ("reward_difference > 0", DatasetError, ['Run magpie_hf.annotate(ds, ["reward_difference"]) first.']),
         ("min_neighbor_distance > 0", DatasetError, ['["neighbors"]']),
         ("languag == 'EN'", DatasetError, ['Did you mean "language"?']),

@@ -116,7 +116,7 @@ def test_a_stage_satisfied_from_the_journal_alone_keeps_its_counts(make, null, t
         ),
         ({"stages.turns.turns": 3}, ["kept", "kept", "again", "rows"], {"parameters.turns"}),
         ({"stages.instructions.clean": False}, ["again", "rows", "rows", "rows"], {"parameters.clean"}),
-        ({"stages.lengths.tokens": False}, ["kept", "kept", "kept", "again"], {"parameters.tokens"}),
+        ({"stages.lengths.tokens": False}, ["kept", "kept", "kept", "again"], {"parameters.tokens", "tokenizer"}),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else None,
 )

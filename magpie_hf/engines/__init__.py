@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
-from ..errors import ArgumentError, did_you_mean
+from ..errors import ArgumentError, DependencyError, did_you_mean
 from .base import Engine
 
 
@@ -37,3 +40,23 @@ def engine_options(kind: str) -> set[str]:
     return {
         name for name in parameters if name not in ("self", "model", "ref", "revision", "endpoints", "token_texts")
     }
+
+
+def check_installed(kind: str, options: Mapping[str, Any]) -> None:
+    """Raise for what an engine under these settings needs and this machine lacks; imports no model library.
+
+    Raises:
+        DependencyError: a package is missing.
+        ArgumentError: the environment variable that holds an endpoint's key is not set.
+    """
+    if kind == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise DependencyError(
+            "The engine vllm needs vLLM.", hint='pip install "magpie_hf[vllm]" (or use the engine transformers)'
+        )
+    quantization = options.get("quantization")
+    if kind == "transformers" and quantization and importlib.util.find_spec("bitsandbytes") is None:
+        raise DependencyError(f"quantization = {quantization!r} needs bitsandbytes.", hint="pip install bitsandbytes")
+    if kind in ENDPOINT_ENGINES:
+        from .servers import read_key
+
+        read_key(options.get("api_key_env"))

@@ -14,8 +14,9 @@ import torch
 import transformers
 
 from .._template_load import load_tokenizer
-from ..errors import DependencyError, ModelError, quoted
+from ..errors import ModelError, quoted
 from ..models import ModelRef
+from . import check_installed
 from .attention import ATTENTION, DETERMINISTIC_ATTENTION
 from .padded import PaddedRunner
 from .slots import SlotRunner
@@ -104,10 +105,7 @@ def use_fit_threads(model: Any) -> int | None:
 
 
 def _quantization(name: str) -> Any:
-    import importlib.util
-
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise DependencyError(f"quantization = {name!r} needs bitsandbytes.", hint="pip install bitsandbytes")
+    check_installed("transformers", {"quantization": name})
     bits4 = name == "bnb-4bit"
     return transformers.BitsAndBytesConfig(
         load_in_4bit=bits4, load_in_8bit=not bits4, bnb_4bit_compute_dtype=torch.bfloat16

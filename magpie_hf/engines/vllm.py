@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ArgumentError, CapabilityError, DependencyError, EngineDiedError, EngineError, ModelError, quoted
+from ..errors import ArgumentError, CapabilityError, EngineDiedError, EngineError, ModelError, quoted
 from ..models import ModelRef, resolve_model
+from . import check_installed
 from .base import Capabilities, Engine, EngineStats, Failure, Generation, Request, Served
 from .groups import Pulled
 from .worker import ReplicatedEngine
@@ -88,10 +88,7 @@ class VllmEngine(ReplicatedEngine):
             DependencyError: vLLM is not installed.
             ModelError: it cannot load the model.
         """
-        if importlib.util.find_spec("vllm") is None:
-            raise DependencyError(
-                "The engine vllm needs vLLM.", hint='pip install "magpie_hf[vllm]" (or use the engine transformers)'
-            )
+        check_installed("vllm", {})
         settings = {"ref": self.ref, "engine_args": self._args}
         self._specs = tuple(
             WorkerSpec(

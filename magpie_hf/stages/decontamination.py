@@ -63,10 +63,15 @@ class Decontamination(Embedding):
             },
         }
 
+    def check_ready(self) -> None:
+        """Raise if no benchmark is named, or one cannot be loaded or has no column of prompts."""
+        if not self.benchmarks:
+            raise ArgumentError("decontamination has no benchmark.", hint="E.g., benchmarks: [tatsu-lab/alpaca_eval].")
+        for given in self.benchmarks:
+            load_benchmark(given)
+
     def apply(self, dataset: Dataset, work: Workspace) -> SetResult:
         """Compare the rows with each benchmark in turn; the strongest finding of a row is kept."""
-        if not self.benchmarks:
-            raise ArgumentError("decontamination has no benchmark.", hint="As benchmarks: [tatsu-lab/alpaca_eval].")
         verdicts: list[dict[str, Any]] = [
             {"benchmark": None, "prompt_index": None, "ngram_share": 0.0, "distance": None}
             for _ in range(len(dataset))

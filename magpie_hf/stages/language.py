@@ -64,6 +64,10 @@ class Language(BatchStage):
 
         return {"language": Value("string"), "language_confidence": Value("float32")}
 
+    def check_ready(self) -> None:
+        """Raise DependencyError without lingua, ArgumentError for a language that it does not know."""
+        known_languages(self.languages)
+
     def bind(self, context: Context) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[Any]]]:
         """Return the function that judges a batch, on all cores."""
         found = detector(tuple(sorted(self.languages)), self.low_memory)
@@ -105,19 +109,29 @@ def detector(languages: tuple[str, ...], low_memory: bool) -> Any:
         DependencyError: lingua is not installed.
         ArgumentError: a code is none of lingua's languages.
     """
+    chosen = known_languages(languages)
+    import lingua
+
+    builder = lingua.LanguageDetectorBuilder
+    built = builder.from_languages(*chosen) if chosen else builder.from_all_languages()
+    return (built.with_low_accuracy_mode() if low_memory else built).build()
+
+
+def known_languages(codes: Sequence[str]) -> list[Any]:
+    """Return lingua's languages of these ISO 639-1 codes.
+
+    Raises:
+        DependencyError: lingua is not installed.
+        ArgumentError: a code is none of lingua's languages.
+    """
     try:
         import lingua
     except ImportError:
         raise DependencyError(
             "The annotation of languages needs lingua.", hint='pip install "magpie_hf[language]"', package="lingua"
         ) from None
-    builder = lingua.LanguageDetectorBuilder
-    if languages:
-        known = {str(language.iso_code_639_1.name): language for language in lingua.Language.all()}
-        for code in languages:
-            if code not in known:
-                raise ArgumentError(f"lingua knows no language {code!r}.", hint=did_you_mean(code, known))
-        built = builder.from_languages(*(known[code] for code in languages))
-    else:
-        built = builder.from_all_languages()
-    return (built.with_low_accuracy_mode() if low_memory else built).build()
+    known = {str(language.iso_code_639_1.name): language for language in lingua.Language.all()}
+    for code in codes:
+        if code not in known:
+            raise ArgumentError(f"lingua has no language {code!r}.", hint=did_you_mean(code, known))
+    return [known[code] for code in codes]

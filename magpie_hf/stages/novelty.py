@@ -45,12 +45,17 @@ class Novelty(Embedding):
 
         return {"existing_distance": Value("float32"), "existing_uuid": Value("string")}
 
+    def check_ready(self) -> None:
+        """Raise if no dataset to compare with is named, or one cannot be loaded."""
+        if not self.against:
+            raise ArgumentError("novelty has nothing to compare with.", hint="E.g., against: [me/my-dataset-v1].")
+        for path in self.against:
+            load_rows(path)
+
     def apply(self, dataset: Dataset, work: Workspace) -> SetResult:
         """Embed both sides and compare."""
         import pyarrow as pa
 
-        if not self.against:
-            raise ArgumentError("novelty has nothing to compare with.", hint="As against: [me/my-dataset-v1].")
         best = np.full(len(dataset), np.nan, dtype=np.float32)
         names: list[str | None] = [None] * len(dataset)
         known = {}

@@ -52,6 +52,13 @@ class Rewarding(ModelStage):
         """Return what can change a score: the longest conversation, and the dtype when set."""
         return {"max_length": self.max_length} | ({"dtype": self.dtype} if self.dtype else {})
 
+    def check_ready(self) -> None:
+        """Raise ArgumentError if the endpoint's key is not set."""
+        if self.endpoint is not None:
+            from ..engines.servers import read_key
+
+            read_key(self.api_key_env)
+
     def open(self, context: Context) -> Scorer:
         """Load the reward model, or name the endpoint that serves it."""
         ref = context.refs["reward"]
