@@ -65,7 +65,7 @@ def test_a_last_stage_without_its_package_is_refused_before_anything_is_asked(ju
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_lingua)
-    with pytest.raises(DependencyError, match='stage "language": .*lingua'):
+    with pytest.raises(DependencyError, match=r'stage "language": .*lingua'):
         magpie_hf.annotate(PAIRS, ["quality", "language"], engine=judge, output=tmp_path / "run")
     assert ScriptedEngine.asked == []
 
@@ -153,6 +153,6 @@ def test_a_key_that_is_not_set_is_said_of_the_judge_before_the_generator_is_aske
         "judge": {"model": str(tiny_model_dir), "engine": judge},
         "stages": ["instructions", "responses", "quality"],
     }
-    with pytest.raises(ArgumentError, match='stage "quality": .*NO_SUCH_KEY'):
+    with pytest.raises(ArgumentError, match=r'stage "quality": .*NO_SUCH_KEY'):
         magpie_hf.run(recipe, output=tmp_path / "run")
     assert null.log == []
