@@ -31,6 +31,14 @@ def add_commands(commands: Any, command: Callable[..., Any]) -> None:
     agree.add_argument("second")
 
 
+def add_owner_flags(parser: Any) -> None:
+    """Add the flags that say what happens to a run directory that somebody or something else uses."""
+    parser.add_argument(
+        "--force", action="store_true", help="replace the dataset of another recipe's run in the run directory"
+    )
+    parser.add_argument("--take-over", action="store_true", help="take the run directory from its owner, at once")
+
+
 def _add_annotate(commands: Any, command: Callable[..., Any]) -> None:
     parser = command(commands, "annotate", _annotate, "Annotate a dataset: labels, rewards, duplicates, …")
     parser.add_argument("dataset", help="run directory, file or Hub id")
@@ -48,6 +56,7 @@ def _add_annotate(commands: Any, command: Callable[..., Any]) -> None:
     parser.add_argument("--output", help="run directory")
     parser.add_argument("--accept-failures", action="store_true", help="finish rows with transient failures as errors")
     parser.add_argument("--allow-mixed", action="store_true", help="go on although the server changed its model")
+    add_owner_flags(parser)
     parser.add_argument("--rows", type=int, default=0, metavar="N", help="rows to show at the end (default none)")
 
 
@@ -90,6 +99,8 @@ def _annotate(options: argparse.Namespace) -> int:
         output=options.output,
         accept_failures=options.accept_failures,
         allow_mixed=options.allow_mixed,
+        force=options.force,
+        take_over=options.take_over,
     )
     show_rows(dataset, options.rows)
     if options.output:

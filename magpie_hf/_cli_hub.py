@@ -80,6 +80,8 @@ def _resume(options: argparse.Namespace) -> int:
         push=not options.no_push,
         accept_failures=options.accept_failures,
         allow_mixed=options.allow_mixed,
+        force=options.force,
+        take_over=options.take_over,
     )
     show_rows(dataset, options.rows)
     print(f"{len(dataset)} rows")

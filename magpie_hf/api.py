@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ArgumentError, RunStopped
+from .existing import check_continues
 from .hub.schema import column_order
 from .inspection import run_facts
 from .keys import content_fingerprint
@@ -53,6 +54,8 @@ def synthesize(
     shard: str | None = None,
     accept_failures: bool = False,
     allow_mixed: bool = False,
+    force: bool = False,
+    take_over: bool = False,
     show_progress: bool | None = None,
     **engine_options: Any,
 ) -> Dataset:
@@ -79,6 +82,8 @@ def synthesize(
         shard: "i/n": make only this part, to be joined by `magpie-hf merge`.
         accept_failures: Finish rows that met only transient failures as errors.
         allow_mixed: Go on although the server changed its model in mid-run.
+        force: Run in `output` even if it holds the run of another recipe, whose dataset is then replaced.
+        take_over: Take the run directory from the process that owns it, at once (e.g., a pod that was killed).
         show_progress: Draw a bar (default: if stderr is a terminal).
         **engine_options: Settings of the engine (`batch_size`, `dtype`, `concurrency`, `api_key_env`, …).
 
@@ -112,6 +117,8 @@ def synthesize(
         shard=shard,
         accept_failures=accept_failures,
         allow_mixed=allow_mixed,
+        force=force,
+        take_over=take_over,
         show_progress=show_progress,
     )
 
@@ -143,6 +150,8 @@ def run(
     shard: str | None = None,
     accept_failures: bool = False,
     allow_mixed: bool = False,
+    force: bool = False,
+    take_over: bool = False,
     show_progress: bool | None = None,
 ) -> Dataset:
     """Run a recipe (a YAML file, a bundled recipe's name, or a mapping) and return its Dataset.
@@ -160,7 +169,8 @@ def run(
     if part.parts > 1 and built.dataset:
         raise ArgumentError("A shard is a part of a synthesis, and this recipe annotates rows.", key="shard")
     rows = _source_rows(built, dataset)
-    with RunDir(output_path(built, output)).own() as run_dir:
+    with RunDir(output_path(built, output)).own(take_over=take_over) as run_dir:
+        check_continues(built, run_dir, force=force)
         session = Session(
             built,
             run_dir,

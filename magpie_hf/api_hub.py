@@ -174,7 +174,7 @@ def resume_from_hub(
     remote = Remote(repo_id, revision=revision, resume=f"magpie-hf resume {shlex.quote(repo_id)}")
     name, head = find_run(remote, run)
     place = Path(output).expanduser() if output else Path(HF_HOME) / "magpie" / name
-    with RunDir(place).own():
+    with RunDir(place).own(take_over=bool(options.get("take_over"))):
         state = download_run(remote, name, head, place)
     logger.info("%s: %s is here, in %s", repo_id, run_name(state), place)
     changes: dict[str, Any] = {"push": _push_section(repo_id, revision, state)} if push else {}

@@ -33,6 +33,8 @@ def annotate(
     budget: Mapping[str, Any] | None = None,
     accept_failures: bool = False,
     allow_mixed: bool = False,
+    force: bool = False,
+    take_over: bool = False,
     show_progress: bool | None = None,
 ) -> Dataset:
     """Annotate rows and return them with the new columns; interrupted in any way, the same call goes on.
@@ -51,6 +53,8 @@ def annotate(
         budget: As in `synthesize`.
         accept_failures: Finish rows that met only transient failures as errors.
         allow_mixed: Go on although the server changed its model in mid-run.
+        force: Run in `output` even if it holds the run of another recipe, whose dataset is then replaced.
+        take_over: Take the run directory from the process that owns it, at once (e.g., a pod that was killed).
         show_progress: Draw a bar (default: if stderr is a terminal).
 
     Returns:
@@ -77,6 +81,8 @@ def annotate(
         dataset=given,
         accept_failures=accept_failures,
         allow_mixed=allow_mixed,
+        force=force,
+        take_over=take_over,
         show_progress=show_progress,
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from ._cli_annotate import add_commands
+from ._cli_annotate import add_commands, add_owner_flags
 from ._cli_hub import add_hub_commands, add_run_flags
 from ._cli_hub_jobs import add_job_commands
 from ._cli_parse import check_endpoint_model, overrides_of
@@ -172,6 +172,7 @@ def _add_common(parser: Any) -> None:
     parser.add_argument("--shard", metavar="I/N", help="make only part I of N (from 0), for job arrays")
     parser.add_argument("--accept-failures", action="store_true", help="finish rows with transient failures as errors")
     parser.add_argument("--allow-mixed", action="store_true", help="go on although the server changed its model")
+    add_owner_flags(parser)
     parser.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show at the end (default 3)")
 
 
@@ -212,6 +213,7 @@ def _add_maintenance(commands: Any) -> None:
     merge.add_argument("--output", required=True)
     merge.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as engine.endpoint=URL")
     merge.add_argument("--rows", type=int, default=3, metavar="N")
+    add_owner_flags(merge)
     retry = _command(commands, "retry", _retry, "Open rows again that finished with an error, and run.")
     retry.add_argument("run")
     retry.add_argument(
@@ -219,10 +221,11 @@ def _add_maintenance(commands: Any) -> None:
     )
     retry.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as engine.endpoint=URL")
     retry.add_argument("--rows", type=int, default=0, metavar="N")
+    add_owner_flags(retry)
 
 
 def _run_options(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("output", "shard", "accept_failures", "allow_mixed")
+    names = ("output", "shard", "accept_failures", "allow_mixed", "force", "take_over")
     return {name: getattr(options, name) for name in names}
 
 
@@ -345,9 +348,9 @@ def _merge(options: argparse.Namespace) -> int:
     from .maintenance import merge_runs
     from .recipe import load_recipe
 
-    merged = merge_runs(options.shards, options.output)
-    recipe = load_recipe(merged.state["recipe"], overrides_of(options))
-    return _carry_out(recipe, options.rows, output=options.output)
+    merged = merge_runs(options.shards, options.output, force=options.force, take_over=options.take_over)
+    recipe = load_recipe(merged.recipe, overrides_of(options))
+    return _carry_out(recipe, options.rows, output=options.output, force=options.force)
 
 
 def _retry(options: argparse.Namespace) -> int:
@@ -355,16 +358,16 @@ def _retry(options: argparse.Namespace) -> int:
     from .recipe import load_recipe
     from .rundir import RunDir
 
-    opened = reopen_rows(options.run, options.errors)
+    opened = reopen_rows(options.run, options.errors, take_over=options.take_over)
     for stage, count in opened.items():
         print(f"{stage}: {count} rows opened again")
     if not opened:
         print("No row finished with these codes.")
     # Goes on in any case: rows that an interrupted retry opened are open still.
-    state = RunDir.read(options.run).state
-    recipe = load_recipe(state["recipe"], overrides_of(options))
+    run_dir = RunDir.read(options.run)
+    state, recipe = run_dir.state, load_recipe(run_dir.recipe, overrides_of(options))
     shard = "/".join(map(str, state["shard"])) if "shard" in state else None
-    return _carry_out(recipe, options.rows, output=options.run, shard=shard)
+    return _carry_out(recipe, options.rows, output=options.run, shard=shard, force=options.force)
 
 
 if __name__ == "__main__":

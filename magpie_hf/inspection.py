@@ -145,8 +145,8 @@ def explain_changes(path: str | Path, overrides: Mapping[str, Any]) -> list[Stag
         RecipeError: an override cannot be used.
     """
     run_dir = RunDir.read(path)
-    before = load_recipe(run_dir.state["recipe"])
-    now = load_recipe(run_dir.state["recipe"], overrides)
+    before = load_recipe(run_dir.recipe)
+    now = load_recipe(run_dir.recipe, overrides)
     identities = [_identities(recipe, run_dir) for recipe in (before, now)]
     changes: list[StageChange] = []
     upstream = False

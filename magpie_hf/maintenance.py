@@ -9,28 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ArgumentError, StorageError, did_you_mean
+from .existing import check_continues
 from .journal import CODE_REOPENED, Journal, halves_key
+from .recipe import load_recipe
 from .rundir import RunDir
 from .stage import CODE_NUMBERS, CODES
 
 
-def merge_runs(paths: Sequence[str | Path], output: str | Path) -> RunDir:
+def merge_runs(
+    paths: Sequence[str | Path], output: str | Path, *, force: bool = False, take_over: bool = False
+) -> RunDir:
     """Join the journals of runs of one recipe (shards of a job array) in a new run directory.
 
     The same recipe, run with that directory as output, then takes all rows from there and makes only what no shard
-    has: usually nothing, at most a few samples.
+    has: usually nothing, at most a few samples. `force`, `take_over`: as in `magpie_hf.run`.
 
     Raises:
-        ArgumentError: the runs are not of one recipe.
+        ArgumentError: the runs are not of one recipe, or the directory holds another one's.
         StorageError: a file cannot be copied.
     """
     runs = [RunDir.read(path) for path in paths]
     if not runs:
         raise ArgumentError("No run was given to merge.", hint="Give the shards' run directories.")
     _check_same(runs)
-    with RunDir(output).own() as merged:
+    recipe = runs[0].recipe
+    with RunDir(output).own(take_over=take_over) as merged:
+        check_continues(load_recipe(recipe), merged, force=force)
         merged.state["pins"] = {**runs[0].state["pins"], **merged.state["pins"]}
-        merged.state["recipe"] = runs[0].state["recipe"]
+        merged.state["recipe"] = recipe
         merged.state["merged_from"] = [run.state.get("shard") for run in runs]
         for run in runs:
             for key, state in run.state["stages"].items():
@@ -89,7 +95,7 @@ def _add_seconds(target: dict[str, Any], state: dict[str, Any], shard: str) -> N
     merged[shard] = seconds
 
 
-def reopen_rows(path: str | Path, codes: Sequence[str]) -> dict[str, int]:
+def reopen_rows(path: str | Path, codes: Sequence[str], *, take_over: bool = False) -> dict[str, int]:
     """Open the rows again that finished with one of these codes; return how many a stage.
 
     Raises:
@@ -102,7 +108,7 @@ def reopen_rows(path: str | Path, codes: Sequence[str]) -> dict[str, int]:
     wanted = {CODE_NUMBERS[code] for code in codes}
     RunDir.read(path)
     opened: dict[str, int] = {}
-    with RunDir(path).own() as run_dir:
+    with RunDir(path).own(take_over=take_over) as run_dir:
         for key, state in run_dir.state["stages"].items():
             count = _reopen(run_dir.path / "stages" / key / "journal", wanted)
             if count:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DIRECTORIES = {"parquet": "data", "arrow": "dataset"}
 _OUR_FILE = re.compile(r"train-\d{5}-of-\d{5}\.parquet|data-\d{5}-of-\d{5}\.arrow|dataset_info\.json|state\.json")
-RESERVED = ("stages", "data", "dataset", "parquet", "run.json", "lock", "report.html", "README.md")
+RESERVED = ("stages", "data", "dataset", "parquet", "run.json", "run.json.bak", "lock", "report.html", "README.md")
 """What a run directory holds already: no subset can be called so."""
 
 

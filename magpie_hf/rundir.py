@@ -2,6 +2,7 @@
 
     OUTPUT/
       run.json               recipe, pins, versions, stages with identities, counts and costs; written atomically
+      run.json.bak           the same, used where run.json is damaged
       lock                   the owner: host, pid, heartbeat
       stages/NAME-IDENTITY/  journal/*.jnl and FINGERPRINT.arrow of one stage
       data/                  the dataset, as Parquet: `load_dataset("OUTPUT")`
@@ -11,25 +12,24 @@ This module stands below stages and hub: stages write here; `status`, budgets an
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import errno
 import hashlib
 import json
+import logging
 import os
-import socket
+import re
 import tempfile
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import ArgumentError, RunLockedError, StorageError
+from .errors import ArgumentError, StorageError
+from .lock import Lock
 
 
+logger = logging.getLogger("magpie_hf")
 FORMAT = 1
-HEARTBEAT_S = 5.0
-FOREIGN_STALE_S = 90.0
+_STAGE_DIRECTORY = re.compile(r"(?P<name>.+)-(?P<identity>[0-9a-f]{12})")
 
 
 def stable_hash(value: object, length: int = 16) -> str:
@@ -78,7 +78,7 @@ class RunDir:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.state: dict[str, Any] = {"format": FORMAT, "pins": {}, "stages": {}, "sessions": [], "outputs": {}}
-        self._lock: _Lock | None = None
+        self._lock: Lock | None = None
         self._read()
 
     @property
@@ -87,35 +87,63 @@ class RunDir:
         return self.path / "run.json"
 
     @property
+    def backup(self) -> Path:
+        """The path of run.json's copy."""
+        return self.path / "run.json.bak"
+
+    @property
     def exists(self) -> bool:
         """Whether a run was ever started here."""
-        return self.file.is_file()
+        return self.file.is_file() or self.backup.is_file()
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe that was run here last.
+
+        Raises:
+            StorageError: it was lost with a damaged run.json.
+        """
+        recipe: dict[str, Any] | None = self.state.get("recipe")
+        if not recipe:
+            raise StorageError(
+                "The recipe of this run is not known: no run was started here, or run.json was damaged.",
+                where=str(self.file),
+                hint="Run the recipe again with this directory as --output: finished rows are kept.",
+            )
+        return recipe
 
     def _read(self) -> None:
+        """Read run.json; where it is damaged, its copy; where both are, what the stages' directories tell."""
         if not self.exists:
             return
         try:
-            state = json.loads(self.file.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise StorageError(
-                f"The run's state cannot be read: {error}.",
-                where=str(self.file),
-                hint="Move the file away: finished rows lie in stages/ and are found again.",
-            ) from error
-        written = state.get("format") if isinstance(state, dict) else None
-        if not isinstance(written, int):
-            raise StorageError(
-                "This file holds no run's state.",
-                where=str(self.file),
-                hint="Give a run's directory, or move it away.",
-            )
-        if written > FORMAT:
-            raise StorageError(
-                f"This run was written in format {written}, and this version knows {FORMAT}.",
-                where=str(self.file),
-                hint="Upgrade magpie_hf.",
-            )
-        self.state.update(state)
+            self.state.update(_load_state(self.file))
+            return
+        except ValueError as error:
+            problem = error
+        try:
+            self.state.update(_load_state(self.backup))
+            source = "using its copy run.json.bak"
+        except ValueError:
+            found = self._found_stages()
+            if not found:
+                raise StorageError(
+                    f"The run's state cannot be read: {problem}.",
+                    where=str(self.file),
+                    hint="Give the directory of a run, or move this file away.",
+                ) from problem
+            self.state["stages"] = found
+            source = "its copy too; what is known now comes from the journals. Run the same recipe again"
+        _warn_once(f"{self.file} is damaged ({problem}): {source}. Finished rows are kept.")
+
+    def _found_stages(self) -> dict[str, dict[str, Any]]:
+        """Return the records of the stages that have a journal here, as far as their directories tell."""
+        found = {}
+        for journal in sorted((self.path / "stages").glob("*/journal")):
+            match = _STAGE_DIRECTORY.fullmatch(journal.parent.name)
+            if match:
+                found[journal.parent.name] = {**match.groupdict(), "kind": "row", "status": "recovered"}
+        return found
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> RunDir:
@@ -129,8 +157,8 @@ class RunDir:
             raise ArgumentError(f"There is no run in {str(path)!r}.", hint="A run directory has a run.json in it.")
         return run_dir
 
-    def own(self) -> RunDir:
-        """Become the owner, and read the state anew.
+    def own(self, *, take_over: bool = False) -> RunDir:
+        """Become the owner, and read the state anew; `take_over`: take the directory from its owner at once.
 
         Raises:
             RunLockedError: another process owns the directory.
@@ -144,7 +172,7 @@ class RunDir:
                 where=str(self.path),
                 hint="Choose another place with --output.",
             ) from error
-        lock = _Lock(self.path / "lock")
+        lock = Lock(self.path / "lock", take_over=take_over)
         lock.acquire()
         try:
             self._read()
@@ -166,15 +194,22 @@ class RunDir:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    def check_owner(self) -> None:
+        """Raise RunLockedError if another process took the directory over: asked before what it may write, too."""
+        if self._lock is not None:
+            self._lock.check()
+
     def save(self) -> None:
-        """Write run.json.
+        """Write run.json, and its copy.
 
         Raises:
             RunLockedError: another process took the directory over meanwhile.
+            StorageError: it cannot be written; what was there stays.
         """
-        if self._lock is not None:
-            self._lock.check()
-        write_atomically(self.file, json.dumps(self.state, indent=2, ensure_ascii=False, default=_plain) + "\n")
+        self.check_owner()
+        text = _state_text(self.state)
+        write_atomically(self.file, text)
+        write_atomically(self.backup, text)
 
     def pin(self, name: str, find: Callable[[], Any]) -> Any:
         """Return what was found under this name at the run's first start; find and record it now if this is it."""
@@ -190,102 +225,70 @@ class RunDir:
     def stage_state(self, name: str, identity: str) -> dict[str, Any]:
         """Return the mutable record of a stage, made if it is new."""
         key = f"{name}-{identity[:12]}"
-        state: dict[str, Any] = self.state["stages"].setdefault(key, {"name": name, "identity": identity})
+        state: dict[str, Any] = self.state["stages"].setdefault(key, {"name": name})
+        state["identity"] = identity
         return state
 
 
-class _Lock:
-    """One owner a directory: `flock` between processes of a host, a heartbeat between hosts."""
+_warned: set[str] = set()
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.token = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
-        self._file: int | None = None
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
-    def acquire(self) -> None:
-        try:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StorageError(
-                f"Cannot write in the run directory: {error.strerror or error}.",
-                where=str(self.path.parent),
-                hint="Choose another place with --output.",
-            ) from error
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise self._owned(self._owner()) from None
-            except OSError:
-                pass  # a file system without flock: the heartbeat decides
-            owner = self._owner()
-            if owner and owner.get("host") != socket.gethostname() and self._age_s() < FOREIGN_STALE_S:
-                raise self._owned(owner)
-            self._file = handle
-            self._beat()
-        except OSError as error:
-            self._file = None
-            os.close(handle)
-            raise StorageError(
-                f"Cannot write in the run directory: {error.strerror or error}.",
-                where=str(self.path.parent),
-                hint="Make room, or choose another place with --output; finished rows are kept.",
-            ) from error
-        except RunLockedError:
-            os.close(handle)
-            raise
-        self._thread = threading.Thread(target=self._heartbeat, name="magpie-lock", daemon=True)
-        self._thread.start()
+def _warn_once(text: str) -> None:
+    """Say something of a file that one command reads several times."""
+    if text not in _warned:
+        _warned.add(text)
+        logger.warning("%s", text)
 
-    def _owner(self) -> dict[str, Any]:
-        try:
-            owner = json.loads(self.path.read_text("utf-8") or "{}")
-        except (OSError, ValueError):
-            return {}
-        return owner if isinstance(owner, dict) else {}
 
-    def _age_s(self) -> float:
-        """Age of the last heartbeat by the file system's own clock: hosts' clocks may differ."""
-        with tempfile.NamedTemporaryFile(dir=self.path.parent, prefix=".clock-") as probe:
-            now = os.stat(probe.name).st_mtime
-        return now - self.path.stat().st_mtime
+def _state_text(state: Mapping[str, Any]) -> str:
+    """Return run.json's text, with a checksum of its content."""
+    plain = json.loads(json.dumps(state, ensure_ascii=False, default=_plain))
+    return json.dumps({**plain, "checksum": stable_hash(plain)}, indent=2, ensure_ascii=False) + "\n"
 
-    def _owned(self, owner: dict[str, Any]) -> RunLockedError:
-        host, pid = owner.get("host", "unknown host"), owner.get("pid", "?")
-        return RunLockedError(
-            f"This run belongs to process {pid} on {host}, last seen {self._age_s():.0f} s ago.",
-            where=str(self.path.parent),
-            hint="Wait for it or stop it, or use another --output. `magpie-hf status` only looks and works any time.",
-            host=host,
-            pid=pid,
+
+def _load_state(path: Path) -> dict[str, Any]:
+    """Read a run.json.
+
+    Raises:
+        ValueError: it is damaged.
+        StorageError: it cannot be read, or is of a later version.
+    """
+    try:
+        state = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError("the file is missing") from None
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise ValueError(error.strerror) from error
+        raise StorageError(
+            f"The run's state cannot be read: {error.strerror or error}.",
+            where=str(path),
+            hint="Check the rights on this file.",
+        ) from error
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
+        raise ValueError("this file holds no run's state")
+    checksum = state.pop("checksum", None)
+    if checksum is not None and checksum != stable_hash(state):
+        raise ValueError("its checksum differs")
+    if state["format"] > FORMAT:
+        raise StorageError(
+            f"This run was written in format {state['format']}, and this version knows {FORMAT}.",
+            where=str(path),
+            hint="Upgrade magpie_hf.",
         )
+    _check_shape(state)
+    return state
 
-    def _beat(self) -> None:
-        assert self._file is not None  # noqa: S101 (only beats while held)
-        record = {"host": socket.gethostname(), "pid": os.getpid(), "token": self.token, "at": time.time()}
-        text = json.dumps(record).encode()
-        os.pwrite(self._file, text.ljust(256), 0)
 
-    def _heartbeat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_S):
-            if self._owner().get("token") == self.token:
-                with contextlib.suppress(OSError):  # a full disk ends the run elsewhere, with its name
-                    self._beat()
-
-    def check(self) -> None:
-        """Raise RunLockedError if another process took over (only possible between hosts)."""
-        owner = self._owner()
-        if owner.get("token") not in (None, self.token):
-            raise self._owned(owner)
-
-    def release(self) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-        if self._file is not None:
-            if self._owner().get("token") == self.token:
-                os.ftruncate(self._file, 0)
-            os.close(self._file)
-            self._file = None
+def _check_shape(state: Mapping[str, Any]) -> None:
+    """Raise ValueError for a state whose parts are not what they must be."""
+    for name, kind in (("pins", dict), ("stages", dict), ("sessions", list), ("outputs", dict)):
+        if not isinstance(state.get(name, kind()), kind):
+            raise ValueError(f"{name} is not a {'mapping' if kind is dict else 'list'}")
+    for key, stage in state.get("stages", {}).items():
+        if not (
+            isinstance(stage, dict) and isinstance(stage.get("name"), str) and isinstance(stage.get("identity"), str)
+        ):
+            raise ValueError(f"stages[{key!r}] has no name or identity")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -39,17 +40,67 @@ def test_the_run_of_a_killed_owner_is_taken_over_at_once(holder, tmp_path):
         run_dir.save()
 
 
-@pytest.mark.parametrize(("age_s", "is_taken"), [(5, False), (500, True)])
-def test_another_hosts_heartbeat_holds_the_run_while_it_is_fresh(tmp_path, age_s, is_taken):
-    lock = tmp_path / "lock"
-    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "x", "at": 0}))
+def lock_of_another_host(place, age_s, pid=1):
+    lock = place / "lock"
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": pid, "token": "x", "at": 0}))
     stat = lock.stat()
     os.utime(lock, (stat.st_atime - age_s, stat.st_mtime - age_s))
-    if is_taken:
+    return lock
+
+
+def test_the_run_of_another_host_is_free_once_its_heartbeat_is_old(tmp_path):
+    lock_of_another_host(tmp_path, 500)
+    RunDir(tmp_path).own().release()
+
+
+def test_a_dead_owner_on_another_host_is_waited_for_and_the_wait_is_announced(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("magpie_hf.lock.FOREIGN_STALE_S", 5.5)
+    lock_of_another_host(tmp_path, 5, pid=77)
+    with caplog.at_level("WARNING", "magpie_hf"):
         RunDir(tmp_path).own().release()
-    else:
-        with pytest.raises(RunLockedError, match="elsewhere"):
+    (said,) = caplog.messages
+    assert "process 77 on elsewhere, last seen 5 s ago" in said
+    assert "waiting up to" in said
+    assert "--take-over" in said
+
+
+def test_an_owner_on_another_host_that_shows_a_sign_of_life_keeps_its_run(tmp_path):
+    lock = lock_of_another_host(tmp_path, 5)
+    beat = threading.Timer(0.3, lambda: os.utime(lock))
+    beat.start()
+    with pytest.raises(RunLockedError, match="elsewhere") as caught:
+        RunDir(tmp_path).own()
+    beat.join()
+    assert "--take-over" in caught.value.hint
+
+
+def test_a_run_can_be_taken_over_at_once_from_another_host(tmp_path, caplog):
+    lock_of_another_host(tmp_path, 0, pid=77)
+    with caplog.at_level("WARNING", "magpie_hf"):
+        RunDir(tmp_path).own(take_over=True).release()
+    assert caplog.messages == ["Taking over the run of process 77 on elsewhere."]
+
+
+def test_a_run_can_be_taken_over_from_a_process_that_is_alive(holder, tmp_path):
+    with RunDir(tmp_path).own(take_over=True) as run_dir:
+        run_dir.save()
+        with pytest.raises(RunLockedError, match=f"process {os.getpid()}"):
             RunDir(tmp_path).own()
+
+
+def test_the_owner_from_whom_a_run_was_taken_writes_nothing_more(tmp_path):
+    old = RunDir(tmp_path).own()
+    old.save()
+    new = RunDir(tmp_path).own(take_over=True)
+    new.state["outputs"] = {"rows": 5}
+    new.save()
+    with pytest.raises(RunLockedError, match="taken over") as caught:
+        old.save()
+    assert "finished rows are kept" in caught.value.hint
+    old.release()
+    new.save()
+    assert RunDir.read(tmp_path).state["outputs"] == {"rows": 5}
+    new.release()
 
 
 def test_an_owner_who_lost_the_run_to_another_host_stops_at_the_next_save(tmp_path):
@@ -77,11 +128,63 @@ def test_a_run_of_a_later_format_is_refused(tmp_path):
         RunDir(tmp_path)
 
 
-def test_a_damaged_state_says_where_the_rows_are(tmp_path):
+def damages(text):
+    """Return damaged forms of a run.json, by name."""
+    flipped = text.replace('"pins"', '"pinz"', 1)
+    return {
+        "cut": text[: len(text) // 2],
+        "empty": "",
+        "deeply nested": "[" * 100_000,
+        "not a mapping": "[]",
+        "not ours": "{}",
+        "a letter changed": flipped,
+        "zeros": "\0" * len(text),
+        "not text": "\udcff" * 9,
+    }
+
+
+@pytest.mark.parametrize("damage", list(damages("")))
+def test_a_damaged_state_is_read_from_its_copy(tmp_path, caplog, damage):
+    with RunDir(tmp_path).own() as run_dir:
+        run_dir.pin("commit", lambda: "abc")
+        run_dir.stage_state("instructions", "f" * 32)["status"] = "done"
+        run_dir.save()
+    text = run_dir.file.read_text()
+    run_dir.file.write_bytes(damages(text)[damage].encode("utf-8", "surrogateescape"))
+    with caplog.at_level("WARNING", "magpie_hf"):
+        again = RunDir.read(tmp_path)
+    assert again.state == run_dir.state
+    assert "run.json is damaged" in caplog.text
+    with again.own():
+        again.save()
+    assert run_dir.file.read_text() == text
+
+
+def test_a_state_that_was_deleted_is_read_from_its_copy(tmp_path):
+    with RunDir(tmp_path).own() as run_dir:
+        run_dir.pin("commit", lambda: "abc")
+        run_dir.save()
+    run_dir.file.unlink()
+    assert RunDir.read(tmp_path).state["pins"] == {"commit": "abc"}
+
+
+def test_where_the_copy_is_damaged_too_the_stages_are_found_by_their_journals(tmp_path):
+    journal = tmp_path / "stages" / "responses-0123456789ab" / "journal"
+    journal.mkdir(parents=True)
+    for name in ("run.json", "run.json.bak"):
+        (tmp_path / name).write_text("{")
+    state = RunDir.read(tmp_path).state
+    assert [stage["name"] for stage in state["stages"].values()] == ["responses"]
+    with pytest.raises(StorageError, match="recipe of this run is not known") as caught:
+        _ = RunDir.read(tmp_path).recipe
+    assert "--output" in caught.value.hint
+
+
+def test_a_file_that_is_not_a_runs_state_is_an_error_that_names_it(tmp_path):
     (tmp_path / "run.json").write_text('{"format": 1, "sta')
     with pytest.raises(StorageError, match="cannot be read") as caught:
         RunDir(tmp_path)
-    assert "stages/" in caught.value.hint
+    assert caught.value.where == str(tmp_path / "run.json")
 
 
 def test_a_directory_without_a_run_is_named(tmp_path):
@@ -157,8 +260,8 @@ def test_a_file_in_the_directorys_place_is_named(tmp_path):
         RunDir(tmp_path / "file").own()
 
 
-@pytest.mark.parametrize("text", ["nonsense", "[]", ""])
-def test_a_lock_that_cannot_be_read_belongs_to_nobody(tmp_path, text):
+@pytest.mark.parametrize("text", ["nonsense", "[]", "", "[" * 100_000, '{"host":' * 100_000])
+def test_a_lock_that_cannot_be_read_has_no_owner(tmp_path, text):
     (tmp_path / "lock").write_text(text)
     RunDir(tmp_path).own().release()
 

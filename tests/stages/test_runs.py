@@ -111,7 +111,7 @@ def test_what_changes_no_text_makes_nothing_anew(make, null, changed):
         ({"template": {"kwargs": {"x": 1}}}, 80),
         ({"stages": ["instructions", {"stage": "responses", "sampling": {"max_tokens": 9}}, "lengths"]}, 40),
         ({"stages": ["instructions", {"stage": "responses", "system_prompt": "Be brief."}]}, 40),
-        ({"stages": ["instructions", "responses", {"stage": "turns", "turns": 2}]}, 80),
+        ({"stages": ["instructions", "responses", {"stage": "turns", "turns": 2}, "lengths"]}, 80),
     ],
     ids=["temperature", "seed", "template", "response sampling", "response system prompt", "a further stage"],
 )
