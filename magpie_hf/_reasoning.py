@@ -1,28 +1,30 @@
-"""Tell a model's reasoning from its answer, in the forms that thinking models write it."""
+"""Separate a model's reasoning from its answer in a generated text.
+
+What stands around reasoning and answer is derived from the chat template (`_template_answer`). Where a template says
+nothing about it, tags are recognized by their form: they are named after thinking and come in pairs.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 
-# (opens, closes) as released: most models; Mistral's reasoning models; Seed-OSS; MiniMax; EXAONE Deep; Cohere; Gemma 4;
-# Apriel; Granite 3.2.
-THINK_TAGS = (
-    ("<think>", "</think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<seed:think>", "</seed:think>"),
-    ("<mm:think>", "</mm:think>"),
-    ("<thought>", "</thought>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|channel>thought", "<channel|>"),
+# <think>, </think>, <seed:think>, [THINK], <|START_THINKING|>, <|thought_end|>, <|inner_prefix|>, ◁think▷
+TAG = re.compile(
+    r"<\|/?[\w:-]*(?:think|thought|reasoning|inner)[\w:-]*\|>|</?[\w:-]*(?:think|thought)[\w:-]*>|\[/?THINK(?:ING)?\]|"
+    r"◁/?think▷|<\|channel>thought|<channel\|>",
+    re.IGNORECASE,
+)
+_PARTNERS = (("start", "end"), ("begin", "end"), ("prefix", "suffix"), ("open", "close"))
+# Words in place of tags, which stand in the system prompt or the generation prompt only: Apriel; Granite 3.2.
+_WORDED = (
     ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
     ("Here is my thought process:", "Here is my response:"),
 )
-_ANSWER_MARKS = (
-    ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
-    ("<response>", "</response>"),
-    ("", "[END FINAL RESPONSE]"),
-)
+# Marks that stand around a whole answer in the model's text only, so that no rendering shows them: Hunyuan, Apriel.
+_ANSWER_MARKS = (("<answer>", "</answer>"), ("<response>", "</response>"), ("", "[END FINAL RESPONSE]"))
 _HARMONY_PART = re.compile(
     r"<\|channel\|>\s*(?P<channel>\w+)(?P<more>(?:(?!<\|message\|>).)*?)<\|message\|>"
     r"(?P<text>.*?)(?=<\|end\|>|<\|return\|>|<\|call\|>|<\|start\|>|<\|channel\|>|\Z)",
@@ -30,26 +32,74 @@ _HARMONY_PART = re.compile(
 )
 
 
-def opened_tags(generation_prompt: str) -> tuple[str, str] | None:
-    """Return the think tags that a generation prompt leaves open, or None."""
-    for opens, closes in THINK_TAGS:
-        if generation_prompt.rfind(opens) > generation_prompt.rfind(closes):
-            return opens, closes
-    return None
+class Tags(NamedTuple):
+    """What opens and what closes reasoning, as text; white space within does not matter."""
+
+    opens: str
+    closes: str
 
 
-def known_tags(template: str) -> tuple[tuple[str, str], ...]:
-    """Return the think tags that a template mentions."""
-    return tuple(tags for tags in THINK_TAGS if tags[0] in template or tags[1] in template)
+class Split(NamedTuple):
+    """A generated text in two; `reasoning` is None if there is none, `answer` is "" if it never came."""
+
+    reasoning: str | None
+    answer: str
+
+
+def is_tag(text: str) -> bool:
+    """Return whether a token or text is a reasoning tag by its form.
+
+    >>> is_tag("</think>"), is_tag("<|START_THINKING|>"), is_tag("<|im_start|>")
+    (True, True, False)
+    """
+    return TAG.fullmatch(text.strip()) is not None
+
+
+def partner_of(opens: str) -> str | None:
+    """Return the tag that closes the reasoning which `opens` opens, or None if `opens` opens none.
+
+    >>> partner_of("<seed:think>"), partner_of("<|START_THINKING|>"), partner_of("</think>")
+    ('</seed:think>', '<|END_THINKING|>', None)
+    """
+    if "/" in opens or not is_tag(opens):
+        return None
+    if opens == "<|channel>thought":
+        return "<channel|>"
+    for start, end in _PARTNERS:
+        if found := re.search(start, opens, re.IGNORECASE):
+            return opens.replace(found[0], end.upper() if found[0].isupper() else end)
+    return re.sub(r"^(<\||<|\[|◁)", r"\1/", opens)
+
+
+def known_tags(template: str, tokens: Iterable[str]) -> tuple[Tags, ...]:
+    """Return the pairs of tags among a tokenizer's added tokens, or mentioned in a template's source."""
+    have = {*(t.strip() for t in tokens if is_tag(t)), *TAG.findall(template)}
+    # One of the two is enough: some templates open the reasoning and never print its end, others only cut at its end
+    opening = {*have, *(tag.replace("/", "", 1) for tag in have)}
+    pairs = [Tags(opens, closes) for opens in sorted(opening) if (closes := partner_of(opens))]
+    pairs = [pair for pair in pairs if pair.closes in have or not pair.closes.startswith("<|/")]
+    worded = [Tags(*pair) for pair in _WORDED if pair[0] in template or pair[1] in template]
+    return tuple(dict.fromkeys([*pairs, *worded]))
+
+
+def opened_tags(generation_prompt: str, known: Iterable[Tags]) -> Tags | None:
+    """Return the tags that a generation prompt leaves open, or None."""
+    return next((t for t in known if generation_prompt.rfind(t.opens) > generation_prompt.rfind(t.closes)), None)
+
+
+def loose(text: str) -> str:
+    """Return a pattern for a text that allows other white space around marks and between words."""
+    words = re.split(r"\s+|(?<=[>\]▷])(?=\S)|(?<=\S)(?=[<\[◁])", text.strip())
+    return r"\s*".join(re.escape(word) for word in words if word)
 
 
 def is_harmony(template: str) -> bool:
-    """Whether a template speaks gpt-oss's Harmony format, where an answer comes in channels."""
+    """Return whether a template speaks gpt-oss's Harmony format, where an answer comes in channels."""
     return "<|channel|>" in template and "<|message|>" in template and "<|start|>" in template
 
 
-def split_harmony(text: str) -> tuple[str | None, str]:
-    """Return (reasoning, answer) of a Harmony generation: the text of its analysis and of its final channel.
+def split_harmony(text: str) -> Split:
+    """Split a Harmony generation: the final channel is the answer, all others are reasoning.
 
     Servers that drop special tokens leave "analysis…assistantfinal…": understood too.
     """
@@ -57,37 +107,52 @@ def split_harmony(text: str) -> tuple[str | None, str]:
     if parts:
         answer = "\n\n".join(t for channel, t in parts if channel == "final" and t)
         reasoning = "\n\n".join(t for channel, t in parts if channel != "final" and t)
-        return reasoning or None, answer
+        return Split(reasoning or None, answer)
     if text.startswith("analysis"):
         reasoning, _, answer = text.removeprefix("analysis").partition("assistantfinal")
-        return reasoning.strip() or None, answer.strip()
-    return None, text
+        return Split(reasoning.strip() or None, answer.strip())
+    return Split(None, text)
 
 
-def split_think(
-    text: str, opened: tuple[str, str] | None, known: tuple[tuple[str, str], ...]
-) -> tuple[str | None, str]:
-    """Return (reasoning, answer) of a generation that may begin with a think block.
+def split_tags(text: str, opened: Tags | None, known: Sequence[Tags]) -> Split | None:
+    """Split a text that may begin with reasoning; None if it does not.
 
     `opened`: tags that the prompt already opened: then everything up to the closing one is reasoning, all of it if
-    there is none (the generation was cut). `known`: tags whose closing one alone is enough (some servers drop the
-    opening one). A block that the text itself opens counts whatever the model; one in mid-answer never does.
+    there is none (the generation was cut). `known`: tags of the model: the closing one alone is enough, as some servers
+    drop the opening one. Tags that the text itself opens and closes count for any model; those in mid-answer never do.
     """
     start = text.lstrip()
-    own = next((tags for tags in THINK_TAGS if start.startswith(tags[0])), None)
-    tags = own or opened or next((t for t in known if t[1] in text and t[0] not in text.partition(t[1])[0]), None)
-    if tags is None:
-        return None, text
-    body = start.removeprefix(tags[0])
-    reasoning, closed, answer = body.partition(tags[1])
-    if not closed:
-        return reasoning.strip() or None, ""
-    return reasoning.strip() or None, _without_marks(answer.strip())
+    for tags in (*_own_tags(start, known), *([opened] if opened else [])):
+        found = re.match(loose(tags.opens), start)
+        return _at_close(start[found.end() :] if found else start, tags.closes)
+    for tags in known:
+        if is_tag(tags.closes) and tags.closes in text and tags.opens not in text.partition(tags.closes)[0]:
+            return _at_close(start, tags.closes)
+    return None
 
 
-def _without_marks(answer: str) -> str:
-    """Take off the marks that some models put around the answer after their reasoning."""
+def _own_tags(start: str, known: Sequence[Tags]) -> list[Tags]:
+    """Return the tags that a text begins with."""
+    for tags in known:
+        if tags.opens and re.match(loose(tags.opens), start):
+            return [tags]
+    found = TAG.match(start)
+    closes = partner_of(found[0]) if found else None
+    if found and closes and (closes in start or found[0] == "<think>"):
+        return [Tags(found[0], closes)]
+    return []
+
+
+def _at_close(body: str, closes: str) -> Split:
+    found = re.search(loose(closes), body)
+    reasoning = body[: found.start()] if found else body
+    return Split(reasoning.strip() or None, body[found.end() :].strip() if found else "")
+
+
+def without_answer_marks(answer: str, template: str) -> str:
+    """Take off the marks around a whole answer that a template's source mentions."""
+    text = answer.strip()
     for opens, closes in _ANSWER_MARKS:
-        if answer.startswith(opens) and (opens or answer.endswith(closes)):
-            return answer.removeprefix(opens).removesuffix(closes).strip()
+        if closes in template and text.startswith(opens) and text.endswith(closes):
+            return text.removeprefix(opens).removesuffix(closes).strip()
     return answer

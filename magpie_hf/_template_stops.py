@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ._reasoning import THINK_TAGS
+from ._reasoning import TAG, is_tag
+from ._template_answer import AnswerFrame
 from ._template_probe import Frame
 
 
@@ -26,7 +27,6 @@ class Stops:
 
 # Marks that look like special tokens but are plain text to some tokenizers: <|user|>, [INST], <<SYS>>
 _MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>|\[/?[A-Z_]{3,40}\]|</?s>")
-_THINK = {tag for tags in THINK_TAGS for tag in tags}
 
 
 class Vocabulary:
@@ -38,8 +38,9 @@ class Vocabulary:
         self.text_of = {int(i): str(token) for i, token in added.items()}
         self.special = {str(token) for token in added.values() if token.special}
         self.special.update(str(token) for token in tokenizer.all_special_tokens)
-        self.marks = {i: t for i, t in self.text_of.items() if len(t.strip()) > 1 and t not in _THINK}
-
+        self.marks = {i: t for i, t in self.text_of.items() if len(t.strip()) > 1 and not is_tag(t)}
+        self._mark_texts = {t.strip() for t in (*self.text_of.values(), *self.special) if len(t.strip()) > 1}
+        self.special_text = {i: t for i, t in self.text_of.items() if t in self.special and t.strip()}
     def marks_in(self, text: str) -> list[int]:
         """Return the added tokens in a text of the template, in order; neither white space nor think tags."""
         if not text:
@@ -53,13 +54,43 @@ class Vocabulary:
         known = self.text_of.get(token_id)
         return known if known is not None else str(self.tokenizer.decode([token_id]))
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones visible."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    def pieces(self, text: str) -> list[str]:
+        """Return a text of the template cut around its marks: added tokens, what looks like them, reasoning tags."""
+        found = (t for t in self._mark_texts if t in text)
+        known = [re.escape(t) for t in sorted(found, key=len, reverse=True)]
+        return [p for p in re.split("(" + "|".join([*known, _MARK.pattern, f"(?i:{TAG.pattern})"]) + ")", text) if p]
+
+    def holds_mark(self, text: str) -> bool:
+        """Return whether a text of the template holds a mark."""
+        pieces = self.pieces(text)
+        return len(pieces) > 1 or (bool(pieces) and self._is_mark(pieces[0]))
+
+    def _is_mark(self, piece: str) -> bool:
+        return piece.strip() in self._mark_texts or is_tag(piece) or _MARK.fullmatch(piece) is not None
+
     def special_pattern(self, frame: Frame) -> re.Pattern[str] | None:
-        """Return what finds special tokens and the template's own marks in a text."""
-        texts = {t for t in self.special if t.strip()}
-        for part in (frame.after_user, frame.after_answer):
+        """Return what finds special tokens and the template's own marks in an instruction; think tags are not meant."""
+        texts = {t for t in self.special if t.strip()} | self._shown((frame.after_user, frame.after_answer))
+        return _any_of(t for t in texts if not is_tag(t))
+
+    def answer_pattern(self, parts: Iterable[str]) -> re.Pattern[str] | None:
+        """Return what finds special tokens, and the marks that a template prints (`parts`), in an answer.
+
+        Think tags that are ordinary tokens are not meant: an answer may speak of them.
+        """
+        special = {t for t in self.special if len(t.strip()) > 1}
+        return _any_of(special | {t for t in self._shown(parts) if not is_tag(t)})
+
+    def _shown(self, parts: Iterable[str]) -> set[str]:
+        texts: set[str] = set()
+        for part in parts:
             texts.update(_MARK.findall(part), (self.marks[i] for i in self.marks_in(part)))
-        texts -= _THINK
-        return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True)))) if texts else None
+        return texts
 
 
 def instruction_stops(vocabulary: Vocabulary, frame: Frame, generation_config: Any) -> Stops:
@@ -74,18 +105,31 @@ def instruction_stops(vocabulary: Vocabulary, frame: Frame, generation_config: A
     return stops_of(vocabulary, ids, plain, first=_plain_end(vocabulary, frame.after_user))
 
 
-def response_stops(vocabulary: Vocabulary, frame: Frame, generation_config: Any) -> Stops:
+def response_stops(vocabulary: Vocabulary, frame: Frame, answer: AnswerFrame, generation_config: Any) -> Stops:
     """Return what ends an answer: what follows it in a conversation, and the end of sequence.
 
-    Where the model writes marks of its own header, an answer is several messages (gpt-oss's Harmony: its analysis,
-    then the final one), and what ends or opens a message does not end it: only what no past message has does.
+    Marks that the model writes before its answer ends do not end it: those of its own header, and those between its
+    reasoning and its answer. Where a last answer ends otherwise than a past one, an answer may be several messages, and
+    what ends or opens a past message does not end it either.
     """
     ends = end_ids(vocabulary, generation_config)
     last, between = vocabulary.marks_in(frame.at_end), vocabulary.marks_in(frame.after_answer)
-    if not vocabulary.marks_in(frame.header_rest):
-        return stops_of(vocabulary, [*last, *ends, *between], _MARK.findall(frame.after_answer))
-    inside = {*between, *vocabulary.marks_in(frame.before_answer)}
-    return stops_of(vocabulary, [*(i for i in last if i not in inside), *ends], ())
+    inside = {i for part in answer.inside for i in vocabulary.marks_in(part)}
+    if inside and last[:1] != between[:1]:
+        between = []
+    plain = [*_MARK.findall(frame.after_answer), *_plain_user(vocabulary, frame.after_answer)]
+    ids = [*(i for i in last if i not in inside), *ends, *(i for i in between if i not in inside)]
+    return stops_of(vocabulary, ids, () if inside else plain)
+
+
+def _plain_user(vocabulary: Vocabulary, after_answer: str) -> list[str]:
+    """Return the text that begins the next user's turn where no mark ends an answer: "### User:", "\\nUser:"."""
+    return [] if vocabulary.holds_mark(after_answer) else _plain_end(vocabulary, after_answer)
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
+    listed = sorted(texts, key=lambda text: (-len(text), text))
+    return re.compile("|".join(map(re.escape, listed))) if listed else None
 
 
 def end_ids(vocabulary: Vocabulary, generation_config: Any) -> list[int]:

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from . import _reasoning
+from ._answer_reader import Answer, AnswerReader
+from ._template_answer import AnswerFrame, find_answer_frame
 from ._template_load import generation_config_of, load_tokenizer, template_beside, template_text
 from ._template_probe import (
     Frame,
@@ -27,7 +28,7 @@ from ._template_probe import (
     split_at_slot,
 )
 from ._template_stops import Stops, Vocabulary, instruction_stops, response_stops
-from .engines.base import Prompt
+from .engines.base import Generation, Prompt
 from .errors import ArgumentError, TemplateError, quoted
 from .models import resolve_model
 
@@ -92,11 +93,13 @@ class ChatTemplate:
         self._systems: dict[str, list[Message]] = {}
         self._turn_slots: dict[str | None, Slot] = {}
         self.frame: Frame = find_frame(self._render)
-        self.is_harmony = _reasoning.is_harmony(self.text)
-        self.opened_think = _reasoning.opened_tags(self.frame.after_user)
-        self._known = _reasoning.known_tags(self.text)
+        self.answer_frame: AnswerFrame = find_answer_frame(self._render, self._vocabulary, self.frame)
+        self._reader = AnswerReader(self.text, self._vocabulary, self.frame, self.answer_frame)
+        self.is_harmony, self.opened_think = self._reader.is_harmony, self._reader.opened
         self.instruction_stops = instruction_stops(self._vocabulary, self.frame, generation_config)
-        self.response_stops = response_stops(self._vocabulary, self.frame, generation_config)
+        self.response_stops = response_stops(
+            self._vocabulary, self.frame, self.answer_frame, generation_config
+        )
         self._special = self._vocabulary.special_pattern(self.frame)
         self.pre_query_slot: Slot
         self.pre_query()
@@ -175,7 +178,7 @@ class ChatTemplate:
     @property
     def can_think(self) -> bool:
         """Whether the template knows think blocks or channels."""
-        return bool(self._known) or self.is_harmony or "enable_thinking" in self.text
+        return bool(self._reader.known) or self.is_harmony or "enable_thinking" in self.text
 
     def next_user(self, messages: Sequence[Message], system_prompt: str | None = None) -> Prompt:
         """Return the prompt after which the model writes the user's next message.
@@ -221,9 +224,11 @@ class ChatTemplate:
 
     def split_reasoning(self, text: str) -> tuple[str | None, str]:
         """Return (reasoning, answer) of a response; reasoning is None if there is none, answer "" if it never came."""
-        if self.is_harmony:
-            return _reasoning.split_harmony(text)
-        return _reasoning.split_think(text, self.opened_think, self._known)
+        return self._reader.split(text)
+
+    def read_answer(self, generation: Generation) -> Answer:
+        """Return a response's answer with its reasoning apart, and the special token that is left in it, if any."""
+        return self._reader.read(generation)
 
     def describe(self, system_prompt: str | None = None) -> dict[str, Any]:
         """Return all that is sent, for people to read: prompts as text and ids, stops, BOS, notes; JSON-ready."""

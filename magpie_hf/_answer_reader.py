@@ -1,0 +1,93 @@
+"""Read a model's answer out of a generation: reasoning apart, the template's marks off, special tokens found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import _reasoning
+from ._reasoning import Split, Tags, loose
+from ._template_answer import AnswerFrame, ending_pattern
+
+
+if TYPE_CHECKING:
+    from ._template_probe import Frame
+    from ._template_stops import Vocabulary
+    from .engines.base import Generation
+
+
+class Answer(NamedTuple):
+    """What a generation comes to.
+
+    `special`: a special token or mark of the template that is left in it, or None. `misses`: the words that every
+    answer of the template begins with and this one does not (the model addressed a tool), or "".
+    """
+
+    reasoning: str | None
+    text: str
+    special: str | None = None
+    misses: str = ""
+
+
+class AnswerReader:
+    """Reads generations of one template; see the module's docstring.
+
+    Attributes: `known` (tags of reasoning, the template's own first), `opened` (those that the generation prompt
+    leaves open, or None), `is_harmony`.
+    """
+
+    def __init__(self, template: str, vocabulary: Vocabulary, frame: Frame, answer: AnswerFrame) -> None:
+        self._template = template
+        self._vocabulary = vocabulary
+        self._frame = answer
+        self.is_harmony = _reasoning.is_harmony(template)
+        own = () if answer.tags is None else (answer.tags,)
+        self.known: tuple[Tags, ...] = (*own, *_reasoning.known_tags(template, vocabulary.text_of.values()))
+        is_open = answer.opened and answer.tags is not None
+        self.opened = answer.tags if is_open else _reasoning.opened_tags(frame.after_user, self.known)
+        self._ending = ending_pattern(answer.ending)
+        shown = (frame.after_user, frame.before_answer, frame.after_answer, frame.at_end, *answer.inside)
+        self._special = vocabulary.answer_pattern(shown)
+
+    def split(self, text: str) -> Split:
+        """Return reasoning (None if there is none) and answer ("" if it never came), without the template's marks."""
+        if self.is_harmony:
+            return _reasoning.split_harmony(text)
+        found = _reasoning.split_tags(text, self.opened, self.known)
+        if found is None:
+            return Split(None, self._bare(text, (self._frame.head, self._frame.after_reasoning)))
+        return Split(found.reasoning, self._bare(found.answer, (self._frame.after_reasoning, self._frame.head)))
+
+    def read(self, generation: Generation) -> Answer:
+        """Return the answer of a generation, and why it is none, if so."""
+        text = self._visible(generation)
+        reasoning, answer = self.split(text)
+        special = self._find(answer) or self._find(reasoning or "")
+        words = self._frame.words
+        missing = bool(words) and answer == text and bool(answer.strip())
+        return Answer(reasoning, answer, special, words if missing else "")
+
+    def _bare(self, answer: str, heads: Sequence[str]) -> str:
+        """Take off what the template prints between the header and an answer, and behind it."""
+        for head in heads:
+            found = re.match(rf"\s*{loose(head)}\s*", answer) if head.strip() else None
+            if found:
+                answer = answer[found.end() :].rstrip()
+                break
+        found = self._ending.search(answer) if self._ending else None
+        answer = answer[: found.start()] if found else answer
+        return _reasoning.without_answer_marks(answer, self._template)
+
+    def _find(self, text: str) -> str | None:
+        found = self._special.search(text) if self._special else None
+        return found[0] if found else None
+
+    def _visible(self, generation: Generation) -> str:
+        """Return a generation's text with special tokens visible, from its ids where a server left them out."""
+        hidden = self._vocabulary.special_text
+        if generation.token_ids and any(
+            (token := hidden.get(i)) is not None and token not in generation.text for i in generation.token_ids
+        ):
+            return self._vocabulary.decode(generation.token_ids)
+        return generation.text
