@@ -39,6 +39,7 @@ def harmless(text: str) -> str:
 
 def show_status(path: Path) -> None:
     """Print a run's stages, what was not accepted and why, and what it cost."""
+    from .driver import rejected_by_code
     from .inspection import run_status
 
     report = run_status(path)
@@ -49,8 +50,7 @@ def show_status(path: Path) -> None:
         shown = f"{accepted:,}" + (f" / {stage.total:,}" if stage.total else "")
         tokens = stage.prompt_tokens + stage.completion_tokens
         rate = f"{stage.done / stage.seconds:.1f}" if stage.seconds else "-"
-        rejected = {code: n for code, n in sorted(stage.by_code.items(), key=lambda kv: -kv[1]) if code != "ok"}
-        reasons = ", ".join(f"{code} {n:,}" for code, n in rejected.items()) or "-"
+        reasons = harmless(rejected_by_code(stage.by_code, stage.special_tokens)) or "-"
         print(f"{stage.name:<{width}}{stage.status:<10}{shown:>16}{tokens:>14,}{rate:>9}  {reasons}")
     totals, rows = report.totals, report.outputs.get("rows")
     if totals:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._reasoning import Tags, is_tag, loose
-from ._template_probe import Frame, Renderer, common_prefix, user
+from ._template_probe import Frame, Message, Renderer, common_prefix, user
 
 
 if TYPE_CHECKING:
@@ -98,14 +98,17 @@ def _around_reasoning(render: Renderer) -> Shown | None:
     for message in _messages():
         answered = [user(_USER), {"role": "assistant", **message}]
         for conversation in (answered, [*answered, user("Go on.")]):
-            try:
-                rendered = render(conversation, generation=False)
-            except Exception:  # noqa: BLE001 (templates raise what they like on forms that they do not know)
-                continue
-            shown = _shown(rendered.rpartition(_USER)[2])
+            shown = _shown(_tried(render, conversation).rpartition(_USER)[2])
             if shown is not None:
                 return shown
     return None
+
+
+def _tried(render: Renderer, conversation: Sequence[Message]) -> str:
+    try:
+        return render(conversation, generation=False)
+    except Exception:  # noqa: BLE001 (templates raise what they like on forms that they do not know)
+        return ""
 
 
 def _shown(rendered: str) -> Shown | None:

@@ -41,6 +41,7 @@ class Vocabulary:
         self.marks = {i: t for i, t in self.text_of.items() if len(t.strip()) > 1 and not is_tag(t)}
         self._mark_texts = {t.strip() for t in (*self.text_of.values(), *self.special) if len(t.strip()) > 1}
         self.special_text = {i: t for i, t in self.text_of.items() if t in self.special and t.strip()}
+
     def marks_in(self, text: str) -> list[int]:
         """Return the added tokens in a text of the template, in order; neither white space nor think tags."""
         if not text:
@@ -123,7 +124,7 @@ def response_stops(vocabulary: Vocabulary, frame: Frame, answer: AnswerFrame, ge
 
 
 def _plain_user(vocabulary: Vocabulary, after_answer: str) -> list[str]:
-    """Return the text that begins the next user's turn where no mark ends an answer: "### User:", "\\nUser:"."""
+    r"""Return the text that begins the next user's turn where no mark ends an answer: "### User:", "\nUser:"."""
     return [] if vocabulary.holds_mark(after_answer) else _plain_end(vocabulary, after_answer)
 
 

@@ -44,7 +44,8 @@ class OpenRow:
 class StageCounters:
     """What a stage has done so far, earlier sessions counted in.
 
-    `total`: rows wanted, or None while that is open. `done`: finished rows, `by_code` by their code. `seconds`: wall
+    `total`: rows wanted, or None while that is open. `done`: finished rows, `by_code` by their code, `special_tokens`:
+    those with the code `special_token` by the token that was left in them. `seconds`: wall
     time with the engine open. `pending`: rows that met transient failures in this session. `started_done`: `done`
     when this session began, `session_*`: what this session did.
     """
@@ -52,6 +53,7 @@ class StageCounters:
     total: int | None = None
     done: int = 0
     by_code: dict[str, int] = field(default_factory=dict)
+    special_tokens: dict[str, int] = field(default_factory=dict)
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
@@ -81,9 +83,21 @@ class StageCounters:
         self.session_rows += 1
         self.session_tokens += completion_tokens
 
+    def rejected(self) -> str:
+        """Return how many rows were not accepted, by code: "empty 3, special_token 2 (<|im_start|> 2)", or ""."""
+        return rejected_by_code(self.by_code, self.special_tokens)
+
     def to_dict(self) -> dict[str, Any]:
         """Return what run.json keeps."""
         return {k: v for k, v in asdict(self).items() if not k.startswith("session_")}
+
+
+def rejected_by_code(by_code: Mapping[str, int], special_tokens: Mapping[str, int]) -> str:
+    """Return the counts of rows that were not accepted, the most frequent code first, special tokens by name."""
+    counts = sorted((item for item in by_code.items() if item[0] != "ok"), key=lambda item: -item[1])
+    tokens = ", ".join(f"{token} {n:,}" for token, n in sorted(special_tokens.items(), key=lambda item: -item[1]))
+    named = {"special_token": f" ({tokens})"} if tokens else {}
+    return ", ".join(f"{code} {n:,}{named.get(code, '')}" for code, n in counts)
 
 
 class DriverListener(Protocol):
@@ -233,6 +247,8 @@ class Driver:
             completion_tokens=row.completion_tokens,
         )
         self.counters.add_row(outcome.code, row.prompt_tokens, row.completion_tokens)
+        if outcome.code == "special_token" and (token := outcome.record.get("why")):
+            self.counters.special_tokens[token] = self.counters.special_tokens.get(token, 0) + 1
         self.finished(row, location, number)
         self.listener.row_finished(self.counters)
 

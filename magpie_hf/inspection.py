@@ -16,7 +16,10 @@ from .stages.instructions import Instructions
 
 
 class StageReport(NamedTuple):
-    """One stage of a run: finished rows by code, tokens, and engine-seconds; `total` is None while that is open."""
+    """One stage of a run: finished rows by code, tokens, and engine-seconds; `total` is None while that is open.
+
+    `special_tokens`: rows rejected for a special token, by the token.
+    """
 
     name: str
     status: str
@@ -26,6 +29,7 @@ class StageReport(NamedTuple):
     prompt_tokens: int
     completion_tokens: int
     seconds: float
+    special_tokens: dict[str, int]
 
 
 class RunReport(NamedTuple):
@@ -72,6 +76,7 @@ def _stage_report(run_dir: RunDir, state: Mapping[str, Any]) -> StageReport:
         counters.get("prompt_tokens", 0),
         counters.get("completion_tokens", 0),
         counters.get("seconds", 0.0),
+        counters.get("special_tokens", {}),
     )
 
 

@@ -151,7 +151,9 @@ class StagePlace:
 
     def counters(self, index: Index, rows: Int64Array) -> StageCounters:
         """Return the counts of the journal's rows that this run uses; engine-seconds go on from earlier sessions."""
-        counters = StageCounters(seconds=float(self.state.get("counters", {}).get("seconds", 0.0)))
+        saved = self.state.get("counters", {})
+        tokens = dict(saved.get("special_tokens", {}))
+        counters = StageCounters(seconds=float(saved.get("seconds", 0.0)), special_tokens=tokens)
         counters.add_index(index, rows, CODES)
         return counters
 

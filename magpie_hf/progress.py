@@ -180,6 +180,8 @@ class Listener:
             self._bar = None
         if counters.session_rows:
             logger.info("%s: %d rows in this session, %s", name, counters.session_rows, rates(counters))
+        if rejected := counters.rejected():
+            logger.info("%s: not accepted so far: %s", name, rejected)
 
 
 def shown_rows(counters: StageCounters) -> int:

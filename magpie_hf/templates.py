@@ -97,9 +97,7 @@ class ChatTemplate:
         self._reader = AnswerReader(self.text, self._vocabulary, self.frame, self.answer_frame)
         self.is_harmony, self.opened_think = self._reader.is_harmony, self._reader.opened
         self.instruction_stops = instruction_stops(self._vocabulary, self.frame, generation_config)
-        self.response_stops = response_stops(
-            self._vocabulary, self.frame, self.answer_frame, generation_config
-        )
+        self.response_stops = response_stops(self._vocabulary, self.frame, self.answer_frame, generation_config)
         self._special = self._vocabulary.special_pattern(self.frame)
         self.pre_query_slot: Slot
         self.pre_query()
@@ -215,7 +213,7 @@ class ChatTemplate:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of tokens, special ones visible."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return self._vocabulary.decode(ids)
 
     def find_special(self, text: str) -> str | None:
         """Return the first special token, or mark of the template, found in a generated text."""

@@ -97,7 +97,7 @@ def test_the_next_users_prompt_continues_the_history(family: str) -> None:
     whole = chat.response([*history, ask("And then?")])
     assert whole.text.startswith(prompt.text)
     assert list(whole.token_ids[: len(prompt.token_ids)]) == list(prompt.token_ids)
-    after = prompt.text.rpartition("Yo.")[2]
+    after = prompt.text.rpartition("Yo.")[2].replace("<|assistant_end|>", "")
     assert "assistant" not in after.lower()
     assert "model" not in after
 
@@ -299,7 +299,7 @@ def test_harmony_answers_end_at_return_only() -> None:
         ("gpt-oss", "<|channel|>analysis<|message|>cut", ("cut", "")),
         ("gpt-oss", "analysishmassistantfinalYo.", ("hm", "Yo.")),
         ("gpt-oss", "Yo.", (None, "Yo.")),
-        ("llama-3", "<|START_THINKING|>hm<|END_THINKING|><|START_RESPONSE|>Yo.<|END_RESPONSE|>", ("hm", "Yo.")),
+        ("llama-3", "<|START_THINKING|>hm<|END_THINKING|>Yo.", ("hm", "Yo.")),
     ],
 )
 def test_reasoning_is_told_from_the_answer(family: str, text: str, expected: tuple[str | None, str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from ..prompts import urial_prompt, urial_stops
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
+from .responses import rejected
 
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=1024)
@@ -28,7 +29,7 @@ class BaseResponses(RowStage):
     """
 
     name: ClassVar[str] = "base_responses"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     role: ClassVar[str] = "base"
     reads: ClassVar[tuple[str, ...]] = ("instruction",)
 
@@ -62,6 +63,9 @@ class BaseResponses(RowStage):
             generation = yield Ask(template.plain(urial_prompt(row["instruction"])), sampling.with_seed(seed))
             if generation.failure is not None:
                 return failed(generation)
+            special = template.find_special(generation.text)
+            if special is not None:
+                return rejected({"finish": generation.finish_reason}, generation, "special_token", special)
             text = generation.text.encode("utf-8", "replace").decode().strip()
             return Outcome({"text": text, "finish": generation.finish_reason}, OK)
 

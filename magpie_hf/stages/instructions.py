@@ -132,8 +132,8 @@ class Instructions(RowStage):
             record["served"] = {k: v for k, v in generation.served._asdict().items() if v is not None}
         if generation.finish_reason == "length":
             return Outcome(record, "unfinished")
-        if find_special(raw) is not None:
-            return Outcome(record, "special_token")
+        if (special := find_special(raw)) is not None:
+            return Outcome({**record, "why": special}, "special_token")
         if self.banned_starts and raw.lstrip().startswith(self.banned_starts):
             return Outcome(record, "banned_start")
         text = cleaning.clean(raw) if self.clean else raw.strip()

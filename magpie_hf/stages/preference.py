@@ -15,7 +15,7 @@ from ..errors import ArgumentError
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Scorer, Steps, failed
 from ..templates import ChatTemplate
-from .responses import MAX_TOKENS, with_stops
+from .responses import MAX_TOKENS, read_response, with_stops
 from .reward import Rewarding
 
 
@@ -37,7 +37,7 @@ class PreferenceResponses(RowStage):
     """
 
     name: ClassVar[str] = "preference_responses"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     role: ClassVar[str] = "responder"
     reads: ClassVar[tuple[str, ...]] = ("instruction",)
 
@@ -60,7 +60,7 @@ class PreferenceResponses(RowStage):
         return {"num_samples": self.num_samples, "sampling": sampling, "system_prompt": self.system_prompt}
 
     def features(self) -> dict[str, Any]:
-        """Return the answers (those that failed left out), how each ended, and how they were made."""
+        """Return the answers (those that failed or were rejected left out), how each ended, and how they were made."""
         from datasets import Value
 
         return {
@@ -101,7 +101,12 @@ class PreferenceResponses(RowStage):
                 if generation.failure is not None:
                     trouble = failed(generation)
                     continue
-                record["texts"].append(template.split_reasoning(generation.text)[1])
+                read = read_response(template, generation, seed)
+                if read.code != OK:
+                    trouble = Outcome({key: read.record[key] for key in ("error", "why", "raw")}, read.code)
+                    record.setdefault("rejected", []).append(read.record["error"])
+                    continue
+                record["texts"].append(read.record["text"])
                 record["finish"].append(generation.finish_reason)
                 record["seeds"].append(seed)
             if trouble is not None and len(record["texts"]) < 2:

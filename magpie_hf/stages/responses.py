@@ -88,7 +88,7 @@ class Responses(RowStage):
             generation = yield Ask(prompt, sampling.with_seed(seed))
             if generation.failure is not None:
                 return failed(generation)
-            return Outcome(answer_record(template, generation, seed), OK)
+            return read_response(template, generation, seed)
 
         return steps
 
@@ -132,14 +132,30 @@ def with_stops(sampling: SamplingParams, template: ChatTemplate) -> SamplingPara
     )
 
 
-def answer_record(template: ChatTemplate, generation: Generation, seed: int | None) -> dict[str, Any]:
-    """Return what is kept of an answer: text, reasoning apart, finish reason, seed, who served."""
-    reasoning, answer = template.split_reasoning(generation.text)
-    record: dict[str, Any] = {"text": answer, "finish": generation.finish_reason}
-    if reasoning is not None:
-        record["reasoning"] = reasoning
+def read_response(template: ChatTemplate, generation: Generation, seed: int | None) -> Outcome:
+    """Return what is kept of an answer (text, reasoning apart, finish reason, seed, who served), or why it is rejected.
+
+    Codes: `special_token` (a special token, or a mark of the template, is left in the text), `unparsable` (the model
+    addressed a tool, not the user), `unfinished` (the model stopped before its reasoning ended).
+    """
+    answer = template.read_answer(generation)
+    record: dict[str, Any] = {"finish": generation.finish_reason}
     if seed is not None:
         record["seed"] = seed
     if generation.served is not None:
         record["served"] = {k: v for k, v in generation.served._asdict().items() if v is not None}
-    return record
+    if answer.special is not None:
+        return rejected(record, generation, "special_token", answer.special)
+    if answer.misses:
+        return rejected(record, generation, "unparsable", f"no {answer.misses!r} at its beginning")
+    if answer.reasoning is not None and not answer.text and generation.finish_reason != "length":
+        return rejected(record, generation, "unfinished", "the reasoning has no end")
+    record["text"] = answer.text
+    if answer.reasoning is not None:
+        record["reasoning"] = answer.reasoning
+    return Outcome(record, OK)
+
+
+def rejected(record: dict[str, Any], generation: Generation, code: str, why: str) -> Outcome:
+    """Return the outcome of a response that is stored as null; the journal keeps its text."""
+    return Outcome({**record, "raw": generation.text, "error": f"{code}: {why}", "why": why}, code)

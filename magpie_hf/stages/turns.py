@@ -18,7 +18,7 @@ from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import FAILURE_CODES, OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
 from ..templates import ChatTemplate
 from .instructions import Instructions, instruction_sampling
-from .responses import GREEDY, answer_record, with_stops
+from .responses import GREEDY, read_response, with_stops
 
 
 SYSTEM_PROMPT = (
@@ -144,7 +144,10 @@ class Turns(RowStage):
                 generation = yield Ask(template.response(messages), answer_sampling.with_seed(used))
                 if generation.failure is not None:
                     return _ended(record, failed(generation))
-                answer = answer_record(template, generation, used)
+                read = read_response(template, generation, used)
+                if read.code != OK:
+                    return _ended(record, read)
+                answer = read.record
                 record["turns"].append([text, answer["text"]])
                 record["seeds"].append(seed)
                 if answer["finish"] == "length":

@@ -61,6 +61,32 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
     "nemotron": {**SPM, "kind": "llama3", "special": "<extra_id_0> <extra_id_1>"},
     "internlm-2": {**SPM, "special": "<|im_start|> <|im_end|>"},
 }
+COHERE = {"kind": "gpt2", "bos": "<BOS_TOKEN>", "eos": "<|END_OF_TURN_TOKEN|>", "adds_bos": True}
+COHERE_MARKS = "<|START_OF_TURN_TOKEN|> <|USER_TOKEN|> <|CHATBOT_TOKEN|> <|SYSTEM_TOKEN|>"
+# Formats whose answers hold marks of their own, or have no mark at their end
+TOKENIZERS |= {
+    "command-r7b": {
+        **COHERE,
+        "special": f"{COHERE_MARKS} <|START_RESPONSE|> <|END_RESPONSE|> <|START_THINKING|> <|END_THINKING|>",
+    },
+    "cohere2-moe": {**COHERE, "special": f"{COHERE_MARKS} <|START_TEXT|> <|END_TEXT|> <|START_THINKING|> <|END_THINKING|>"},
+    "kimi-k3": {"kind": "llama3", "bos": None, "eos": "<|end_of_msg|>", "special": "<|open|> <|close|> <|sep|>"},
+    "solar-open": {"kind": "llama3", "bos": None, "eos": "<|flush|>",
+                   "added": "<|begin|> <|end|> <|think|> <|content|> <|tool_calls|>"},
+    "muse": {"kind": "llama3", "bos": "<|bos|>", "eos": "<|eot|>", "special": "<|start|> <|message|> <|eom|>"},
+    "functionary-2": {**SPM, "special": "<|from|> <|recipient|> <|content|> <|stop|>"},
+    "functionary-3": L3,
+    "hunyuan": {"kind": "llama3", "bos": "<|hy_begin|>", "eos": "<|hy_eos|>", "special": "<|hy_User|> <|hy_Assistant|>"},
+    "apertus": {"kind": "llama3", "bos": "<s>", "eos": "<|assistant_end|>",
+                "special": "<|assistant_start|> <|user_start|> <|user_end|> <|system_start|> <|system_end|> "
+                "<|inner_prefix|> <|inner_suffix|> <|tools_prefix|> <|tools_suffix|>"},
+    "minicpm-3": {"kind": "llama3", "bos": None, "eos": "<|im_end|>",
+                  "special": "<|im_start|> <|thought_start|> <|thought_end|> <|tool_call_start|>"},
+    "magistral": {**MISTRAL, "special": f"{MISTRAL['special']} [THINK] [/THINK]"},
+    "falcon": {"kind": "gpt2", "bos": None, "eos": "<|endoftext|>"},
+    "solar": SPM,
+    "chatqa": LLAMA3 | {"eos": "<|end_of_text|>", "adds_bos": False},
+}  # fmt: skip
 IM, IE, T = "<|im_start|>", "<|im_end|>\n", "<|START_OF_TURN_TOKEN|>"
 L31 = f"<|begin_of_text|>{H}system{HE}Knowledge ends: 2023\nToday: 04 Mar 2026\n\n"
 SMOL = f"{IM}system\nDate: 4 March 2026\nMode: /think\n\n"
@@ -266,5 +292,97 @@ FAMILIES: dict[str, tuple[str, str, str, str, str]] = {
         f"Hi{IE}{IM}assistant\n",
         "<|im_end|>",
         "<|im_end|>",
+    ),
+    "command-r7b": (
+        f"<BOS_TOKEN>{T}<|USER_TOKEN|>",
+        f"<BOS_TOKEN>{T}<|SYSTEM_TOKEN|>Be brief.<|END_OF_TURN_TOKEN|>{T}<|USER_TOKEN|>",
+        f"Hi<|END_OF_TURN_TOKEN|>{T}<|CHATBOT_TOKEN|>",
+        "<|END_OF_TURN_TOKEN|>",
+        "<|END_RESPONSE|>",
+    ),
+    "cohere2-moe": (
+        f"<BOS_TOKEN>{T}<|USER_TOKEN|><|START_TEXT|>",
+        f"<BOS_TOKEN>{T}<|SYSTEM_TOKEN|><|START_TEXT|>Be brief.<|END_TEXT|><|END_OF_TURN_TOKEN|>{T}<|USER_TOKEN|><|START_TEXT|>",
+        f"Hi<|END_TEXT|><|END_OF_TURN_TOKEN|>{T}<|CHATBOT_TOKEN|><|START_THINKING|>",
+        "<|END_TEXT|>",
+        "<|END_TEXT|>",
+    ),
+    "kimi-k3": (
+        '<|open|>message role="user"<|sep|>',
+        '<|open|>message role="system"<|sep|>Be brief.<|close|>message<|sep|><|end_of_msg|><|open|>message role="user"<|sep|>',
+        '<|end_of_msg|><|open|>message role="assistant"<|sep|><|open|>think<|sep|>',
+        "<|close|>",
+        "<|end_of_msg|>",
+    ),
+    "solar-open": (
+        "<|begin|>user<|content|>",
+        "<|begin|>system<|content|>Be brief.<|end|><|begin|>user<|content|>",
+        "Hi<|end|><|begin|>assistant",
+        "<|end|>",
+        "<|flush|>",
+    ),
+    "muse": (
+        "<|bos|><|start|>user<|message|>",
+        "<|bos|><|start|>system<|message|>Be brief.<|eot|><|start|>user<|message|>",
+        "Hi<|eot|><|start|>assistant",
+        "<|eot|>",
+        "<|eot|>",
+    ),
+    "functionary-2": (
+        "<s><|from|>user\n<|recipient|>all\n<|content|>",
+        "<s><|from|>system\n<|recipient|>all\n<|content|>Be brief.\n<|from|>user\n<|recipient|>all\n<|content|>",
+        "Hi\n<|from|>assistant\n<|recipient|>",
+        "<|from|>",
+        "<|stop|>",
+    ),
+    "functionary-3": (
+        f"<|begin_of_text|>{H}user{HE}",
+        f"<|begin_of_text|>{H}system{HE}Be brief.{EOT}{H}user{HE}",
+        f"Hi{EOT}{H}{A}{HE}>>>",
+        EOT,
+        EOT,
+    ),
+    "hunyuan": (
+        "<|hy_begin|><|hy_User|>",
+        "<|hy_begin|>Be brief.<|hy_User|>",
+        "<|hy_User|>Hi<|hy_Assistant|>",
+        "<|hy_Assistant|>",
+        "<|hy_eos|>",
+    ),
+    "apertus": (
+        "<s><|user_start|>",
+        "<s><|system_start|>Be brief.<|system_end|><|user_start|>",
+        "Hi<|user_end|><|assistant_start|>",
+        "<|user_end|>",
+        "<|assistant_end|>",
+    ),
+    "minicpm-3": (
+        f"{IM}user\n",
+        f"{IM}system\nBe brief.{IE}{IM}user\n",
+        f"Hi{IE}{IM}assistant\n",
+        "<|im_end|>",
+        "<|im_end|>",
+    ),
+    "magistral": (
+        "<s>[INST]",
+        "<s>[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT][INST]",
+        "[INST]Hi[/INST]",
+        "[/INST]",
+        "</s>",
+    ),
+    "falcon": ("User:", "System: Be brief.\nUser:", "User: Hi\nFalcon:", "\nFalcon:", "<|endoftext|>"),
+    "solar": (
+        "<s>### User:\n",
+        "<s>### System:\nBe brief.\n\n### User:\n",
+        "### User:\nHi\n\n### Assistant:\n",
+        "### Assistant:",
+        "</s>",
+    ),
+    "chatqa": (
+        "<|begin_of_text|>System: A chat about documents.\n\nUser:",
+        "<|begin_of_text|>System: A chat about documents.\n\nSystem: Be brief.\n\nUser:",
+        "User: Hi\n\nAssistant:",
+        "\n\nAssistant:",
+        "<|end_of_text|>",
     ),
 }
