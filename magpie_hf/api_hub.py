@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .api import run as run_recipe
+from .checksums import check_files
 from .errors import ArgumentError
 from .hub.download import download_run, find_run
 from .hub.facts import config_facts
@@ -118,6 +119,7 @@ def _subsets(run_dir: RunDir, settings: PushSettings) -> Iterator[Subset]:
             raise ArgumentError(f"{config!r} is also the name of a subset of this run.", key="config_name")
         if made["rows"]:
             known, funnel = run_facts(place, config)
+            check_files(place, made["files"], made.get("checksums"))
             rows = _parquet([place / name for name in made["files"]])
             subset = prepared(place, settings, rows, config, made["files"], run=known, funnel=funnel)
             assert subset is not None  # noqa: S101 (it has rows)

@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .checksums import check_files
 from .errors import DatasetError, quoted
 from .keys import row_keys
 from .place import quiet_datasets
@@ -55,6 +56,7 @@ def _run_output(place: Path) -> Dataset:
 
     outputs = RunDir.read(place).state.get("outputs", {})
     files = [str(place / name) for name in outputs.get("files", [])]
+    check_files(place, outputs.get("files", []), outputs.get("checksums"))
     if outputs.get("format") == "arrow":
         return datasets.Dataset.load_from_disk(str(place / "dataset"))
     if not files:

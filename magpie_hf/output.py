@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .checksums import damaged_files, file_records
 from .errors import ArgumentError, StorageError
 from .hub.push import check_names, write_shards
 from .hub.schema import column_order
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+logger = logging.getLogger("magpie_hf")
 DIRECTORIES = {"parquet": "data", "arrow": "dataset"}
 _OUR_FILE = re.compile(r"train-\d{5}-of-\d{5}\.parquet|data-\d{5}-of-\d{5}\.arrow|dataset_info\.json|state\.json")
 RESERVED = ("stages", "data", "dataset", "parquet", "run.json", "run.json.bak", "lock", "report.html", "README.md")
@@ -36,16 +39,19 @@ def write_output(dataset: Dataset, run_dir: RunDir, file_format: str, stages: Se
     ordered = dataset.select_columns(column_order(dataset.column_names))
     outputs = run_dir.state["outputs"]
     written = outputs.get("fingerprint") == fingerprint and outputs.get("format") == file_format
-    if not (written and all((run_dir.path / name).exists() for name in outputs.get("files", []))):
+    if not (written and _is_whole(run_dir.path, outputs)):
+        run_dir.check_owner()
         check_target(run_dir.path, file_format)
         with _writing("the dataset", run_dir.path):
             files = _write(ordered, run_dir.path, file_format)
+            checksums = file_records(run_dir.path, files)
         if outputs.get("fingerprint") != fingerprint:
             _drop_stale(run_dir.path, file_format)
         run_dir.state["outputs"] = {
             "fingerprint": fingerprint,
             "format": file_format,
             "files": files,
+            "checksums": checksums,
             "rows": len(dataset),
             "columns": ordered.column_names,
         }
@@ -54,6 +60,14 @@ def write_output(dataset: Dataset, run_dir: RunDir, file_format: str, stages: Se
         run_dir.state["outputs"]["stages"] = list(stages)
         run_dir.save()
     return ordered
+
+
+def _is_whole(place: Path, made: Mapping[str, Any]) -> bool:
+    """Whether all files of a dataset that was written are as they were written; say which are not."""
+    problems = damaged_files(place, made.get("files", []), made.get("checksums"))
+    if problems:
+        logger.warning("The dataset saved in %s is damaged (%s): written again.", place, ", ".join(problems[:5]))
+    return not problems
 
 
 @contextlib.contextmanager
@@ -75,7 +89,7 @@ def write_subset(dataset: Dataset, run_dir: RunDir, config: str, stages: Sequenc
     fingerprint = str(dataset._fingerprint)
     subsets = run_dir.state.setdefault("subsets", {})
     known = subsets.get(config, {})
-    if known.get("fingerprint") == fingerprint and all((run_dir.path / name).exists() for name in known["files"]):
+    if known.get("fingerprint") == fingerprint and _is_whole(run_dir.path, known):
         return [str(name) for name in known["files"]]
     target = run_dir.path / config
     if target.exists() and not _is_ours(target):
@@ -84,12 +98,15 @@ def write_subset(dataset: Dataset, run_dir: RunDir, config: str, stages: Sequenc
             where=str(target),
             hint="Choose another place with --output, or another name for the subset.",
         )
+    run_dir.check_owner()
     ordered = dataset.select_columns(column_order(dataset.column_names))
     with _writing("the subset", target):
         files = _replace(ordered, target, "parquet")
+        checksums = file_records(run_dir.path, files)
     subsets[config] = {
         "fingerprint": fingerprint,
         "files": files,
+        "checksums": checksums,
         "rows": len(dataset),
         "columns": ordered.column_names,
         **({} if stages is None else {"stages": list(stages)}),

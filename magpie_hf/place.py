@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .checksums import damage, file_record
 from .driver import StageCounters
 from .engines.base import Engine, Served
 from .errors import MagpieError, ModelMismatchError, StorageError
@@ -50,20 +52,31 @@ class StagePlace:
             return None
         from datasets import Dataset
 
-        try:
-            dataset = Dataset.from_file(str(self.cache_file))
-        except Exception as error:  # noqa: BLE001 (pyarrow raises many kinds; a damaged file is made anew from the journal)
-            self.env.listener.note(
-                f"The cache file of {self.stage.name} is damaged ({type(error).__name__}): made anew."
-            )
+        if not self._is_whole():
             self.cache_file.unlink(missing_ok=True)
             return None
+        dataset = Dataset.from_file(str(self.cache_file))
         dataset._fingerprint = self.fingerprint
         self.env.known[self.fingerprint] = None
         # What run.json says may be of another size of this run, or from before a kill.
         self.state.update({"status": "done", "rows_out": len(dataset), "fingerprint": self.fingerprint})
         self.env.listener.stage_cached(self.stage.label, len(dataset))
         return dataset
+
+    def _is_whole(self) -> bool:
+        """Whether the finished stage's file is as it was written; say if it is not."""
+        record = self.state.get("files", {}).get(self.cache_file.name)
+        if record is None:  # killed between writing the file and recording it, or recorded in a run.json that was lost
+            return False
+        problem = damage(self.cache_file, record)
+        if problem:
+            logger.warning(
+                'The cached rows of the stage "%s" are damaged (%s: %s): made again from its finished rows.',
+                self.stage.label,
+                self.cache_file.name,
+                problem,
+            )
+        return problem is None
 
     def require_cached(self) -> Dataset:
         """Map back the file that was just written."""
@@ -83,29 +96,22 @@ class StagePlace:
         """Map the dataset into the cache file: declared features, explicit fingerprint, atomic."""
         from datasets import Features
 
-        self.directory.mkdir(parents=True, exist_ok=True)
-        _drop_orphans(self.directory)
         kept = {name: feature for name, feature in dataset.features.items() if name not in remove}
         features = Features({**kept, **self.stage.features()})
-        try:
-            with quiet_datasets():
-                dataset.with_format(None).map(
-                    function,
-                    with_indices=True,
-                    batched=True,
-                    batch_size=1000,
-                    features=features,
-                    remove_columns=list(remove),
-                    new_fingerprint=self.fingerprint,
-                    cache_file_name=str(self.cache_file),
-                    load_from_cache_file=False,
-                )
-        except OSError as error:
-            if isinstance(error, MagpieError):
-                raise
-            raise _no_room(error, self.cache_file) from error
-        if not self.cache_file.exists():  # datasets writes no file for zero rows
-            _write_empty(self.cache_file, features)
+        with self._writing(), quiet_datasets():
+            dataset.with_format(None).map(
+                function,
+                with_indices=True,
+                batched=True,
+                batch_size=1000,
+                features=features,
+                remove_columns=list(remove),
+                new_fingerprint=self.fingerprint,
+                cache_file_name=str(self.cache_file),
+                load_from_cache_file=False,
+            )
+            if not self.cache_file.exists():  # datasets writes no file for zero rows
+                _write_empty(self.cache_file, features)
 
     def write_columns(self, dataset: Dataset, columns: Mapping[str, Sequence[Any]]) -> None:
         """Write the dataset with new columns, as Arrow: no row is turned into Python objects."""
@@ -135,19 +141,38 @@ class StagePlace:
     def _write_tables(self, tables: Iterator[Any], features: Any) -> None:
         from datasets.arrow_writer import ArrowWriter
 
-        self.directory.mkdir(parents=True, exist_ok=True)
-        part = self.cache_file.with_suffix(".part")
-        try:
+        # A name of its own: a process from which the run was taken over may still be writing the same stage.
+        part = self.directory / f"tmp-{uuid.uuid4().hex}.arrow"
+        with self._writing():
             with ArrowWriter(features=features, path=str(part)) as writer:
                 for table in tables:
                     writer.write_table(table)
                 writer.finalize()
+            self.env.run_dir.check_owner()
             os.replace(part, self.cache_file)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Write the stage's file: as the run's owner, without what a killed process left, and with errors that help."""
+        self.env.run_dir.check_owner()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            _drop_orphans(self.directory)
+            yield
+            record = file_record(self.cache_file)
         except OSError as error:
             if isinstance(error, MagpieError):
                 raise
-            part.unlink(missing_ok=True)
-            raise _no_room(error, self.cache_file) from error
+            self.env.run_dir.check_owner()  # a new owner has removed the half-written file
+            with contextlib.suppress(OSError):
+                _drop_orphans(self.directory)
+            raise StorageError(
+                f"Cannot write the finished stage: {error.strerror or error}.",
+                where=str(self.cache_file),
+                hint="Make room (or choose another --output) and run the same command again: finished rows are kept.",
+            ) from error
+        older = {name: kept for name, kept in self.state.get("files", {}).items() if (self.directory / name).is_file()}
+        self.state["files"] = {**older, self.cache_file.name: record}
 
     def counters(self, index: Index, rows: Int64Array) -> StageCounters:
         """Return the counts of the journal's rows that this run uses; engine-seconds go on from earlier sessions."""
@@ -218,16 +243,8 @@ def is_done(env: Environment, stage: Stage) -> bool:
     return any(state.get("identity") == identity and state.get("status") == "done" for state in stages)
 
 
-def _no_room(error: OSError, path: Path) -> StorageError:
-    return StorageError(
-        f"Cannot write the finished stage: {error.strerror or error}.",
-        where=str(path),
-        hint="Make room (or choose another --output) and run the same command again: finished rows are kept.",
-    )
-
-
 def _drop_orphans(directory: Path) -> None:
-    """Remove temporary files that a killed `map` left behind."""
+    """Remove temporary files that a killed process left behind."""
     for orphan in directory.glob("tmp*"):
         if orphan.is_file():
             orphan.unlink(missing_ok=True)
