@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
-from .engines.servers import normal_address, read_key
+from .engines.pacing import retry_after_s
+from .engines.servers import error_text, normal_address, read_key
+from .engines.transport import Transport
+from .engines.untrusted import clean_text, count_or_none, name_or_none
+from .engines.wire import MALFORMED, Reply
 from .errors import EngineError, EngineUnavailableError, quoted
 from .models import ModelRef
 from .reward_model import Scored
@@ -20,14 +22,8 @@ from .reward_model import Scored
 TIMEOUT_S = 120.0
 ATTEMPTS = 6
 FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 60.0
 _TRANSIENT = {408, 409, 425, 429, 500, 502, 503, 504}
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key elsewhere."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
 
 
 class EndpointScorer:
@@ -40,12 +36,11 @@ class EndpointScorer:
     def __init__(
         self, endpoint: str, ref: ModelRef, *, api_key_env: str | None = None, concurrency: int = 32, max_length: int = 4096
     ) -> None:  # fmt: skip
-        self._url = normal_address(endpoint, ("/pooling", "/v1")) + "/pooling"
+        self._address = normal_address(endpoint, ("/pooling", "/v1"))
         self._model = ref.name
         self._key = read_key(api_key_env)
         self._max_length = max_length
-        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="magpie-reward")
-        self._opener = urllib.request.build_opener(_NoRedirect())
+        self._concurrency = concurrency
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
         """Return the reward of each (instruction, response), in order.
@@ -54,79 +49,92 @@ class EndpointScorer:
             EngineUnavailableError: the server does not answer, or only with transient errors.
             EngineError: the server refuses what is asked of it.
         """
-        return list(self._pool.map(self._score, pairs))
+        transport = self._transport()
+        pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="magpie-reward")
+        transport.start()
+        try:
+            return list(pool.map(partial(self._score, transport), pairs))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            transport.close()
 
-    def _score(self, pair: tuple[str, str]) -> Scored:
-        messages = [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    def _transport(self) -> Transport:
+        """Return connections to the server: its replies are read as those of all servers, as untrusted."""
+        return Transport(
+            [self._address],
+            judge=lambda *_: None,
+            recognise=lambda *_: None,
+            probe_path="/pooling",
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else None,
+            concurrency=self._concurrency,
+            timeout_s=TIMEOUT_S,
+        )
+
+    def _score(self, transport: Transport, pair: tuple[str, str]) -> Scored:
+        texts = [clean_text(text) for text in pair]
+        messages = [{"role": "user", "content": texts[0]}, {"role": "assistant", "content": texts[1]}]
         body = {
             "model": self._model,
             "messages": messages,
             "add_generation_prompt": False,
             "truncate_prompt_tokens": self._max_length,
         }
-        reply = self._ask(json.dumps(body).encode("utf-8", "replace"))
-        if "error" in reply:
-            return Scored(None, error=str(reply["error"])[:200])
-        tokens = int(reply.get("usage", {}).get("prompt_tokens") or 0)
-        reward = _single(reply)
-        if reward is None or not math.isfinite(reward):
-            return Scored(None, tokens=tokens, error="the server gave no single number")
+        reply = self._ask(transport, body)
+        if reply.status != 200:
+            return Scored(None, error=f"status {reply.status}: {_message(reply)}"[:200])
+        tokens, reward = _tokens(reply), _single(reply)
+        if reward is None:
+            return Scored(None, tokens=tokens, error=_message(reply) or "the server gave no single number")
         return Scored(reward, tokens >= self._max_length, tokens)
 
-    def _ask(self, body: bytes) -> dict[str, Any]:
+    def _ask(self, transport: Transport, body: dict[str, Any]) -> Reply:
+        """Return the reply to a row's request: a score, or a refusal of this row."""
         wait, last = FIRST_WAIT_S, ""
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(wait)
                 wait *= 2
-            request = urllib.request.Request(self._url, data=body, headers={"Content-Type": "application/json"})  # noqa: S310 (the recipe's own address)
-            if self._key:
-                request.add_unredirected_header("Authorization", f"Bearer {self._key}")
-            try:
-                with self._opener.open(request, timeout=TIMEOUT_S) as reply:
-                    found = json.loads(reply.read())
-                return found if isinstance(found, dict) else {"error": "the reply is no object"}
-            except urllib.error.HTTPError as error:
-                text = error.read(500).decode("utf-8", "replace")
-                if error.code not in _TRANSIENT:
-                    return self._refused(error.code, text)
-                last = f"status {error.code}"
-                wait = max(wait, _retry_after(error))
-            except (OSError, ValueError) as error:
-                last = type(error).__name__
+            reply = transport.ask(transport.endpoints[0], "POST", "/pooling", body, timeout_s=TIMEOUT_S)
+            if reply.fault is not None:
+                last = reply.fault.message
+            elif reply.status in _TRANSIENT:
+                last = f"status {reply.status}"
+                asked = retry_after_s(reply.headers.get("Retry-After")) or 0.0
+                wait = max(wait, min(asked, LONGEST_WAIT_S))
+            elif reply.status in (200, 400, 413, 422):
+                return reply
+            else:
+                raise EngineError(
+                    f"The reward server says {reply.status}: {quoted(_message(reply))}.",
+                    where=f"{self._address}/pooling",
+                    hint="Check address, model and key (api_key_env).",
+                )
         raise EngineUnavailableError(
             f"The reward server does not answer ({last}, {ATTEMPTS} times).",
-            where=self._url,
+            where=f"{self._address}/pooling",
             hint="Look at the server, then run the same command again: finished rows are kept.",
         )
 
-    def _refused(self, status: int, text: str) -> dict[str, Any]:
-        """Return the error of one row, or raise what concerns them all."""
-        if status in (400, 413, 422):
-            return {"error": f"status {status}: {text[:150]}"}
-        hint = "Check address, model and key (api_key_env)."
-        raise EngineError(f"The reward server says {status}: {quoted(text)}.", where=self._url, hint=hint)
-
     def close(self) -> None:
-        """Close the connections."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Nothing stays open between calls of `score`."""
 
 
-def _single(reply: dict[str, Any]) -> float | None:
-    """Return the one number of a reply: `data[0].data`, however deep it is wrapped."""
+def _message(reply: Reply) -> str:
+    return name_or_none(error_text(reply.payload)) or ""
+
+
+def _tokens(reply: Reply) -> int:
+    usage = reply.payload.get("usage") if isinstance(reply.payload, dict) else None
+    return (count_or_none(usage.get("prompt_tokens")) if isinstance(usage, dict) else None) or 0
+
+
+def _single(reply: Reply) -> float | None:
+    """Return the one finite number of a reply: `data[0].data`, however it is wrapped; None if there is none."""
     try:
-        found = reply["data"][0]["data"]
+        found = reply.payload["data"][0]["data"]
         while isinstance(found, list):
-            if len(found) != 1:
-                return None
-            found = found[0]
-        return float(found)
-    except (KeyError, IndexError, TypeError, ValueError):
+            (found,) = found
+        reward = float(found) if type(found) in (int, float) else math.nan
+        return reward if math.isfinite(reward) else None
+    except MALFORMED:
         return None
-
-
-def _retry_after(error: urllib.error.HTTPError) -> float:
-    try:
-        return min(60.0, max(0.0, float(error.headers.get("Retry-After", 0))))
-    except ValueError:
-        return 0.0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ..errors import CapabilityError, PromptMismatchError
 from .base import Prompt
+from .judging import readable
 from .wire import Endpoint
 
 
@@ -44,7 +45,8 @@ def _is_doubled(endpoint: Endpoint, count: Count, prompt: Prompt) -> bool:
 
 
 def _counted(endpoint: Endpoint, count: Count, text: str) -> int:
-    counted = count(endpoint, text)
+    with readable(endpoint.url):
+        counted = count(endpoint, text)
     if counted is None:
         raise CapabilityError(
             f"{endpoint.url} does not report how many tokens the prompt has, so a doubled BOS would go unnoticed.",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import urllib.error
-import urllib.request
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ..errors import EngineUnavailableError
+from .servers import normal_address
+from .transport import Transport
+from .wire import Reply
 
 
 TIMEOUT_S = 10.0
+_SUFFIXES = ("/generate_stream", "/generate", "/v1/completions", "/v1/chat/completions", "/v1")
 
 
 def server_kind(endpoint: str, api_key_env: str | None = None) -> str:
@@ -20,35 +22,44 @@ def server_kind(endpoint: str, api_key_env: str | None = None) -> str:
     The key, if there is one, comes from the environment variable named and goes to this address only.
 
     Raises:
+        ArgumentError: the address cannot be used.
         EngineUnavailableError: nothing answers, or nothing that is known here.
     """
     if not endpoint.startswith(("http://", "https://")):
         return "tgi"  # the recipe's check names what is wrong with it
-    base = endpoint.rstrip("/")
-    info, trouble = _get(f"{base}/info", api_key_env)
-    if isinstance(info, dict) and "model_id" in info:
-        return "tgi"
-    root = base.removesuffix("/v1")
-    models, trouble = _get(f"{root}/v1/models", api_key_env)
-    if isinstance(models, dict) and "data" in models:
-        return "openai"
+    with _connected(normal_address(endpoint, _SUFFIXES), api_key_env) as transport:
+        info = transport.ask(transport.endpoints[0], "GET", "/info", timeout_s=TIMEOUT_S)
+        if isinstance(info.payload, dict) and "model_id" in info.payload:
+            return "tgi"
+        models = transport.ask(transport.endpoints[0], "GET", "/v1/models", timeout_s=TIMEOUT_S)
+        if isinstance(models.payload, dict) and "data" in models.payload:
+            return "openai"
     raise EngineUnavailableError(
-        f"No server that is known here answers ({trouble or 'neither TGI nor OpenAI completions'}).",
+        f"No known server answers ({_trouble(models) or 'neither TGI nor OpenAI completions'}).",
         where=endpoint,
         hint="Check the address, or name the engine: --engine tgi or --engine openai.",
     )
 
 
-def _get(url: str, api_key_env: str | None) -> tuple[Any, str]:
-    headers = {"Accept": "application/json"}
-    key = os.environ.get(api_key_env) if api_key_env else None
-    if key:
-        headers["Authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310 (http and https only, checked above)
+@contextmanager
+def _connected(address: str, api_key_env: str | None) -> Iterator[Transport]:
+    key = os.environ.get(api_key_env, "").strip() if api_key_env else ""
+    transport = Transport(
+        [address],
+        judge=lambda *_: None,
+        recognise=lambda *_: None,
+        probe_path="/info",
+        headers={"Authorization": f"Bearer {key}"} if key else None,
+        concurrency=1,
+    )
+    transport.start()
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
-            return json.loads(response.read(1 << 20)), ""
-    except urllib.error.HTTPError as error:
-        return None, f"status {error.code}"
-    except (OSError, ValueError) as error:
-        return None, str(getattr(error, "reason", error))
+        yield transport
+    finally:
+        transport.close()
+
+
+def _trouble(reply: Reply) -> str:
+    if reply.fault is not None:
+        return reply.fault.message
+    return "" if reply.status == 200 else f"status {reply.status}"

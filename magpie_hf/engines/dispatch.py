@@ -102,7 +102,8 @@ class Dispatcher:
         for batch in list(self._batches):
             await self._cancel(batch)
             batch.arrived.put(self._error)
-        tasks = list(self._tasks)
+        # Questions of other threads too: nobody would ever answer them.
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -15,19 +15,20 @@ from .base import Capabilities, Engine, EngineStats, Failure, Generation, Prompt
 from .bos import adds_bos
 from .calls import Outcome
 from .groups import Groups, halves
-from .pacing import CONCURRENCY, Backoff, retry_after_s
+from .judging import REFUSED, checked_all, judge_status, readable, recognised
+from .pacing import CONCURRENCY, Backoff
 from .servers import (
     error_text,
     is_about_n,
     is_commit,
     is_starting,
-    is_too_long,
     names_match,
     normal_address,
     read_key,
     redirected,
 )
 from .transport import Transport
+from .untrusted import name_or_none
 from .wire import MALFORMED, Endpoint, Reply, Verdict, unavailable
 
 
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 # How often the caller looks whether there is room again while no answer arrives.
 POLL_S = 0.2
+MEET_S = 10.0  # longest wait for one answer to `probe_path`
 # A group of samples holds its slots until its slowest is done, so a group takes at most this share of them.
 GROUP_SHARE = 1 / 16
 
@@ -145,7 +147,7 @@ class EndpointEngine(Engine):
         self._transport = Transport(
             self.addresses,
             judge=self._judge,
-            recognise=self._recognise,
+            recognise=recognised(self._recognise),
             probe_path=self.probe_path,
             headers={"Authorization": f"Bearer {self._secret}"} if self._secret else None,
             concurrency=self.concurrency,
@@ -157,7 +159,8 @@ class EndpointEngine(Engine):
         self._transport.start()
         try:
             met = self._meet(self._transport)
-            self._capabilities = self._learn(met)
+            with readable(", ".join(self.addresses[:3])):
+                self._capabilities = self._learn(met)
         except BaseException:
             self.close()
             raise
@@ -256,6 +259,7 @@ class EndpointEngine(Engine):
         if outcome.reply is not None:
             try:
                 generations = self._decode(group, outcome.reply, outcome.served)
+                checked_all(generations, group, outcome.served)
                 self.stats.prompt_tokens += sum(g.prompt_tokens or 0 for g in generations)
                 self.stats.completion_tokens += sum(g.completion_tokens or 0 for g in generations)
             except MALFORMED as error:
@@ -279,14 +283,16 @@ class EndpointEngine(Engine):
         end = time.monotonic() + self.startup_timeout_s
         attempt = 0
         while True:
-            replies = transport.ask_all([(e, "GET", self.probe_path, None) for e in waiting], timeout_s=10.0)
+            replies = transport.ask_all(
+                [(e, "GET", self.probe_path, None) for e in waiting], timeout_s=min(MEET_S, self.timeout_s)
+            )
             late = []
             for endpoint, reply in zip(waiting, replies, strict=True):
                 if is_starting(reply):
                     late.append(endpoint)
                     last = reply
                 else:
-                    endpoint.served = self._recognise(endpoint, reply)
+                    endpoint.served = recognised(self._recognise)(endpoint, reply)
             waiting = late
             left_s = end - time.monotonic()
             if not waiting or left_s <= 0:
@@ -338,7 +344,7 @@ class EndpointEngine(Engine):
         """Raise for replies that say the address or the key is wrong."""
         if reply.fault is not None and reply.fault.error is not None:
             raise reply.fault.error
-        if reply.status in (401, 403):
+        if reply.status in REFUSED:
             raise self._refused(endpoint, reply.status)
         if 300 <= reply.status < 400:
             raise redirected(endpoint.url, reply)
@@ -349,25 +355,18 @@ class EndpointEngine(Engine):
         if status == 200:
             return self._judge_payload(reply)
         message = f"{status}: {self._message(reply)}"
-        if status in (401, 403):
+        if status in REFUSED:
             return Verdict("fatal", "refused", error=self._refused(endpoint, status))
         if 300 <= status < 400:
             return Verdict("fatal", "redirect", error=redirected(endpoint.url, reply))
-        if status in (429, 503):
-            return Verdict("overload", "overloaded", message, retry_after_s(reply.headers.get("Retry-After")))
-        if status in (404, 405, 502, 504):
-            # The route was there when the engine opened: now something else answers at this address.
-            return Verdict("transient", "server_error", message, is_connection=True)
-        if status in (408, 425) or status >= 500:
-            return Verdict("transient", "server_error", message)
-        return Verdict("never", "too_long" if is_too_long(message) else "validation", message)
+        return judge_status(reply, message)
 
     def _message(self, reply: Reply) -> str:
         """Return the server's error text, without the key, at most 200 characters."""
         text = error_text(reply.payload).split("'input':")[0]
         if self._secret:
             text = text.replace(self._secret, "…")
-        return text[:200]
+        return name_or_none(text) or ""
 
     @abstractmethod
     def _recognise(self, endpoint: Endpoint, reply: Reply) -> Served | None:

@@ -349,10 +349,7 @@ class OpenAIEngine(EndpointEngine):
         payload = reply.payload
         choices = sorted(payload["choices"], key=lambda choice: choice.get("index") or 0)
         if len(choices) < len(group):
-            raise EngineError(
-                f"The server gave {len(choices)} choices where {len(group)} were asked for.",
-                hint="It had n when the engine opened; set max_n to 1.",
-            )
+            raise ValueError("fewer choices than were asked for")
         prompt_tokens = usage_of(reply, "prompt_tokens")
         total = usage_of(reply, "completion_tokens")
         counts = completion_counts(group, choices[: len(group)], total, is_sum=self._traits.usage_sums)

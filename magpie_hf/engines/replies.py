@@ -8,23 +8,22 @@ from typing import Any
 from ..sampling import SamplingParams
 from .base import Request
 from .stops import Ending
+from .untrusted import count_or_none
 from .wire import Reply
 
 
 def context_of(model: dict[str, Any]) -> int | None:
     """Return the context length in an entry of `/v1/models`: vLLM's and SGLang's form, or llama.cpp's."""
     meta = model.get("meta")
-    for value in (model.get("max_model_len"), meta.get("n_ctx") if isinstance(meta, dict) else None):
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
+    given = count_or_none(model.get("max_model_len"))
+    return given or count_or_none(meta.get("n_ctx") if isinstance(meta, dict) else None)
 
 
 def usage_of(reply: Reply, name: str) -> int | None:
     """Return a count of the reply's `usage`, None if it is not there."""
     usage = reply.payload.get("usage") if isinstance(reply.payload, dict) else None
     value = usage.get(name) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) else None
+    return value if type(value) is int else None
 
 
 def texts_of(reply: Reply) -> list[str]:

@@ -16,6 +16,8 @@ from .groups import fitted
 from .pacing import retry_after_s
 from .stops import Ending, end_text, end_tokens
 from .tgi_types import check_parameters, tgi_client, tgi_error
+from .transport import ASK_TIMEOUT_S
+from .untrusted import count_or_none, header_count
 from .wire import Endpoint, Reply, Verdict, to_json
 
 
@@ -62,9 +64,10 @@ class TgiEngine(EndpointEngine):
         tgi_client()
         replies = self.transport.ask_all([(e, "GET", "/info", None) for e in met], timeout_s=30.0)
         infos = [reply.payload if isinstance(reply.payload, dict) else {} for reply in replies]
-        contexts = [info["max_total_tokens"] for info in infos if isinstance(info.get("max_total_tokens"), int)]
-        slots = [info["max_concurrent_requests"] for info in infos if _is_count(info.get("max_concurrent_requests"))]
-        stops = [info["max_stop_sequences"] for info in infos if isinstance(info.get("max_stop_sequences"), int)]
+        contexts, slots, stops = (
+            [count for info in infos if (count := count_or_none(info.get(name), least)) is not None]
+            for name, least in (("max_total_tokens", 1), ("max_concurrent_requests", 1), ("max_stop_sequences", 0))
+        )
         self._max_stop = min(stops, default=MAX_STOP_SEQUENCES)
         if slots:
             self.transport.set_most(min(slots))
@@ -97,11 +100,12 @@ class TgiEngine(EndpointEngine):
 
     def _ask_again(self, endpoint: Endpoint, body: dict[str, Any]) -> Reply:
         """Return the reply to a question at the start, asked again while the server is overloaded or fails."""
-        reply = Reply()
+        reply, end = Reply(), time.monotonic() + ASK_TIMEOUT_S
         for attempt in range(self.max_retries + 1):
             reply = self.transport.ask(endpoint, "POST", "/generate", body)
             self._check_access(endpoint, reply)
-            if reply.fault is None and reply.status not in (429, 500, 502, 503, 504):
+            passed = reply.fault is None and reply.status not in (429, 500, 502, 503, 504)
+            if passed or time.monotonic() > end:
                 break
             if attempt < self.max_retries:
                 asked = retry_after_s(reply.headers.get("Retry-After"))
@@ -236,9 +240,9 @@ def schema_of(grammar: str) -> dict[str, Any]:
 
 def _prompt_tokens(reply: Reply) -> int | None:
     """Return the server's count of prompt tokens: its header, or the prefill list where the header is missing."""
-    header = reply.headers.get("x-prompt-tokens")
-    if header is not None and header.isdigit():
-        return int(header)
+    counted = header_count(reply.headers.get("x-prompt-tokens"))
+    if counted is not None:
+        return counted
     details = reply.payload.get("details") if isinstance(reply.payload, dict) else None
     prefill = details.get("prefill") if isinstance(details, dict) else None
     return len(prefill) if prefill else None
@@ -246,7 +250,3 @@ def _prompt_tokens(reply: Reply) -> int | None:
 
 def _text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value > 0

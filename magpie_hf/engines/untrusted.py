@@ -59,9 +59,9 @@ def count_of(value: Any) -> int | None:
     raise ValueError("a count that cannot be one")
 
 
-def count_or_none(value: Any) -> int | None:
-    """Return a count above 0, None for whatever else was given."""
-    return value if type(value) is int and 0 < value <= MAX_COUNT else None
+def count_or_none(value: Any, least: int = 1) -> int | None:
+    """Return a count of `least` or more, None for whatever else was given."""
+    return value if type(value) is int and least <= value <= MAX_COUNT else None
 
 
 def header_count(value: str | None) -> int | None:
@@ -84,7 +84,7 @@ def name_or_none(value: Any) -> str | None:
     """Return a name that a server gave of itself, printable and short; None if it gave none."""
     if not isinstance(value, str):
         return None
-    return "".join(c for c in clean_text(value[:MAX_NAME]) if c.isprintable()).strip() or None
+    return "".join(c if c.isprintable() else " " for c in clean_text(value[:MAX_NAME])).strip() or None
 
 
 def checked(generation: Generation, sampling: SamplingParams) -> Generation:

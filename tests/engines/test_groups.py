@@ -31,7 +31,7 @@ class Slots:
     """An OpenAI server that holds each answer until as many samples are in flight as the client may have by then.
 
     The client's limit begins at `allowed` and grows by a request's samples with each answer, up to `most`; when `most`
-    were in flight, all is answered. Without a new request for two seconds all is answered too, so a test ends.
+    were in flight, all is answered. What is held for too long is answered too, so that a test that fails ends.
     """
 
     def __init__(self, allowed, most, max_n=128):
@@ -68,7 +68,7 @@ class Slots:
             self.allowed = min(self.most, self.allowed + n)
             self.held.pop(0).set_result(None)
         try:
-            await asyncio.wait_for(turn, 2.0)
+            await asyncio.wait_for(turn, 30.0)
         except TimeoutError:
             self.is_open = True
 
@@ -93,8 +93,8 @@ def served(server, **settings):
 def test_concurrency_is_the_number_of_samples_in_flight_whatever_shares_a_request(settings, size):
     server = Slots(allowed=128, most=1024)
     with served(server, concurrency=1024, **settings) as engine:
-        got = {g.key: (g.text, g.seed) for g in engine.generate(samples(3000))}
-    assert got == {i: (f"seed {i}", i) for i in range(3000)}
+        got = {g.key: (g.text, g.seed) for g in engine.generate(samples(2500))}
+    assert got == {i: (f"seed {i}", i) for i in range(2500)}
     assert server.max_in_flight == 1024
     assert max(server.sizes) == size
 
