@@ -92,7 +92,7 @@ def options_table(parser: argparse.ArgumentParser) -> str:
 
 def recipe_page() -> str:
     from magpie_hf import _recipe_parts, recipe
-    from magpie_hf.progress import Budget
+    from magpie_hf.budget import Budget
     from magpie_hf.sampling import SamplingParams
 
     parts = ["# Recipe keys\n", "```yaml\n" + example_of(recipe) + "\n```\n", "| key | meaning |\n|---|---|"]

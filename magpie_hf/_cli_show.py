@@ -61,9 +61,13 @@ def show_status(path: Path) -> None:
         if totals.get("cost_per_1000_rows") is not None:
             line += f", {totals['cost_per_1000_rows']:.4f} per 1,000 kept rows"
         print(line)
+    for limit in report.limits:
+        print(f"budget: {limit.setting}, {limit.shown(limit.spent)} used ({limit.spent / limit.value:.0%})")
     last = report.sessions[-1] if report.sessions else {}
     if last.get("outcome") not in (None, "done"):
         print(f"last session: began {last['started']}, ended as: {last['outcome']}")
+    if "stopped_by" in last:
+        print(f"stopped by budget.{last['stopped_by']['limit']} in stage {last['stopped_by']['stage']}")
 
 
 def show_template(described: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .engines.base import Engine, Generation, Request
+from .budget import InFlight
+from .engines.base import Engine, Generation, Prompt, Request
 from .errors import TooManyFailures
 from .journal import Journal
 
@@ -27,9 +28,12 @@ SAVE_EVERY_S = 5.0
 
 
 class OpenRow:
-    """A row that is being worked on: its position, its key, the values that its stage reads."""
+    """A row that is being worked on: its position, its key, the values that its stage reads.
 
-    __slots__ = ("completion_tokens", "key", "position", "prompt_tokens", "steps", "values")
+    `bound`: the most tokens that it may take as far as its requests are known. `opened`: when it was started.
+    """
+
+    __slots__ = ("bound", "completion_tokens", "key", "opened", "position", "prompt_tokens", "steps", "values")
 
     def __init__(self, position: int, key: bytes, values: Mapping[str, Any]) -> None:
         self.position = position
@@ -38,6 +42,8 @@ class OpenRow:
         self.steps: Generator[Any, Generation, Any] | None = None
         self.prompt_tokens = 0
         self.completion_tokens = 0
+        self.bound = 0
+        self.opened = 0.0
 
 
 @dataclass
@@ -45,9 +51,9 @@ class StageCounters:
     """What a stage has done so far, earlier sessions counted in.
 
     `total`: rows wanted, or None while that is open. `done`: finished rows, `by_code` by their code, `special_tokens`:
-    those with the code `special_token` by the token that was left in them. `seconds`: wall
-    time with the engine open. `pending`: rows that met transient failures in this session. `started_done`: `done`
-    when this session began, `session_*`: what this session did.
+    those with the code `special_token` by the token that was left in them; `generated`: finished rows that took tokens.
+    `seconds`: wall time with the engine open. `pending`: rows that met transient failures in this session.
+    `session_*`: what this session did.
     """
 
     total: int | None = None
@@ -56,6 +62,7 @@ class StageCounters:
     special_tokens: dict[str, int] = field(default_factory=dict)
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    generated: int = 0
     seconds: float = 0.0
     pending: int = 0
     retries: int = 0
@@ -73,6 +80,7 @@ class StageCounters:
             self.by_code[name] = self.by_code.get(name, 0) + int((numbers == number).sum())
         self.prompt_tokens += int(index.prompt_tokens[rows].sum())
         self.completion_tokens += int(index.completion_tokens[rows].sum())
+        self.generated += int(((index.prompt_tokens[rows] > 0) | (index.completion_tokens[rows] > 0)).sum())
 
     def add_row(self, code: str, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
         """Count a row that was finished just now."""
@@ -80,6 +88,7 @@ class StageCounters:
         self.by_code[code] = self.by_code.get(code, 0) + 1
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
+        self.generated += bool(prompt_tokens or completion_tokens)
         self.session_rows += 1
         self.session_tokens += completion_tokens
 
@@ -101,16 +110,23 @@ def rejected_by_code(by_code: Mapping[str, int], special_tokens: Mapping[str, in
 
 
 class DriverListener(Protocol):
-    """Who is told of finished rows; may raise RunStopped to stop at once, or ask to stop when all in flight is done."""
+    """Hears of finished rows, may raise RunStopped to stop at once, and says whether a limit allows another row.
+
+    `counts_tokens`: whether the sizes of prompts matter to it.
+    """
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether there is a limit on tokens."""
 
     def row_finished(self, counters: StageCounters) -> None:
         """Called after each finished row."""
 
-    def should_stop(self, counters: StageCounters) -> bool:
-        """Whether no new rows may be opened (a budget is used up); asked before each new row."""
+    def has_room(self, counters: StageCounters, in_flight: InFlight, bound: int) -> bool:
+        """Whether the budget has room for a row of at most `bound` tokens; asked before a row is started."""
 
-    def stopped(self, counters: StageCounters) -> None:
-        """Called when all in flight is done after `should_stop`; raises the RunStopped that says why."""
+    def stopped(self, counters: StageCounters, in_flight: InFlight, bound: int) -> None:
+        """Called when nothing is in flight and there is no room for the next row; raises the RunStopped that says why."""
 
 
 class Driver:
@@ -140,19 +156,21 @@ class Driver:
         self.accept_failures = accept_failures
         self.check_served = check_served
         self.dropped = dropped
+        self.in_flight = InFlight()
         self._ready: deque[Request] = deque()
+        self._held: tuple[OpenRow, Request] | None = None
         self._open: dict[int, OpenRow] = {}
         self._next_key = 0
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
         self._recent_failures = 0
         self._last_failure = ""
         self._last_served: Any = None
-        self._draining = False
 
-    def run(self, rows: Iterator[OpenRow | None]) -> None:
+    def run(self, rows: Iterator[OpenRow | None], is_short: Callable[[], bool] = lambda: True) -> None:
         """Finish all rows that the iterator gives.
 
         `rows` may give None: no row can be said to be needed before some of those in flight are finished.
+        `is_short`: whether a row that the budget has no room for is needed; asked when nothing is in flight.
 
         Raises:
             TooManyFailures: most of the last requests failed.
@@ -171,34 +189,43 @@ class Driver:
                 close()
             self.counters.retries += self.engine.stats.retries - retries
             self.counters.seconds = base + time.monotonic() - started
-        if self._draining:
-            self.listener.stopped(self.counters)
+        if self._held is not None and is_short():
+            self.listener.stopped(self.counters, self.in_flight, self._held[0].bound)
 
     def _requests(self, rows: Iterator[OpenRow | None]) -> Iterator[Request | None]:
         exhausted = False
         while True:
             if self._ready:
                 yield self._ready.popleft()
-                continue
-            if not exhausted and not self._draining and self.listener.should_stop(self.counters):
-                self._draining = True
-            if exhausted or self._draining:
-                if not self._open:
+            elif self._held is not None and self._has_room(self._held[0]):
+                yield self._started(*self._held)
+            elif exhausted or self._held is not None:
+                if not self.in_flight.rows:
                     return
                 yield None
-                continue
-            try:
-                row = next(rows)
-            except StopIteration:
-                exhausted = True
-                continue
-            if row is not None:
-                row.steps = self.steps(row.values)
-                self._advance(row, None)
-            elif self._open or self._ready:
-                yield None
             else:
-                raise RuntimeError("no row is in flight and none is given")
+                try:
+                    row = next(rows)
+                except StopIteration:
+                    exhausted = True
+                    continue
+                if row is not None:
+                    row.steps = self.steps(row.values)
+                    self._advance(row, None)
+                elif self.in_flight.rows:
+                    yield None
+                else:
+                    raise RuntimeError("no row is in flight and none is given")
+
+    def _has_room(self, row: OpenRow) -> bool:
+        return self.listener.has_room(self.counters, self.in_flight, row.bound)
+
+    def _started(self, row: OpenRow, request: Request) -> Request:
+        """Count a row as in flight and return its first request."""
+        self._held = None
+        row.opened = time.monotonic()
+        self.in_flight.start(row)
+        return request
 
     def _receive(self, generation: Generation) -> None:
         row = self._open.pop(generation.key)
@@ -208,12 +235,14 @@ class Driver:
                 self.check_served(generation.served)
         row.prompt_tokens += generation.prompt_tokens or 0
         row.completion_tokens += generation.completion_tokens or 0
+        self.in_flight.received += (generation.prompt_tokens or 0) + (generation.completion_tokens or 0)
         failure = generation.failure
         self._count_failure(failure is not None, failure.message if failure else "")
         if failure is not None and failure.transient and not self.accept_failures:
             self.counters.pending += 1
             assert row.steps is not None  # noqa: S101 (set when the row was opened)
             row.steps.close()
+            self.in_flight.end(row, time.monotonic())
             if self.dropped is not None:
                 self.dropped(row)
             self._check_breaker()
@@ -227,15 +256,20 @@ class Driver:
         try:
             ask = next(row.steps) if generation is None else row.steps.send(generation)
         except StopIteration as stop:
+            if generation is not None:
+                self.in_flight.end(row, time.monotonic())
             self._finish(row, stop.value)
             return
-        if self._draining:
-            row.steps.close()
-            return
-        key = self._next_key
+        request = Request(self._next_key, ask.prompt, ask.sampling)
         self._next_key += 1
-        self._open[key] = row
-        self._ready.append(Request(key, ask.prompt, ask.sampling))
+        self._open[request.key] = row
+        bound = ask.sampling.max_tokens + (num_prompt_tokens(ask.prompt) if self.listener.counts_tokens else 0)
+        if generation is None:  # its first request waits until the budget has room for the row
+            row.bound = bound
+            self._held = (row, request)
+        else:
+            self.in_flight.ask(row, bound)
+            self._ready.append(request)
 
     def _finish(self, row: OpenRow, outcome: Any) -> None:
         number = self.code_numbers[outcome.code]
@@ -269,3 +303,11 @@ class Driver:
                 failed=self._recent_failures,
                 window=len(self._recent),
             )
+
+
+def num_prompt_tokens(prompt: Prompt) -> int:
+    """Return the number of a prompt's tokens; of one that has text only, a cautious estimate from its bytes."""
+    try:
+        return len(prompt.token_ids)
+    except ValueError:
+        return len(prompt.text.encode()) // 2

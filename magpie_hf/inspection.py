@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .budget import Budget, Limit
 from .journal import Journal
-from .progress import Budget
 from .recipe import Recipe, load_recipe
 from .rundir import RunDir, stable_hash
-from .session import Session
+from .session import Session, spent
 from .stage import CODES, Stage
 from .stages.instructions import Instructions
 
@@ -33,7 +33,7 @@ class StageReport(NamedTuple):
 
 
 class RunReport(NamedTuple):
-    """A run: its stages in order, its totals, its last session, and where its dataset lies."""
+    """A run: its stages in order, its totals, its sessions, its files, and what is spent of each limit of its budget."""
 
     path: str
     recipe: dict[str, Any]
@@ -41,6 +41,7 @@ class RunReport(NamedTuple):
     totals: dict[str, Any]
     sessions: list[dict[str, Any]]
     outputs: dict[str, Any]
+    limits: list[Limit]
 
 
 def run_status(path: str | Path) -> RunReport:
@@ -58,6 +59,7 @@ def run_status(path: str | Path) -> RunReport:
         run_dir.state.get("totals", {}),
         run_dir.state["sessions"],
         run_dir.state["outputs"],
+        Budget(**run_dir.state.get("budget", {})).used(*spent(run_dir)),
     )
 
 

@@ -4,59 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from .budget import Budget, InFlight, Limit, fitting, mean_tokens, row_tokens
 from .driver import SAVE_EVERY_S, StageCounters
-from .errors import ArgumentError, BudgetExceeded
+from .errors import BudgetExceeded
 
 
 logger = logging.getLogger("magpie_hf")
 LOG_EVERY_S = 30.0
 PROJECT_FROM = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Limits of a run; None is no limit. All count earlier sessions of the run in.
-
-    `max_tokens_total`: prompt and completion tokens of all stages. `max_hours`: hours with an engine open.
-    `max_cost`: in the currency of `price_per_gpu_hour`; `num_gpus` are paid for each of those hours.
-    """
-
-    max_tokens_total: int | None = None
-    max_hours: float | None = None
-    max_cost: float | None = None
-    price_per_gpu_hour: float | None = None
-    num_gpus: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("max_tokens_total", "max_hours", "max_cost", "price_per_gpu_hour", "num_gpus"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ArgumentError(f"budget.{name} = {value} cannot be used.", hint="Give a number above 0.")
-        if self.max_cost is not None and self.price_per_gpu_hour is None:
-            raise ArgumentError(
-                "budget.max_cost needs a price.", hint="Give budget.price_per_gpu_hour, and budget.num_gpus if not 1."
-            )
-
-    def cost(self, seconds: float) -> float | None:
-        """Return what the engine-seconds cost, or None without a price."""
-        return None if self.price_per_gpu_hour is None else seconds / 3600 * self.price_per_gpu_hour * self.num_gpus
-
-    def exceeded(self, tokens: int, seconds: float) -> str | None:
-        """Return which limit is reached, in words, or None."""
-        if self.max_tokens_total is not None and tokens >= self.max_tokens_total:
-            return f"max_tokens_total = {self.max_tokens_total:,} is reached ({tokens:,} tokens)"
-        if self.max_hours is not None and seconds >= self.max_hours * 3600:
-            return f"max_hours = {self.max_hours:g} is reached ({seconds / 3600:.2f} h)"
-        cost = self.cost(seconds)
-        if self.max_cost is not None and cost is not None and cost >= self.max_cost:
-            return f"max_cost = {self.max_cost:g} is reached ({cost:.2f})"
-        return None
 
 
 class Listener:
@@ -93,10 +54,10 @@ class Listener:
         self.cached[name] = rows
         logger.info("%s: %d rows from the cache", name, rows)
 
-    def stage_begins(self, name: str, counters: StageCounters) -> None:
-        """A stage starts to generate."""
+    def stage_begins(self, name: str, counters: StageCounters, *, key: str = "") -> None:
+        """A stage starts to generate; `key`: its name in run.json."""
         self._stage, self._projected = name, False
-        self._others = self._spent(name)
+        self._others = self._spent(key)
         self._last_log = self._last_save = time.monotonic()
         if counters.done:
             logger.info("%s: %d rows are finished already, going on", name, counters.done)
@@ -136,22 +97,54 @@ class Listener:
         logger.info("%s: projected %s tokens, %.1f h%s", self._stage, f"{tokens:,}", seconds / 3600, price)
         over = self.budget.exceeded(tokens + self._others[0], seconds + self._others[1])
         if over:
-            logger.warning("%s: at this rate the budget ends the run before the stage is done: %s", self._stage, over)
+            logger.warning(
+                "%s: at this rate the run stops before the stage is done: %s is set, and %s are projected",
+                *(self._stage, over.shown(over.value), over.shown(over.spent)),
+            )
 
-    def _exceeded(self, counters: StageCounters) -> str | None:
-        tokens = counters.prompt_tokens + counters.completion_tokens + self._others[0]
-        return self.budget.exceeded(tokens, counters.seconds + self._others[1])
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether there is a limit on tokens."""
+        return self.budget.max_tokens_total is not None
 
-    def should_stop(self, counters: StageCounters) -> bool:
-        """Whether a budget is used up."""
-        return self._exceeded(counters) is not None
+    def _all(self, counters: StageCounters) -> tuple[int, float]:
+        """Return the tokens and engine-seconds that all stages have taken."""
+        tokens = counters.prompt_tokens + counters.completion_tokens
+        return tokens + self._others[0], counters.seconds + self._others[1]
 
-    def stopped(self, counters: StageCounters) -> None:
+    def _exceeded(self, counters: StageCounters, in_flight: InFlight, bound: int) -> Limit | None:
+        if not self.budget.is_limited:
+            return None
+        tokens, seconds = self._all(counters)
+        tokens += math.ceil(in_flight.tokens(counters))
+        return self.budget.exceeded(tokens, seconds, row_tokens(counters, bound), in_flight.seconds())
+
+    def has_room(self, counters: StageCounters, in_flight: InFlight, bound: int) -> bool:
+        """Whether the budget has room for a row of at most `bound` tokens beside those in flight."""
+        return self._exceeded(counters, in_flight, bound) is None
+
+    def rows_with_room(self, counters: StageCounters, at_most: int) -> int:
+        """Return for how many rows at once there is room where their sizes are not known beforehand: one at first."""
+        tokens, seconds = self._all(counters)
+        if self.budget.exceeded(tokens, seconds, mean_tokens(counters)):
+            return 0
+        if self.budget.max_tokens_total is None:
+            return at_most
+        return fitting(self.budget.max_tokens_total - tokens, mean_tokens(counters), at_most)
+
+    def stopped(self, counters: StageCounters, in_flight: InFlight, bound: int) -> None:
         """Raise BudgetExceeded: all in flight is done."""
+        limit = self._exceeded(counters, in_flight, bound)
+        if limit is None:
+            return
         raise BudgetExceeded(
-            f'The run stopped in stage "{self._stage}": {self._exceeded(counters) or "a budget is reached"}.',
-            hint="Everything finished is kept. Raise the budget and run the same command again to go on.",
+            f'The run stopped in stage "{self._stage}": {limit.words()}.',
+            hint="Everything finished is kept. Raise the limit (or lower max_tokens, if a row may take too many) and run "
+            "the same command again to resume.",
             stage=self._stage,
+            limit=limit.name,
+            value=limit.value,
+            spent=limit.spent,
         )
 
     @contextlib.contextmanager

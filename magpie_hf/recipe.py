@@ -50,11 +50,11 @@ from ._recipe_source import (
     set_value,
     typed_value,
 )
+from .budget import Budget
 from .errors import ArgumentError, MagpieError, RecipeError, did_you_mean, quoted
 from .hub.push import check_names
 from .hub.settings import PushSettings
 from .order import joined_judges, lean_order
-from .progress import Budget
 from .rundir import stable_hash
 from .sampling import GridPoint
 from .stage import Stage, check_columns

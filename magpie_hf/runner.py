@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .budget import InFlight, mean_tokens
 from .driver import Driver, OpenRow, StageCounters
 from .errors import RowsPending
 from .journal import Int64Array, Journal, KeyArray
@@ -168,30 +170,30 @@ def score_rows(
     rows: Iterator[OpenRow],
     finished: Callable[[OpenRow, int, int], None],
 ) -> None:
-    """Run rows through a stage's own model into the journal, block by block; budgets are asked between blocks."""
+    """Run rows through a stage's own model into the journal, in blocks of as many as the budget has room for."""
     env.close_engine()
     context = env.context(stage)
     with _told(stage, env, place, counters), stage.open(context) as scorer:
         started, base = time.monotonic(), counters.seconds
-        while not env.listener.should_stop(counters):
-            block = list(itertools.islice(rows, stage.block_rows))
-            if not block:
-                return
-            for row, outcome in zip(block, scorer([row.values for row in block]), strict=True):
+        for row in rows:
+            count = env.listener.rows_with_room(counters, stage.block_rows)
+            if not count:
+                env.listener.stopped(counters, InFlight(), math.ceil(mean_tokens(counters)))
+            block = [row, *itertools.islice(rows, count - 1)]
+            for scored, outcome in zip(block, scorer([row.values for row in block]), strict=True):
                 number = CODE_NUMBERS[outcome.code]
-                location = journal.append(row.key, outcome.record, code=number, prompt_tokens=outcome.tokens)
+                location = journal.append(scored.key, outcome.record, code=number, prompt_tokens=outcome.tokens)
                 counters.add_row(outcome.code, outcome.tokens)
                 counters.session_seconds = time.monotonic() - started
                 counters.seconds = base + counters.session_seconds
-                finished(row, location, number)
+                finished(scored, location, number)
                 env.listener.row_finished(counters)
-        env.listener.stopped(counters)
 
 
 @contextlib.contextmanager
 def _told(stage: Stage, env: Environment, place: StagePlace, counters: StageCounters) -> Iterator[None]:
     """Let the person see the stage's progress, and run.json its counts."""
-    env.listener.stage_begins(stage.label, counters)
+    env.listener.stage_begins(stage.label, counters, key=place.directory.name)
     env.listener.on_save = place.save
     place.begin(counters)
     try:

@@ -17,7 +17,7 @@ from ._template_guard import GuardTemplate
 from ._template_plain import PlainTemplate
 from .engines import ENDPOINT_ENGINES, engine_class
 from .engines.base import Engine
-from .errors import MagpieError
+from .errors import BudgetExceeded, MagpieError
 from .models import ModelRef, resolve_model
 from .output import check_target
 from .progress import Listener
@@ -136,8 +136,8 @@ class Session:
             engine.check_prompt(template.response([{"role": "user", "content": "Hello"}]))
         return engine
 
-    def _spent_elsewhere(self, stage: str) -> tuple[int, float]:
-        return spent(self.run_dir, but=stage)
+    def _spent_elsewhere(self, key: str) -> tuple[int, float]:
+        return spent(self.run_dir, but=key)
 
     def close(self) -> None:
         """Free the engine that is open."""
@@ -159,6 +159,8 @@ class Session:
             record["outcome"] = "done"
         except BaseException as error:
             record["outcome"] = type(error).__name__
+            if isinstance(error, BudgetExceeded):
+                record["stopped_by"] = {name: error.data[name] for name in ("stage", "limit", "value", "spent")}
             raise
         finally:
             self.close()
@@ -245,11 +247,11 @@ def make_engine(role: RoleSpec, ref: ModelRef, token_texts: dict[int, str] | Non
 
 
 def spent(run_dir: RunDir, but: str | None = None) -> tuple[int, float]:
-    """Return the tokens and engine-seconds of all stages in run.json (but one, by name)."""
+    """Return the tokens and engine-seconds of all stages in run.json (but one, by key)."""
     tokens, seconds = 0, 0.0
-    for state in run_dir.state["stages"].values():
+    for key, state in run_dir.state["stages"].items():
         counters = state.get("counters", {})
-        if state["name"] != but:
+        if key != but:
             tokens += counters.get("prompt_tokens", 0) + counters.get("completion_tokens", 0)
             seconds += counters.get("seconds", 0.0)
     return tokens, seconds

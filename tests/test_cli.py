@@ -164,9 +164,12 @@ def test_a_stopped_run_ends_with_75_and_the_command_to_go_on(recipe, place, null
 
 
 def test_a_budget_stops_with_75_and_a_larger_one_goes_on(recipe, place, null):
-    said = cli("run", recipe(), "--output", place, "--set", "budget.max_tokens_total=100")
+    said = cli("run", recipe(), "--output", place, "--set", "budget.max_tokens_total=1200")
     assert said.code == 75
-    assert "max_tokens_total = 100 is reached" in said.err
+    assert "max_tokens_total = 1,200" in said.err
+    shown = cli("status", place).out
+    assert re.search(r"budget: max_tokens_total = 1,200, [\d,]+ tokens used \(\d+%\)", shown)
+    assert "stopped by budget.max_tokens_total in stage responses" in shown
     assert cli("run", recipe(), "--output", place).code == 0
     assert len(set(null.log)) == len(null.log)
 

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from magpie_hf.budget import Budget
 from magpie_hf.driver import FAILURE_WINDOW_MIN, Driver, OpenRow, StageCounters
 from magpie_hf.engines.base import Capabilities, Engine, EngineStats, Failure, Generation, Prompt, Served
 from magpie_hf.errors import BudgetExceeded, ModelMismatchError, TooManyFailures
 from magpie_hf.journal import Journal, halves_key
+from magpie_hf.progress import Listener
 from magpie_hf.sampling import SamplingParams
 from magpie_hf.stage import CODE_NUMBERS, Ask, Outcome, failed
 
@@ -70,7 +72,9 @@ class Scripted(Engine):
 
 
 class Quiet:
-    """A listener that stops once `stop_at` rows are finished."""
+    """A listener that has no room for another row once `stop_at` rows are finished."""
+
+    counts_tokens = False
 
     def __init__(self, stop_at=None):
         self.stop_at, self.heard = stop_at, 0
@@ -78,10 +82,10 @@ class Quiet:
     def row_finished(self, counters):
         self.heard += 1
 
-    def should_stop(self, counters):
-        return self.stop_at is not None and counters.done >= self.stop_at
+    def has_room(self, counters, in_flight, bound):
+        return self.stop_at is None or counters.done < self.stop_at
 
-    def stopped(self, counters):
+    def stopped(self, counters, in_flight, bound):
         raise BudgetExceeded("enough")
 
 
@@ -240,12 +244,58 @@ def test_a_budget_opens_no_new_row_and_loses_nothing_in_flight(tmp_path):
     assert len(bench.engine.asked) == len(bench.done) == 27, "20 and the 7 that were in flight"
 
 
-def test_a_budget_asks_for_no_further_step_of_rows_that_are_open(tmp_path):
+def test_rows_in_flight_are_finished_when_a_budget_ends_the_run_and_rows_without_requests_too(tmp_path):
     bench = Bench(tmp_path, Scripted(window=8), Quiet(stop_at=20))
     with bench.journal, pytest.raises(BudgetExceeded):
         bench.driver.run(rows_of([1] * 20 + [5] * 50))
-    assert len(bench.engine.asked) == 27, "the first steps of 7 rows were in flight when the 20th row was done"
-    assert len(bench.done) == 20
+    assert len(bench.done) == 27, "the 7 conversations in flight are paid for: they are finished"
+    assert len(bench.engine.asked) == 20 + 7 * 5
+    assert (bench.driver.in_flight.rows, bench.driver.in_flight.bound, bench.driver.in_flight.received) == (0, 0, 0)
+
+
+def test_a_limit_that_leaves_no_room_for_rows_that_are_not_needed_stops_nothing(tmp_path):
+    bench = Bench(tmp_path, Scripted(window=8), Quiet(stop_at=20))
+    with bench.journal:
+        bench.driver.run(rows_of([1] * 100), is_short=lambda: len(bench.done) < 20)
+    assert len(bench.done) == 27
+
+
+def spending(tokens):
+    """Answer with that many tokens by request number, after prompts of 2."""
+    return lambda request, number: Generation(
+        request.key, text="x", prompt_tokens=2, completion_tokens=tokens[number % len(tokens)]
+    )
+
+
+@pytest.mark.parametrize("window", [1, 8, 512])
+@pytest.mark.parametrize("limit", [1500, 2600, 20_000])
+@pytest.mark.parametrize("sizes", [[38], [8, 58, 20, 100], [5] * 9 + [400]], ids=["equal", "mixed", "long tail"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_limit_of_tokens_is_kept_whatever_is_in_flight(tmp_path, window, limit, sizes, steps):
+    budget = Listener(Budget(max_tokens_total=limit), show=False)
+    bench = Bench(tmp_path, Scripted(spending(sizes), window=window), budget)
+    with bench.journal, pytest.raises(BudgetExceeded, match=f"max_tokens_total = {limit:,}") as caught:
+        bench.driver.run(rows_of([steps] * 3000))
+    total = bench.counters.prompt_tokens + bench.counters.completion_tokens
+    assert 0.5 * limit < total < 1.1 * limit
+    assert caught.value.data["spent"] == total
+
+
+def test_a_limit_below_a_rows_longest_size_starts_nothing(tmp_path):
+    bench = Bench(tmp_path, Scripted(spending([10])), Listener(Budget(max_tokens_total=900), show=False))
+    with (
+        bench.journal,
+        pytest.raises(BudgetExceeded, match=r"no room .*used: 0 tokens; a row may take 1,0\d\d tokens"),
+    ):
+        bench.driver.run(rows_of([1] * 10))
+    assert bench.engine.asked == bench.done == []
+
+
+def test_a_limit_that_is_never_in_the_way_ends_nothing(tmp_path):
+    bench = Bench(tmp_path, Scripted(spending([10])), Listener(Budget(max_tokens_total=50_000), show=False))
+    with bench.journal:
+        bench.driver.run(rows_of([1] * 100))
+    assert len(bench.done) == 100
 
 
 def test_an_interrupt_closes_the_engines_iterator_and_keeps_what_is_finished(tmp_path):

@@ -55,8 +55,9 @@ def test_a_finished_run_shows_rows_reasons_tokens_and_where_its_dataset_lies(mak
 
 
 def test_a_stopped_stage_is_counted_from_its_journal(make, tmp_path):
+    brief = {"stage": "responses", "sampling": {"max_tokens": 64}}
     with pytest.raises(BudgetExceeded):
-        make(budget={"max_tokens_total": 1200}, engine={"window": 4})
+        make(stages=["instructions", brief], budget={"max_tokens_total": 1200}, engine={"window": 4})
     run_dir = RunDir.read(tmp_path / "run")
     for state in run_dir.state["stages"].values():
         if state["name"] == "responses":

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from magpie_hf.budget import Budget, InFlight
 from magpie_hf.driver import StageCounters
 from magpie_hf.errors import ArgumentError, BudgetExceeded
-from magpie_hf.progress import Budget, Listener, rates
+from magpie_hf.progress import Listener, rates
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,8 @@ from magpie_hf.progress import Budget, Listener, rates
     ],
 )
 def test_a_budget_says_which_limit_is_reached(budget, tokens, seconds, said):
-    assert Budget(**budget).exceeded(tokens, seconds) == said
+    limit = Budget(**budget).exceeded(tokens, seconds)
+    assert (limit and limit.words()) == said
 
 
 def test_a_price_gives_a_cost_and_without_one_there_is_none():
@@ -35,20 +37,43 @@ def test_a_budget_that_cannot_be_used_is_named(given):
         Budget(**given)
 
 
+@pytest.mark.parametrize(
+    ("budget", "row", "said"),
+    [
+        ({"max_tokens_total": 100}, (11, 0), "max_tokens_total = 100 has no room for another row (used: 90 tokens; "),
+        (
+            {"max_hours": 2},
+            (0, 3601),
+            "max_hours = 2 has no room for another row (used: 1.00 h; a row may take 1.00 h)",
+        ),
+        ({"max_cost": 6, "price_per_gpu_hour": 4}, (0, 1801), "(used: 4.00; a row may take 2.00)"),
+    ],
+)
+def test_a_row_that_would_pass_a_limit_is_not_started(budget, row, said):
+    limit = Budget(**budget).exceeded(90, 3600, *row)
+    assert said in limit.words()
+    assert Budget(**budget).exceeded(90, 3600, row[0] - 1, row[1] - 1) is None
+
+
 def test_all_stages_and_earlier_sessions_are_counted_in():
     listener = Listener(Budget(max_tokens_total=100, max_hours=1), show=False, spent=lambda stage: (40, 1800.0))
-    counters = StageCounters(prompt_tokens=20, completion_tokens=39)
+    counters, nothing = StageCounters(prompt_tokens=20, completion_tokens=39), InFlight()
     listener.stage_begins("responses", counters)
-    assert not listener.should_stop(counters)
+    counters.generated = 10**9
+    assert listener.has_room(counters, nothing, 1)
     counters.completion_tokens += 1
-    assert listener.should_stop(counters)
+    assert not listener.has_room(counters, nothing, 1)
     with pytest.raises(BudgetExceeded, match=r'stage "responses": max_tokens_total = 100 is reached') as caught:
-        listener.stopped(counters)
-    assert "Raise the budget" in caught.value.hint
+        listener.stopped(counters, nothing, 1)
+    assert "Raise the limit" in caught.value.hint
+    assert {k: caught.value.data[k] for k in ("limit", "value", "spent")} == {
+        "limit": "max_tokens_total", "value": 100, "spent": 100,
+    }  # fmt: skip
     counters = StageCounters(seconds=1799.0)
-    assert not listener.should_stop(counters)
+    assert listener.has_room(counters, nothing, 1)
+    assert not listener.has_room(counters, InFlight(finished=2, row_seconds=4.0), 1), "a row takes 2 s, 1 is left"
     counters.seconds = 1800.0
-    assert listener.should_stop(counters)
+    assert not listener.has_room(counters, nothing, 1)
 
 
 def test_after_the_first_per_cent_a_budget_that_will_not_do_is_told(caplog):
@@ -62,7 +87,7 @@ def test_after_the_first_per_cent_a_budget_that_will_not_do_is_told(caplog):
             counters.completion_tokens += 10
             listener.row_finished(counters)
     assert caplog.text.count("projected 100,000 tokens") == 1
-    assert caplog.text.count("the budget ends the run before") == 1
+    assert caplog.text.count("10,000 tokens is set, and 100,000 tokens are projected") == 1
 
 
 def test_a_bar_counts_accepted_rows_where_some_are_rejected(capsys):

@@ -256,7 +256,7 @@ def _generate(
         points[row.values["grid_point"]].drop(row.values["sample_index"])
 
     with drive(stage, env, place, journal, counters, finished, dropped) as driver:
-        driver.run(_wanted(points))
+        driver.run(_wanted(points), lambda: any(_is_short(candidates) for candidates in points))
 
 
 def _wanted(points: list[Candidates]) -> Iterator[OpenRow | None]:

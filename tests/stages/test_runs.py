@@ -212,14 +212,35 @@ def test_most_requests_failing_stops_the_run(make, null):
         make(num_rows=300)
 
 
-def test_a_budget_finishes_what_is_in_flight_and_a_larger_one_goes_on(make, null, tmp_path):
-    with pytest.raises(BudgetExceeded, match="max_tokens_total = 500 is reached"):
-        make(budget={"max_tokens_total": 500}, engine={"window": 8})
+def test_a_budget_finishes_what_is_in_flight_and_a_larger_one_resumes(make, null, tmp_path):
+    with pytest.raises(BudgetExceeded, match="max_tokens_total = 1,500"):
+        make(budget={"max_tokens_total": 1500}, engine={"window": 8})
     asked = len(null.log)
-    assert asked < 40
-    assert run_status(tmp_path / "run").stages[0].done == asked
+    report = run_status(tmp_path / "run")
+    assert sum(stage.done for stage in report.stages) == asked > 20
+    assert report.totals["tokens"] <= 1500
     make(engine={"window": 8})
     assert len(set(null.log)) == len(null.log), "nothing in flight was lost"
+
+
+def test_a_limit_that_is_too_small_for_any_row_stops_the_run_before_a_request(make, null, tmp_path):
+    with pytest.raises(
+        BudgetExceeded, match=r"max_tokens_total = 500 has no room .*used: 0 tokens; a row may take 1,0"
+    ):
+        make(budget={"max_tokens_total": 500})
+    assert null.log == []
+    last = run_status(tmp_path / "run").sessions[-1]
+    assert last["stopped_by"] == {"stage": "instructions", "limit": "max_tokens_total", "value": 500, "spent": 0}
+
+
+def test_tokens_spent_under_earlier_settings_of_a_stage_count_too(make, null, tmp_path):
+    make(stages=["instructions"])
+    before = run_status(tmp_path / "run").totals["tokens"]
+    null.reset()
+    with pytest.raises(BudgetExceeded) as caught:
+        make(stages=[{"stage": "instructions", "max_scripts": 1}], budget={"max_tokens_total": 1100})
+    assert caught.value.data["spent"] == before > 0
+    assert null.log == []
 
 
 def test_an_interrupt_keeps_everything_finished(make, null, tmp_path):
