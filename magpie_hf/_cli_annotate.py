@@ -111,6 +111,7 @@ def _annotate(options: argparse.Namespace) -> int:
 
 def _select(options: argparse.Namespace) -> int:
     from .api_rows import select
+    from .place import quiet_datasets
 
     names = ("longest", "sample", "one_per_group", "shuffle", "seed")
     changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
@@ -122,8 +123,11 @@ def _select(options: argparse.Namespace) -> int:
     for step in funnel:
         print(f"{step.condition[:68]:<70}{step.rows_in:>12,}{step.rows_out:>12,}{step.nulls:>10,}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    kept.to_parquet(str(target))
+    with quiet_datasets():
+        kept.to_parquet(str(target))
     print(f"\n{len(kept):,} rows in {target}")
+    if not len(kept):
+        print("Warning: the file has the columns and no row. datasets.load_dataset reads it with streaming=True only.")
     return 0
 
 

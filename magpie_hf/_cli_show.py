@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ArgumentError
+from .conversations import read_turns
+from .errors import ArgumentError, MagpieError
 
 
 if TYPE_CHECKING:
@@ -20,10 +21,21 @@ def show_rows(dataset: Dataset, count: int) -> None:
     """Print the first conversations."""
     for row in dataset.select(range(min(max(count, 0), len(dataset)))):
         print("─" * 80)
-        for message in row.get("messages") or [{"role": "user", "content": row["instruction"]}]:
-            print(f"{message['role'].upper()}: {cut(message['content'])}")
+        for role, text in _said(row):
+            print(f"{role.upper()}: {cut(text)}")
     if count and len(dataset):
         print("─" * 80)
+
+
+def _said(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a row's conversation: its `messages`, else instruction and response."""
+    if row.get("messages"):
+        try:
+            return [(str(turn["role"]), turn["content"] or "") for turn in read_turns(row["messages"], "messages")]
+        except MagpieError:  # another's column, of rows that have an instruction
+            pass
+    pairs = (("user", row.get("instruction")), ("assistant", row.get("response")))
+    return [(role, text) for role, text in pairs if text is not None]
 
 
 def cut(text: str, limit: int = 600) -> str:

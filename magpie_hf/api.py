@@ -12,7 +12,7 @@ from .existing import check_continues
 from .hub.schema import column_order
 from .inspection import run_facts
 from .keys import content_fingerprint
-from .loading import load_rows, with_row_columns
+from .loading import as_dataset, load_rows, with_row_columns
 from .preflight import check_stages, planned_stages
 from .publishing import prepared, publishing
 from .recipe import Recipe, load_recipe
@@ -146,7 +146,7 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     *,
     output: str | Path | None = None,
-    dataset: Dataset | None = None,
+    dataset: Any = None,
     shard: str | None = None,
     accept_failures: bool = False,
     allow_mixed: bool = False,
@@ -190,12 +190,14 @@ def run(
                 raise
 
 
-def _source_rows(recipe: Recipe, dataset: Dataset | None) -> Dataset | None:
+def _source_rows(recipe: Recipe, dataset: Any) -> Dataset | None:
     """Return the rows that a recipe annotates; None where it makes its own."""
     source = recipe.dataset
     if not source:
         return None
-    if dataset is None and source.get("path"):
+    if dataset is not None:
+        dataset = as_dataset(dataset)
+    elif source.get("path"):
         options = {key: source.get(key) for key in ("config", "split", "revision")}
         dataset = load_rows(source["path"], **options)
     if dataset is None:

@@ -20,7 +20,7 @@ from .hub.push import Subset, check_names, check_rows, push_subset, write_shards
 from .hub.remote import Remote
 from .hub.settings import PushSettings
 from .inspection import run_facts
-from .loading import load_rows
+from .loading import as_dataset, load_rows
 from .place import quiet_datasets
 from .publishing import prepared, push_command
 from .rundir import RunDir
@@ -82,7 +82,7 @@ def push_to_hub(
 
 
 def _push_rows(dataset: Any, split: str, settings: PushSettings) -> str:
-    splits = dict(dataset) if isinstance(dataset, Mapping) else {split: dataset}
+    splits = dict(dataset) if isinstance(dataset, Mapping) else {split: as_dataset(dataset)}
     check_names(settings.config, list(splits))
     check_rows(splits)
     with tempfile.TemporaryDirectory(prefix="magpie-push-") as directory, quiet_datasets():

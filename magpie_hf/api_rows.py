@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .api import run
 from .inspection import run_facts
 from .keys import content_fingerprint
-from .loading import load_rows, with_row_columns
+from .loading import as_dataset, with_row_columns
 
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ logger = logging.getLogger("magpie_hf")
 
 
 def annotate(
-    dataset: Dataset | str | Path,
-    annotations: Sequence[str | Mapping[str, Any]],
+    dataset: Any,
+    annotations: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
     *,
     engine: str | Mapping[str, Any] | None = None,
     judge: str = "separate",
@@ -40,8 +40,9 @@ def annotate(
     """Annotate rows and return them with the new columns; interrupted in any way, the same call goes on.
 
     Args:
-        dataset: A Dataset with `instruction` (and `response` where an annotation reads it), or where one lies.
-        annotations: Names ("quality", "difficulty", "category", "language", "flags", "safety", "reward",
+        dataset: A Dataset with `instruction` (and `response` where an annotation reads it) or conversations; a DataFrame
+            or a list of rows; or a path or Hub id.
+        annotations: One or several names ("quality", "difficulty", "category", "language", "flags", "safety", "reward",
             "reward_difference", "neighbors", "lengths"), or mappings with `stage` and its settings.
         engine: Who judges: a model's name, or a mapping with `model`, `kind`, `endpoint` and the engine's settings.
         judge: "separate", or "combined": quality, difficulty and category in one request.
@@ -63,12 +64,12 @@ def annotate(
     Raises:
         MagpieError: see `magpie_hf.errors`; a RunStopped can be resumed by the same call.
     """
-    from datasets import Dataset
-
-    given = dataset if isinstance(dataset, Dataset) else None
+    rows = None if isinstance(dataset, (str, Path)) else as_dataset(dataset)
+    entries = [annotations] if isinstance(annotations, (str, Mapping)) else list(annotations)
     roles = {"judge": _role_of(engine), "guard": _role_of(guard), "base": _role_of(base)}
-    stages = [_annotation(entry, model) for entry in annotations]
-    raw: dict[str, Any] = {"name": "annotate", "dataset": _named(dataset), "seed": seed, "stages": stages}
+    stages = [{"stage": entry} if isinstance(entry, str) else dict(entry) for entry in entries]
+    source = {"path": str(dataset)} if rows is None else {"fingerprint": content_fingerprint(rows)}
+    raw: dict[str, Any] = {"name": "annotate", "dataset": source, "seed": seed, "stages": stages}
     raw |= {name: role for name, role in roles.items() if role}
     if judge != "separate":
         raw["judge"] = {**raw.get("judge", {}), "mode": judge}
@@ -78,20 +79,13 @@ def annotate(
     return run(
         raw,
         output=output,
-        dataset=given,
+        dataset=rows,
         accept_failures=accept_failures,
         allow_mixed=allow_mixed,
         force=force,
         take_over=take_over,
         show_progress=show_progress,
     )
-
-
-def _named(dataset: Dataset | str | Path) -> dict[str, str]:
-    """Return what the recipe says of its rows: where they lie, or what they are."""
-    if isinstance(dataset, (str, Path)):
-        return {"path": str(dataset)}
-    return {"fingerprint": content_fingerprint(dataset)}
 
 
 def _role_of(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -105,14 +99,8 @@ def _role_of(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     return section | ({"engine": {**rest, "kind": rest.get("kind", "transformers")}} if rest else {})
 
 
-def _annotation(entry: str | Mapping[str, Any], model: str | None) -> dict[str, Any]:
-    if not isinstance(entry, str):
-        return dict(entry)
-    return {"stage": entry, "tokens": model is not None} if entry == "lengths" else {"stage": entry}
-
-
 def select(
-    dataset: Dataset | str | Path,
+    dataset: Any,
     selection: str | Mapping[str, Any] = "",
     *,
     return_funnel: bool = False,
@@ -121,7 +109,7 @@ def select(
     """Return the rows that a selection keeps, in their order.
 
     Args:
-        dataset: A Dataset, or where one lies.
+        dataset: A Dataset, DataFrame or list of rows, or a path or Hub id.
         selection: A named selection ("air-filter", "pro-filter2", …: `magpie_hf.filters.SELECTIONS`), an expression
             ("quality >= good and language == 'EN'"), or a mapping with the fields of `filters.Selection`.
         return_funnel: Return (dataset, funnel): how many rows each condition left.
@@ -131,18 +119,22 @@ def select(
         DatasetError: a column that a condition reads is missing; says which annotation writes it.
         ArgumentError: a selection or expression cannot be used.
     """
-    from .filters import select_rows
+    from .filters import nothing_kept, select_rows
 
-    rows = dataset if not isinstance(dataset, (str, Path)) else with_row_columns(load_rows(str(dataset)))
+    rows = as_dataset(dataset)
+    rows = with_row_columns(rows) if isinstance(dataset, (str, Path)) else rows
     selected = select_rows(rows, selection, **changes)
     for step in selected.funnel:
         logger.info("%s: %d of %d rows", step.condition, step.rows_out, step.rows_in)
+    warning = nothing_kept(selected)
+    if warning:
+        logger.warning(warning)
     kept = rows.select(selected.indices)
     return (kept, selected.funnel) if return_funnel else kept
 
 
 def report(
-    dataset: Dataset | str | Path,
+    dataset: Any,
     path: str | Path = "report.html",
     *,
     compare: Mapping[str, Any] | None = None,
@@ -152,7 +144,7 @@ def report(
     """Write a report of a dataset: one HTML file that needs no network.
 
     Args:
-        dataset: A Dataset, or where one lies; of a run directory, the run's recipe and funnel are shown too.
+        dataset: A Dataset, DataFrame or list of rows, or a path or Hub id; of a run directory, the run's recipe and funnel are shown too.
         path: The file to write.
         compare: Up to three other datasets for the map of topics, by name.
         title: Heading of the page.
@@ -163,22 +155,19 @@ def report(
     """
     from .reports import write_report
 
-    rows, known, funnel = dataset, None, None
+    rows, known, funnel = as_dataset(dataset), None, None
     if isinstance(dataset, (str, Path)):
-        rows = with_row_columns(load_rows(str(dataset)))
+        rows = with_row_columns(rows)
         known, funnel = run_facts(Path(dataset))
-    others = {
-        name: load_rows(str(other)) if isinstance(other, (str, Path)) else other
-        for name, other in (compare or {}).items()
-    }
+    others = {name: as_dataset(other) for name, other in (compare or {}).items()}
     return Path(write_report(rows, path, title=title, run=known, funnel=funnel, compare=others or None, **options))
 
 
-def write_card(dataset: Dataset | str | Path, path: str | Path | None = None, **options: Any) -> Path:
+def write_card(dataset: Any, path: str | Path | None = None, **options: Any) -> Path:
     """Write a dataset's card; made again, it keeps what a person wrote outside its marks.
 
     Args:
-        dataset: A Dataset, or where one lies; of a run directory, recipe, funnel and cost are told too.
+        dataset: A Dataset, DataFrame or list of rows, or a path or Hub id; of a run directory, recipe, funnel and cost are told too.
         path: The file; by default README.md in the run's directory, or here.
         **options: `repo_id`, `config_name`, `title`, `license`; see `magpie_hf.hub.card.build_card`.
 
@@ -187,9 +176,9 @@ def write_card(dataset: Dataset | str | Path, path: str | Path | None = None, **
     """
     from .hub import card
 
-    rows, known, funnel, place = dataset, None, None, Path("README.md")
+    rows, known, funnel, place = as_dataset(dataset), None, None, Path("README.md")
     if isinstance(dataset, (str, Path)):
-        rows = with_row_columns(load_rows(str(dataset)))
+        rows = with_row_columns(rows)
         known, funnel = run_facts(Path(dataset))
         place = Path(dataset).expanduser() / "README.md" if known else place
     return card.write_card(rows, path or place, run=known, funnel=funnel, **options)

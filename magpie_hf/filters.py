@@ -87,6 +87,14 @@ def apply_selection(dataset: Dataset, selection: Selection) -> Selected:
     return Selected(keep, funnel)
 
 
+def nothing_kept(selected: Selected) -> str | None:
+    """Return what to say of a selection that keeps no row of those that came in; None if it keeps some."""
+    if len(selected.indices):
+        return None
+    last = next((step for step in selected.funnel if step.rows_in and not step.rows_out), None)
+    return f"No row is kept: none of {last.rows_in:,} meets {last.condition!r}." if last else None
+
+
 def _set_steps(dataset: Dataset, selection: Selection, keep: IntArray) -> Iterator[tuple[str, IntArray]]:
     """Yield (name, rows left) of each step that looks at several rows."""
     if selection.one_per_group:

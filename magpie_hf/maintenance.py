@@ -95,13 +95,14 @@ def _add_seconds(target: dict[str, Any], state: dict[str, Any], shard: str) -> N
     merged[shard] = seconds
 
 
-def reopen_rows(path: str | Path, codes: Sequence[str], *, take_over: bool = False) -> dict[str, int]:
+def reopen_rows(path: str | Path, codes: str | Sequence[str], *, take_over: bool = False) -> dict[str, int]:
     """Open the rows again that finished with one of these codes; return how many a stage.
 
     Raises:
         ArgumentError: no such code, or one of rows that are fine.
         RunLockedError: the run is on.
     """
+    codes = [codes] if isinstance(codes, str) else codes
     for code in codes:
         if code not in CODE_NUMBERS or code == "ok":
             raise ArgumentError(f"There is no error code {code!r}.", hint=did_you_mean(code, CODES[1:]))

@@ -161,7 +161,8 @@ def _replace(dataset: Dataset, target: Path, file_format: str) -> list[str]:
     fresh = place / f".{target.name}-new"
     shutil.rmtree(fresh, ignore_errors=True)
     if file_format == "arrow":
-        dataset.save_to_disk(str(fresh))
+        # Without a row, save_to_disk writes no file unless asked for one, and load_from_disk then fails.
+        dataset.save_to_disk(str(fresh), num_shards=None if len(dataset) else 1)
     else:
         write_shards(dataset, fresh)
     shutil.rmtree(target, ignore_errors=True)

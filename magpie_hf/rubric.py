@@ -147,7 +147,8 @@ def _from_mapping(raw: Mapping[str, Any], where: str) -> Rubric:
     for key, kind in {"name": str, "task": str, "schema": dict}.items():
         if not isinstance(raw.get(key), kind):
             raise ArgumentError(f'A rubric needs "{key}" ({kind.__name__}).', where=where, key=key)
-    values = {**raw, "reads": tuple(raw.get("reads", ("instruction",)))}
+    reads = raw.get("reads", ("instruction",))
+    values = {**raw, "reads": (reads,) if isinstance(reads, str) else tuple(reads)}
     values["keys"] = dict(raw.get("keys") or dict.fromkeys(raw["schema"].get("properties", {}), ""))
     return Rubric(**values)
 

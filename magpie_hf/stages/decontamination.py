@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import ArgumentError, DatasetError
-from ..loading import load_rows
+from ..loading import PROMPT_COLUMNS, load_rows
 from ..nearest.cross import find_nearest
 from ..nearest.ngrams import WORDS, NgramIndex
 from ..nearest.search import THRESHOLD
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 MIN_SHARE = 0.5
 """Our choice: half of a prompt's n-grams; a single one may be a phrase that everybody uses."""
-PROMPT_COLUMNS = ("instruction", "prompt", "question", "query", "problem", "input", "text")
 
 
 @dataclass(frozen=True)

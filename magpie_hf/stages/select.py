@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..expressions import parse
-from ..filters import Selection, apply_selection, named_selection, split_for_lean
+from ..filters import Selection, apply_selection, named_selection, nothing_kept, split_for_lean
 from ..stage import SetResult, SetStage, Workspace
 
 
@@ -98,6 +98,9 @@ class Select(SetStage):
     def apply(self, dataset: Dataset, work: Workspace) -> SetResult:
         """Return the rows kept, and the funnel."""
         selected = apply_selection(dataset, self.selection)
+        warning = nothing_kept(selected)
+        if warning:
+            work.listener.note(f"{self.label}: {warning}")
         funnel = [
             dataclasses.asdict(step) if dataclasses.is_dataclass(step) else step._asdict() for step in selected.funnel
         ]
