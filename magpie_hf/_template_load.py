@@ -12,6 +12,7 @@ from typing import Any
 from ._template_probe import reason_of
 from .engines.pacing import Backoff
 from .errors import ModelError, TemplateError, quoted
+from .models import ModelRef
 
 
 logger = logging.getLogger("magpie_hf")
@@ -154,6 +155,13 @@ def _may_pass(error: Exception) -> bool:
     from huggingface_hub import constants
 
     return isinstance(error, OSError) and not constants.HF_HUB_OFFLINE
+
+
+def find_template(tokenizer: Any, ref: ModelRef, given: str | None) -> str:
+    """Return a model's Jinja source: `given`, the tokenizer's own, or the one saved beside it. Raises TemplateError."""
+    if given is None and not getattr(tokenizer, "chat_template", None):
+        given = template_beside(ref.source, ref.load_revision)
+    return template_text(tokenizer, given, ref.name)
 
 
 def template_beside(source: str, revision: str | None) -> str | None:

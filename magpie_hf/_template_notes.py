@@ -74,7 +74,8 @@ def _prompt_notes(template: ChatTemplate) -> list[str]:
     slot = template.pre_query_slot
     return [
         _default_block_note(template),
-        f"{slot.dropped!r} at the end is left out: it merges with the first word of a message into one token."
+        f"{slot.dropped!r} at the end is left out: it merges with the first word of a message into one token. The model "
+        "writes it first, and it is taken off."
         if slot.dropped
         else "",
         f"{slot.tail_text!r} at the end has other tokens before a message than at the end of a text: use an engine "
@@ -83,6 +84,9 @@ def _prompt_notes(template: ChatTemplate) -> list[str]:
         else "",
         f"Dates are printed; fixed to {template.date}." if template.date else "",
         "Message contents are given as lists of parts, as the template wants them." if template.takes_parts else "",
+        "The template cannot do without tools: it is given an empty list, and may print an empty block for it."
+        if template.needs_tools
+        else "",
         "Texts that end a message have no token of their own: stops are texts."
         if template.instruction_stops.plain_texts
         else "",
@@ -100,9 +104,12 @@ def _default_block_note(template: ChatTemplate) -> str:
         return ""
     note = "A default system block is inserted before the user's turn"
     try:
-        return f'{note}; system_prompt="" leaves {template.pre_query("").text!r}.'
+        blank = template.pre_query("").text
     except TemplateError:
         return note + "."
+    if blank == template.pre_query().text:
+        return f'{note}; system_prompt="" does not take it away.'
+    return f'{note}; system_prompt="" leaves {blank!r}.'
 
 
 def _thinking_notes(template: ChatTemplate) -> list[str]:

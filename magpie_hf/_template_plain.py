@@ -7,6 +7,7 @@ from typing import Any
 
 from ._template_load import generation_config_of, load_tokenizer
 from ._template_stops import Stops, Vocabulary, end_ids, stops_of
+from ._template_tokens import Coder
 from .engines.base import Prompt
 from .models import resolve_model
 
@@ -23,8 +24,8 @@ class PlainTemplate:
 
     def __init__(self, tokenizer: Any, generation_config: Any = None) -> None:
         self.tokenizer = tokenizer
-        bare, full = self._encode("a"), list(tokenizer("a")["input_ids"])
-        self.bos = self._decode(full[: len(full) - len(bare)]) if full[-len(bare) :] == bare else ""
+        self._coder = Coder(tokenizer)
+        self.bos = self._coder.bos if self._coder.adds_bos else ""
         vocabulary = Vocabulary(tokenizer)
         self.response_stops: Stops = stops_of(vocabulary, end_ids(vocabulary, generation_config), ())
         self.instruction_stops = self.response_stops
@@ -39,7 +40,7 @@ class PlainTemplate:
 
     def plain(self, text: str) -> Prompt:
         """Return a text as a prompt, the BOS in front where the tokenizer would put it."""
-        return Prompt(self.bos + text, encode=self._encode, bos=self.bos)
+        return Prompt(self.bos + text, encode=self._coder.encode, bos=self.bos)
 
     def response(self, messages: Sequence[Mapping[str, str]], system_prompt: str | None = None) -> Prompt:
         """Return the last message's text as a prompt: what the check of the token counts sends."""
@@ -52,10 +53,4 @@ class PlainTemplate:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of tokens, special ones visible."""
-        return self._decode(ids)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-    def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return self._coder.decode(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +32,8 @@ PROBES = (
     "éclair recipe",
 )
 _SEARCHED_BACK_CHARS = 64
+# So many days earlier, the year, the month, the day of the month and the weekday are all others.
+_OTHER_DAY = 400
 _DIRECTIVES = re.compile(r"%-?[aAbBcdDeFGhHIjmMpRSTuUVwWxXyYzZ]")
 
 
@@ -59,13 +62,42 @@ class Renderer:
     templates want them. `empty_tools`: `tools` is an empty list, for templates that cannot do without one.
     """
 
-    def __init__(self, tokenizer: Any, text: str, kwargs: Mapping[str, Any], day: dt.date, name: str) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        text: str,
+        kwargs: Mapping[str, Any],
+        day: dt.date,
+        name: str,
+        *,
+        dated: Sequence[str] = (),
+    ) -> None:
+        """Fix a template's arguments and date. `dated`: arguments that are given as the day, in Llama 3.1's format."""
         self.tokenizer = tokenizer
-        self.kwargs = dict(kwargs)
+        self.text = text
         self.name = name
         self.as_parts = False
         self.empty_tools = False
-        self._source = date_macro(text, day) + text
+        self._given, self._dated = dict(kwargs), dated
+        self._set_day(day)
+
+    def _set_day(self, day: dt.date) -> None:
+        self.day = day
+        self.kwargs = {**self._given, **{key: day.strftime("%d %b %Y") for key in self._dated}}
+        self._source = date_macro(self.text, day) + self.text
+
+    def printed_date(self) -> str | None:
+        """Return the day as ISO text if the template prints it anywhere: whether another day makes another text."""
+        other = copy.copy(self)
+        other._set_day(self.day - dt.timedelta(days=_OTHER_DAY))
+        differs = any(self._tried(messages) != other._tried(messages) for messages in _DATED_CONVERSATIONS)
+        return self.day.isoformat() if differs else None
+
+    def _tried(self, messages: Sequence[Message]) -> str | None:
+        try:
+            return self(messages)
+        except Exception:  # noqa: BLE001 (a conversation that the template refuses prints nothing)
+            return None
 
     def __call__(self, messages: Sequence[Message], *, generation: bool = True) -> str:
         """Render a conversation; whatever the template raises passes through."""
@@ -81,18 +113,21 @@ class Renderer:
             )
         )
 
-    def settle(self) -> None:
+    def settle(self, check: Callable[[], object] | None = None) -> None:
         """Find the form of messages and tools that the template takes, plain text and none first.
+
+        `check` raises TemplateError if the present form will not do; without it, one user message must be shown.
 
         Raises:
             TemplateError: it takes none of them; the reason is that of the plain form.
         """
+        check = check or (lambda: split_at_slot(self, [], "a lone user message"))
         refused: TemplateError | None = None
         for self.as_parts, self.empty_tools in ((False, False), (True, False), (False, True), (True, True)):
             if self.empty_tools and "tools" in self.kwargs:
                 break
             try:
-                split_at_slot(self, [], "a lone user message")
+                check()
             except TemplateError as error:
                 refused = refused or error
             else:
@@ -160,6 +195,20 @@ def sentinel_for(texts: Iterable[str]) -> str:
     while (word := f"MagpieSlot{number}Qx") in joined:
         number += 1
     return word
+
+
+_DATED_CONVERSATIONS: tuple[list[Message], ...] = tuple(
+    [*system, *turns]
+    for system in ([], [{"role": "system", "content": "Be brief."}])
+    for turns in (
+        [{"role": "user", "content": "Hi"}],
+        [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Hello"},
+            {"role": "user", "content": "Go on"},
+        ],
+    )
+)
 
 
 def contents_of(messages: Sequence[Message]) -> list[str]:

@@ -60,7 +60,7 @@ class Session:
             ref = pinned_model(spec, self.run_dir)
             self._environments[role] = Environment(
                 run_dir=self.run_dir,
-                identity=engine_identity(spec, self.run_dir, ref, plain=role == "base") if ref.name else {},
+                identity=engine_identity(spec, self.run_dir, ref, role) if ref.name else {},
                 open_engine=lambda: self.engine(role),
                 load_template=lambda: self.template_of(role),
                 listener=self.listener,
@@ -98,19 +98,10 @@ class Session:
         if role not in self._templates:
             spec = self.recipe.role(role)
             ref = pinned_model(spec, self.run_dir)
-
-            def chat() -> ChatTemplate:
-                return load_template(spec, ref, template_date(spec, self.run_dir, ref))
-
             if role == "base":
                 self._templates[role] = PlainTemplate.load(spec.model, revision=ref.load_revision)
-            elif role == "guard":
-                override = spec.template.get("chat_template")
-                self._templates[role] = GuardTemplate.load(
-                    spec.model, revision=ref.load_revision, chat=chat, override=override
-                )
             else:
-                self._templates[role] = chat()
+                self._templates[role] = load_template(spec, ref, template_date(spec, self.run_dir, ref, role), role)
         found: ChatTemplate = self._templates[role]
         return found
 
@@ -185,7 +176,7 @@ def pinned(name: str, revision: str | None, run_dir: RunDir, kind: str = "model"
     return ModelRef(*found)
 
 
-def template_date(spec: RoleSpec, run_dir: RunDir, ref: ModelRef) -> str | None:
+def template_date(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, role: str = "generator") -> str | None:
     """Return the date that the template prints as today, or None if it prints none.
 
     It is the recipe's, or the day of the run's first start: a run resumed tomorrow sends the same bytes.
@@ -194,29 +185,37 @@ def template_date(spec: RoleSpec, run_dir: RunDir, ref: ModelRef) -> str | None:
     if given is not None:
         return str(given)
     key = f"template date {stable_hash([ref.name, ref.revision, spec.template], 8)}"
-    found: str | None = run_dir.pin(key, lambda: load_template(spec, ref, None).date)
+    found: str | None = run_dir.pin(key, lambda: load_template(spec, ref, None, role).date)
     return found
 
 
-def load_template(spec: RoleSpec, ref: ModelRef, date: str | None) -> ChatTemplate:
+def load_template(
+    spec: RoleSpec, ref: ModelRef, date: str | None, role: str = "generator"
+) -> ChatTemplate | GuardTemplate:
     """Load the chat template of a role's model with the recipe's overrides; `date` None is today."""
-    return ChatTemplate.load(
-        spec.model,
-        revision=ref.load_revision,
-        chat_template=spec.template.get("chat_template"),
-        template_kwargs=spec.template.get("kwargs"),
-        template_date=date,
-        trust_remote_code=bool(spec.engine.options.get("trust_remote_code", False)),
-    )
+    settings: dict[str, Any] = {
+        "revision": ref.load_revision,
+        "template_kwargs": spec.template.get("kwargs"),
+        "template_date": date,
+        "trust_remote_code": bool(spec.engine.options.get("trust_remote_code", False)),
+    }
+    override = spec.template.get("chat_template")
+
+    def chat() -> ChatTemplate:
+        return ChatTemplate.load(spec.model, chat_template=override, **settings)
+
+    if role != "guard":
+        return chat()
+    return GuardTemplate.load(spec.model, chat=chat, override=override, **settings)
 
 
-def engine_identity(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, *, plain: bool = False) -> dict[str, Any]:
+def engine_identity(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, role: str = "generator") -> dict[str, Any]:
     """Return what of model, engine settings and template can change a text; see the design's "Two identities".
 
-    `plain`: the model is sent plain text, and its chat template, if it has one, is not used.
+    The base model is sent plain text: its chat template, if it has one, is not used.
     """
     identity: dict[str, Any] = {"engine": make_engine(spec, ref).identity()}
-    if plain:
+    if role == "base":
         return identity
     override = spec.template.get("chat_template")
     if override is not None and "{" not in override and Path(override).is_file():
@@ -225,7 +224,7 @@ def engine_identity(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, *, plain: bo
         "template": {
             "kwargs": spec.template.get("kwargs") or {},
             "override": None if override is None else stable_hash(override),
-            "date": template_date(spec, run_dir, ref),
+            "date": template_date(spec, run_dir, ref, role),
         },
     }
 

@@ -71,6 +71,7 @@ CODES = (
     "fewer_turns",
     "unparsable",
     "unknown_label",
+    "header",
 )
 """Names of the journal's codes, by number. Append only: journals on disk hold the numbers."""
 CODE_NUMBERS = {name: number for number, name in enumerate(CODES)}

@@ -10,24 +10,24 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from ._answer_reader import Answer, AnswerReader
 from ._template_answer import AnswerFrame, find_answer_frame
-from ._template_load import generation_config_of, load_tokenizer, template_beside, template_text
+from ._template_dates import checked_kwargs, dated_renderer
+from ._template_load import find_template, generation_config_of, load_tokenizer, template_text
 from ._template_probe import (
     Frame,
     Message,
-    Renderer,
     Slot,
     find_frame,
     find_slot,
     split_at_slot,
 )
 from ._template_stops import Stops, Vocabulary, instruction_stops, response_stops
+from ._template_tokens import Coder
 from .engines.base import Generation, Prompt
 from .errors import ArgumentError, TemplateError, quoted
 from .models import resolve_model
@@ -35,14 +35,6 @@ from .models import resolve_model
 
 __all__ = ["ChatTemplate", "Stops"]
 
-_RESERVED = {
-    "conversation",
-    "messages",
-    "chat_template",
-    "tokenize",
-    "add_generation_prompt",
-    "continue_final_message",
-}
 _CACHED_SYSTEM_PROMPTS = 4096
 _A_TURN = ({"role": "user", "content": "Hi there."}, {"role": "assistant", "content": "Hello! How can I help?"})
 
@@ -78,17 +70,15 @@ class ChatTemplate:
         self.name = name or str(getattr(tokenizer, "name_or_path", "") or "the model")
         self.tokenizer = tokenizer
         self.text = template_text(tokenizer, chat_template, self.name)
-        self.template_kwargs = _checked_kwargs(template_kwargs)
-        day = _as_date(template_date)
-        if template_date is not None and "strftime_now" not in self.text and re.search(r"\bdate_string\b", self.text):
-            # Llama 3.1's form: a constant date unless this argument is given, in this format
-            self.template_kwargs.setdefault("date_string", day.strftime("%d %b %Y"))
-        prints_date = "strftime_now" in self.text or "date_string" in self.template_kwargs
-        self.date = day.isoformat() if prints_date else None
-        self._render = Renderer(tokenizer, self.text, self.template_kwargs, day, self.name)
+        self._render = dated_renderer(tokenizer, self.text, checked_kwargs(template_kwargs), template_date, self.name)
+        self.template_kwargs = self._render.kwargs
         self._vocabulary = Vocabulary(tokenizer)
         self._render.settle()
-        self.bos, self.tokenizer_adds_bos = self._find_bos()
+        self.date = self._render.printed_date()
+        self._coder = Coder(tokenizer)
+        self._coder.note(split_at_slot(self._render, [], "a lone user message")[0])
+        self.bos, self.tokenizer_adds_bos = self._coder.bos, self._coder.adds_bos
+        self._encode, self._complete, self._bos_of = self._coder.encode, self._coder.complete, self._coder.bos_of
         self._prompts: dict[str | None, Prompt] = {}
         self._systems: dict[str, list[Message]] = {}
         self._turn_slots: dict[str | None, Slot] = {}
@@ -121,12 +111,10 @@ class ChatTemplate:
         """
         ref = resolve_model(model, revision)
         tokenizer = load_tokenizer(ref.source, ref.load_revision, ref.name, trust_remote_code=trust_remote_code)
-        if chat_template is None and not getattr(tokenizer, "chat_template", None):
-            chat_template = template_beside(ref.source, ref.load_revision)
         return cls(
             tokenizer,
             name=ref.name,
-            chat_template=chat_template,
+            chat_template=find_template(tokenizer, ref, chat_template),
             template_kwargs=template_kwargs,
             template_date=template_date,
             generation_config=generation_config_of(ref.source, ref.load_revision, ref.name),
@@ -147,10 +135,10 @@ class ChatTemplate:
         """Return the prompt after which the model writes a user's first message.
 
         The same object each time, so that engines see which requests share it. `system_prompt`: None leaves the
-        template's default; "" asks for none, where the template has a way to say so.
+        template's default; "" blanks it, and adds nothing where there is none.
 
         Raises:
-            TemplateError: the template takes no system prompt, or drops it.
+            TemplateError: the template takes no system prompt or drops it, or prints nothing before the user.
         """
         known = self._prompts.get(system_prompt)
         if known is not None:
@@ -159,7 +147,8 @@ class ChatTemplate:
         what = "a system prompt" if system else "a lone user message"
         slot = find_slot(self._render, self._complete, self._encode, system, what)
         self._check_shown(system, slot)
-        prompt = Prompt(slot.text, slot.token_ids, encode=self._encode, bos=self._bos_of(slot.text))
+        self._check_header(slot)
+        prompt = self._slot_prompt(slot)
         if len(self._prompts) >= _CACHED_SYSTEM_PROMPTS:
             self._prompts = {None: self._prompts[None]}
             self._turn_slots.clear()
@@ -172,6 +161,11 @@ class ChatTemplate:
     def takes_parts(self) -> bool:
         """Whether contents are given to the template as lists of parts."""
         return self._render.as_parts
+
+    @property
+    def needs_tools(self) -> bool:
+        """Whether the template is given an empty list of tools, because it cannot do without one."""
+        return self._render.empty_tools
 
     @property
     def can_think(self) -> bool:
@@ -195,9 +189,10 @@ class ChatTemplate:
         before = self._complete(split_at_slot(self._render, history, "this conversation")[0])
         if not before.endswith(slot.tail_text + slot.dropped):
             slot = find_slot(self._render, self._complete, self._encode, history, "this conversation")
-            return Prompt(slot.text, slot.token_ids, encode=self._encode, bos=self._bos_of(slot.text))
+            return self._slot_prompt(slot)
         text = before.removesuffix(slot.dropped)
-        return Prompt(text, encode=_tail_encoder(self._encode, slot), bos=self._bos_of(text))
+        encode = _tail_encoder(self._encode, slot)
+        return Prompt(text, encode=encode, bos=self._bos_of(text), dropped=slot.dropped)
 
     def response(self, messages: Sequence[Message], system_prompt: str | None = None) -> Prompt:
         """Return the prompt after which the model answers the last message, which is the user's.
@@ -213,7 +208,7 @@ class ChatTemplate:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of tokens, special ones visible."""
-        return self._vocabulary.decode(ids)
+        return self._coder.decode(ids)
 
     def find_special(self, text: str) -> str | None:
         """Return the first special token, or mark of the template, found in a generated text."""
@@ -234,26 +229,7 @@ class ChatTemplate:
 
         return describe(self, system_prompt)
 
-    # What follows: how messages, BOS and tokens are put together.
-
-    def _find_bos(self) -> tuple[str, bool]:
-        """Return the text that the tokenizer puts before a text by itself (or its BOS), and whether it does."""
-        bare, full = self._encode("a"), self.tokenizer("a")["input_ids"]
-        literal = str(getattr(self.tokenizer, "bos_token", None) or "")
-        for count in range(1, len(full) - len(bare) + 1):
-            if list(full[count : count + len(bare)]) == list(bare):
-                return self.decode(full[:count]), True
-        return literal, False
-
-    def _complete(self, text: str) -> str:
-        """Put the BOS in front where the tokenizer would and the template has not."""
-        return self.bos + text if self.tokenizer_adds_bos and not text.lstrip().startswith(self.bos) else text
-
-    def _bos_of(self, text: str) -> str:
-        return self.bos if text.startswith(self.bos) else ""
-
-    def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+    # What follows: how the messages of a conversation are put together.
 
     def _conversation(self, messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
         if system_prompt is None:
@@ -263,19 +239,23 @@ class ChatTemplate:
         return [*self._system(system_prompt), *rest]
 
     def _system(self, system_prompt: str | None) -> list[Message]:
-        """Return the system message to begin with; none for "" where the template refuses it."""
+        """Return the system message to begin with; for "" only where it takes a default text away."""
         if system_prompt is None:
             return []
-        message = [{"role": "system", "content": system_prompt}]
+        message: list[Message] = [{"role": "system", "content": system_prompt}]
         if system_prompt.strip():
-            return list(message)
+            return message
         if system_prompt not in self._systems:
-            try:
-                split_at_slot(self._render, message, "an empty system prompt")
-            except TemplateError:
-                message = []
-            self._systems[system_prompt] = list(message)
+            self._systems[system_prompt] = message if self._blanks_default(message) else []
         return self._systems[system_prompt]
+
+    def _blanks_default(self, message: Sequence[Message]) -> bool:
+        """Whether an empty system message shortens the prompt; otherwise it would only add an empty block."""
+        try:
+            blank = split_at_slot(self._render, message, "an empty system prompt")[0]
+        except TemplateError:
+            return False
+        return len(blank) < len(split_at_slot(self._render, [], "a lone user message")[0])
 
     def _check_shown(self, system: Sequence[Message], slot: Slot) -> None:
         wanted = "".join(str(m["content"]).strip() for m in system)
@@ -283,6 +263,19 @@ class ChatTemplate:
             raise TemplateError(
                 f"The chat template of {quoted(self.name)} drops or rewrites the system prompt.",
                 hint="Leave the system prompt out, or give another template (chat_template=…).",
+                template=self.name,
+            )
+
+    def _slot_prompt(self, slot: Slot) -> Prompt:
+        bos = self._bos_of(slot.text)
+        return Prompt(slot.text, slot.token_ids, encode=self._encode, bos=bos, dropped=slot.dropped)
+
+    def _check_header(self, slot: Slot) -> None:
+        if not slot.text.removeprefix(self.bos).strip():
+            raise TemplateError(
+                f"The chat template of {quoted(self.name)} prints nothing before the user's message.",
+                hint="Magpie sends what stands there as the prompt. Give the template that the model was trained with "
+                "(chat_template=…), or another model.",
                 template=self.name,
             )
 
@@ -304,30 +297,3 @@ def _tail_encoder(encode: Any, slot: Slot) -> Any:
         return [*ids, *slot.tail_ids] if text.endswith(slot.tail_text) else ids
 
     return encoded
-
-
-def _as_date(given: dt.date | str | None) -> dt.date:
-    if given is None:
-        return dt.datetime.now().astimezone().date()
-    if isinstance(given, dt.datetime):
-        return given.date()
-    if isinstance(given, dt.date):
-        return given
-    try:
-        return dt.date.fromisoformat(given)
-    except (TypeError, ValueError):
-        raise ArgumentError(
-            f"template_date = {quoted(given)} is no date.", hint="Write it as 2026-01-31.", key="template_date"
-        ) from None
-
-
-def _checked_kwargs(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    kwargs = dict(given or {})
-    for key in kwargs:
-        if not isinstance(key, str) or key in _RESERVED:
-            raise ArgumentError(
-                f"template_kwargs: {quoted(key)} cannot be set.",
-                hint="Give arguments that the template itself reads, such as enable_thinking.",
-                key="template_kwargs",
-            )
-    return kwargs

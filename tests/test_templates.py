@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
+from magpie_hf._template_plain import PlainTemplate
 from magpie_hf.errors import ArgumentError, ModelError, TemplateError
 from magpie_hf.templates import ChatTemplate
 
@@ -198,8 +199,97 @@ def test_template_arguments_reach_the_template_and_the_hash() -> None:
         ChatTemplate(tokenizer, template_kwargs={"tokenize": True})
 
 
-def test_an_empty_system_prompt_suppresses_the_default_block() -> None:
-    assert study("qwen-2.5").pre_query("").text == f"{IM}system\n{IE}{IM}user\n"
+@every_family
+def test_an_empty_system_prompt_blanks_a_default_and_adds_no_empty_block(family: str) -> None:
+    chat = study(family)
+    default, blank = chat.pre_query(), chat.pre_query("")
+    if family in BLANKED:
+        assert blank.text == BLANKED[family]
+    else:
+        assert blank.text == default.text
+    for prompt in (chat.response([ask("Hi")], ""), chat.next_user([ask("Hi"), answer("Yo.")], "")):
+        assert prompt.text.startswith(blank.text)
+
+
+BLANKED = {
+    "qwen-2": f"{IM}system\n{IE}{IM}user\n",
+    "qwen-2.5": f"{IM}system\n{IE}{IM}user\n",
+    "mistral-small": "<s>[SYSTEM_PROMPT][/SYSTEM_PROMPT][INST]",
+    "vicuna": "<s> USER:",
+    "granite-3": "<|start_of_role|>system<|end_of_role|><|end_of_text|>\n<|start_of_role|>user<|end_of_role|>",
+}
+
+
+@pytest.mark.parametrize("before", ["", "\n ", "{{ bos_token }}"], ids=["nothing", "white space", "BOS"])
+def test_a_template_with_nothing_before_the_user_is_refused(before: str) -> None:
+    text = before + "{{ messages[0]['content'] }}<|eot_id|>"
+    with pytest.raises(TemplateError, match="prints nothing before the user's message"):
+        ChatTemplate(make_tokenizer(**L3, chat_template=text))
+
+
+def test_a_template_that_names_a_date_but_prints_none_has_none() -> None:
+    text = "{% if tools %}{{ strftime_now('%Y') }}{% endif %}<|im_start|>{{ messages[-1]['content'] }}<|im_end|>"
+    assert ChatTemplate(make_tokenizer(**CHATML, chat_template=text), template_date=DAY).date is None
+    only_with_system = "{% if messages[0]['role'] == 'system' %}{{ strftime_now('%Y') }}{% endif %}" + text[49:]
+    system = "{{ messages[0]['content'] if messages|length > 1 else '' }}"
+    chat = ChatTemplate(make_tokenizer(**CHATML, chat_template=only_with_system.replace("<|im_end|>", system)))
+    assert chat.date == dt.datetime.now().astimezone().date().isoformat()
+
+
+def test_tools_that_the_template_cannot_do_without_are_noted() -> None:
+    assert any("given an empty list" in note for note in study("tool-use").describe()["notes"])
+    assert not any("given an empty list" in note for note in study("qwen-3").describe()["notes"])
+
+
+LEGACY_FALSE = {**SPM, "kind": "spm-first"}
+"""A SentencePiece tokenizer with `legacy: false`, TinyLlama's form: the first word gets its space, unless a token is before it."""
+
+
+def test_a_bos_that_the_tokenizer_adds_is_put_in_front_of_the_ids() -> None:
+    tokenizer = make_tokenizer(**LEGACY_FALSE, chat_template=template("zephyr").replace("{{ bos_token }}", ""))
+    chat = ChatTemplate(tokenizer)
+    asked = [ask("Hi")]
+    rendered = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    prompt = chat.response(asked)
+    # What a server makes of the text, and what transformers makes of the conversation, which gets no BOS there
+    assert list(prompt.token_ids) == tokenizer(rendered)["input_ids"]
+    ids = tokenizer.apply_chat_template(asked, tokenize=True, add_generation_prompt=True, return_dict=False)
+    assert list(prompt.token_ids) == [tokenizer.bos_token_id, *ids]
+    assert list(prompt.token_ids) != tokenizer.encode(prompt.text, add_special_tokens=False)
+    assert list(prompt.token_ids) == tokenizer(prompt.text_without_bos)["input_ids"]
+    assert prompt.token_ids[: len(chat.pre_query().token_ids)] == chat.pre_query().token_ids
+    turn = chat.next_user([ask("Hi"), answer("Yo.")])
+    whole = chat.response([ask("Hi"), answer("Yo."), ask("And?")])
+    assert whole.token_ids[: len(turn.token_ids)] == turn.token_ids
+
+
+def test_a_bos_that_the_template_writes_is_encoded_with_its_text() -> None:
+    tokenizer = make_tokenizer(**LEGACY_FALSE, chat_template=template("llama-2"))
+    ids = tokenizer.apply_chat_template([ask("Hi")], tokenize=True, add_generation_prompt=True, return_dict=False)
+    assert list(ChatTemplate(tokenizer).response([ask("Hi")]).token_ids) == ids
+
+
+def test_a_base_models_prompt_has_the_tokens_that_a_server_gives_it() -> None:
+    tokenizer = make_tokenizer(**LEGACY_FALSE)
+    prompt = PlainTemplate(tokenizer).plain("How do I sort a list?")
+    assert list(prompt.token_ids) == tokenizer("How do I sort a list?")["input_ids"]
+    assert prompt.text == "<s>How do I sort a list?"
+
+
+HEADER_THAT_MERGES = (
+    "{% for m in messages %}{{ '<|prompt|>' if m['role'] == 'user' else '<|answer|>' }}{{ m['content'] }}</s>"
+    "{% endfor %}{% if add_generation_prompt %}<|answer|>{% endif %}"
+)
+
+
+def test_the_end_of_a_header_that_merges_with_the_first_word_is_known_to_the_prompt() -> None:
+    chat = ChatTemplate(make_tokenizer(**SPM, merged=">", chat_template=HEADER_THAT_MERGES))
+    assert (chat.pre_query().text, chat.pre_query().dropped) == ("<s><|prompt|", ">")
+    turn = chat.next_user([ask("Hi"), answer("Yo.")])
+    assert turn.text.endswith("Yo.</s><|prompt|")
+    assert turn.dropped == ">"
+    assert study("llama-2").pre_query().dropped == " "
+    assert study("llama-3").pre_query().dropped == ""
 
 
 def test_history_loses_its_think_blocks_as_the_template_says() -> None:

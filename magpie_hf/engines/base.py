@@ -18,10 +18,11 @@ class Prompt:
 
     `text` is the rendered template with its BOS, if it has one, written out; `token_ids` have exactly one BOS where
     the model uses one. `bos` is the literal BOS that `text` begins with, or "": engines that send text leave it out
-    exactly when their server adds it by itself (`text_without_bos`).
+    exactly when their server adds it by itself (`text_without_bos`). `dropped`: characters that belong to the end of
+    the prompt but merge with what follows into one token, so that the model writes them first.
     """
 
-    __slots__ = ("_encode", "_token_ids", "bos", "text")
+    __slots__ = ("_encode", "_token_ids", "bos", "dropped", "text")
 
     def __init__(
         self,
@@ -30,9 +31,11 @@ class Prompt:
         *,
         encode: Callable[[str], Sequence[int]] | None = None,
         bos: str = "",
+        dropped: str = "",
     ) -> None:
         self.text = text
         self.bos = bos
+        self.dropped = dropped
         self._token_ids = None if token_ids is None else tuple(token_ids)
         self._encode = encode
 

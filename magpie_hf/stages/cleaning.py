@@ -62,6 +62,20 @@ _FRAGMENT_START = re.compile(r"^[\s,.;:!?)\]}…%&/\\|+=]*(?:[,;:?)\]}…]|!(?!\
 _LONE_GREEK = re.compile(r"(?<![\u0370-\u03ff])[\u0370-\u03ff](?![\u0370-\u03ff])")
 
 
+def without_header_end(text: str, end: str) -> str | None:
+    """Take the end of the user's header off a generation that begins with it, or return None if it does not.
+
+    `end`: characters that the prompt leaves out because they merge with the first word into one token, such as the ">"
+    of "<|prompt|>". White space is taken off if it is there: tokenizers drop and add it when they decode.
+    """
+    if text.startswith(end):
+        return text.removeprefix(end)
+    mark, start = end.strip(), text.lstrip()
+    if not mark:
+        return text
+    return start.removeprefix(mark).removeprefix(end[len(end.rstrip()) :]) if start.startswith(mark) else None
+
+
 def clean(text: str) -> str:
     """Return the instruction within a raw text; cleaning a clean text changes nothing."""
     before = None

@@ -110,7 +110,7 @@ class Instructions(RowStage):
             generation = yield Ask(prompts[point], samplings[point].with_seed(seed))
             if generation.failure is not None:
                 return failed(generation)
-            return self.judge(generation, template.find_special)
+            return self.judge(generation, template.find_special, prompts[point].dropped)
 
         return steps
 
@@ -124,14 +124,20 @@ class Instructions(RowStage):
             return ()
         return first_tokens(context.template.tokenizer, self.banned_starts)
 
-    def judge(self, generation: Generation, find_special: Callable[[str], str | None]) -> Outcome:
-        """Accept a text or reject it with its reason; the raw text is kept either way."""
-        raw = generation.text
+    def judge(self, generation: Generation, find_special: Callable[[str], str | None], dropped: str = "") -> Outcome:
+        """Accept a text or reject it with its reason; the raw text is kept either way.
+
+        `dropped`: the end of the user's header that the prompt leaves to the model (see Prompt); not part of a text.
+        """
+        own = cleaning.without_header_end(generation.text, dropped)
+        raw = generation.text if own is None else own
         record: dict[str, Any] = {"raw": raw, "finish": generation.finish_reason}
         if generation.served is not None:
             record["served"] = {k: v for k, v in generation.served._asdict().items() if v is not None}
         if generation.finish_reason == "length":
             return Outcome(record, "unfinished")
+        if own is None:
+            return Outcome(record, "header")
         if (special := find_special(raw)) is not None:
             return Outcome({**record, "why": special}, "special_token")
         if self.banned_starts and raw.lstrip().startswith(self.banned_starts):

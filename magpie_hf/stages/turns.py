@@ -123,7 +123,7 @@ class Turns(RowStage):
                 generation = yield Ask(prompt, user_sampling.with_seed(seed))
                 if generation.failure is not None:
                     return failed(generation), seed
-                outcome = judge(generation, template.find_special)
+                outcome = judge(generation, template.find_special, prompt.dropped)
                 if outcome.code == OK or user_sampling.is_greedy:
                     break
             return outcome, seed

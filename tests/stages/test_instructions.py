@@ -153,3 +153,55 @@ def test_an_unusable_turn_is_tried_so_often_and_then_ends_the_conversation_with_
     outcome, prompts = conversation(template, [said("")], sampling=SamplingParams(temperature=0.0))
     assert len(prompts) == 1, "a greedy turn would only come out the same"
     assert outcome.code == "fewer_turns"
+
+
+@pytest.mark.parametrize(
+    ("dropped", "text", "code", "raw"),
+    [
+        (">", "> How do I sort?", "ok", " How do I sort?"),
+        (">", ">How do I sort?", "ok", "How do I sort?"),
+        (">", " >How do I sort?", "ok", "How do I sort?"),
+        (">\n", ">\nHow do I sort?", "ok", "How do I sort?"),
+        (">\n", ">How do I sort?", "ok", "How do I sort?"),
+        (" ", " How do I sort?", "ok", "How do I sort?"),
+        (" ", "How do I sort?", "ok", "How do I sort?"),
+        (" ", "  How do I sort?", "ok", " How do I sort?"),
+        ("", "> How do I sort?", "ok", "> How do I sort?"),
+        (">", "How do I sort?", "header", "How do I sort?"),
+        (">", "", "header", ""),
+    ],
+)
+def test_the_end_of_the_header_that_the_model_writes_is_not_part_of_the_instruction(dropped, text, code, raw):
+    outcome = Instructions(clean=False).judge(Generation(1, text, "stop"), lambda _: None, dropped)
+    assert (outcome.code, outcome.record["raw"]) == (code, raw)
+
+
+def test_instructions_and_turns_come_without_the_end_of_a_header_that_merges(monkeypatch, tmp_path):
+    import magpie_hf
+    from magpie_hf.engines import ENGINES
+    from tests.scripted_engine import ScriptedEngine
+    from tests.template_families import make_tokenizer
+    from tests.template_families.table import SPM
+    from tests.test_templates import HEADER_THAT_MERGES
+
+    make_tokenizer(**SPM, merged=">", chat_template=HEADER_THAT_MERGES).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
+    monkeypatch.setitem(ENGINES, "scripted", "tests.scripted_engine:ScriptedEngine")
+    ScriptedEngine.reset()
+
+    def reply(request, number):
+        is_user = request.prompt.text.endswith("<|prompt|")
+        return f">How do I sort list {number}?" if is_user else "Call sorted on it."
+
+    ScriptedEngine.answer = staticmethod(reply)
+    ds = magpie_hf.run(
+        {
+            "model": str(tmp_path / "model"),
+            "engine": {"kind": "scripted", "window": 1},
+            "num_rows": 3,
+            "stages": ["instructions", "responses", {"stage": "turns", "system_prompt": None}],
+            "output": {"path": str(tmp_path / "run")},
+        }
+    )
+    for column in ("instruction", "raw_instruction", "instruction_2"):
+        assert all(text.startswith("How do I sort list") for text in ds[column][:])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 from datasets import Dataset
 from hypothesis import given
@@ -8,9 +10,12 @@ from hypothesis import strategies as st
 import magpie_hf
 from magpie_hf._template_guard import GuardTemplate
 from magpie_hf.engines import ENGINES
+from magpie_hf.errors import TemplateError
 from magpie_hf.stages.safety import read_verdict
 from magpie_hf.templates import ChatTemplate
 from tests.scripted_engine import ScriptedEngine
+from tests.template_families import make_tokenizer
+from tests.template_families.table import SPM
 
 
 @pytest.mark.parametrize(
@@ -56,6 +61,62 @@ def test_a_guards_own_template_is_rendered_with_the_whole_conversation(demo_mode
     assert "assistant: So." in prompt.text
     bos = guard.tokenizer.bos_token_id
     assert [token for token in prompt.token_ids if token == bos] == [bos]
+
+
+PARTS_TEMPLATE = (
+    "{{ bos_token }}<|user|>Task: find unsafe content.\n"
+    "{% for m in messages %}{{ m['role'] }}: {% for part in m['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] | trim }}{% endif %}{% endfor %}; {% endfor %}"
+    "{{ policy | default('') }}Answer 'safe' or 'unsafe'.<|end|>"
+)
+PAIR = ({"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."})
+
+
+def test_a_guard_that_wants_parts_is_asked_about_the_conversation_and_not_about_an_empty_one(demo_model_dir):
+    guard = GuardTemplate.load(str(demo_model_dir), override=PARTS_TEMPLATE, template_kwargs={"policy": "Be strict. "})
+    assert guard.has_own
+    assert "user: How?; assistant: So.; Be strict. Answer" in guard.conversation(PAIR).text
+    assert "user: How?; Be strict. Answer" in guard.conversation(PAIR[:1]).text
+
+
+@pytest.mark.parametrize(
+    ("printed", "reason"),
+    [("m['text']", "does not show the conversation"), ("raise_exception('no such form')", "no such form")],
+)
+def test_a_guard_whose_prompt_does_not_show_the_conversation_is_refused(demo_model_dir, printed, reason):
+    text = "Task: {% for m in messages %}{{ " + printed + " }}{% endfor %} Answer 'safe' or 'unsafe'."
+    chat = functools.partial(ChatTemplate.load, str(demo_model_dir), chat_template=text)
+    with pytest.raises(TemplateError, match=reason):
+        GuardTemplate.load(str(demo_model_dir), chat=chat, override=text)
+
+
+def test_a_guard_that_shows_pairs_only_is_refused_for_a_lone_instruction(demo_model_dir):
+    shown = "{{ messages[0]['content'] ~ messages[1]['content'] if messages|length > 1 }}"
+    guard = GuardTemplate.load(str(demo_model_dir), override=f"{{{{ bos_token }}}}Task. {shown} Safe or unsafe?")
+    assert "How?So." in guard.conversation(PAIR).text
+    with pytest.raises(TemplateError, match="does not show the conversation"):
+        guard.conversation(PAIR[:1])
+
+
+def test_the_word_unsafe_in_a_default_system_prompt_makes_no_guard(demo_model_dir):
+    text = (
+        "{{ bos_token }}{% if messages[0]['role'] != 'system' %}<|system|>Give no unsafe answers.<|end|>{% endif %}"
+        "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    chat = functools.partial(ChatTemplate.load, str(demo_model_dir), chat_template=text)
+    guard = GuardTemplate.load(str(demo_model_dir), chat=chat, override=text)
+    assert not guard.has_own
+    assert "S9: Indiscriminate weapons" in guard.conversation(PAIR).text
+
+
+def test_a_guards_prompt_has_the_bos_that_its_tokenizer_adds(tmp_path):
+    tokenizer = make_tokenizer(**SPM, chat_template=GUARD_TEMPLATE.replace("{{ bos_token }}", ""))
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    prompt = GuardTemplate.load(str(tmp_path), chat=None).conversation(PAIR)
+    assert prompt.text.startswith("<s>Task")
+    assert list(prompt.token_ids) == tokenizer(prompt.text_without_bos)["input_ids"]
 
 
 def test_a_chat_model_is_asked_in_words_with_the_codes(demo_model_dir):

@@ -60,15 +60,31 @@ def _trained(kind: str) -> str:
     trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=pieces, show_progress=False)
     tokenizer.train_from_iterator(_TEXTS, trainer)
     tokenizer = _without_added_tokens(tokenizer)
-    tokenizer.pre_tokenizer = None
     spaces = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = None
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces] if kind == "spm" else [spaces])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)][
             : 4 if kind == "spm" else 3
         ]
     )
+    if kind == "spm-first":
+        tokenizer.normalizer = None
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     return tokenizer.to_str()
+
+
+def _merging(content: str, before: str) -> str:
+    """Add pieces of `before` with a letter after it, as large vocabularies have them from texts of code."""
+    if not before:
+        return content
+    found = json.loads(content)
+    vocabulary, merges = found["model"]["vocab"], found["model"]["merges"]
+    vocabulary.setdefault(before, len(vocabulary))
+    for letter in [text for text in vocabulary if len(text) == 1 and text.isalpha()]:
+        vocabulary.setdefault(before + letter, len(vocabulary))
+        merges.insert(0, [before, letter])
+    return json.dumps(found)
 
 
 def _without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
@@ -87,15 +103,17 @@ def make_tokenizer(
     added: str = "",
     adds_bos: bool = False,
     rstrip: bool = False,
+    merged: str = "",
     chat_template: Any = None,
 ) -> PreTrainedTokenizerFast:
     """Build a tokenizer.
 
-    `kind`: "llama3" and "gpt2" (byte-level, by their patterns), "spm" (a space put in front) or "gemma" (none).
+    `kind`: "llama3" and "gpt2" (byte-level, by their patterns), "spm" (a space put in front), "spm-first" (in front of
+    the first word only, as SentencePiece with `legacy: false`) or "gemma" (none).
     `special`, `added`: further special and other added tokens, separated by spaces. `rstrip`: special tokens swallow
-    the white space after them, as Phi-3's do.
+    the white space after them, as Phi-3's do. `merged`: a character that is one piece with each letter after it.
     """
-    backend = Tokenizer.from_str(_trained(kind))
+    backend = Tokenizer.from_str(_merging(_trained(kind), merged))
     wanted = dict.fromkeys([*([bos] if bos else []), eos, *special.split()])
     backend.add_special_tokens([AddedToken(t, special=True, normalized=False, rstrip=rstrip) for t in wanted])
     backend.add_tokens([AddedToken(t, normalized=False) for t in added.split()])
