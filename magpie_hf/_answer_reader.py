@@ -76,7 +76,7 @@ class AnswerReader:
                 answer = answer[found.end() :].rstrip()
                 break
         found = self._ending.search(answer) if self._ending else None
-        answer = answer[: found.start()] if found else answer
+        answer = answer[: found.start()].rstrip() if found else answer
         return _reasoning.without_answer_marks(answer, self._template)
 
     def _find(self, text: str) -> str | None:
@@ -85,9 +85,7 @@ class AnswerReader:
 
     def _visible(self, generation: Generation) -> str:
         """Return a generation's text with special tokens visible, from its ids where a server left them out."""
-        hidden = self._vocabulary.special_text
-        if generation.token_ids and any(
-            (token := hidden.get(i)) is not None and token not in generation.text for i in generation.token_ids
-        ):
-            return self._vocabulary.decode(generation.token_ids)
+        ids, special = generation.token_ids or (), self._vocabulary.special_text
+        if any(special[i] not in generation.text for i in special.keys() & set(ids)):
+            return self._vocabulary.decode(ids)
         return generation.text

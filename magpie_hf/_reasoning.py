@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -87,6 +88,7 @@ def opened_tags(generation_prompt: str, known: Iterable[Tags]) -> Tags | None:
     return next((t for t in known if generation_prompt.rfind(t.opens) > generation_prompt.rfind(t.closes)), None)
 
 
+@lru_cache(maxsize=1024)
 def loose(text: str) -> str:
     """Return a pattern for a text that allows other white space around marks and between words."""
     words = re.split(r"\s+|(?<=[>\]▷])(?=\S)|(?<=\S)(?=[<\[◁])", text.strip())

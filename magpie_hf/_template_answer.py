@@ -136,4 +136,4 @@ def ending_pattern(ending: Sequence[str]) -> re.Pattern[str] | None:
     pattern = ""
     for piece in reversed(ending):
         pattern = loose(piece) + (rf"(?:\s*{pattern})?" if pattern else "")
-    return re.compile(rf"\s*{pattern}\s*\Z") if pattern else None
+    return re.compile(rf"{pattern}\s*\Z") if pattern else None

@@ -113,10 +113,19 @@ def _default_block_note(template: ChatTemplate) -> str:
 
 
 def _thinking_notes(template: ChatTemplate) -> list[str]:
+    frame, opened = template.answer_frame, template.opened_think
+    head = f"Answers begin with {frame.head.strip()!r}; it is taken off." if frame.head.strip() else ""
     if template.is_harmony:
         return ["Harmony channels: a response's analysis becomes its reasoning, its final channel the answer."]
-    opens = template.opened_think
-    if not (opens or template.can_think):
-        return []
-    prompt = f"the response prompt opens {opens[0]}" if opens else "the response prompt opens no think block"
-    return [f"Can think; {prompt}. Instructions come without thinking: their prompts end before the assistant's turn."]
+    if not (opened or template.can_think):
+        return [head]
+    opens = opened.opens or "reasoning" if opened else "no think block"
+    shown = (
+        f"The template prints reasoning between {frame.tags.opens!r} and {frame.tags.closes!r}." if frame.tags else ""
+    )
+    return [
+        f"Can think; the response prompt opens {opens}. Instructions come without thinking: their prompts end before "
+        "the assistant's turn.",
+        shown,
+        head,
+    ]

@@ -193,3 +193,11 @@ def test_a_template_of_one_turn_still_loads():
     chat = ChatTemplate(make_tokenizer(**SPM, chat_template=source))
     assert chat.response_stops.texts == ("</s>", "<s>")
     assert chat.split_reasoning("Yo.") == (None, "Yo.")
+
+
+def test_what_stands_around_reasoning_and_answers_is_described():
+    notes = study("solar-open").describe()["notes"]
+    assert "The template prints reasoning between '<|think|>' and '<|end|>'." in notes
+    assert "Answers begin with '<|content|>'; it is taken off." in notes
+    assert "Answers begin with '<|START_RESPONSE|>'; it is taken off." in study("command-r7b").describe()["notes"]
+    assert not any("taken off" in note or "reasoning" in note for note in study("llama-3").describe()["notes"])
