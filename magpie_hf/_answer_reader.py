@@ -50,6 +50,17 @@ class AnswerReader:
         shown = (frame.after_user, frame.before_answer, frame.after_answer, frame.at_end, *answer.inside)
         self._special = vocabulary.answer_pattern(shown)
 
+    @property
+    def hidden_close(self) -> str | None:
+        """What closes the reasoning, if special tokens alone do: nothing of it is left where a server hides these."""
+        tags = self.opened or self._frame.tags
+        if tags is None or self.is_harmony:
+            return None
+        bare = tags.closes
+        for token in self._vocabulary.special:
+            bare = bare.replace(token, "") if token.strip() else bare
+        return None if bare.strip() else tags.closes
+
     def split(self, text: str) -> Split:
         """Return reasoning (None if there is none) and answer ("" if it never came), without the template's marks."""
         if self.is_harmony:

@@ -172,6 +172,11 @@ class ChatTemplate:
         """Whether the template knows think blocks or channels."""
         return bool(self._reader.known) or self.is_harmony or "enable_thinking" in self.text
 
+    @property
+    def hidden_close(self) -> str | None:
+        """What closes the model's reasoning, if it cannot be seen where special tokens are left out of texts."""
+        return self._reader.hidden_close
+
     def next_user(self, messages: Sequence[Message], system_prompt: str | None = None) -> Prompt:
         """Return the prompt after which the model writes the user's next message.
 

@@ -10,20 +10,21 @@ from tests.null_engine import NullEngine
 
 
 class ScriptedEngine(NullEngine):
-    """`answer(request, number)` gives the text; `grammar`: whether it says it holds texts to a schema."""
+    """`answer(request, number)` gives the text; `grammar`, `special_tokens`: what it says it can do."""
 
     name = "scripted"
     answer: Callable[[Request, int], str] = staticmethod(lambda request, number: "")
     grammar = False
+    special_tokens = True
     asked: list[Request] = []  # noqa: RUF012 (what all instances were asked, for tests)
 
     @classmethod
     def reset(cls) -> None:
         super().reset()
-        cls.asked, cls.grammar = [], False
+        cls.asked, cls.grammar, cls.special_tokens = [], False, True
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(grammar=self.grammar)
+        return Capabilities(grammar=self.grammar, special_tokens=self.special_tokens)
 
     def _answer(self, request: Request) -> Generation:
         number = len(self.asked)

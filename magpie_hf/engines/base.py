@@ -132,7 +132,8 @@ class Capabilities:
     `token_ids`: takes token-id prompts. `seeded`: equal seeds give equal texts (up to floating point).
     `max_n`: most samples a request to the server (1: no `n`). `max_stop`: most stop texts a request, the rest are cut
     on our side (None: no limit). `first_token_ban`: honours `banned_first_token_ids`. `grammar`: honours `grammar`.
-    `logprobs`: has `score`. `max_context`: most tokens of prompt and completion, None if unknown.
+    `logprobs`: has `score`. `special_tokens`: special tokens are visible in texts, or token ids come with them.
+    `max_context`: most tokens of prompt and completion, None if unknown.
     """
 
     token_ids: bool = True
@@ -142,6 +143,7 @@ class Capabilities:
     first_token_ban: bool = False
     grammar: bool = False
     logprobs: bool = False
+    special_tokens: bool = True
     max_context: int | None = None
 
 

@@ -180,11 +180,13 @@ class OpenAIEngine(EndpointEngine):
             max_n=traits.max_n,
             max_stop=MAX_STOP,
             grammar=bool(traits.grammar_field),
+            special_tokens=traits.special_tokens,
             max_context=min((self._contexts[e.url] for e in met if e.url in self._contexts), default=None),
         )
 
     def _probe(self, endpoint: Endpoint) -> Traits:
-        return Probe(partial(self._ask, endpoint), partial(self._no_completions, endpoint), self.max_n).run()
+        refuse = partial(self._no_completions, endpoint)
+        return Probe(partial(self._ask, endpoint), refuse, self.max_n, self.token_texts).run()
 
     def _ask(self, endpoint: Endpoint, *fields: dict[str, Any]) -> list[Reply]:
         """Send small completion requests at the same time, again while the server is overloaded or starting.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,10 @@ PROBE_TEMPERATURE = 2.0
 
 
 PROBE_SEED = 11
+
+
+# Special tokens that are forced, one a request; those that end a text are never shown, so one is not enough.
+MAX_SPECIAL = 8
 MAX_SIZES = 8
 
 
@@ -64,6 +68,7 @@ class Traits:
     seeded: bool = False
     samples: bool = True
     stop_ids: bool = False
+    special_tokens: bool = True
     grammar_field: str = ""
 
 
@@ -71,13 +76,16 @@ class Probe:
     """Finds out what one server can do, by some fifteen small requests.
 
     `ask` sends completion requests with the given fields to it, all at once; `refuse` gives the error for a server that
-    refuses the plainest of them; `most_n` is the largest `n` of use.
+    refuses the plainest of them; `most_n` is the largest `n` of use; `special` are special tokens of the model.
     """
 
-    def __init__(self, ask: Ask, refuse: Callable[[Reply], EngineError], most_n: int) -> None:
+    def __init__(
+        self, ask: Ask, refuse: Callable[[Reply], EngineError], most_n: int, special: Mapping[int, str]
+    ) -> None:
         self._ask = ask
         self._refuse = refuse
         self._most_n = most_n
+        self._special = special
 
     def run(self) -> Traits:
         """Ask, and return what was found."""
@@ -99,6 +107,7 @@ class Probe:
             seeded=a == text_of(a2) and b == text_of(b2) and a != b and a is not None,
             samples=len({a, b, text_of(a2), text_of(b2)}) > 1,
             stop_ids=self._heeds_stop_ids(extras),
+            special_tokens=self._shows_special_tokens(extras),
             grammar_field=next(
                 (f for f, r in zip(GRAMMAR_FIELDS, held, strict=True) if _keeps_schema(text_of(r))), ""
             ),
@@ -151,6 +160,14 @@ class Probe:
             return False
         stopped = self._ask(greedy | {"stop_token_ids": [ids[0]]})[0]
         return stopped.status == 200 and (usage_of(stopped, "completion_tokens") or 0) < max(len(ids), 2)
+
+    def _shows_special_tokens(self, extras: frozenset[str]) -> bool:
+        """Whether token ids come with a text, or a special token that is forced to come first can be seen in it."""
+        forced = [{"logit_bias": {str(i): 100}} for i in list(self._special)[:MAX_SPECIAL]]
+        fields = {"temperature": 0} | {name: EXTRAS[name] for name in extras}
+        free, *replies = self._ask(fields, *(fields | force for force in forced))
+        shown = zip(self._special.values(), map(text_of, replies), strict=False)
+        return not forced or bool(ids_of(free)) or any(token.strip() in (text or "") for token, text in shown)
 
 
 # OpenAI's field, which vLLM and SGLang have, and llama.cpp's for /v1/completions, which ignores the other one there.

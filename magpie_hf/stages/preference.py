@@ -15,7 +15,7 @@ from ..errors import ArgumentError
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Scorer, Steps, failed
 from ..templates import ChatTemplate
-from .responses import MAX_TOKENS, read_response, with_stops
+from .responses import MAX_TOKENS, check_special_tokens, read_response, with_stops
 from .reward import Rewarding
 
 
@@ -86,6 +86,7 @@ class PreferenceResponses(RowStage):
     def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
         """Return `steps` of a row: one request an answer."""
         template = context.template
+        check_special_tokens(context)
         sampling = with_stops(self.sampling, template)
         bases = [seed_base(context.seed, self.name, number) for number in range(self.num_samples)]
 

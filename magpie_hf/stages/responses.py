@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from ..columns import SHAREGPT
 from ..engines.base import Generation
+from ..errors import CapabilityError, quoted
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
 from ..templates import ChatTemplate
@@ -75,6 +76,7 @@ class Responses(RowStage):
     def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
         """Return `steps` of a row: one request; what a thinking model thought goes to a column of its own."""
         template = context.template
+        check_special_tokens(context)
         sampling = with_stops(self.sampling, template)
         base = seed_base(context.seed, self.name, 1, 0, "")
         system_prompt, sampled = self.system_prompt, not sampling.is_greedy
@@ -129,6 +131,19 @@ def with_stops(sampling: SamplingParams, template: ChatTemplate) -> SamplingPara
         sampling,
         stop=(*sampling.stop, *stops.plain_texts),
         stop_token_ids=(*sampling.stop_token_ids, *stops.token_ids),
+    )
+
+
+def check_special_tokens(context: Context) -> None:
+    """Raise CapabilityError if the engine hides what closes the model's reasoning."""
+    closes = context.template.hidden_close
+    if closes is None or context.capabilities is None or context.capabilities.special_tokens:
+        return
+    raise CapabilityError(
+        f"The server leaves special tokens out of its texts and returns no token ids, but only {quoted(closes, 60)} "
+        "shows where this model's reasoning ends.",
+        hint="Use an engine that returns token ids: transformers, vllm, tgi, or openai on a vLLM server. llama.cpp's server "
+        "shows special tokens when it is started with --special.",
     )
 
 

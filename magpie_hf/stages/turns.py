@@ -18,7 +18,7 @@ from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import FAILURE_CODES, OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
 from ..templates import ChatTemplate
 from .instructions import Instructions, instruction_sampling
-from .responses import GREEDY, read_response, with_stops
+from .responses import GREEDY, check_special_tokens, read_response, with_stops
 
 
 SYSTEM_PROMPT = (
@@ -109,6 +109,7 @@ class Turns(RowStage):
     def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
         """Return `steps` of a conversation: user's turn (tried again where unusable), answer, and so on."""
         template = context.template
+        check_special_tokens(context)
         judge = Instructions(clean=self.clean, max_scripts=self.max_scripts).judge
         user_sampling = instruction_sampling(self.sampling, template.instruction_stops)
         answer_sampling = with_stops(self.response_sampling, template)

@@ -76,6 +76,9 @@ class Server:
         return {"model": body["model"], "choices": choices[::-1], "usage": usage}
 
     def text(self, body, i):
+        if "logit_bias" in body and "logit_bias" in self.honours:
+            (token,) = body["logit_bias"]
+            return SPECIAL[int(token)] if "skip_special_tokens" in self.honours else ""
         if "response_format" in self.honours and "response_format" in body:
             schema = body["response_format"]["json_schema"]["schema"]
             return json.dumps(schema.get("enum", [{}])[0])
@@ -86,6 +89,7 @@ class Server:
 
 
 TWO = Prompt("two words", [5, 6])
+SPECIAL = {7: "<|begin|>", 8: "<|end|>"}
 
 
 # What a server can do
@@ -108,6 +112,24 @@ def test_what_a_server_can_do_is_found_out_at_the_start(server, expected):
         found = e.capabilities()
         assert {name: getattr(found, name) for name in expected} == expected
         assert found.max_context == 99
+
+
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        (Server(), False),
+        (Server(honours=("logit_bias",)), False),
+        (Server(honours=("logit_bias", "skip_special_tokens")), True),
+        (Server(choice={"token_ids": [5, 6]}), True),
+        (Server(unknown="refused"), False),
+    ],
+    ids=["unknown fields ignored", "hidden", "shown", "ids", "unknown fields refused"],
+)
+def test_whether_special_tokens_can_be_seen_is_found_out_by_forcing_some(server, expected):
+    with Scripted(server) as s, engine(s, token_texts=SPECIAL) as e:
+        assert e.capabilities().special_tokens is expected
+    with Scripted(server) as s, engine(s) as e:
+        assert e.capabilities().special_tokens
 
 
 def test_replicas_are_used_for_what_all_of_them_can_do():

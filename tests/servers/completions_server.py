@@ -144,7 +144,7 @@ class CompletionsServer(FaultyServer):
                         stop=(stop,) if isinstance(stop, str) else tuple(stop),
                         stop_inside=True,
                         stop_ids=stop_ids if given.get("ignore_eos") else stop_ids | self.generator.eos_ids,
-                        banned_first_ids=_banned(given),
+                        banned_first_ids=_banned(given, self.generator.weights.vocab_size),
                         min_new_tokens=given.get("min_tokens") or 0,
                     )
                 )
@@ -274,13 +274,16 @@ def _or_one(value: Any) -> Any:
     return 1 if value is None else value
 
 
-def _banned(given: dict[str, Any]) -> tuple[int, ...]:
-    """Return the tokens that `logit_bias` forbids.
+def _banned(given: dict[str, Any], vocab_size: int) -> tuple[int, ...]:
+    """Return the tokens that `logit_bias` forbids; all others where it forces some.
 
-    A real server bans them at every position, this one at the first only: there the two agree, and it is the only
-    place where Magpie bans anything.
+    A real server bans and forces them at every position, this one at the first only: there the two agree, and it is
+    the only place where Magpie bans or forces anything.
     """
     bias = given.get("logit_bias") or {}
+    forced = {int(token) for token, value in bias.items() if value >= 100}
+    if forced:
+        return tuple(token for token in range(vocab_size) if token not in forced)
     return tuple(int(token) for token, value in bias.items() if value <= -100)
 
 

@@ -10,6 +10,7 @@ from datasets import Dataset
 import magpie_hf
 from magpie_hf.cli import main
 from magpie_hf.engines import ENGINES
+from magpie_hf.errors import CapabilityError
 from magpie_hf.inspection import run_status
 from magpie_hf.keys import content_fingerprint
 from tests.scripted_engine import ScriptedEngine
@@ -23,20 +24,23 @@ TOOL = "<|think|>hm<|end|><|begin|>assistant<|tool_calls|>[]"
 
 @pytest.fixture
 def scripted(monkeypatch, tmp_path):
-    """A model with a format of several messages in an answer: `scripted(answers)(dataset, *stages)` runs stages."""
+    """A model with a format of several messages in an answer: `scripted(answers)(dataset, *stages)` runs stages.
+
+    `family`: another template of the table.
+    """
     monkeypatch.setitem(ENGINES, "scripted", "tests.scripted_engine:ScriptedEngine")
     ScriptedEngine.reset()
-    place = tmp_path / "model"
-    make_tokenizer(**TOKENIZERS["solar-open"], chat_template=template("solar-open")).save_pretrained(place)
-    (place / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
 
-    def spec(answers):
+    def spec(answers, family="solar-open"):
+        place = tmp_path / family
+        make_tokenizer(**TOKENIZERS[family], chat_template=template(family)).save_pretrained(place)
+        (place / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
         ScriptedEngine.answer = staticmethod(answers)
         role = {"model": str(place), "engine": {"kind": "scripted"}}
 
         def run(dataset, *stages):
             given = {"dataset": {"fingerprint": content_fingerprint(dataset)}, "stages": [*stages], "base": role}
-            return magpie_hf.run(given | role, dataset=dataset, output=tmp_path / "run", show_progress=False)
+            return magpie_hf.run(given | role, dataset=dataset, output=tmp_path / "run", force=True, show_progress=False)
 
         return run
 
@@ -95,3 +99,19 @@ def test_a_base_models_answer_with_a_special_token_is_null(scripted, tmp_path):
     ds = run(rows("a b c", "d e f"), "base_responses")
     assert list(ds["base_response"]) == ["Well.", None]
     assert list(ds["base_finish_reason"]) == ["stop", "error: special_token: <|flush|>"]
+
+
+@pytest.mark.parametrize("stage", ["responses", "preference_responses"])
+def test_a_server_that_hides_what_closes_the_reasoning_is_refused(scripted, stage):
+    ScriptedEngine.special_tokens = False
+    with pytest.raises(CapabilityError, match=r"only '<\|close\|>' shows where this model's reasoning ends"):
+        scripted(lambda request, n: "hmthinkresponseYo.", family="kimi-k3")(rows("a b c"), stage)
+    assert ScriptedEngine.asked == []
+
+
+def test_a_server_that_hides_special_tokens_serves_models_whose_tags_are_ordinary_tokens(scripted):
+    ScriptedEngine.special_tokens = False
+    ds = scripted(lambda request, n: GOOD)(rows("a b c"), "responses")
+    assert (ds[0]["reasoning"], ds[0]["response"]) == ("hm", "Yo.")
+    ds = scripted(lambda request, n: "Yo.", family="llama-3")(rows("d e f"), "responses")
+    assert ds[0]["response"] == "Yo."
