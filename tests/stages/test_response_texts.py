@@ -40,7 +40,9 @@ def scripted(monkeypatch, tmp_path):
 
         def run(dataset, *stages):
             given = {"dataset": {"fingerprint": content_fingerprint(dataset)}, "stages": [*stages], "base": role}
-            return magpie_hf.run(given | role, dataset=dataset, output=tmp_path / "run", force=True, show_progress=False)
+            return magpie_hf.run(
+                given | role, dataset=dataset, output=tmp_path / "run", force=True, show_progress=False
+            )
 
         return run
 
