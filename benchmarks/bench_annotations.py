@@ -61,6 +61,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as place:
         ds = magpie_hf.synthesize(
+            "demo",
             num_rows=300,
             output=Path(place) / "run",
             sampling={"temperature": 1.1, "max_tokens": 96},

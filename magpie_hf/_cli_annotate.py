@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ._cli_show import show_rows, show_status
+from ._cli_show import carry_out
 from .errors import ArgumentError
 
 
@@ -53,7 +53,7 @@ def _add_annotate(commands: Any, command: Callable[..., Any]) -> None:
     parser.add_argument("--guard", help="model for safety (default Llama Guard 2)")
     parser.add_argument("--base", help="base model for reward_difference")
     parser.add_argument("--tokenizer", metavar="MODEL", help="whose tokens lengths counts")
-    parser.add_argument("--output", help="run directory")
+    parser.add_argument("--output", help="run directory (default: in the Hugging Face cache, named at the end)")
     parser.add_argument("--accept-failures", action="store_true", help="finish rows with transient failures as errors")
     parser.add_argument("--allow-mixed", action="store_true", help="go on although the server changed its model")
     add_owner_flags(parser)
@@ -80,15 +80,17 @@ def _add_select(commands: Any, command: Callable[..., Any]) -> None:
 
 
 def _annotate(options: argparse.Namespace) -> int:
-    from .api_rows import annotate
+    from .api import named_model
+    from .api_rows import annotation_recipe
+    from .recipe import load_recipe
 
     engine: dict[str, Any] | None = None
     if options.model or options.engine or options.endpoint:
-        engine = {"model": options.model or "demo"}
+        engine = {"model": named_model(options.model, options.engine)}
         named = {"kind": options.engine, "endpoints": options.endpoint, "api_key_env": options.api_key_env}
         engine |= {name: value for name, value in named.items() if value is not None}
     names = [name.strip() for name in options.annotations.split(",") if name.strip()]
-    dataset = annotate(
+    raw, _ = annotation_recipe(
         options.dataset,
         names,
         engine=engine,
@@ -96,17 +98,9 @@ def _annotate(options: argparse.Namespace) -> int:
         guard=options.guard,
         base=options.base,
         model=options.tokenizer,
-        output=options.output,
-        accept_failures=options.accept_failures,
-        allow_mixed=options.allow_mixed,
-        force=options.force,
-        take_over=options.take_over,
     )
-    show_rows(dataset, options.rows)
-    if options.output:
-        show_status(Path(options.output))
-        print(f"\nThe dataset: {options.output}  ({len(dataset)} rows)")
-    return 0
+    flags = ("output", "accept_failures", "allow_mixed", "force", "take_over")
+    return carry_out(load_recipe(raw), options.rows, **{name: getattr(options, name) for name in flags})
 
 
 def _select(options: argparse.Namespace) -> int:

@@ -15,6 +15,21 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from .probe import Setting
+    from .recipe import Recipe
+
+
+def carry_out(recipe: Recipe, rows: int, **options: Any) -> int:
+    """Run a recipe and print its first rows, its stages, and where its dataset is saved."""
+    from .api import output_path, run
+
+    place = output_path(recipe, options.get("output"))
+    dataset = run(recipe, **options)
+    show_rows(dataset, rows)
+    show_status(place)
+    if recipe.push is not None:
+        show_published(place)
+    print(f"\nThe dataset: {place}  ({len(dataset)} rows; load_dataset({str(place)!r}, split='train'))")
+    return 0
 
 
 def show_rows(dataset: Dataset, count: int) -> None:

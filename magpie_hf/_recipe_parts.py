@@ -154,7 +154,16 @@ def engine_of(raw: Mapping[str, Any], source: Source, path: str = "engine") -> t
             f'the engine "{kind}" runs here and takes no address.',
             "For an endpoint choose --engine tgi or --engine openai.",
         )
-    check_keys(given, engine_options(kind), path, source, also=("kind", "endpoint"))
+    known = engine_options(kind)
+    sampled = [key for key in given if key in {f.name for f in dataclasses.fields(SamplingParams)} - known]
+    if sampled:
+        raise source.error(
+            f"{path}.{sampled[0]}",
+            "is about sampling, and is no setting of the engine.",
+            f"For instructions: sampling={{{sampled[0]!r}: …}} (in a recipe: sampling.{sampled[0]}); for responses: "
+            f"response_sampling={{{sampled[0]!r}: …}} (in a recipe: stages.responses.sampling.{sampled[0]}).",
+        )
+    check_keys(given, known, path, source, also=("kind", "endpoint"))
     if not isinstance(model, str):
         raise source.error("model", f"{quoted(model)} is no model name.")
     return EngineSpec(kind, endpoints, _options(given, kind, source, path)), model

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from .errors import RecipeError, quoted
+from .errors import RecipeError, did_you_mean, quoted
 
 
 DEFAULT_STAGES = ("instructions", "responses", "lengths")
@@ -115,8 +115,23 @@ def _set(at: Any, parts: list[str | int], value: Any, path: str, key: str, sourc
     head, rest = parts[0], parts[1:]
     if isinstance(at, list) and isinstance(head, str):
         chosen = _entries(at, head)
+        if chosen is None and path == "stages":
+            names = [str(entry.get("stage")) if isinstance(entry, dict) else str(entry) for entry in at]
+            raise RecipeError(
+                f"The recipe has no stage {quoted(head)}.",
+                where=f"--set {key}",
+                hint=did_you_mean(head, names),
+                key=key,
+            )
         if chosen is None:
             chosen, rest = list(range(len(at))), parts
+        elif not rest:
+            raise RecipeError(
+                f"{quoted(head)} is a stage, and no setting of it is named.",
+                where=f"--set {key}",
+                hint=f"E.g., stages.{head}.sampling.max_tokens=512.",
+                key=key,
+            )
         for number in chosen:
             if isinstance(at[number], str):
                 at[number] = {"stage": at[number]}

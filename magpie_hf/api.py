@@ -37,7 +37,7 @@ Sampling = SamplingParams | GridPoint | Mapping[str, Any]
 
 
 def synthesize(
-    model: str = "demo",
+    model: str = "",
     *,
     num_rows: int = 1000,
     turns: int = 1,
@@ -66,7 +66,7 @@ def synthesize(
     additional ones.
 
     Args:
-        model: Hub id, local directory, or "demo" (bundled, no network, no GPU).
+        model: Hub id, local directory, or "demo" (bundled, for trying things out: no network, no GPU).
         num_rows: Accepted instructions wanted.
         turns: Turns of each conversation; 1 is one instruction and its response.
         system_prompt: System prompt under which instructions are written (the releases use none).
@@ -100,7 +100,7 @@ def synthesize(
             stages[-1]["response_sampling"] = _plain_sampling(response_sampling)
     raw: dict[str, Any] = {
         "name": "synthesize",
-        "model": model,
+        "model": named_model(model, engine),
         "num_rows": num_rows,
         "seed": seed,
         "engine": {"kind": engine, **engine_options},
@@ -121,6 +121,21 @@ def synthesize(
         take_over=take_over,
         show_progress=show_progress,
     )
+
+
+def named_model(model: str | None, engine: str | None) -> str:
+    """Return the model's name; without one, an error instead of a dataset of the bundled toy model.
+
+    Raises:
+        ArgumentError: no model is named.
+    """
+    if not model and engine != "demo":
+        raise ArgumentError(
+            "No model is named.",
+            hint='Give a Hub id or a directory (model=…, --model …), or "demo", the bundled one for trying things out.',
+            key="model",
+        )
+    return model or "demo"
 
 
 def _sampling_of(given: SamplingParams | Mapping[str, Any] | None) -> dict[str, Any]:

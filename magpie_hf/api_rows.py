@@ -64,6 +64,42 @@ def annotate(
     Raises:
         MagpieError: see `magpie_hf.errors`; a RunStopped can be resumed by the same call.
     """
+    raw, rows = annotation_recipe(
+        dataset,
+        annotations,
+        engine=engine,
+        judge=judge,
+        guard=guard,
+        base=base,
+        model=model,
+        seed=seed,
+        budget=budget,
+    )
+    return run(
+        raw,
+        output=output,
+        dataset=rows,
+        accept_failures=accept_failures,
+        allow_mixed=allow_mixed,
+        force=force,
+        take_over=take_over,
+        show_progress=show_progress,
+    )
+
+
+def annotation_recipe(
+    dataset: Any,
+    annotations: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+    *,
+    engine: str | Mapping[str, Any] | None = None,
+    judge: str = "separate",
+    guard: str | Mapping[str, Any] | None = None,
+    base: str | Mapping[str, Any] | None = None,
+    model: str | None = None,
+    seed: int = 0,
+    budget: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], Dataset | None]:
+    """Return the recipe that `annotate` runs, and the rows where they are handed in; arguments as there."""
     rows = None if isinstance(dataset, (str, Path)) else as_dataset(dataset)
     entries = [annotations] if isinstance(annotations, (str, Mapping)) else list(annotations)
     roles = {"judge": _role_of(engine), "guard": _role_of(guard), "base": _role_of(base)}
@@ -76,16 +112,7 @@ def annotate(
     if raw.get("judge", {}).get("model") == "demo" and model is None:
         raw["model"] = "demo"  # its guard, reward model and embedder go with it
     raw |= {name: value for name, value in {"model": model, "budget": budget}.items() if value is not None}
-    return run(
-        raw,
-        output=output,
-        dataset=rows,
-        accept_failures=accept_failures,
-        allow_mixed=allow_mixed,
-        force=force,
-        take_over=take_over,
-        show_progress=show_progress,
-    )
+    return raw, rows
 
 
 def _role_of(given: str | Mapping[str, Any] | None) -> dict[str, Any]:

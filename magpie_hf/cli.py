@@ -17,7 +17,7 @@ from ._cli_annotate import add_commands, add_owner_flags
 from ._cli_hub import add_hub_commands, add_run_flags
 from ._cli_hub_jobs import add_job_commands
 from ._cli_parse import check_endpoint_model, overrides_of
-from ._cli_show import harmless, show_probe, show_published, show_recipes, show_rows, show_status, show_template
+from ._cli_show import carry_out, harmless, show_probe, show_recipes, show_status, show_template
 from .errors import ArgumentError, MagpieError, RunStopped
 
 
@@ -149,7 +149,7 @@ def _add_run(commands: Any) -> None:
 
 def _add_synthesize(commands: Any) -> None:
     parser = _command(commands, "synthesize", _synthesize, "Synthesize instructions and responses with a model.")
-    parser.add_argument("--model", default="demo", help='Hub id, directory, or "demo" (default)')
+    parser.add_argument("--model", help='Hub id, directory, or "demo" (bundled, for trying things out)')
     parser.add_argument("--num-rows", type=int, default=1000, help="accepted instructions wanted (default 1000)")
     parser.add_argument("--turns", type=int, default=1, help="turns of each conversation (default 1)")
     parser.add_argument("--system-prompt", help="system prompt under which instructions are written")
@@ -234,18 +234,21 @@ def _run(options: argparse.Namespace) -> int:
 
     recipe = load_recipe(options.recipe, overrides_of(options))
     check_endpoint_model(options, recipe.model)
-    return _carry_out(recipe, options.rows, **_run_options(options))
+    return carry_out(recipe, options.rows, **_run_options(options))
 
 
 def _synthesize(options: argparse.Namespace) -> int:
+    from .api import named_model
     from .recipe import load_recipe
 
     stages: list[Any] = ["instructions", "responses"]
     stages += [{"stage": "turns", "turns": options.turns}] if options.turns != 1 else []
     sampling = {"temperature": options.temperature, "top_p": options.top_p}
+    overrides = overrides_of(options)
+    model = overrides.get("model") or getattr(options, "endpoint_model", None)
     raw: dict[str, Any] = {
         "name": "synthesize",
-        "model": options.model,
+        "model": named_model(model, overrides.get("engine.kind")),
         "num_rows": options.num_rows,
         "seed": options.seed,
         "sampling": {key: value for key, value in sampling.items() if value is not None},
@@ -253,22 +256,9 @@ def _synthesize(options: argparse.Namespace) -> int:
     }
     given = {"revision": options.revision, "system_prompt": options.system_prompt}
     raw |= {key: value for key, value in given.items() if value is not None}
-    recipe = load_recipe(raw, overrides_of(options))
+    recipe = load_recipe(raw, overrides)
     check_endpoint_model(options, recipe.model)
-    return _carry_out(recipe, options.rows, **_run_options(options))
-
-
-def _carry_out(recipe: Any, rows: int, **options: Any) -> int:
-    from .api import output_path, run
-
-    place = output_path(recipe, options.get("output"))
-    dataset = run(recipe, **options)
-    show_rows(dataset, rows)
-    show_status(place)
-    if recipe.push is not None:
-        show_published(place)
-    print(f"\nThe dataset: {place}  ({len(dataset)} rows; load_dataset({str(place)!r}, split='train'))")
-    return 0
+    return carry_out(recipe, options.rows, **_run_options(options))
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -350,7 +340,7 @@ def _merge(options: argparse.Namespace) -> int:
 
     merged = merge_runs(options.shards, options.output, force=options.force, take_over=options.take_over)
     recipe = load_recipe(merged.recipe, overrides_of(options))
-    return _carry_out(recipe, options.rows, output=options.output, force=options.force)
+    return carry_out(recipe, options.rows, output=options.output, force=options.force)
 
 
 def _retry(options: argparse.Namespace) -> int:
@@ -367,7 +357,7 @@ def _retry(options: argparse.Namespace) -> int:
     run_dir = RunDir.read(options.run)
     state, recipe = run_dir.state, load_recipe(run_dir.recipe, overrides_of(options))
     shard = "/".join(map(str, state["shard"])) if "shard" in state else None
-    return _carry_out(recipe, options.rows, output=options.run, shard=shard, force=options.force)
+    return carry_out(recipe, options.rows, output=options.run, shard=shard, force=options.force)
 
 
 if __name__ == "__main__":

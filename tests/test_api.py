@@ -5,6 +5,7 @@ import pytest
 import magpie_hf
 from magpie_hf.api import output_path
 from magpie_hf.engines import ENGINES
+from magpie_hf.errors import ArgumentError, RecipeError
 from magpie_hf.sampling import GridPoint, SamplingParams
 from tests.null_engine import NullEngine
 
@@ -65,3 +66,17 @@ def test_rows_can_be_turned_into_arrow_on_disk(tiny_model_dir, tmp_path):
         {"model": str(tiny_model_dir), "num_rows": 4, "engine": "null", "output": {"format": "arrow"}}, output=tmp_path
     )
     assert load_from_disk(str(tmp_path / "dataset")).to_list() == dataset.to_list()
+
+
+def test_without_a_model_the_demo_is_named_and_not_run():
+    with pytest.raises(ArgumentError, match="No model is named") as caught:
+        magpie_hf.synthesize(num_rows=3)
+    assert '"demo"' in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "max_tokens"])
+def test_a_sampling_setting_among_the_engines_is_told_where_it_goes(name):
+    with pytest.raises(RecipeError, match="no setting of the engine") as caught:
+        magpie_hf.synthesize("demo", **{name: 0.5})
+    assert f"sampling={{'{name}': …}}" in caught.value.hint
+    assert f"stages.responses.sampling.{name}" in caught.value.hint

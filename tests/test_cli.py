@@ -101,6 +101,42 @@ def test_synthesize_needs_no_recipe(null, tiny_model_dir, place):
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["synthesize", "--num-rows", "3"],
+        ["synthesize", "--engine", "tgi", "--endpoint", "http://127.0.0.1:9"],
+        ["annotate", "rows.jsonl", "quality", "--engine", "tgi", "--endpoint", "http://127.0.0.1:9"],
+    ],
+    ids=["synthesize", "endpoint", "judge"],
+)
+def test_without_a_model_the_demo_is_named_and_not_run(arguments):
+    said = cli(*arguments)
+    assert said.code == 1
+    assert "No model is named" in said.err
+    assert '"demo"' in said.err
+
+
+def test_an_annotation_without_output_says_where_it_is_saved_and_what_was_done(tmp_path):
+    from magpie_hf.loading import load_rows
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"instruction": "Why?", "response": "So."}\n')
+    said = cli("annotate", rows, "flags,lengths")
+    assert said.code == 0, said.err
+    assert [line.split()[0] for line in said.out.splitlines() if " done " in line] == ["flags", "lengths"]
+    (where,) = re.findall(r"The dataset: (\S+)  \(1 rows", said.out)
+    assert load_rows(where)["instruction_length"][:] == [4]
+
+
+def test_a_stage_that_the_recipe_lacks_is_named_with_those_that_it_has(recipe, place):
+    said = cli("run", recipe(), "--set", "stages.respones.sampling.max_tokens=5", "--output", place)
+    assert said.code == 1
+    assert "The recipe has no stage 'respones'" in said.err
+    assert 'Did you mean "responses"?' in said.err
+    assert "a stage, and no setting" in cli("run", recipe(), "--set", "stages.responses=5", "--output", place).err
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "part"),
     [
         ([], 2, "COMMAND"),

@@ -162,7 +162,7 @@ def test_rows_that_are_there_are_no_job_array(tmp_path):
 
 
 def test_the_readmes_way_from_python(tmp_path):
-    ds = magpie_hf.synthesize(num_rows=30, output=tmp_path / "run", sampling={"max_tokens": 48})
+    ds = magpie_hf.synthesize("demo", num_rows=30, output=tmp_path / "run", sampling={"max_tokens": 48})
     names = [
         "quality",
         "difficulty",
@@ -188,7 +188,19 @@ def test_the_readmes_way_from_python(tmp_path):
 
 
 def test_the_same_from_the_command_line(tmp_path):
-    here("synthesize", "--num-rows", 12, "--output", tmp_path / "run", "--set", "sampling.max_tokens=48", "--rows", 0)
+    here(
+        "synthesize",
+        "--model",
+        "demo",
+        "--num-rows",
+        12,
+        "--output",
+        tmp_path / "run",
+        "--set",
+        "sampling.max_tokens=48",
+        "--rows",
+        0,
+    )
     printed = here("annotate", tmp_path / "run", "quality,neighbors", "--model", "demo", "--output", tmp_path / "a")
     assert "quality" in printed
     printed = here(

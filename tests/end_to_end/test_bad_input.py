@@ -65,7 +65,19 @@ def test_a_model_without_chat_template(tmp_path, tiny_model_dir):
 def test_a_server_that_is_down_or_a_wrong_port(tmp_path, engine, demo_model_dir):
     address = f"http://127.0.0.1:{free_port()}"
     output = complaint(
-        *("synthesize", "--engine", engine, "--endpoint", address, "--output", tmp_path / "run", *SMALL, *QUICK)
+        *(
+            "synthesize",
+            "--model",
+            "demo",
+            "--engine",
+            engine,
+            "--endpoint",
+            address,
+            "--output",
+            tmp_path / "run",
+            *SMALL,
+            *QUICK,
+        )
     )
     assert address in output
     assert "EngineUnavailableError" in output
@@ -74,7 +86,16 @@ def test_a_server_that_is_down_or_a_wrong_port(tmp_path, engine, demo_model_dir)
 def test_a_server_of_another_model(tmp_path, tiny_model_dir, demo_model_dir):
     with TgiServer(tiny_model_dir, model_id="somebody/another-model") as server:
         output = complaint(
-            "synthesize", "--engine", "tgi", "--endpoint", server.url, "--output", tmp_path / "r", *SMALL
+            "synthesize",
+            "--model",
+            "demo",
+            "--engine",
+            "tgi",
+            "--endpoint",
+            server.url,
+            "--output",
+            tmp_path / "r",
+            *SMALL,
         )
     assert "ModelMismatchError" in output
     assert "somebody/another-model" in output
@@ -83,7 +104,18 @@ def test_a_server_of_another_model(tmp_path, tiny_model_dir, demo_model_dir):
 def test_a_server_with_chat_completions_only(tmp_path, tiny_model_dir, demo_model_dir):
     with CompletionsServer(tiny_model_dir, model_id="demo", chat_only=True) as server:
         output = complaint(
-            *("synthesize", "--engine", "openai", "--endpoint", server.url, "--output", tmp_path / "r", *SMALL)
+            *(
+                "synthesize",
+                "--model",
+                "demo",
+                "--engine",
+                "openai",
+                "--endpoint",
+                server.url,
+                "--output",
+                tmp_path / "r",
+                *SMALL,
+            )
         )
     assert "CapabilityError" in output
     assert "raw prompts" in output

@@ -230,7 +230,19 @@ def test_helpers_make_text_harmless():
 
 
 def test_the_command_writes_the_card_of_a_run(tmp_path, demo_model_dir):
-    here("synthesize", "--num-rows", 5, "--output", tmp_path / "run", "--set", "sampling.max_tokens=32", "--rows", 0)
+    here(
+        "synthesize",
+        "--model",
+        "demo",
+        "--num-rows",
+        5,
+        "--output",
+        tmp_path / "run",
+        "--set",
+        "sampling.max_tokens=32",
+        "--rows",
+        0,
+    )
     printed = here("card", tmp_path / "run", "--repo-id", "me/x")
     assert "README.md" in printed
     card = (tmp_path / "run" / "README.md").read_text("utf-8")

@@ -265,6 +265,8 @@ def test_a_run_wakes_the_endpoint_uses_it_with_the_login_and_lets_it_sleep(rent,
     rent.endpoints["mine"] = {"state": "scaledToZero", "url": tgi_server.url, "model": {"image": {"tgi": {}}}}
     common = [
         "synthesize",
+        "--model",
+        "demo",
         "--endpoint-from",
         "me/mine",
         "--num-rows",
@@ -289,6 +291,8 @@ def test_an_endpoint_that_was_awake_stays_awake(rent, tgi_server, tmp_path):
     rent.endpoints["mine"] = {"state": "running", "url": tgi_server.url, "model": {"image": {"tgi": {}}}}
     here(
         "synthesize",
+        "--model",
+        "demo",
         "--endpoint-from",
         "mine",
         "--num-rows",
@@ -307,7 +311,10 @@ def test_an_endpoint_with_another_model_is_refused(rent, tgi_server, tmp_path):
         "url": tgi_server.url,
         "model": {"image": {"tgi": {}}, "repository": "a/b"},
     }
-    said = here("synthesize", "--endpoint-from", "mine", "--num-rows", 2, "--output", tmp_path / "run", code=1)
+    said = here(
+        *("synthesize", "--model", "demo", "--endpoint-from", "mine", "--num-rows", 2, "--output", tmp_path / "run"),
+        code=1,
+    )
     assert "serves a/b" in said
     assert not (tmp_path / "run").exists()
 
