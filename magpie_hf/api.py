@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .disk import named_disk_errors
 from .errors import ArgumentError, RunStopped
 from .existing import check_continues
 from .hub.schema import column_order
@@ -194,7 +195,7 @@ def run(
             show_progress=show_progress,
         )
         run_dir.state["shard"] = list(part)
-        with session.recorded():
+        with session.recorded(), named_disk_errors(run_dir.path):
             stages = planned_stages(built, part, rows.column_names if rows is not None else ())
             check_stages(session, stages, rows)
             try:

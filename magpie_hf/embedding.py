@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ModelError, StorageError, quoted
+from .disk import writing
+from .errors import ModelError, quoted
 from .journal import KeyArray, key_halves
 from .models import DEMO, ModelRef
 from .rundir import write_atomically
@@ -103,7 +104,8 @@ class EmbeddingStore:
 
     def append(self, keys: KeyArray, vectors: npt.NDArray[np.floating[Any]]) -> None:
         """Keep vectors, (number, dim). Raises StorageError."""
-        try:
+        hint = "Make room and run the same command again: embeddings written are kept."
+        with writing("embeddings", self.directory, hint=hint):
             if not self.dim:
                 self.dim = int(vectors.shape[1])
                 write_atomically(self.directory / "facts.json", json.dumps({"dim": self.dim}))
@@ -114,12 +116,6 @@ class EmbeddingStore:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-        except OSError as error:
-            raise StorageError(
-                f"Cannot keep embeddings: {error.strerror or error}.",
-                where=str(self.directory),
-                hint="Make room and run the same command again: embeddings written are kept.",
-            ) from error
         self._keys = np.concatenate([self._keys, keys])
 
     def settle(self) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checksums import damaged_files, file_records
+from .disk import writing
 from .errors import ArgumentError, StorageError
 from .hub.push import check_names, write_shards
 from .hub.schema import column_order
@@ -42,7 +42,7 @@ def write_output(dataset: Dataset, run_dir: RunDir, file_format: str, stages: Se
     if not (written and _is_whole(run_dir.path, outputs)):
         run_dir.check_owner()
         check_target(run_dir.path, file_format)
-        with _writing("the dataset", run_dir.path):
+        with writing("the dataset", run_dir.path), quiet_datasets():
             files = _write(ordered, run_dir.path, file_format)
             checksums = file_records(run_dir.path, files)
         if outputs.get("fingerprint") != fingerprint:
@@ -70,20 +70,6 @@ def _is_whole(place: Path, made: Mapping[str, Any]) -> bool:
     return not problems
 
 
-@contextlib.contextmanager
-def _writing(what: str, where: Path) -> Iterator[None]:
-    """Write quietly, and say of a failure what to do."""
-    try:
-        with quiet_datasets():
-            yield
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write {what}: {error.strerror or error}.",
-            where=str(where),
-            hint="Make room and run the same command again: all stages are kept.",
-        ) from error
-
-
 def write_subset(dataset: Dataset, run_dir: RunDir, config: str, stages: Sequence[str] | None = None) -> list[str]:
     """Write the rows that there are at this point as a config of their own, CONFIG/train-*.parquet; return the files."""
     fingerprint = str(dataset._fingerprint)
@@ -100,7 +86,7 @@ def write_subset(dataset: Dataset, run_dir: RunDir, config: str, stages: Sequenc
         )
     run_dir.check_owner()
     ordered = dataset.select_columns(column_order(dataset.column_names))
-    with _writing("the subset", target):
+    with writing("the subset", target), quiet_datasets():
         files = _replace(ordered, target, "parquet")
         checksums = file_records(run_dir.path, files)
     subsets[config] = {

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checksums import damage, file_record
+from .disk import writing
 from .driver import StageCounters
 from .engines.base import Engine, Served
-from .errors import MagpieError, ModelMismatchError, StorageError
+from .errors import ModelMismatchError, StorageError
 from .journal import Index, Int64Array
 from .rundir import stable_hash
 from .stage import CODES, Environment, Stage
@@ -156,21 +157,16 @@ class StagePlace:
         """Write the stage's file: as the run's owner, without what a killed process left, and with errors that help."""
         self.env.run_dir.check_owner()
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            _drop_orphans(self.directory)
-            yield
-            record = file_record(self.cache_file)
-        except OSError as error:
-            if isinstance(error, MagpieError):
-                raise
+            with writing("the finished stage", self.cache_file):
+                self.directory.mkdir(parents=True, exist_ok=True)
+                _drop_orphans(self.directory)
+                yield
+                record = file_record(self.cache_file)
+        except StorageError:
             self.env.run_dir.check_owner()  # a new owner has removed the half-written file
             with contextlib.suppress(OSError):
                 _drop_orphans(self.directory)
-            raise StorageError(
-                f"Cannot write the finished stage: {error.strerror or error}.",
-                where=str(self.cache_file),
-                hint="Make room (or choose another --output) and run the same command again: finished rows are kept.",
-            ) from error
+            raise
         older = {name: kept for name, kept in self.state.get("files", {}).items() if (self.directory / name).is_file()}
         self.state["files"] = {**older, self.cache_file.name: record}
 

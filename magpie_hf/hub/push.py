@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ArgumentError, DatasetError, StorageError, quoted
+from ..disk import writing
+from ..errors import ArgumentError, DatasetError, quoted
 from .card import render_card
 from .facts import FORMAT, chart_sheet
 from .manifest import ROOT
@@ -69,16 +70,10 @@ def write_shards(dataset: Dataset, target: Path, split: str = "train", shard_byt
     size = dataset._estimate_nbytes()
     count = max(1, min(MOST_SHARDS, math.ceil(size / shard_bytes)))
     paths = [target / f"{split}-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
-    try:
+    with writing("the dataset", target, hint="Make room and run the same command again."):
         target.mkdir(parents=True, exist_ok=True)
         for number, path in enumerate(paths):
             dataset.shard(num_shards=count, index=number, contiguous=True).to_parquet(str(path))
-    except OSError as error:
-        raise StorageError(
-            f"The dataset cannot be written: {error.strerror or error}.",
-            where=str(target),
-            hint="Make room and run the same command again.",
-        ) from error
     return paths
 
 

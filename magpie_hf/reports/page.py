@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError, StorageError
+from ..disk import writing
+from ..errors import ArgumentError
 from . import svg
 from .statistics import dataset_statistics
 from .topics import TopicMap, topic_map
@@ -94,11 +95,9 @@ def write_report(
         sampled=len(sample["instruction"]),
     )
     target = Path(path).expanduser()
-    try:
+    with writing("the report", target):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(page, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise StorageError(f"The report cannot be written: {error.strerror or error}.", where=str(target)) from error
     return target
 
 
