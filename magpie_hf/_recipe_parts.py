@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._recipe_source import PLAIN_TYPES, Source, typed_value
-from .engines import ENDPOINT_ENGINES, ENGINES, engine_class, engine_options
+from ._recipe_source import Source, typed_value
+from .engines import engine_options, takes_endpoints
 from .errors import ArgumentError, did_you_mean, quoted
+from .plugins import types_of
 from .rundir import stable_hash
 from .sampling import GridPoint, SamplingParams
 
@@ -74,7 +74,7 @@ def _role(section: Mapping[str, Any], name: str, generator: RoleSpec, source: So
         raise source.error(f"{name}.model", f"{quoted(model)} is no model name.")
     if "engine" in section:
         engine, model = engine_of({"engine": section["engine"], "model": model}, source, f"{name}.engine")
-    elif generator.engine.kind in ENDPOINT_ENGINES and model != generator.model:
+    elif takes_endpoints(generator.engine.kind) and model != generator.model:
         if name == "guard" and not section.get("model"):
             engine = EngineSpec()  # the default guard is loaded here, as reward models are
         elif section:
@@ -92,7 +92,7 @@ def _role(section: Mapping[str, Any], name: str, generator: RoleSpec, source: So
         model,
         engine,
         typed_value(
-            section.get("revision", generator.revision if same else None), "str | None", f"{name}.revision", source
+            section.get("revision", generator.revision if same else None), str | None, f"{name}.revision", source
         ),
         template_of(section.get("template", generator.template if same else {}), source, f"{name}.template"),
     )
@@ -139,16 +139,16 @@ def engine_of(raw: Mapping[str, Any], source: Source, path: str = "engine") -> t
     model = raw.get("model") or ("" if raw.get("dataset") else "demo")
     if kind == "demo":
         kind, model = "transformers", "demo"
-    if not isinstance(kind, str) or kind not in ENGINES:
-        raise source.error(
-            f"{path}.kind", f"there is no engine {quoted(kind)}.", did_you_mean(str(kind), [*ENGINES, "demo"])
-        )
+    try:
+        is_remote = takes_endpoints(str(kind))
+    except ArgumentError as error:
+        raise source.error(f"{path}.kind", error.message, error.hint) from None
     endpoints = _endpoints(given.pop("endpoint", None), given.pop("endpoints", None), source, path)
-    if kind in ENDPOINT_ENGINES and not endpoints:
+    if is_remote and not endpoints:
         raise source.error(
             f"{path}.endpoint", f'the engine "{kind}" needs an address.', "Give --endpoint http://HOST:PORT."
         )
-    if kind not in ENDPOINT_ENGINES and endpoints:
+    if not is_remote and endpoints:
         raise source.error(
             f"{path}.endpoint",
             f'the engine "{kind}" runs here and takes no address.',
@@ -170,14 +170,9 @@ def engine_of(raw: Mapping[str, Any], source: Source, path: str = "engine") -> t
 
 
 def _options(given: Mapping[str, Any], kind: str, source: Source, path: str) -> dict[str, Any]:
-    """Check the engine's settings that are plain values against its signature."""
-    parameters = inspect.signature(engine_class(kind)).parameters
-    checked = dict(given)
-    for key, value in given.items():
-        annotation = str(parameters[key].annotation)
-        if {part.strip() for part in annotation.split("|")} <= PLAIN_TYPES.keys():
-            checked[key] = typed_value(value, annotation, f"{path}.{key}", source)
-    return checked
+    """Check the engine's settings against the types of its constructor's arguments."""
+    types = engine_options(kind)
+    return {key: typed_value(value, types[key], f"{path}.{key}", source) for key, value in given.items()}
 
 
 def _endpoints(one: Any, several: Any, source: Source, path: str) -> tuple[str, ...]:
@@ -228,8 +223,8 @@ def _distinct(points: list[GridPoint]) -> tuple[GridPoint, ...]:
 
 def _point(given: Any, system_prompt: str | None, path: str, source: Source) -> GridPoint:
     rest = dict(section_any(given, path, source))
-    share = typed_value(rest.pop("share", 1.0), "float", f"{path}.share", source)
-    own = typed_value(rest.pop("system_prompt", system_prompt), "str | None", f"{path}.system_prompt", source)
+    share = typed_value(rest.pop("share", 1.0), float, f"{path}.share", source)
+    own = typed_value(rest.pop("system_prompt", system_prompt), str | None, f"{path}.system_prompt", source)
     default = SamplingParams(max_tokens=1024)
     sampling = sampling_of(rest, default, path, source, also=("share", "system_prompt"))
     try:
@@ -243,7 +238,7 @@ def sampling_of(
 ) -> SamplingParams:
     """Return sampling parameters: the default with what is given."""
     section = section_any(given, path, source)
-    fields = {f.name: str(f.type) for f in dataclasses.fields(SamplingParams)}
+    fields = types_of(SamplingParams)
     check_keys(section, fields.keys() - {"seed", "grammar"}, path, source, also)
     values = {key: typed_value(value, fields[key], f"{path}.{key}", source) for key, value in section.items()}
     try:
@@ -255,7 +250,7 @@ def sampling_of(
 def template_of(given: Any, source: Source, path: str = "template") -> dict[str, Any]:
     """Return the template's settings."""
     section = section_of(given, TEMPLATE_KEYS, path, source)
-    typed_value(section.get("chat_template"), "str | None", f"{path}.chat_template", source)
+    typed_value(section.get("chat_template"), str | None, f"{path}.chat_template", source)
     kwargs, date = section.get("kwargs"), section.get("date")
     if kwargs is not None and not isinstance(kwargs, dict):
         raise source.error(f"{path}.kwargs", f"{quoted(kwargs)} is not a mapping.", "As {enable_thinking: false}.")

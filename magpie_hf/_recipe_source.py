@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
@@ -16,7 +17,14 @@ from .errors import RecipeError, did_you_mean, quoted
 DEFAULT_STAGES = ("instructions", "responses", "lengths")
 _SHORT_FORMS = {"engine": "kind", "output": "path", "push": "repo"}
 """Keys that take a text for a mapping with that one key."""
-PLAIN_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
+PLAIN_TYPES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "text",
+    NoneType: "null",
+}
 _PATH_PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -170,34 +178,63 @@ def _is_stage(entry: Any, name: str) -> bool:
     return isinstance(entry, dict) and entry.get("stage") == name
 
 
-def typed_value(value: Any, annotation: str, path: str, source: Source) -> Any:
-    """Check a value against a field's annotation and convert where nothing is lost."""
-    wanted = {part.strip() for part in annotation.split("|")}
-    if isinstance(value, dict) and any(part.startswith("dict") for part in wanted):
+def typed_value(value: Any, kind: Any, path: str, source: Source) -> Any:
+    """Check a value against a type (`int`, `str | None`, `tuple[str, ...]`, …) and convert where nothing is lost."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if Any in kinds or (value is None and NoneType in kinds):
         return value
-    if value is None and "None" in wanted:
-        return None
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if "bool" in wanted and isinstance(value, bool):
+    if bool in kinds and isinstance(value, bool):
         return value
-    if "int" in wanted and is_number and int(value) == value:
+    if int in kinds and is_number and int(value) == value:
         return int(value)
-    if "float" in wanted and is_number:
+    if float in kinds and is_number:
         return float(value)
-    if "str" in wanted and isinstance(value, str):
+    if str in kinds and isinstance(value, str):
         return value
-    if any(part.startswith("tuple[") for part in wanted):
-        return _tuple(value, annotation, path, source)
-    shown = " or ".join(PLAIN_TYPES[part] for part in PLAIN_TYPES if part in wanted)
-    raise source.error(path, f"{quoted(value)} is not {shown}.")
+    for one in kinds:
+        found = _structured(value, one, path, source)
+        if found is not None:
+            return found
+    raise source.error(path, f"{quoted(value)} is not {_shown(kinds)}.")
 
 
-def _tuple(value: Any, annotation: str, path: str, source: Source) -> tuple[Any, ...]:
-    inner = annotation.removeprefix("tuple[").split(",")[0]
-    if inner == "Any":
-        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    entries = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(typed_value(entry, inner, f"{path}[{n}]", source) for n, entry in enumerate(entries))
+def _structured(value: Any, kind: Any, path: str, source: Source) -> Any:
+    """Return the value of a type that has parts or names values; None if it is none of this type."""
+    origin, parts = get_origin(kind) or kind, get_args(kind)
+    if origin is Literal and value in parts:
+        return value
+    if origin in (dict, Mapping):
+        return value if isinstance(value, dict) else None
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if origin is tuple and parts[1:] == (...,):  # one entry may stand for a list of one
+        entries = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(typed_value(entry, parts[0], f"{path}[{n}]", source) for n, entry in enumerate(entries))
+    if origin not in (tuple, list, Sequence) or not isinstance(value, (list, tuple)):
+        return None
+    if origin is tuple:
+        if len(value) != len(parts):
+            raise source.error(path, f"{quoted(value)} does not have {len(parts)} entries.")
+        inner = parts
+    else:
+        inner = (parts[0] if parts else Any,) * len(value)
+    entries = [typed_value(entry, inner[n], f"{path}[{n}]", source) for n, entry in enumerate(value)]
+    return tuple(entries) if origin is tuple else entries
+
+
+def _shown(kinds: Sequence[Any]) -> str:
+    """Return types in words, for an error."""
+    words = [PLAIN_TYPES[kind] for kind in PLAIN_TYPES if kind in kinds]
+    for kind in kinds:
+        origin = get_origin(kind) or kind
+        if origin is Literal:
+            words += [quoted(part) for part in get_args(kind)]
+        elif origin in (dict, Mapping):
+            words.append("a mapping")
+        elif origin in (tuple, list, Sequence):
+            words.append("a list")
+    return " or ".join(words) or f"a value that a recipe can hold ({kinds[0]})"
 
 
 def replace_engine(raw: dict[str, Any], overrides: Mapping[str, Any]) -> None:

@@ -55,8 +55,9 @@ from .errors import ArgumentError, MagpieError, RecipeError, did_you_mean, quote
 from .hub.push import check_names
 from .hub.settings import PushSettings
 from .order import joined_judges, lean_order
+from .plugins import types_of
 from .rundir import stable_hash
-from .sampling import GridPoint
+from .sampling import GridPoint, SamplingParams
 from .stage import Stage, check_columns
 from .stages import STAGES, stage_class
 
@@ -207,9 +208,9 @@ def build(raw: dict[str, Any], source: Source) -> Recipe:
     if not raw.get("model") and not names_demo(raw) and not dataset:
         raise source.error("model", "a recipe needs a model.", 'Give a Hub id, a directory, or "demo".')
     engine, model = engine_of(raw, source)
-    system_prompt = typed_value(raw.get("system_prompt"), "str | None", "system_prompt", source)
+    system_prompt = typed_value(raw.get("system_prompt"), str | None, "system_prompt", source)
     grid = grid_of(raw.get("sampling", {}), system_prompt, source)
-    revision = typed_value(raw.get("revision"), "str | None", "revision", source)
+    revision = typed_value(raw.get("revision"), str | None, "revision", source)
     template = template_of(raw.get("template", {}), source)
     order = choice_of(raw.get("order", "paper"), ORDERS, "order", source)
     roles = roles_of(raw, RoleSpec(model, engine, revision, template), source)
@@ -226,7 +227,7 @@ def build(raw: dict[str, Any], source: Source) -> Recipe:
         stages=_ordered(stages, order, source),
         engine=engine,
         name=_name(raw.get("name", "magpie"), source),
-        description=typed_value(raw.get("description", ""), "str", "description", source),
+        description=typed_value(raw.get("description", ""), str, "description", source),
         revision=revision,
         seed=_seed(raw.get("seed", 0), source),
         template=template,
@@ -244,7 +245,7 @@ def build(raw: dict[str, Any], source: Source) -> Recipe:
 def _dataset(given: Any, source: Source) -> dict[str, Any]:
     section = {"path": given} if isinstance(given, str) else section_of(given, DATASET_KEYS, "dataset", source)
     for key, value in section.items():
-        typed_value(value, "str | None", f"dataset.{key}", source)
+        typed_value(value, str | None, f"dataset.{key}", source)
     if section and not (section.get("path") or section.get("fingerprint")):
         raise source.error("dataset.path", "no path is given.", "Give a directory, a file or a Hub id.")
     return section
@@ -311,19 +312,24 @@ def _stages(
 def _stage(entry: Any, grid: tuple[GridPoint, ...], model: str, path: str, source: Source) -> Stage:
     given = {"stage": entry} if isinstance(entry, str) else dict(section_any(entry, path, source))
     name = given.pop("stage", None)
-    if not isinstance(name, str) or name not in STAGES:
-        hint = did_you_mean(str(name), STAGES) if name else f"Add `stage:` with one of {', '.join(STAGES)}."
+    if not isinstance(name, str):
+        hint = f"Add `stage:` with one of {', '.join(STAGES)}."
         raise source.error(f"{path}.stage", f"there is no stage {quoted(name)}.", hint)
-    kind = stage_class(name)
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.name != "grid"}
+    try:
+        kind = stage_class(name)
+        types = types_of(kind)
+    except ArgumentError as error:
+        raise source.error(f"{path}.stage", error.message, error.hint) from None
+    fields = {f.name: f.default for f in dataclasses.fields(kind) if f.init and f.name != "grid"}
     check_keys(given, fields, path, source, also=("stage",))
     values: dict[str, Any] = {"grid": grid} if name == "instructions" else {}
     for key, value in given.items():
-        inner, annotation = f"{path}.{key}", str(fields[key].type)
-        if annotation == "SamplingParams":
-            values[key] = sampling_of(value, fields[key].default, inner, source)  # type: ignore[arg-type]
+        inner = f"{path}.{key}"
+        if types[key] is SamplingParams:
+            default: Any = fields[key] if isinstance(fields[key], SamplingParams) else SamplingParams()
+            values[key] = sampling_of(value, default, inner, source)
         else:
-            values[key] = typed_value(value, annotation, inner, source)
+            values[key] = typed_value(value, types[key], inner, source)
     try:
         return kind(**values).under(model)
     except MagpieError as error:
@@ -333,13 +339,13 @@ def _stage(entry: Any, grid: tuple[GridPoint, ...], model: str, path: str, sourc
 def _output(given: Any, source: Source) -> dict[str, Any]:
     section = {"path": given} if isinstance(given, str) else section_of(given, OUTPUT_KEYS, "output", source)
     choice_of(section.get("format", "parquet"), FORMATS, "output.format", source)
-    typed_value(section.get("path"), "str | None", "output.path", source)
-    typed_value(section.get("report"), "bool | None", "output.report", source)
+    typed_value(section.get("path"), str | None, "output.path", source)
+    typed_value(section.get("report"), bool | None, "output.report", source)
     return section
 
 
 def _budget(given: Any, source: Source) -> Budget:
-    types = {f.name: str(f.type) for f in dataclasses.fields(Budget)}
+    types = types_of(Budget)
     section = section_of(given, types, "budget", source)
     values = {key: typed_value(value, types[key], f"budget.{key}", source) for key, value in section.items()}
     try:
@@ -349,7 +355,7 @@ def _budget(given: Any, source: Source) -> Budget:
 
 
 def _push(given: Any, stages: tuple[Stage, ...], source: Source) -> PushSettings | None:
-    types = {f.name: str(f.type) for f in dataclasses.fields(PushSettings)}
+    types = types_of(PushSettings)
     section = {"repo": given} if isinstance(given, str) else section_of(given, types, "push", source)
     values = {key: typed_value(value, types[key], f"push.{key}", source) for key, value in section.items()}
     if not values.get("repo"):
@@ -373,14 +379,14 @@ def _name(given: Any, source: Source) -> str:
 
 
 def _seed(given: Any, source: Source) -> int:
-    seed: int = typed_value(given, "int", "seed", source)
+    seed: int = typed_value(given, int, "seed", source)
     if seed < 0:
         raise source.error("seed", f"{seed} cannot be used.", "Give a whole number, 0 or more.")
     return seed
 
 
 def _positive(given: Any, path: str, source: Source) -> int:
-    number: int = typed_value(given, "int", path, source)
+    number: int = typed_value(given, int, path, source)
     if number < 1:
         raise source.error(path, f"{number} cannot be used.", "Give a whole number, 1 or more.")
     return number

@@ -15,7 +15,7 @@ from typing import Any
 from . import __version__
 from ._template_guard import GuardTemplate
 from ._template_plain import PlainTemplate
-from .engines import ENDPOINT_ENGINES, engine_class
+from .engines import engine_class, takes_endpoints
 from .engines.base import Engine
 from .errors import BudgetExceeded, MagpieError
 from .models import ModelRef, resolve_model
@@ -239,7 +239,7 @@ def make_engine(role: RoleSpec, ref: ModelRef, token_texts: dict[int, str] | Non
     """Build a role's engine from settings alone: no model, no connection."""
     spec = role.engine
     kwargs: dict[str, Any] = dict(spec.options)
-    if spec.kind in ENDPOINT_ENGINES:
+    if takes_endpoints(spec.kind):
         kwargs |= {"endpoints": list(spec.endpoints), "token_texts": token_texts or {}}
     engine: Engine = engine_class(spec.kind)(role.model, ref=ref, revision=ref.revision, **kwargs)  # type: ignore[call-arg]
     return engine

@@ -12,8 +12,6 @@ import yaml
 
 import magpie_hf
 from magpie_hf.cli import build_parser
-from magpie_hf.engines import ENGINES
-from magpie_hf.stages import STAGES
 
 
 REPOSITORY = Path(__file__).parents[1]
@@ -57,50 +55,41 @@ def test_commands_exist(page):
         assert command in choices
 
 
-def example(name, monkeypatch):
-    """Run the page's code as a module and return it."""
-    import types
-
+def save_example(name, folder, module):
+    """Save the page's code as a module, as the page says."""
     (code,) = RUNNABLE.findall((REPOSITORY / "docs" / "how-to" / name).read_text("utf-8"))
-    module = types.ModuleType("example_of_" + name.replace("-", "_").removesuffix(".md"))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    for registry in (ENGINES, STAGES):
-        for key, value in registry.items():
-            monkeypatch.setitem(registry, key, value)
-    exec(compile(code, name, "exec"), module.__dict__)
-    return module
+    (folder / f"{module}.py").write_text(code, "utf-8")
 
 
-def test_the_stage_of_the_page_runs_and_resumes(monkeypatch, tmp_path, tiny_model_dir):
+def test_the_stage_of_the_page_runs_from_yaml_with_its_settings_and_resumes(monkeypatch, tmp_path, tiny_model_dir):
     from tests.null_engine import NullEngine
 
-    example("write-a-stage.md", monkeypatch)
-    monkeypatch.setitem(ENGINES, "null", "tests.null_engine:NullEngine")
+    save_example("write-a-stage.md", tmp_path, "titles")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "titles", raising=False)
     NullEngine.reset()
-    recipe = {
-        "model": str(tiny_model_dir),
-        "num_rows": 5,
-        "engine": "null",
-        "stages": ["instructions", "responses", "titles"],
-    }
-    try:
-        dataset = magpie_hf.run(recipe, output=tmp_path / "run")
-        assert all(title.startswith("What is the meaning") for title in dataset["title"])
-        asked = len(NullEngine.log)
-        magpie_hf.run(recipe, output=tmp_path / "run")
-        assert len(NullEngine.log) == asked
-    finally:
-        STAGES.pop("titles", None)
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        f"model: {tiny_model_dir}\nnum_rows: 5\nengine: tests.null_engine:NullEngine\nstages:\n  - instructions\n"
+        "  - responses\n  - {stage: 'titles:Titles', request: 'A name for', sampling: {max_tokens: 9}}\n"
+    )
+    dataset = magpie_hf.run(recipe, output=tmp_path / "run")
+    assert all(title.startswith("What is the meaning") for title in dataset["title"])
+    assert sum("A name for" in prompt for prompt, _ in NullEngine.log) == 5
+    before = len(NullEngine.log)
+    magpie_hf.run(recipe, output=tmp_path / "run")
+    assert len(NullEngine.log) == before
+    magpie_hf.run(recipe, {"stages[2].request": "Another name for"}, output=tmp_path / "run")
+    assert len(NullEngine.log) == before + 5
 
 
 def test_the_engine_of_the_page_runs(monkeypatch, tmp_path, tiny_model_dir):
-    example("write-an-engine.md", monkeypatch)
-    recipe = {"model": str(tiny_model_dir), "num_rows": 3, "engine": "parrot", "stages": ["instructions"]}
-    try:
-        with pytest.raises(magpie_hf.RunStopped, match="usable"):
-            magpie_hf.run(recipe, output=tmp_path / "run")  # a parrot repeats the template, which is no instruction
-    finally:
-        ENGINES.pop("parrot", None)
+    save_example("write-an-engine.md", tmp_path, "parrot")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "parrot", raising=False)
+    recipe = {"model": str(tiny_model_dir), "num_rows": 3, "engine": "parrot:Parrot", "stages": ["instructions"]}
+    with pytest.raises(magpie_hf.RunStopped, match="usable"):
+        magpie_hf.run(recipe, output=tmp_path / "run")  # a parrot repeats the template, which is no instruction
 
 
 def yaml_blocks():
@@ -111,5 +100,8 @@ def yaml_blocks():
 
 
 @pytest.mark.parametrize("block", list(yaml_blocks()))
-def test_whole_recipes_in_the_documentation_can_be_used(block):
+def test_whole_recipes_in_the_documentation_can_be_used(block, monkeypatch, tmp_path):
+    save_example("write-a-stage.md", tmp_path, "titles")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "titles", raising=False)
     magpie_hf.load_recipe(yaml.safe_load(block))

@@ -82,7 +82,7 @@ def test_a_recipe_survives_being_written_and_read(tmp_path):
         ("model: demo", "model: demo\nrevision: 5", 2, ["revision", "text or null"]),
         ("model: demo", "model: demo\nsystem_prompt: [x]", 2, ["system_prompt", "text or null"]),
         ("model: demo", "model: demo\nengine: [vllm]", 2, ["engine", "neither a name nor a mapping"]),
-        ("model: demo", "model: demo\nengine: {kind: [vllm]}", 2, ["engine.kind", "no engine"]),
+        ("model: demo", "model: demo\nengine: {kind: [vllm]}", 2, ["engine.kind", "Unknown engine"]),
         ("model: demo", "model: demo\nengine:\n  kind: tgi\n  endpoints: 5", 4, ["engine.endpoints[0]"]),
         ("model: demo", "model: demo\nengine: {kind: tgi, endpoint: 'ftp://x'}", 2, ["begins with http://"]),
         ("model: demo", "model: demo\nengine: {kind: tgi, endpoint: 'http://x?key=1'}", 2, ["no address"]),

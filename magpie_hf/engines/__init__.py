@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ArgumentError, DependencyError, did_you_mean
+from ..errors import DependencyError
+from ..plugins import find_class, types_of
 from .base import Engine
 
 
@@ -18,28 +18,30 @@ ENGINES = {
     "tgi": "magpie_hf.engines.tgi:TgiEngine",
     "openai": "magpie_hf.engines.openai:OpenAIEngine",
 }
-ENDPOINT_ENGINES = ("tgi", "openai")
 
 
 def engine_class(kind: str) -> type[Engine]:
-    """Return the class of an engine by its name in recipes; imports no model library.
+    """Return the class of an engine by its name in recipes, an entry point of `magpie_hf.engines`, or `module:Class`.
+
+    Imports no model library.
 
     Raises:
-        ArgumentError: there is no such engine; names the nearest.
+        ArgumentError: there is no such engine (names the nearest), or the class cannot be used.
     """
-    if kind not in ENGINES:
-        raise ArgumentError(f'There is no engine "{kind}".', hint=did_you_mean(kind, ENGINES), key="engine")
-    module, _, attribute = ENGINES[kind].partition(":")
-    found: type[Engine] = getattr(importlib.import_module(module), attribute)
-    return found
+    return find_class(kind, ENGINES, Engine, "engine")  # type: ignore[type-abstract]
 
 
-def engine_options(kind: str) -> set[str]:
-    """Return the names of an engine's settings."""
-    parameters = inspect.signature(engine_class(kind)).parameters
-    return {
-        name for name in parameters if name not in ("self", "model", "ref", "revision", "endpoints", "token_texts")
-    }
+def takes_endpoints(kind: str) -> bool:
+    """Return whether an engine sends its requests to servers, whose addresses it has to be given."""
+    return engine_class(kind).takes_endpoints
+
+
+def engine_options(kind: str) -> dict[str, Any]:
+    """Return an engine's settings: the arguments of its constructor by name, and their types."""
+    given = ("self", "model", "ref", "revision", "endpoints", "token_texts")
+    kind_ = engine_class(kind)
+    types = types_of(kind_.__init__)
+    return {name: types.get(name, Any) for name in inspect.signature(kind_).parameters if name not in given}
 
 
 def check_installed(kind: str, options: Mapping[str, Any]) -> None:
@@ -56,7 +58,7 @@ def check_installed(kind: str, options: Mapping[str, Any]) -> None:
     quantization = options.get("quantization")
     if kind == "transformers" and quantization and importlib.util.find_spec("bitsandbytes") is None:
         raise DependencyError(f"quantization = {quantization!r} needs bitsandbytes.", hint="pip install bitsandbytes")
-    if kind in ENDPOINT_ENGINES:
+    if takes_endpoints(kind):
         from .servers import read_key
 
         read_key(options.get("api_key_env"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ..sampling import SamplingParams
 
@@ -168,6 +168,8 @@ class Engine(ABC):
     """
 
     name: str = "engine"
+    takes_endpoints: ClassVar[bool] = False
+    """Whether requests go to servers: the constructor then takes `endpoints` and `token_texts`."""
     stats: EngineStats
 
     @abstractmethod

@@ -44,6 +44,7 @@ GROUP_SHARE = 1 / 16
 class EndpointEngine(Engine):
     """Generates on one or more servers that hold the same model."""
 
+    takes_endpoints = True
     # Asked when the engine opens and when an endpoint comes back; and ends of an address that are dropped, as the
     # engine adds its own paths.
     probe_path: str

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,31 @@ def _state(path: Path, remote: Remote) -> dict[str, Any]:
     parts = [state.get(key) if isinstance(state, Mapping) else None for key in ("stages", "recipe")]
     if not all(isinstance(part, Mapping) for part in parts):
         raise HubError("What lies there is no run's state.", where=remote.url)
+    _refuse_own_code(state["recipe"], remote)
     return trusted(state)
+
+
+def _refuse_own_code(recipe: Mapping[str, Any], remote: Remote) -> None:
+    """Raise for a recipe from elsewhere that names a module: importing it would run code that its author chose."""
+    for name in _class_names(recipe):
+        if ":" in name:
+            raise HubError(
+                f"The run uses code of its author, {quoted(name)}, which is not imported for a run from the Hub.",
+                where=remote.url,
+                hint="Read that code, and run its recipe from a file of yours: magpie-hf run RECIPE.yaml.",
+            )
+
+
+def _class_names(value: Any) -> Iterator[str]:
+    """Yield the names of stages and engines in a recipe."""
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        if key in ("stage", "kind", "engine") and isinstance(inner, str):
+            yield inner
+        elif key == "stages" and isinstance(inner, list):
+            yield from (entry for entry in inner if isinstance(entry, str))
+        yield from _class_names(inner)
+    for inner in value if isinstance(value, list) else ():
+        yield from _class_names(inner)
 
 
 def trusted(state: Mapping[str, Any]) -> dict[str, Any]:

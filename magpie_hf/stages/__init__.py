@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-
-from ..errors import ArgumentError, did_you_mean
+from ..plugins import find_class
 from ..stage import Stage
 
 
@@ -35,13 +33,9 @@ STAGES = {
 
 
 def stage_class(name: str) -> type[Stage]:
-    """Return the class of a stage by its name in recipes.
+    """Return the class of a stage by its name in recipes, an entry point of `magpie_hf.stages`, or `module:Class`.
 
     Raises:
-        ArgumentError: there is no such stage; names the nearest.
+        ArgumentError: there is no such stage (names the nearest), or the class cannot be used.
     """
-    if name not in STAGES:
-        raise ArgumentError(f'There is no stage "{name}".', hint=did_you_mean(name, STAGES), key="stage")
-    module, _, attribute = STAGES[name].partition(":")
-    found: type[Stage] = getattr(importlib.import_module(module), attribute)
-    return found
+    return find_class(name, STAGES, Stage, "stage")  # type: ignore[type-abstract]
