@@ -14,7 +14,7 @@ from .harness import journal_bytes, kill_when, magpie, moments, nothing_twice, r
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "write-a-stage.md"
 RECIPE = """
 model: demo
-num_rows: 120
+num_rows: 60
 stages:
   - instructions
   - {stage: "titles:Titles", request: "Give this a name:", sampling: {max_tokens: 40}}
@@ -22,6 +22,7 @@ stages:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_stage_of_ones_own_is_resumed_after_kills(tmp_path):
     (code,) = re.findall(r"```python runnable\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     (tmp_path / "titles.py").write_text(code, "utf-8")
