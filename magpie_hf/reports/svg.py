@@ -126,11 +126,11 @@ def funnel(steps: Sequence[Mapping[str, Any]], *, title: str) -> str:
 
 
 def points(xy: Any, *, size: float = 200, radius: float = 1.6) -> str:
-    """Return circles at (number, 2) positions in [0, 1], as one path: small even for thousands."""
-    parts = []
-    for x, y in xy:
-        left, top = 4 + x * (size - 8) - radius, 4 + y * (size - 8)
-        parts.append(f"M{left:.1f} {top:.1f}h{2 * radius:.1f}")
+    """Return circles at (number, 2) positions in [0, 1], as one path: small even for thousands.
+
+    A dot is a line of (almost) no length with round ends; of no length at all, some renderers draw nothing.
+    """
+    parts = [f"M{4 + x * (size - 8):.1f} {4 + y * (size - 8):.1f}h.01" for x, y in xy]
     return f'<path d="{"".join(parts)}" stroke-width="{2 * radius}" stroke-linecap="round" fill="none"/>'
 
 

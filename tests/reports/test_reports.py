@@ -18,7 +18,7 @@ from sklearn.metrics import cohen_kappa_score
 from magpie_hf.columns import SCALES
 from magpie_hf.errors import ArgumentError, DatasetError
 from magpie_hf.reports import agreement, dataset_statistics, svg_charts, write_report
-from magpie_hf.reports.svg import safe
+from magpie_hf.reports.svg import points, safe
 from magpie_hf.reports.verbs import root_verbs
 from tools.demo.grammar import conversations
 
@@ -215,6 +215,15 @@ def test_rows_that_are_null_everywhere_have_a_report(tmp_path):
 def test_too_many_datasets_to_compare_are_refused(tmp_path):
     with pytest.raises(ArgumentError, match="three at most"):
         write_report(DATA, tmp_path / "r.html", compare=dict.fromkeys("abcd", DATA))
+
+
+def test_the_points_of_a_map_are_as_wide_as_high_and_where_they_belong():
+    drawn = points([(0.0, 0.0), (0.5, 1.0)], size=200, radius=1.6)
+    assert 'stroke-linecap="round"' in drawn
+    width = float(re.search(r'stroke-width="([\d.]+)"', drawn)[1])
+    dots = re.findall(r"M([\d.]+) ([\d.]+)h([\d.]+)", drawn)
+    assert [(float(x), float(y)) for x, y, _ in dots] == [(4, 4), (100, 196)]
+    assert all(float(length) + width < 1.05 * width for _, _, length in dots)
 
 
 def test_charts_for_the_card_are_pictures_of_their_own():
