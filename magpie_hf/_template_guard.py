@@ -132,14 +132,14 @@ def asks_for_a_verdict(render: Renderer) -> bool:
 
     The word alone does not make a guard: chat templates have it in a default system prompt, before the conversation.
     """
-    if _MARK not in render.text:
+    if _MARK not in render.text.lower():
         return False
     try:
         render.settle(lambda: _shown(render, _PAIR))
     except TemplateError:
         # Neither form shows the conversation: only a guard still asks about it
-        return _MARK in _rendered_empty(render)
-    return _MARK in render(_PAIR).rpartition(_SECOND)[2]
+        return _MARK in _rendered_empty(render).lower()
+    return _MARK in render(_PAIR).rpartition(_SECOND)[2].lower()
 
 
 def _rendered_empty(render: Renderer) -> str:

@@ -65,6 +65,11 @@ def _bos_note(template: ChatTemplate) -> str:
         return "No BOS: the tokenizer has none that it or the template uses."
     if not template.pre_query().bos:
         return f"No BOS: neither the template nor the tokenizer puts {template.bos} in front."
+    if not template.is_served_alike():
+        return (
+            f"One BOS, {template.bos}, written by the template: a server that puts it in front by itself gives the first "
+            "word other tokens. Use an engine that takes token ids."
+        )
     if template.tokenizer_adds_bos:
         return f"One BOS, {template.bos}: left out of the text for servers that put it in front by themselves."
     return f"One BOS, {template.bos}: written by the template; the tokenizer adds none."

@@ -42,6 +42,10 @@ class Coder:
             return [*self._bos_ids, *self._encode(text.removeprefix(self.bos))]
         return self._encode(text)
 
+    def is_served_alike(self, text: str) -> bool:
+        """Whether a server that puts the BOS in front by itself makes the same ids of a completed text."""
+        return not self.adds_bos or list(self.tokenizer(text.removeprefix(self.bos))["input_ids"]) == self.encode(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of tokens, special ones visible."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

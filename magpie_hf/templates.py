@@ -162,6 +162,10 @@ class ChatTemplate:
         """Whether contents are given to the template as lists of parts."""
         return self._render.as_parts
 
+    def is_served_alike(self) -> bool:
+        """Whether a server that is sent the text without its BOS makes the same token ids of it."""
+        return self._coder.is_served_alike(self.pre_query().text)
+
     @property
     def needs_tools(self) -> bool:
         """Whether the template is given an empty list of tools, because it cannot do without one."""

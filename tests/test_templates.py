@@ -266,7 +266,9 @@ def test_a_bos_that_the_tokenizer_adds_is_put_in_front_of_the_ids() -> None:
 def test_a_bos_that_the_template_writes_is_encoded_with_its_text() -> None:
     tokenizer = make_tokenizer(**LEGACY_FALSE, chat_template=template("llama-2"))
     ids = tokenizer.apply_chat_template([ask("Hi")], tokenize=True, add_generation_prompt=True, return_dict=False)
-    assert list(ChatTemplate(tokenizer).response([ask("Hi")]).token_ids) == ids
+    chat = ChatTemplate(tokenizer)
+    assert list(chat.response([ask("Hi")]).token_ids) == ids
+    assert any("gives the first word other tokens" in note for note in chat.describe()["notes"])
 
 
 def test_a_base_models_prompt_has_the_tokens_that_a_server_gives_it() -> None:
