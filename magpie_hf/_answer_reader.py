@@ -33,8 +33,8 @@ class Answer(NamedTuple):
 class AnswerReader:
     """Reads generations of one template; see the module's docstring.
 
-    Attributes: `known` (tags of reasoning, the template's own first), `opened` (those that the generation prompt
-    leaves open, or None), `is_harmony`.
+    Attributes: `known` (tags of reasoning that the template prints or mentions), `opened` (those that the generation
+    prompt leaves open, or None), `is_harmony`.
     """
 
     def __init__(self, template: str, vocabulary: Vocabulary, frame: Frame, answer: AnswerFrame) -> None:
@@ -43,9 +43,11 @@ class AnswerReader:
         self._frame = answer
         self.is_harmony = _reasoning.is_harmony(template)
         own = () if answer.tags is None else (answer.tags,)
-        self.known: tuple[Tags, ...] = (*own, *_reasoning.known_tags(template, vocabulary.text_of.values()))
+        self.known: tuple[Tags, ...] = (*own, *_reasoning.known_tags(template))
+        self._in_tokenizer = _reasoning.known_tags("", vocabulary.text_of.values())
         is_open = answer.opened and answer.tags is not None
-        self.opened = answer.tags if is_open else _reasoning.opened_tags(frame.after_user, self.known)
+        every = (*self.known, *self._in_tokenizer)
+        self.opened = answer.tags if is_open else _reasoning.opened_tags(frame.after_user, every)
         self._ending = ending_pattern(answer.ending)
         shown = (frame.after_user, frame.before_answer, frame.after_answer, frame.at_end, *answer.inside)
         self._special = vocabulary.answer_pattern(shown)
@@ -65,7 +67,7 @@ class AnswerReader:
         """Return reasoning (None if there is none) and answer ("" if it never came), without the template's marks."""
         if self.is_harmony:
             return _reasoning.split_harmony(text)
-        found = _reasoning.split_tags(text, self.opened, self.known)
+        found = _reasoning.split_tags(text, self.opened, self.known, self._in_tokenizer)
         if found is None:
             return Split(None, self._bare(text, (self._frame.head, self._frame.after_reasoning)))
         return Split(found.reasoning, self._bare(found.answer, (self._frame.after_reasoning, self._frame.head)))

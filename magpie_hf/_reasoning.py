@@ -72,7 +72,7 @@ def partner_of(opens: str) -> str | None:
     return re.sub(r"^(<\||<|\[|◁)", r"\1/", opens)
 
 
-def known_tags(template: str, tokens: Iterable[str]) -> tuple[Tags, ...]:
+def known_tags(template: str, tokens: Iterable[str] = ()) -> tuple[Tags, ...]:
     """Return the pairs of tags among a tokenizer's added tokens, or mentioned in a template's source."""
     have = {*(t.strip() for t in tokens if is_tag(t)), *TAG.findall(template)}
     # One of the two is enough: some templates open the reasoning and never print its end, others only cut at its end
@@ -116,15 +116,18 @@ def split_harmony(text: str) -> Split:
     return Split(None, text)
 
 
-def split_tags(text: str, opened: Tags | None, known: Sequence[Tags]) -> Split | None:
+def split_tags(
+    text: str, opened: Tags | None, known: Sequence[Tags], in_tokenizer: Sequence[Tags] = ()
+) -> Split | None:
     """Split a text that may begin with reasoning; None if it does not.
 
     `opened`: tags that the prompt already opened: then everything up to the closing one is reasoning, all of it if
-    there is none (the generation was cut). `known`: tags of the model: the closing one alone is enough, as some servers
-    drop the opening one. Tags that the text itself opens and closes count for any model; those in mid-answer never do.
+    there is none (the generation was cut). `known`: tags of the template: the closing one alone is enough, as some
+    servers drop the opening one. `in_tokenizer`: tags that count where the text begins with them. Tags that the text
+    itself opens and closes count for any model; those in mid-answer never do.
     """
     start = text.lstrip()
-    for tags in (*_own_tags(start, known), *([opened] if opened else [])):
+    for tags in (*_own_tags(start, (*known, *in_tokenizer)), *([opened] if opened else [])):
         found = re.match(loose(tags.opens), start)
         return _at_close(start[found.end() :] if found else start, tags.closes)
     for tags in known:

@@ -78,6 +78,13 @@ def test_an_answer_may_speak_of_think_tags_that_are_ordinary_tokens():
     assert read("qwen-3", "Yo. <think> is a tag.") == (None, "Yo. <think> is a tag.", None, "")
 
 
+def test_a_closing_tag_alone_ends_reasoning_only_where_the_template_knows_the_tag():
+    assert study("qwen-3").split_reasoning("hm\n</think>\nYo.") == ("hm", "Yo.")
+    assert study("qwen-2.5").split_reasoning("Write </think> then.") == (None, "Write </think> then.")
+    assert study("qwen-2.5").split_reasoning("<think>hm</think>Yo.") == ("hm", "Yo.")
+    assert not study("qwen-2.5").can_think
+
+
 def test_an_answer_to_a_tool_lacks_the_words_that_every_answer_begins_with():
     assert read("functionary-3", "get_weather\n{}").misses == "all"
     assert read("functionary-3", "all\nYo.").misses == ""
