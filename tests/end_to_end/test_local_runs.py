@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from magpie_hf.rundir import RunDir
 from tests.end_to_end.harness import (
     environment,
     finish,
@@ -17,6 +18,7 @@ from tests.end_to_end.harness import (
     magpie,
     moments,
     nothing_twice,
+    records,
     rows,
     start,
 )
@@ -98,18 +100,24 @@ def test_an_interrupt_keeps_what_is_finished_and_prints_the_command_that_goes_on
 
 
 @pytest.mark.slow
-def test_a_second_process_is_told_who_owns_the_run(tmp_path):
-    first = start(*command(tmp_path / "run", num_rows=400))
-    while not journal_bytes(tmp_path / "run") and first.poll() is None:
+def test_a_second_process_is_told_who_owns_the_run_and_can_take_it_over_without_loss(reference, tmp_path):
+    place = tmp_path / "run"
+    first = start(*command(place, num_rows=400))
+    while journal_bytes(place) < reference[1] / 4 and first.poll() is None:
         pass
-    second = magpie(*command(tmp_path / "run", num_rows=400), code=1)
-    status = here("status", tmp_path / "run")
-    first.kill()
-    first.wait()
-    first.stdout.close()
-    assert f"belongs to process {first.pid}" in second
-    assert "Traceback" not in second
-    assert "instructions" in status
+    refused = here(*command(place), code=1)
+    assert f"belongs to process {first.pid}" in refused
+    assert "Traceback" not in refused
+    assert "instructions" in here("status", place)
+    before = records(place)
+    here(*command(place, "--take-over"))
+    said = finish(first, 1)
+    assert "was taken over by process" in said
+    assert "Traceback" not in said
+    assert rows(place) == reference[0]
+    after = records(place)
+    assert all(set(counts) <= set(after[stage]) for stage, counts in before.items()), "no finished row was lost"
+    assert len(RunDir.read(place).state["sessions"]) == 2, "the first owner wrote nothing over the second's state"
 
 
 CALL = (
