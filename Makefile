@@ -3,6 +3,7 @@
 #   make demo        set-up, then the main job on the bundled demo model
 #   make test        set-up, then all tests with the newest packages, and the TGI tests again with the older ones
 #   make test-full   the same with the full counts (kill -9 twenty times, a million rows, …)
+#   make test-servers  300 rows on each real server that is installed (vLLM, llama.cpp, `transformers serve`)
 #   make lint        look for faults of style and type (`make style` repairs what can be repaired)
 #   make bench       benchmarks, written to benchmarks/RESULTS.md
 #   make wheel-test  build the wheel, install it elsewhere, run it
@@ -25,7 +26,7 @@ TGI_PACKAGES := "text-generation>=0.7,<0.8" "huggingface_hub>=0.36,<1.0" "transf
 TGI_TESTS = tests/servers/test_tgi_server.py tests/hub/test_push.py \
 	$(wildcard tests/engines/test_tgi*.py tests/engines/test_transport*.py tests/end_to_end/test_tgi*.py)
 
-.PHONY: setup setup-tgi demo test test-full lint quality style bench docs cards wheel-test constraints clean
+.PHONY: setup setup-tgi demo test test-full test-servers lint quality style bench docs cards wheel-test constraints clean
 .DEFAULT_GOAL := demo
 
 setup: $(VENV)/.ready
@@ -59,6 +60,9 @@ test: setup setup-tgi
 
 test-full:
 	$(MAKE) test PYTEST_ARGS="--full $(PYTEST_ARGS)"
+
+test-servers: setup
+	$(BIN)/python -m pytest tests/servers/test_real_servers.py --servers -rs $(PYTEST_ARGS)
 
 lint quality: setup
 	$(BIN)/ruff check .

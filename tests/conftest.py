@@ -40,6 +40,7 @@ for _name in TOKEN_NAMES:
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="run the tests marked `full` too")
+    parser.addoption("--servers", action="store_true", help="run the tests marked `servers` too")
 
 
 def pytest_configure(config):
@@ -53,6 +54,8 @@ def pytest_collection_modifyitems(config, items):
     reasons = {}
     if not config.getoption("--full"):
         reasons["full"] = "only with --full (make test-full)"
+    if not config.getoption("--servers"):
+        reasons["servers"] = "only with --servers (make test-servers)"
     if any(item.get_closest_marker("gpu") for item in items) and not _has_cuda():
         reasons["gpu"] = "needs a CUDA device"
     if any(item.get_closest_marker("vllm") for item in items) and not _has_vllm():

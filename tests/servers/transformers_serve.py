@@ -16,8 +16,10 @@ is the only `model` that requests may name. What it does, found by trying (5.23.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,9 +28,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-
-
-READY_TIMEOUT_S = 90.0
+from typing import Self
 
 
 def is_available() -> bool:
@@ -39,28 +39,38 @@ def is_available() -> bool:
     return int(version("transformers").split(".")[0]) >= 5 and all(map(importlib.util.find_spec, needed))
 
 
-class TransformersServe:
-    """`with TransformersServe(model_dir) as server: server.url, server.model`; ended on exit."""
+class ServerProcess:
+    """A server in a process of its own: `with TransformersServe(model_dir) as server: server.url, server.model`."""
+
+    ready_timeout_s = 90.0
 
     def __init__(self, model_dir: str | Path, *arguments: str) -> None:
-        self.model = str(model_dir)
-        self._arguments = arguments
+        self.model_dir = self.model = str(model_dir)
+        self.arguments = arguments
 
-    def __enter__(self) -> TransformersServe:
+    def command(self, port: int) -> list[str]:
+        """Return the command line."""
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        """Return what its environment has beside the tests' own."""
+        return {}
+
+    def __enter__(self) -> Self:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self._home = tempfile.TemporaryDirectory()
-        (Path(self._home.name) / "hub").mkdir()
-        self._log = Path(self._home.name) / "log.txt"
-        address = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
-        script = "from transformers.cli.transformers import main; main()"
-        command = [sys.executable, "-c", script, "serve", self.model, *address, *self._arguments]
-        environment = {k: v for k, v in os.environ.items() if k != "HF_TOKEN"}
-        environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": self._home.name, "OMP_NUM_THREADS": "1"}
+        self.home = self._home.name
+        (Path(self.home) / "hub").mkdir()
+        self._log = Path(self.home) / "log.txt"
+        without = ("HF_TOKEN", "PYTHONPATH")
+        environment = {k: v for k, v in os.environ.items() if k not in without} | self.environment()
         with self._log.open("w") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self.process = subprocess.Popen(
+                self.command(port), stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
         try:
             self._wait_until_ready()
         except BaseException:
@@ -69,18 +79,34 @@ class TransformersServe:
         return self
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        deadline = time.monotonic() + self.ready_timeout_s
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                raise RuntimeError(f"transformers serve ended: {self._log.read_text()[-1000:]}")
+                raise RuntimeError(f"{type(self).__name__} ended: {self._log.read_text()[-2000:]}")
             try:
                 with urllib.request.urlopen(f"{self.url}/health", timeout=5):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
-        raise RuntimeError(f"transformers serve was not ready in {READY_TIMEOUT_S:.0f} s")
+        raise RuntimeError(f"{type(self).__name__} was not ready in {self.ready_timeout_s:.0f} s")
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
+        # vLLM has processes of its own: all of the session are ended.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=30)
         self._home.cleanup()
+
+
+class TransformersServe(ServerProcess):
+    """`transformers serve` on a model directory; ended on exit."""
+
+    def command(self, port: int) -> list[str]:
+        """Return the command line."""
+        address = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+        script = "from transformers.cli.transformers import main; main()"
+        return [sys.executable, "-c", script, "serve", self.model, *address, *self.arguments]
+
+    def environment(self) -> dict[str, str]:
+        """Return what its environment has beside the tests' own."""
+        return {"HF_HUB_OFFLINE": "1", "HF_HOME": self.home, "OMP_NUM_THREADS": "1"}
