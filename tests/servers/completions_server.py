@@ -1,8 +1,9 @@
-"""A `/v1/completions` server in vLLM's manner, on the test servers' own generation.
+"""A `/v1/completions` server that speaks as vLLM, llama.cpp or `transformers serve`, on the test servers' own generation.
 
 Takes text or token ids, one prompt or a list, `n` samples a prompt (sample i under seed + i), `stop`,
 `stop_token_ids`, `skip_special_tokens`, `add_special_tokens`, `return_token_ids`, and bans by `logit_bias`; unknown
-fields are ignored, as vLLM does. `chat_only=True` gives a server that has chat completions and nothing else, which
+fields are ignored. `dialect="llama.cpp"` or `"transformers"` takes and refuses what those do, and replies in their form
+(see `dialects`, and `recordings/` for what the real ones said). `chat_only=True` gives a server that has chat completions and nothing else, which
 Magpie cannot use; `string_only=True` one that refuses token ids.
 
     python -m tests.servers.completions_server --model DIR --port 0 --print-port
@@ -14,42 +15,27 @@ import argparse
 import asyncio
 import json
 import secrets
-import time
-import uuid
 from pathlib import Path
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
+from .dialects import DIALECTS, BadRequest, constrained
 from .faults import Behaviour
 from .generation import Generator, Job, Output
 from .http_server import FaultyServer
 
 
-VERSION = "0.23.0"
+VERSION = "0.32.0"
 DEFAULT_MAX_TOKENS = 16
-
-
-class BadRequest(Exception):
-    """A request that the server answers with 400 (or 404 for an unknown model)."""
-
-    def __init__(self, message: str, status: int = 400, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.param = param
-
-    def response(self) -> JSONResponse:
-        """Return the error as vLLM sends it."""
-        kind = {400: "BadRequestError", 404: "NotFoundError"}[self.status]
-        error = {"message": str(self), "type": kind, "param": self.param, "code": self.status}
-        return JSONResponse({"error": error}, status_code=self.status)
 
 
 class CompletionsServer(FaultyServer):
     """`/v1/completions` for the model in `model_dir`, served under the name `model_id`.
 
-    `max_n`: most samples a request. `seeded=False`: takes seeds and ignores them.
+    `max_n`: most samples a request, in place of the dialect's own limit; it can be changed while the server runs, at
+    `server.dialect.most_n`. `fingerprint`: the `system_fingerprint` of its replies. `seeded=False`: ignores seeds.
     """
 
     def __init__(
@@ -61,7 +47,9 @@ class CompletionsServer(FaultyServer):
         chat_only: bool = False,
         string_only: bool = False,
         seeded: bool = True,
-        max_n: int = 128,
+        dialect: str = "vllm",
+        max_n: int | None = None,
+        fingerprint: str | None = None,
         rows: int = 16,
         **settings: Any,
     ) -> None:
@@ -72,7 +60,7 @@ class CompletionsServer(FaultyServer):
         self.chat_only = chat_only
         self.string_only = string_only
         self.seeded = seeded
-        self.max_n = max_n
+        self.dialect = DIALECTS[dialect](fingerprint, max_n)
         self._add_routes()
 
     def stop(self) -> None:
@@ -89,6 +77,9 @@ class CompletionsServer(FaultyServer):
     def error_body(self, status: int) -> dict[str, Any]:
         """Return an error of OpenAI's form."""
         return {"error": {"message": f"ordered by a test: {status}", "type": "error", "param": None, "code": status}}
+
+    def _refusal(self, bad: BadRequest) -> JSONResponse:
+        return JSONResponse(self.dialect.error(bad), status_code=bad.status)
 
     def prompts(self, given: dict[str, Any]) -> list[tuple[int, ...]]:
         """Return the token ids of each prompt; raises BadRequest."""
@@ -111,31 +102,28 @@ class CompletionsServer(FaultyServer):
 
     def jobs(self, given: dict[str, Any]) -> list[Job]:
         """Return `n` jobs for each prompt; raises BadRequest."""
-        if given.get("model") not in (None, self.served_name):
-            raise BadRequest(f"The model `{given['model']}` does not exist.", status=404, param="model")
+        if self.dialect.checks_model and given.get("model") not in (None, self.served_name):
+            raise BadRequest(**self.dialect.unknown_model(given["model"], self.served_name))
         n, temperature, top_p = (_or_one(given.get(name)) for name in ("n", "temperature", "top_p"))
         top_k = given.get("top_k") or 0
-        if not 1 <= n <= self.max_n:
-            raise BadRequest(f"n must be between 1 and {self.max_n}, got {n}.", param="n")
         if temperature < 0:
             raise BadRequest(f"temperature must be non-negative, got {temperature}.", param="temperature")
         if not 0 < top_p <= 1:
             raise BadRequest(f"top_p must be in (0, 1], got {top_p}.", param="top_p")
         prompts = self.prompts(given)
         max_tokens = given.get("max_tokens", DEFAULT_MAX_TOKENS)
-        for ids in prompts:
-            self._check_length(len(ids), max_tokens)
+        rooms = [self.dialect.new_tokens(len(ids), max_tokens, self.generator.max_length) for ids in prompts]
         seed = given.get("seed") if self.seeded else None
         stop = given.get("stop") or ()
         stop_ids = frozenset(given.get("stop_token_ids") or ())
         jobs = []
-        for ids in prompts:
+        for ids, room in zip(prompts, rooms, strict=True):
             for i in range(n):
                 own_seed = secrets.randbits(31) if seed is None else seed + i
                 jobs.append(
                     Job(
                         prompt_ids=ids,
-                        max_new_tokens=max_tokens or self.generator.max_length - len(ids),
+                        max_new_tokens=room,
                         temperature=temperature or 1.0,
                         top_k=max(top_k, 0),
                         top_p=top_p,
@@ -150,17 +138,8 @@ class CompletionsServer(FaultyServer):
                 )
         return jobs
 
-    def _check_length(self, num_prompt: int, max_tokens: int | None) -> None:
-        limit = self.generator.max_length
-        if num_prompt + (max_tokens or 1) > limit:
-            raise BadRequest(
-                f"This model's maximum context length is {limit} tokens. However, you requested {max_tokens} output "
-                f"tokens and your prompt contains at least {num_prompt} input tokens.",
-                param="input_tokens",
-            )
-
     def _choice(self, index: int, job: Job, output: Output, given: dict[str, Any]) -> dict[str, Any]:
-        skip = given.get("skip_special_tokens", True)
+        skip = given.get("skip_special_tokens", True) or not self.dialect.shows_special
         ids = output.token_ids
         if output.finish == "length" and ids[-1] in job.stop_ids:
             # vLLM looks for the end of a text before it looks at the length.
@@ -169,7 +148,7 @@ class CompletionsServer(FaultyServer):
         text = self.generator.decode(shown, skip_special_tokens=skip)
         reason = None
         if output.finish == "stop_sequence":
-            text = text.partition(str(output.stopped_by))[0]
+            text = text if self.dialect.keeps_stop else text.partition(str(output.stopped_by))[0]
             reason = output.stopped_by
         elif output.finish == "eos_token" and output.stopped_by not in self.generator.eos_ids:
             reason = output.stopped_by
@@ -189,28 +168,29 @@ class CompletionsServer(FaultyServer):
         return {"tokens": tokens, "token_logprobs": output.logprobs, "top_logprobs": None, "text_offset": []}
 
     async def _complete(self, given: dict[str, Any]) -> Response:
-        try:
-            jobs = self.jobs(given)
-        except BadRequest as bad:
-            return bad.response()
+        given = self.dialect.read(given)
+        jobs = self.jobs(given)
         outputs = await asyncio.gather(*(asyncio.wrap_future(self.generator.submit(job)) for job in jobs))
+        schema = self.dialect.schema(given)
+        choices, counts = [], []
+        for i, (job, output) in enumerate(zip(jobs, outputs, strict=True)):
+            choice, count = self._choice(i, job, output, given), len(output.token_ids)
+            if schema is not None:
+                choice, count = self._held(choice, schema, job.max_new_tokens)
+            choices.append(choice)
+            counts.append(count)
         num_prompt = sum(len(ids) for ids in self.prompts(given))
-        num_new = sum(len(output.token_ids) for output in outputs)
-        pairs = enumerate(zip(jobs, outputs, strict=True))
-        return JSONResponse(
-            {
-                "id": f"cmpl-{uuid.uuid4().hex}",
-                "object": "text_completion",
-                "created": int(time.time()),
-                "model": self.served_name,
-                "choices": [self._choice(i, job, output, given) for i, (job, output) in pairs],
-                "usage": {
-                    "prompt_tokens": num_prompt,
-                    "completion_tokens": num_new,
-                    "total_tokens": num_prompt + num_new,
-                },
-            }
-        )
+        return JSONResponse(self.dialect.reply(self.served_name, choices, num_prompt, counts))
+
+    def _held(self, choice: dict[str, Any], schema: dict[str, Any], most: int) -> tuple[dict[str, Any], int]:
+        """Return the choice of a weak model that is held to a schema, and its number of tokens."""
+        text = constrained(schema)
+        if text is None:
+            ended = {"text": '{"ok": true' + "\n" * most, "finish_reason": "length", "stop_reason": None}
+            return choice | ended | ({"token_ids": [0] * most} if "token_ids" in choice else {}), most
+        ids = list(self.generator.encode(text, add_special_tokens=False))
+        ended = {"text": text, "finish_reason": "stop", "stop_reason": None}
+        return choice | ended | ({"token_ids": ids} if "token_ids" in choice else {}), len(ids) + 1
 
     async def _chat(self, given: dict[str, Any]) -> Response:
         """Answer the last message; without a template, as only the address and the form of the answer matter."""
@@ -228,9 +208,16 @@ class CompletionsServer(FaultyServer):
             try:
                 given = dict(json.loads(await request.body()))
             except (ValueError, TypeError):
-                return BadRequest("The body is not a JSON object.").response()
+                return self._refusal(BadRequest("The body is not a JSON object."))
             seed = given.get("seed") if isinstance(given.get("seed"), int) else None
-            return await self.answer(request, given, lambda: make(given), seed=seed, n=given.get("n") or 1)
+
+            async def reply() -> Response:
+                try:
+                    return await make(given)
+                except BadRequest as bad:
+                    return self._refusal(bad)
+
+            return await self.answer(request, given, reply, seed=seed, n=given.get("n") or 1)
 
         @self.app.post("/v1/chat/completions")
         async def chat(request: Request) -> Response:
@@ -238,15 +225,9 @@ class CompletionsServer(FaultyServer):
 
         @self.app.get("/v1/models")
         async def models() -> Any:
-            limit = self.generator.max_length
-            model = {
-                "id": self.served_name,
-                "object": "model",
-                "created": 0,
-                "owned_by": "vllm",
-                "root": self.model_id,
-            }
-            return {"object": "list", "data": [model | {"parent": None, "max_model_len": limit}]}
+            limit, weights = self.generator.max_length, self.generator.weights
+            facts = {"n_vocab": weights.vocab_size, "n_embd": weights.embed.shape[1], "n_params": 0, "size": 0}
+            return self.dialect.models(self.served_name, self.model_id, limit, facts)
 
         @self.app.get("/health")
         async def health() -> Response:
@@ -258,6 +239,9 @@ class CompletionsServer(FaultyServer):
         @self.app.post("/v1/completions")
         async def completions(request: Request) -> Response:
             return await serve(request, self._complete)
+
+        if self.dialect.name != "vllm":
+            return
 
         @self.app.get("/version")
         async def version() -> Any:
@@ -294,6 +278,7 @@ def main() -> None:
     parser.add_argument("--model-id")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--print-port", action="store_true")
+    parser.add_argument("--dialect", choices=sorted(DIALECTS), default="vllm")
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--chat-only", action="store_true")
     parser.add_argument("--string-only", action="store_true")
@@ -304,6 +289,7 @@ def main() -> None:
         model_id=args.model_id,
         chat_only=args.chat_only,
         string_only=args.string_only,
+        dialect=args.dialect,
         rows=args.rows,
         behaviour=Behaviour.from_json(json.loads(args.behaviour)),
         port=args.port,

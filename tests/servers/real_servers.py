@@ -59,4 +59,4 @@ class LlamaServer(ServerProcess):
         source = Path(self.model_dir)
         self.model = str(write_gguf(source, Path(self.home) / f"{source.name}.gguf"))
         address = ["--host", "127.0.0.1", "--port", str(port)]
-        return [str(llama_server()), "-m", self.model, "-c", "8192", "-t", "2", *address, *self.arguments]
+        return [str(llama_server()), "-m", self.model, "-c", "8192", "-t", "1", *address, *self.arguments]

@@ -62,7 +62,8 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "too long": GREEDY | {"prompt": "one two three four five six seven eight nine ten " * 300},
     "another model": GREEDY | {"model": "other"},
 }  # fmt: skip
-_DRAWN = {"created": 0, "id": "", "object_id": "", "request_id": ""}
+# Ids of replies; `transformers serve` takes a UUID.
+_DRAWN = re.compile(r"(cmpl|chatcmpl|modelperm)-\S+|[0-9a-f-]{32,36}")
 
 
 def ask(url: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
@@ -102,10 +103,7 @@ def _exchange(server: ServerProcess, paths: tuple[str, ...], name: str, body: di
 def cleaned(value: Any, paths: tuple[str, ...]) -> Any:
     """Return a reply without paths, times and what is drawn anew each time; of fractional numbers only that they are."""
     if isinstance(value, dict):
-        return {
-            key: type(item)(_DRAWN[key]) if key in _DRAWN and isinstance(item, int | str) else cleaned(item, paths)
-            for key, item in value.items()
-        }
+        return {key: 0 if key == "created" else cleaned(item, paths) for key, item in value.items()}
     if isinstance(value, list):
         return [cleaned(item, paths) for item in value]
     if isinstance(value, float):
@@ -113,7 +111,7 @@ def cleaned(value: Any, paths: tuple[str, ...]) -> Any:
     if isinstance(value, str):
         for path in paths:
             value = value.replace(path, NAME)
-        return re.sub(r"modelperm-[0-9a-f]+", "modelperm", value)
+        return "" if _DRAWN.fullmatch(value) else value
     return value
 
 
@@ -124,7 +122,7 @@ def main() -> None:
         target = RECORDINGS / f"{name}.json"
         lines = [json.dumps(exchange, ensure_ascii=False) for exchange in record(name)]
         target.write_text("[\n" + ",\n".join(lines) + "\n]\n", "utf-8")
-        print(f"{len(lines)} exchanges in {target}")
+        sys.stdout.write(f"{len(lines)} exchanges in {target}\n")
 
 
 if __name__ == "__main__":

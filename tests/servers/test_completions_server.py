@@ -39,7 +39,8 @@ def test_text_and_token_ids_are_the_same_prompt(server, generator):
     ids = list(generator.encode(PRE_QUERY))
     replies = [ask(server, prompt=prompt, seed=4)[2] for prompt in (PRE_QUERY, ids, [ids])]
     assert len({reply["choices"][0]["text"] for reply in replies}) == 1
-    assert replies[0]["usage"] == {"prompt_tokens": 6, "completion_tokens": 8, "total_tokens": 14}
+    counts = {name: value for name, value in replies[0]["usage"].items() if value is not None}
+    assert counts == {"prompt_tokens": 6, "completion_tokens": 8, "total_tokens": 14}
 
 
 def test_n_samples_are_those_of_consecutive_seeds(server):
@@ -76,7 +77,7 @@ def test_a_banned_first_token_does_not_come_first(server):
         ({"model": "other"}, 404, "The model `other` does not exist."),
         ({"max_tokens": 600}, 400, "maximum context length is 512 tokens"),
         ({"top_p": 0}, 400, "top_p must be in (0, 1]"),
-        ({"n": 0}, 400, "n must be between"),
+        ({"n": 0}, 400, "n must be at least 1"),
         ({"prompt": []}, 400, "prompt"),
     ],
 )

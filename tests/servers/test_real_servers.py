@@ -6,6 +6,7 @@ Instructions are sampled on the server, and their greedy responses compared with
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 
 import pytest
@@ -27,7 +28,9 @@ MOST_DIFFERENT = 0.01
 SERVERS = {"vllm": VllmServe, "llama.cpp": LlamaServer, "transformers": TransformersServe}
 MISSING = {
     "vllm": lambda: not vllm_python() and "MAGPIE_TEST_VLLM_PYTHON names no Python with vLLM, and none is on the PATH",
-    "llama.cpp": lambda: not llama_server() and "MAGPIE_TEST_LLAMA_SERVER is not set, and llama-server not on the PATH",
+    "llama.cpp": lambda: (
+        not llama_server() and "MAGPIE_TEST_LLAMA_SERVER is not set, and llama-server not on the PATH"
+    ),
     "transformers": lambda: not transformers_serve.is_available() and "needs the extra serve",
 }
 
@@ -55,7 +58,13 @@ def test_a_run_on_a_real_server_is_whole_and_its_greedy_texts_are_those_of_this_
     if kind == "transformers":
         engine["served_model_name"] = server.model
     stages = ["instructions", {"stage": "responses", "sampling": GREEDY}]
-    recipe = {"model": "demo", "num_rows": NUM_ROWS, "sampling": {"max_tokens": 64}, "engine": engine, "stages": stages}
+    recipe = {
+        "model": "demo",
+        "num_rows": NUM_ROWS,
+        "sampling": {"max_tokens": 64},
+        "engine": engine,
+        "stages": stages,
+    }
     started = time.monotonic()
     magpie_hf.run(recipe, output=tmp_path / "run")
     seconds = time.monotonic() - started
@@ -67,7 +76,8 @@ def test_a_run_on_a_real_server_is_whole_and_its_greedy_texts_are_those_of_this_
     here = responses_here([row["instruction"] for row in made], tmp_path)
     different = [(a["instruction"], a["response"], b) for a, b in zip(made, here, strict=True) if a["response"] != b]
     with capsys.disabled():
-        print(f"\n{kind}: {NUM_ROWS} rows in {seconds:.1f} s, {NUM_ROWS - len(different)} greedy responses equal")
+        equal = NUM_ROWS - len(different)
+        sys.stdout.write(f"\n{kind}: {NUM_ROWS} rows in {seconds:.1f} s, {equal} greedy responses equal\n")
     assert len(different) <= MOST_DIFFERENT * NUM_ROWS, different[:3]
 
 
