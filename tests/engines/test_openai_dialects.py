@@ -20,9 +20,9 @@ from tests.servers.dialects import DIALECTS
 TEXT = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
 RECIPE = {
     "model": "demo",
-    "num_rows": 24,
-    "sampling": {"max_tokens": 32},
-    "stages": ["instructions", {"stage": "responses", "sampling": {"temperature": 0, "max_tokens": 24}}],
+    "num_rows": 12,
+    "sampling": {"max_tokens": 16},
+    "stages": ["instructions", {"stage": "responses", "sampling": {"temperature": 0, "max_tokens": 16}}],
 }
 
 
@@ -112,7 +112,7 @@ def test_an_n_limit_that_falls_in_a_run_finishes_every_row(serve, tmp_path):
 
 def test_a_server_started_again_with_other_settings_goes_on_with_a_warning(serve, tmp_path, caplog):
     with serve(fingerprint="vllm-0.32.0-aaaa") as server:
-        run(server, tmp_path / "run", num_rows=12)
+        run(server, tmp_path / "run", num_rows=8)
     with caplog.at_level(logging.WARNING), serve(fingerprint="vllm-0.33.0-bbbb") as server:
         run(server, tmp_path / "run", num_rows=24)
     assert caplog.text.count('Stage "instructions": replies have different system fingerprints') == 1
