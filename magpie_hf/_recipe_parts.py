@@ -155,7 +155,7 @@ def engine_of(raw: Mapping[str, Any], source: Source, path: str = "engine") -> t
             "For an endpoint choose --engine tgi or --engine openai.",
         )
     known = engine_options(kind)
-    sampled = [key for key in given if key in {f.name for f in dataclasses.fields(SamplingParams)} - known]
+    sampled = [key for key in given if key in {f.name for f in dataclasses.fields(SamplingParams)} - known.keys()]
     if sampled:
         raise source.error(
             f"{path}.{sampled[0]}",
