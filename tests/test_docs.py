@@ -48,6 +48,27 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(found.read_text("utf-8")), target
 
 
+def links_of(page):
+    targets = re.findall(r"\]\(([^)\s#]+)", page.read_text("utf-8"))
+    return {(page.parent / target).resolve() for target in targets if "://" not in target}
+
+
+def test_every_page_is_linked_from_the_readme_or_the_index():
+    index = REPOSITORY / "docs" / "README.md"
+    linked = links_of(REPOSITORY / "README.md") | links_of(index) | {index}
+    assert index in links_of(REPOSITORY / "README.md")
+    assert [page_id(page) for page in (REPOSITORY / "docs").rglob("*.md") if page not in linked] == []
+
+
+def test_the_readmes_conversation_is_the_demo_models(tmp_path, demo_model_dir):
+    block = re.search(
+        r"```text\nUSER: (.+?)\nASSISTANT: (.+?)\n(?:USER|─)", (REPOSITORY / "README.md").read_text("utf-8"), re.S
+    )
+    stage = {"stage": "responses", "sampling": {"temperature": 0, "max_tokens": 256}}
+    (row,) = magpie_hf.annotate([{"instruction": block[1]}], [stage], model="demo", output=tmp_path / "run")
+    assert row["response"] == block[2]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_commands_exist(page):
     choices = next(action.choices for action in build_parser()._actions if action.choices and "run" in action.choices)

@@ -65,7 +65,10 @@ class Decontamination(Embedding):
     def check_ready(self) -> None:
         """Raise if no benchmark is named, or one cannot be loaded or has no column of prompts."""
         if not self.benchmarks:
-            raise ArgumentError("decontamination has no benchmark.", hint="E.g., benchmarks: [tatsu-lab/alpaca_eval].")
+            raise ArgumentError(
+                "decontamination has no benchmark.",
+                hint="E.g., benchmarks: [{path: openai/gsm8k, config: main, split: test}].",
+            )
         for given in self.benchmarks:
             load_benchmark(given)
 

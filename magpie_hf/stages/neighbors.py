@@ -162,6 +162,11 @@ class Neighbors(Embedding):
             work.listener.note(
                 f"{self.label}: {facts['invalid_rows']} rows have an embedding that is zero or no number."
             )
+        if facts["recall"]:
+            shown = ", ".join(
+                f"{name} {value:.1%}" for name, value in facts["recall"].items() if isinstance(value, float)
+            )
+            work.listener.note(f"{self.label}: approximate search; measured recall: {shown or 'unknown'}.")
         return SetResult(columns, None, facts)
 
     def _search_device(self) -> str:
