@@ -118,10 +118,11 @@ def example_of(module: object) -> str:
 
 
 def stages_page() -> str:
-    from magpie_hf.stage import CODES
+    from magpie_hf.stage import CODES, IDENTITY
     from magpie_hf.stages import STAGES, stage_class
 
     parts = ["# Stages\n"]
+    parts.append("Settings marked * can change no row: with another value of one, cached rows are used as they are.\n")
     for name in STAGES:
         kind = stage_class(name)
         needed = kind.reads or (kind().needs if name not in ("rubric", "select") else ("what its settings name",))
@@ -130,7 +131,10 @@ def stages_page() -> str:
         parts.append(f"Kind: {kind.kind}. Version: {kind.version}. Reads: {reads}.\n")
         parts.append("| setting | default |\n|---|---|")
         fields = [field for field in dataclasses.fields(kind) if field.name != "grid"]
-        parts += [f"| `{field.name}` | {shown(default_of(field))} |" for field in fields]
+        parts += [
+            f"| `{field.name}`{'' if field.metadata.get(IDENTITY, True) else ' *'} | {shown(default_of(field))} |"
+            for field in fields
+        ]
         parts.append("")
     parts.append(
         "## Codes\n\nHow a row ended, as `status` counts it; `magpie-hf retry --errors CODE` opens rows again.\n"

@@ -14,10 +14,11 @@ from .checksums import damage, file_record
 from .disk import writing
 from .driver import StageCounters
 from .engines.base import Engine, Served
+from .environment import Environment
 from .errors import ModelMismatchError, StorageError
 from .journal import Index, Int64Array
 from .rundir import stable_hash
-from .stage import CODES, Environment, Stage
+from .stage import CODES, Stage
 
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import numpy as np
 
 from .budget import InFlight, mean_tokens
 from .driver import Driver, OpenRow, StageCounters
+from .environment import Environment
 from .errors import RowsPending
 from .journal import Int64Array, Journal, KeyArray
 from .keys import row_keys
@@ -24,7 +25,6 @@ from .stage import (
     CODES,
     ROW_INDEX,
     BatchStage,
-    Environment,
     ModelStage,
     RowStage,
     SetStage,

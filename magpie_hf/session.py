@@ -17,13 +17,14 @@ from ._template_guard import GuardTemplate
 from ._template_plain import PlainTemplate
 from .engines import engine_class, takes_endpoints
 from .engines.base import Engine
+from .environment import Environment
 from .errors import BudgetExceeded, MagpieError
 from .models import ModelRef, resolve_model
 from .output import check_target
 from .progress import Listener
 from .recipe import Recipe, RoleSpec
 from .rundir import RunDir, stable_hash
-from .stage import Environment, ModelChoice
+from .stage import ModelChoice
 from .templates import ChatTemplate
 
 

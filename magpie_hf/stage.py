@@ -9,21 +9,19 @@ their identity.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from .columns import missing_columns
-from .engines.base import Capabilities, Engine, Generation, Prompt
+from .engines.base import Capabilities, Generation, Prompt
 from .errors import MagpieError
-from .keys import content_fingerprint
-from .models import ModelRef, resolve_model
-from .progress import Listener
-from .rundir import RunDir
+from .models import ModelRef
 from .sampling import SamplingParams
 
 
@@ -125,6 +123,28 @@ class ModelChoice(NamedTuple):
     kind: str = "model"
 
 
+IDENTITY = "identity"
+"""Key in a field's metadata: False keeps a setting out of the identity of its stage."""
+
+
+def silent(default: Any) -> Any:
+    """Return a dataclass field for a setting that can change no output, e.g., an address or a batch size."""
+    return field(default=default, metadata={IDENTITY: False})
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as JSON has it."""
+    if isinstance(value, SamplingParams):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 @dataclass(frozen=True)
 class Stage(ABC):
     """A described transform of a Dataset.
@@ -179,9 +199,14 @@ class Stage(ABC):
         """Return the models that the stage loads by itself, by setting; `generator` is the recipe's model."""
         return {}
 
-    @abstractmethod
     def parameters(self) -> dict[str, Any]:
-        """Return all settings that can change an output, JSON-like."""
+        """Return all that can change an output, JSON-like: every setting that is not `silent`, and what is derived."""
+        loud = (field.name for field in dataclasses.fields(self) if field.metadata.get(IDENTITY, True))
+        return {name: _plain(getattr(self, name)) for name in loud} | self.derived()
+
+    def derived(self) -> dict[str, Any]:
+        """Return what settings stand for where their values do not say it, e.g., the text of a rubric that they name."""
+        return {}
 
     @abstractmethod
     def features(self) -> dict[str, Any]:
@@ -298,13 +323,23 @@ class ModelStage(Stage):
         """Return the new columns' values of a finished row."""
 
 
+class Reporter(Protocol):
+    """Shows what a long stage is doing."""
+
+    def note(self, text: str) -> None:
+        """Log a message."""
+
+    def steps(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Show a bar; the function given is called with how many of `total` are done."""
+
+
 class Workspace(NamedTuple):
     """What a set stage works with: its own directory, one for what outlives its input, its models, who is told."""
 
     directory: Path
     shared: Path
     context: Context
-    listener: Listener
+    listener: Reporter
 
 
 class SetResult(NamedTuple):
@@ -328,59 +363,3 @@ class SetStage(Stage):
     @abstractmethod
     def apply(self, dataset: Dataset, work: Workspace) -> SetResult:
         """Compute; what takes long keeps its state in the workspace and goes on from it."""
-
-
-@dataclass
-class Environment:
-    """Where and how stages run: handed down by `api`, the same for all stages of a run.
-
-    `identity`: what of engine and template enters each generating stage's identity. `open_engine`: gives the open
-    engine, opening it at the first miss; `close_engine` frees it for a stage's own model. `pin_model`: finds a model
-    and keeps its commit for the run. `generator`: the recipe's model, whoever generates here. `segment_age_s`: how old
-    a journal's segment may get, where others copy closed ones. `load_template`: gives the ChatTemplate, loading it when first asked for.
-    `listener`: told of progress; may raise RunStopped. `accept_failures`: transient failures become errors.
-    """
-
-    run_dir: RunDir
-    identity: dict[str, Any]
-    open_engine: Callable[[], Engine]
-    load_template: Callable[[], ChatTemplate]
-    listener: Listener
-    model: str
-    revision: str | None
-    seed: int = 0
-    accept_failures: bool = False
-    allow_mixed: bool = False
-    known: dict[str, None] = field(default_factory=dict)
-    close_engine: Callable[[], None] = lambda: None
-    pin_model: Callable[[ModelChoice], ModelRef] = lambda choice: resolve_model(
-        choice.name, choice.revision, kind=choice.kind
-    )
-    generator: str = ""
-    segment_age_s: float | None = None
-
-    def context(self, stage: Stage, engine: Engine | None = None) -> Context:
-        """Return what the stage may use; with an open engine, what that can do."""
-        capabilities = None if engine is None else engine.capabilities()
-        return Context(self.load_template, self.seed, self.model, self.revision, capabilities, self.refs_of(stage))
-
-    def refs_of(self, stage: Stage) -> dict[str, ModelRef]:
-        """Return the models that a stage loads by itself, pinned."""
-        return {name: self.pin_model(choice) for name, choice in stage.models(self.generator or self.model).items()}
-
-    def identity_of(self, stage: Stage) -> dict[str, Any]:
-        """Return what the stage's identity is the hash of: nested, so that differences can be named."""
-        fields: dict[str, Any] = {"stage": stage.name, "version": stage.version, "parameters": stage.parameters()}
-        refs = self.refs_of(stage)
-        if refs:
-            fields["models"] = {name: {"model": ref.name, "revision": ref.revision} for name, ref in refs.items()}
-        if stage.uses_engine:
-            fields |= {"seed": self.seed, **self.identity}
-        elif stage.uses_tokenizer:
-            fields["tokenizer"] = {"model": self.model, "revision": self.revision}
-        return fields
-
-    def fingerprint_of(self, dataset: Dataset) -> str:
-        """Return the lineage of a dataset: its fingerprint if we made it, else a hash of its content."""
-        own = str(dataset._fingerprint)
-        return own if own in self.known else content_fingerprint(dataset)

@@ -38,9 +38,6 @@ class Marks(BatchStage):
     file: Path | None = None
     sampling: SamplingParams = SamplingParams()
 
-    def parameters(self):
-        return {"mark": self.mark, "times": self.times}
-
     def features(self):
         from datasets import Value
 

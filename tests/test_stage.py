@@ -14,7 +14,7 @@ from magpie_hf.rundir import RunDir
 from magpie_hf.runner import run_stage
 from magpie_hf.sampling import GridPoint, SamplingParams
 from magpie_hf.session import Session
-from magpie_hf.stage import CODES, FAILURE_CODES, RowStage
+from magpie_hf.stage import CODES, FAILURE_CODES, RowStage, silent
 from magpie_hf.stages import STAGES, stage_class
 from magpie_hf.stages.instructions import Instructions
 from magpie_hf.stages.lengths import Lengths
@@ -66,6 +66,44 @@ def test_a_stage_is_frozen_named_and_gives_declared_features(name):
         stage.anything = 1
     assert Features(stage.features()) or name in ("select", "subset")
     assert stage.parameters() == kind(**given).parameters()
+
+
+def test_a_new_setting_is_part_of_the_identity_unless_it_is_declared_silent():
+    @dataclasses.dataclass(frozen=True)
+    class Wider(Responses):
+        tone: str = "kind"
+        batch: int = silent(8)
+
+    before = Responses().parameters()
+    assert Wider().parameters() == before | {"tone": "kind"}
+    assert Wider(tone="curt").parameters() != Wider().parameters()
+    assert Wider(batch=9).parameters() == Wider().parameters()
+
+
+SILENT = {
+    "reward": {"model", "revision", "device", "batch_tokens", "trust_remote_code", "endpoint", "api_key_env", "concurrency"},
+    "neighbors": {"model", "revision", "device", "batch_size", "trust_remote_code", "precision"},
+    "decontamination": {"model", "revision", "device", "batch_size", "trust_remote_code"},
+    "instructions": {"grid"},
+    "rubric": {"rubric"},
+    "select": {"is_early"},
+    "responses": set(),
+    "turns": set(),
+    "language": set(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_silent_are_addresses_and_batches_and_what_enters_the_identity_elsewhere(name):
+    fields = dataclasses.fields(stage_class(name))
+    assert {f.name for f in fields if not f.metadata.get("identity", True)} == SILENT[name]
+
+
+def test_a_rubric_is_in_the_identity_with_its_whole_text():
+    build = stage_class("rubric")
+    one = build(rubric={"name": "mine", "task": "Rate.", "schema": SCHEMA})
+    other = build(rubric={"name": "mine", "task": "Rate it.", "schema": SCHEMA})
+    assert one.parameters() != other.parameters()
 
 
 def test_codes_are_told_by_number_and_so_never_reordered():

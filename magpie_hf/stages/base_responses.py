@@ -35,9 +35,9 @@ class BaseResponses(RowStage):
 
     sampling: SamplingParams = GREEDY
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the sampling, and the prompt that all rows share."""
-        return {"sampling": self.sampling.to_dict(), "prompt": urial_prompt(""), "stop": list(urial_stops())}
+    def derived(self) -> dict[str, Any]:
+        """Return the prompt that all rows share, and where answers end."""
+        return {"prompt": urial_prompt(""), "stop": list(urial_stops())}
 
     def features(self) -> dict[str, Any]:
         """Return the answer, who gave it, and how it ended."""

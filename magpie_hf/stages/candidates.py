@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..driver import OpenRow, StageCounters
+from ..environment import Environment
 from ..errors import ArgumentError, NothingUsable
 from ..journal import Index, Journal
 from ..place import StagePlace
 from ..runner import check_pending, drive, note_damage
 from ..sampling import grid_sequence
-from ..stage import CODE_NUMBERS, CODES, Environment
+from ..stage import CODE_NUMBERS, CODES
 from .instructions import Instructions, point_key
 
 

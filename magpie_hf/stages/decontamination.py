@@ -43,11 +43,6 @@ class Decontamination(Embedding):
     embeddings: bool = True
     threshold: float = THRESHOLD
 
-    def parameters(self) -> dict[str, Any]:
-        """Return what can change a verdict."""
-        own = {name: getattr(self, name) for name in ("ngram", "min_share", "embeddings", "threshold")}
-        return super().parameters() | own | {"benchmarks": list(self.benchmarks)}
-
     def features(self) -> dict[str, Any]:
         """Return the verdict, and what it rests on."""
         from datasets import Value

@@ -85,10 +85,6 @@ class Flags(BatchStage):
     reads: ClassVar[tuple[str, ...]] = ("instruction",)
     optional: ClassVar[tuple[str, ...]] = ("response", "response_finish_reason")
 
-    def parameters(self) -> dict[str, Any]:
-        """Return nothing: there are no settings."""
-        return {}
-
     def features(self) -> dict[str, Any]:
         """Return the struct."""
         from datasets import Value

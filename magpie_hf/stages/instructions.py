@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from ..engines.base import Generation
 from ..errors import ArgumentError
 from ..rundir import stable_hash
 from ..sampling import GridPoint, SamplingParams, sample_seed, seed_base
-from ..stage import OK, Ask, Context, Outcome, RowStage, Steps, failed
+from ..stage import OK, Ask, Context, Outcome, RowStage, Steps, failed, silent
 from ..templates import ChatTemplate, Stops
 from . import cleaning
 
@@ -40,7 +40,7 @@ class Instructions(RowStage):
     version: ClassVar[int] = 1
     reads: ClassVar[tuple[str, ...]] = ("grid_point", "sample_index")
 
-    grid: tuple[GridPoint, ...] = field(default=(GridPoint(SamplingParams(max_tokens=MAX_TOKENS)),))
+    grid: tuple[GridPoint, ...] = silent((GridPoint(SamplingParams(max_tokens=MAX_TOKENS)),))
     clean: bool = True
     early_stop_newline: bool = False
     banned_starts: tuple[str, ...] = ()
@@ -51,15 +51,6 @@ class Instructions(RowStage):
             raise ArgumentError('banned_starts holds "", which begins every text.', hint="Leave it out.")
         if self.max_scripts < 1:
             raise ArgumentError(f"max_scripts = {self.max_scripts} cannot be used.", hint="Give 1 or more.")
-
-    def parameters(self) -> dict[str, Any]:
-        """Return what can change a text but the grid, which is part of each row's key."""
-        return {
-            "clean": self.clean,
-            "early_stop_newline": self.early_stop_newline,
-            "banned_starts": list(self.banned_starts),
-            "max_scripts": self.max_scripts,
-        }
 
     def features(self) -> dict[str, Any]:
         """Return the columns of the released datasets that stand before the response, and `raw_instruction`."""

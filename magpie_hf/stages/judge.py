@@ -16,7 +16,7 @@ from ..engines.base import Generation, Prompt
 from ..errors import ArgumentError
 from ..rubric import BUILT_IN, Rubric, joined_schema, load_rubric, row_prompt, shared_prompt
 from ..sampling import SamplingParams, sample_seed, seed_base
-from ..stage import CODES, OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
+from ..stage import CODES, OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed, silent
 from ..templates import ChatTemplate
 from .responses import with_stops
 
@@ -72,14 +72,9 @@ class Judge(RowStage):
         """The columns that the rubrics read."""
         return tuple(dict.fromkeys(column for rubric in self.loaded for column in rubric.reads))
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the rubrics in full, and how is sampled."""
-        return {
-            "rubrics": [rubric.to_dict() for rubric in self.loaded],
-            "sampling": self.sampling.to_dict(),
-            "retry_temperature": self.retry_temperature,
-            "structured": self.structured,
-        }
+    def derived(self) -> dict[str, Any]:
+        """Return the rubrics in full."""
+        return {"rubrics": [rubric.to_dict() for rubric in self.loaded]}
 
     def features(self) -> dict[str, Any]:
         """Return each rubric's columns, who judged, and what went wrong."""
@@ -183,7 +178,7 @@ class OwnRubric(Judge):
     name: ClassVar[str] = "rubric"
     repeatable: ClassVar[bool] = True
     rubrics: tuple[Any, ...] = ()
-    rubric: str | dict[str, Any] = ""
+    rubric: str | dict[str, Any] = silent("")
 
     def __post_init__(self) -> None:
         if self.rubric:

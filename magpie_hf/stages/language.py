@@ -49,14 +49,9 @@ class Language(BatchStage):
         """The text."""
         return (self.column,)
 
-    def parameters(self) -> dict[str, Any]:
-        """Return all settings."""
-        return {
-            "column": self.column,
-            "languages": sorted(self.languages),
-            "min_confidence": self.min_confidence,
-            "low_memory": self.low_memory,
-        }
+    def derived(self) -> dict[str, Any]:
+        """Return the languages in one order."""
+        return {"languages": sorted(self.languages)}
 
     def features(self) -> dict[str, Any]:
         """Return the language and how sure that is."""

@@ -40,7 +40,7 @@ class Lengths(BatchStage):
             )
         return self if self.tokens is not None else dataclasses.replace(self, tokens=bool(model))
 
-    def parameters(self) -> dict[str, Any]:
+    def derived(self) -> dict[str, Any]:
         """Return whether tokens are counted."""
         return {"tokens": self.uses_tokenizer}
 

@@ -17,7 +17,7 @@ from ..errors import ArgumentError, DatasetError
 from ..models import ModelRef
 from ..nearest.search import BYTES_PER_ROW, METHODS, THRESHOLD, find_neighbors
 from ..rundir import stable_hash
-from ..stage import ModelChoice, SetResult, SetStage, Workspace
+from ..stage import ModelChoice, SetResult, SetStage, Workspace, silent
 
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ PRECISIONS = ("float32", "tf32", "float16")
 class Embedding(SetStage):
     """What all stages on embeddings have in common; see `Neighbors`."""
 
-    model: str | None = None
-    revision: str | None = None
+    model: str | None = silent(None)
+    revision: str | None = silent(None)
     column: str = "instruction"
     prompt: str = ""
     max_seq_length: int | None = None
-    device: str | None = None
-    batch_size: int = 64
-    trust_remote_code: bool = False
+    device: str | None = silent(None)
+    batch_size: int = silent(64)
+    trust_remote_code: bool = silent(False)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -50,10 +50,6 @@ class Embedding(SetStage):
         """Return the embedder: the demo's beside the demo model, else the releases'."""
         name = self.model or ("demo" if generator == "demo" else MODEL)
         return {"embedder": ModelChoice(name, self.revision, "embedder")}
-
-    def parameters(self) -> dict[str, Any]:
-        """Return what of the embedding can change a distance."""
-        return {"column": self.column, "prompt": self.prompt, "max_seq_length": self.max_seq_length}
 
     def store(self, work: Workspace) -> EmbeddingStore:
         """Return the embedder's sidecar: shared by all stages and sizes of a run."""
@@ -99,7 +95,7 @@ class Neighbors(Embedding):
 
     threshold: float = THRESHOLD
     method: str = "auto"
-    precision: str = "float32"
+    precision: str = silent("float32")
     embeddings: bool = False
 
     def __post_init__(self) -> None:
@@ -110,11 +106,6 @@ class Neighbors(Embedding):
                 )
         if not 0 < self.threshold <= 4:
             raise ArgumentError(f"threshold = {self.threshold} cannot be used.", hint="Above 0, at most 4.")
-
-    def parameters(self) -> dict[str, Any]:
-        """Return what can change a distance or a group."""
-        own = {"threshold": self.threshold, "method": self.method, "embeddings": self.embeddings}
-        return super().parameters() | own
 
     def features(self) -> dict[str, Any]:
         """Return the released columns, and the group."""

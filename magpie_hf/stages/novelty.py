@@ -35,10 +35,6 @@ class Novelty(Embedding):
     against: tuple[str, ...] = ()
     threshold: float = THRESHOLD
 
-    def parameters(self) -> dict[str, Any]:
-        """Return what can change a distance."""
-        return super().parameters() | {"against": list(self.against), "threshold": self.threshold}
-
     def features(self) -> dict[str, Any]:
         """Return the distance (squared L2 of unit vectors) and the uuid of the nearest existing row."""
         from datasets import Value

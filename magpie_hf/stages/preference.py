@@ -54,11 +54,6 @@ class PreferenceResponses(RowStage):
                 hint="Give a temperature above 0, as 0.8.",
             )
 
-    def parameters(self) -> dict[str, Any]:
-        """Return all settings."""
-        sampling = self.sampling.to_dict()
-        return {"num_samples": self.num_samples, "sampling": sampling, "system_prompt": self.system_prompt}
-
     def features(self) -> dict[str, Any]:
         """Return the answers (those that failed or were rejected left out), how each ended, and how they were made."""
         from datasets import Value

@@ -39,10 +39,6 @@ class Responses(RowStage):
     sampling: SamplingParams = GREEDY
     system_prompt: str | None = None
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the sampling and the system prompt."""
-        return {"sampling": self.sampling.to_dict(), "system_prompt": self.system_prompt}
-
     def features(self) -> dict[str, Any]:
         """Return the response, the conversation as `messages`, how it ended, and how it was made."""
         from datasets import Value

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import DatasetError
-from ..stage import OK, Context, ModelChoice, ModelStage, Outcome, Scorer, Stage
+from ..stage import OK, Context, ModelChoice, ModelStage, Outcome, Scorer, Stage, silent
 
 
 if TYPE_CHECKING:
@@ -29,16 +29,16 @@ class Rewarding(ModelStage):
 
     default_model: ClassVar[str] = MODEL
 
-    model: str | None = None
-    revision: str | None = None
+    model: str | None = silent(None)
+    revision: str | None = silent(None)
     max_length: int = MAX_LENGTH
     dtype: str | None = None
-    device: str | None = None
-    batch_tokens: int = 16_384
-    trust_remote_code: bool = False
-    endpoint: str | None = None
-    api_key_env: str | None = None
-    concurrency: int = 32
+    device: str | None = silent(None)
+    batch_tokens: int = silent(16_384)
+    trust_remote_code: bool = silent(False)
+    endpoint: str | None = silent(None)
+    api_key_env: str | None = silent(None)
+    concurrency: int = silent(32)
 
     def models(self, generator: str) -> dict[str, ModelChoice]:
         """Return the reward model: the demo's beside the demo model, else the releases'."""
@@ -47,10 +47,6 @@ class Rewarding(ModelStage):
                 self.model or ("demo" if generator == "demo" else self.default_model), self.revision, "reward"
             )
         }
-
-    def parameters(self) -> dict[str, Any]:
-        """Return what can change a score: the longest conversation, and the dtype when set."""
-        return {"max_length": self.max_length} | ({"dtype": self.dtype} if self.dtype else {})
 
     def check_ready(self) -> None:
         """Raise ArgumentError if the endpoint's key is not set."""

@@ -58,10 +58,6 @@ class Safety(RowStage):
     sampling: SamplingParams = GREEDY
     column: str = "llama_guard_2"
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the sampling."""
-        return {"sampling": self.sampling.to_dict(), "column": self.column}
-
     def features(self) -> dict[str, Any]:
         """Return the guard's words, the verdict, its codes, who guarded, and what went wrong."""
         from datasets import Value

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..expressions import parse
 from ..filters import Selection, apply_selection, named_selection, nothing_kept, split_for_lean
-from ..stage import SetResult, SetStage, Workspace
+from ..stage import SetResult, SetStage, Workspace, silent
 
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Select(SetStage):
     one_per_group: bool | str = False
     seed: int = 0
     shuffle: int | None = None
-    is_early: bool = False
+    is_early: bool = silent(False)
 
     def __post_init__(self) -> None:
         self.selection  # noqa: B018 (a bad filter or expression is an error now, not after a night's generating)
@@ -87,9 +87,9 @@ class Select(SetStage):
             parse(self.selection.where).check(features)
         super().check_features(features)
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the selection."""
-        return dataclasses.asdict(self.selection)
+    def derived(self) -> dict[str, Any]:
+        """Return the selection in full: what its name stands for."""
+        return {"selection": dataclasses.asdict(self.selection)}
 
     def features(self) -> dict[str, Any]:
         """Return no column: rows are kept or not."""

@@ -34,10 +34,6 @@ class Subset(SetStage):
         """The stage's name with the config's."""
         return f"{self.name}-{self.config}"
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the config's name."""
-        return {"config": self.config}
-
     def features(self) -> dict[str, Any]:
         """Return no column."""
         return {}

@@ -62,18 +62,6 @@ class Turns(RowStage):
         if self.attempts < 1:
             raise ArgumentError(f"attempts = {self.attempts} cannot be used.", hint="Give 1 or more.")
 
-    def parameters(self) -> dict[str, Any]:
-        """Return all settings."""
-        return {
-            "turns": self.turns,
-            "sampling": self.sampling.to_dict(),
-            "response_sampling": self.response_sampling.to_dict(),
-            "system_prompt": self.system_prompt,
-            "attempts": self.attempts,
-            "clean": self.clean,
-            "max_scripts": self.max_scripts,
-        }
-
     def features(self) -> dict[str, Any]:
         """Return `instruction_t` and `response_t` (null where the conversation ended short) and `messages`."""
         from datasets import Value
