@@ -42,12 +42,24 @@ def publishing(recipe: Recipe, run_dir: RunDir, rows: Dataset | None = None) -> 
     try:
         yield publisher
     except Exception:
-        publisher.stop()
+        with _abandoned_on_interrupt(publisher):
+            publisher.stop()
         raise
-    except BaseException:  # Ctrl-C: a notebook goes on living, and nothing must go on publishing in it
+    except BaseException:
         publisher.abandon()
         raise
-    publisher.finish()
+    with _abandoned_on_interrupt(publisher):
+        publisher.finish()
+
+
+@contextlib.contextmanager
+def _abandoned_on_interrupt(publisher: Publisher) -> Iterator[None]:
+    """Let Ctrl-C end the publishing too: a notebook's process lives on, and nothing must be published from it then."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        publisher.abandon()
+        raise
 
 
 def check_licence(recipe: Recipe, settings: PushSettings, rows: Dataset | None = None) -> None:

@@ -91,7 +91,7 @@ def endpoint_of(name: str, *, wake: bool = True) -> EndpointAddress:
             _woken.append((endpoint.name, namespace))
             if str(endpoint.status) == "paused":
                 _were_paused.add((endpoint.name, namespace))
-            endpoint.resume()
+            remote.once(endpoint.resume)
         if not is_ready:
             _wait_for_address(endpoint, name)
             checked_address(str(endpoint.url))
@@ -175,24 +175,26 @@ def create_endpoint(plan: EndpointPlan) -> Any:
         options["container_args"] = ["--model", "/repository", "--served-model-name", plan.model]
     env = {"MODEL_ID": "/repository"} if plan.engine == "tgi" else {}
     try:
-        return remote.api.create_inference_endpoint(
-            plan.name,
-            repository=plan.model,
-            revision=plan.revision,
-            framework="pytorch",
-            task="text-generation",
-            accelerator=plan.accelerator,
-            vendor=plan.vendor,
-            region=plan.region,
-            instance_type=plan.instance_type,
-            instance_size=plan.instance_size,
-            min_replica=0,
-            max_replica=1,
-            scale_to_zero_timeout=plan.sleep_after_min,
-            custom_image=IMAGES[plan.engine],
-            env=env,
-            namespace=plan.namespace,
-            **options,
+        return remote.once(
+            lambda: remote.api.create_inference_endpoint(
+                plan.name,
+                repository=plan.model,
+                revision=plan.revision,
+                framework="pytorch",
+                task="text-generation",
+                accelerator=plan.accelerator,
+                vendor=plan.vendor,
+                region=plan.region,
+                instance_type=plan.instance_type,
+                instance_size=plan.instance_size,
+                min_replica=0,
+                max_replica=1,
+                scale_to_zero_timeout=plan.sleep_after_min,
+                custom_image=IMAGES[plan.engine],
+                env=env,
+                namespace=plan.namespace,
+                **options,
+            )
         )
     except TypeError as error:
         raise DependencyError(
@@ -216,7 +218,7 @@ def put_to_sleep(name: str) -> None:
     api = remote.api
     stop = api.pause_inference_endpoint if was_paused else api.scale_to_zero_inference_endpoint
     try:
-        stop(short, namespace=namespace)
+        remote.once(lambda: stop(short, namespace=namespace))
     except Exception as error:  # noqa: BLE001 (two libraries' errors)
         raise _trouble(error, remote, name) from None
 
@@ -255,7 +257,8 @@ def _get(name: str) -> tuple[Any, Remote, str | None]:
     namespace, short = _split(name)
     remote = _remote(name)
     try:
-        return remote.api.get_inference_endpoint(short, namespace=namespace), remote, namespace
+        found = remote.once(lambda: remote.api.get_inference_endpoint(short, namespace=namespace))
+        return found, remote, namespace
     except Exception as error:  # noqa: BLE001 (two libraries' errors)
         raise _trouble(error, remote, name) from None
 

@@ -140,15 +140,17 @@ def submit(plan: JobPlan) -> Any:
     remote = Remote(plan.repo)
     options: dict[str, Any] = {"attempts": plan.attempts} if plan.attempts > 1 else {}
     try:
-        return remote.api.run_job(
-            image=plan.image,
-            command=list(plan.command),
-            env=dict(plan.env),
-            secrets={"HF_TOKEN": get_token()},
-            flavor=plan.flavor,
-            timeout=plan.timeout,
-            namespace=plan.namespace,
-            **options,
+        return remote.once(
+            lambda: remote.api.run_job(
+                image=plan.image,
+                command=list(plan.command),
+                env=dict(plan.env),
+                secrets={"HF_TOKEN": get_token()},
+                flavor=plan.flavor,
+                timeout=plan.timeout,
+                namespace=plan.namespace,
+                **options,
+            )
         )
     except TypeError as error:
         raise DependencyError(
@@ -175,7 +177,7 @@ def _hardware(remote: Remote) -> dict[str, float]:
     if ask is None:
         return {}
     try:
-        return {one.name: one.unit_cost_usd * 60 / _MINUTES.get(str(one.unit_label), 1.0) for one in ask()}
+        return {one.name: one.unit_cost_usd * 60 / _MINUTES.get(str(one.unit_label), 1.0) for one in remote.once(ask)}
     except Exception as error:  # noqa: BLE001 (without a price the person is told so, and decides)
         logger.info("The Hub does not list its machines (%s).", type(error).__name__)
         return {}

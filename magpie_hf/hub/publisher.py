@@ -147,6 +147,7 @@ class Publisher:
         Raises:
             HubError: something did not go up; the hint has the command that goes on.
         """
+        self.remote.patience.last()
         self._end()
         if self._error is not None:
             raise self._error
@@ -155,10 +156,12 @@ class Publisher:
 
     def stop(self) -> None:
         """Try once, not for long, to send what is finished; a run that stopped has its own error to tell."""
-        self.remote.patience_s = LAST_TRY_S
+        patience = self.remote.patience
+        patience.seconds = min(patience.seconds, LAST_TRY_S)
+        patience.last()
         self._end()
         if self._error is not None:
-            logger.warning("Not everything that is finished went up: %s", self._error.message)
+            logger.warning("Not everything that is finished was published: %s", self._error.message)
 
     def abandon(self) -> None:
         """Send nothing more, and wait for nothing."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import ArgumentError, HubError, quoted
+from .patience import TRANSIENT, NoAnswer, Patience, is_of_library
 
 
 logger = logging.getLogger("magpie_hf")
@@ -24,7 +25,6 @@ FILES_PER_COMMIT = 50
 """Most files of a commit that adds state: the Hub's storage page recommends 50 to 100."""
 PATIENCE_S = 600.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
-_TRANSIENT = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
 _CONFLICT = (409, 412)
 
 
@@ -65,7 +65,7 @@ class Remote:
         self.revision = revision
         self.create_pr = create_pr
         self.resume = resume
-        self.patience_s = PATIENCE_S if patience_s is None else patience_s
+        self.patience = Patience(PATIENCE_S if patience_s is None else patience_s)
         self.api = HfApi(library_name="magpie_hf")
 
     @property
@@ -156,7 +156,12 @@ class Remote:
         `make` is asked again when somebody else's commit came between. Bytes go up first, each object that the Hub has
         already not at all; the commit that shows them comes last.
         """
-        deadline = time.monotonic() + self.patience_s
+        with self.patience.asking():
+            made = self._committed(make, message)
+        self.patience.answered(is_progress=True)
+        return made
+
+    def _committed(self, make: Callable[[Head], Changes], message: str) -> str:
         attempt = 0
         while True:
             head = self.head()
@@ -165,28 +170,28 @@ class Remote:
             if not operations:
                 return head.commit
             self.upload(operations)
+            began = time.monotonic()
             try:
-                made = self.api.create_commit(
-                    self.repo_id,
-                    operations,
-                    commit_message=message,
-                    repo_type="dataset",
-                    revision=self.revision,
-                    create_pr=self.create_pr,
-                    parent_commit=head.commit,
-                )
-            except Exception as error:  # noqa: BLE001 (two libraries' errors; what is not known goes on)
+                return self._commit(operations, head, message)
+            except Exception as error:  # noqa: BLE001 (two libraries' errors; unknown ones are raised again)
                 attempt += 1
-                wait = wait_s(attempt, error)
-                if not (is_conflict(error) or is_transient(error)) or time.monotonic() + wait > deadline:
-                    raise self.readable(error) from None
+                self.patience.hold(since=began)
                 # A commit that timed out may have been made: `head` is looked at again.
-                logger.info("The Hub did not take the commit (%s); again in %.0f s.", type(error).__name__, wait)
-                time.sleep(wait)
-                continue
-            if self.create_pr:
-                self.create_pr, self.revision = False, made.pr_revision
-            return str(made.oid)
+                self._wait(error, attempt, may_retry=is_conflict(error) or is_transient(error))
+
+    def _commit(self, operations: Sequence[Any], head: Head, message: str) -> str:
+        made = self.api.create_commit(
+            self.repo_id,
+            operations,
+            commit_message=message,
+            repo_type="dataset",
+            revision=self.revision,
+            create_pr=self.create_pr,
+            parent_commit=head.commit,
+        )
+        if self.create_pr:
+            self.create_pr, self.revision = False, made.pr_revision
+        return str(made.oid)
 
     def _operations(self, changes: Changes, head: Head) -> list[Any]:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -205,7 +210,7 @@ class Remote:
 
         for operation in operations:
             if isinstance(operation, CommitOperationAdd):
-                self.patiently(lambda one=operation: self._upload(one))  # type: ignore[misc]
+                self.patiently(lambda one=operation: self._upload(one), is_progress=True)  # type: ignore[misc]
 
     def _upload(self, operation: Any) -> None:
         self.api.preupload_lfs_files(
@@ -218,26 +223,41 @@ class Remote:
             num_threads=1,
         )
 
-    def patiently(self, action: Callable[[], T]) -> T:
+    def patiently(self, action: Callable[[], T], *, is_progress: bool = False) -> T:
         """Do something on the Hub, again and again while the trouble looks transient.
 
+        `is_progress`: it brings a publication nearer to its end, as looking does not.
+
         Raises:
-            HubError: it is refused, or the trouble lasts longer than `patience_s`.
+            HubError: it is refused, or the trouble lasts longer than the patience.
         """
-        deadline = time.monotonic() + self.patience_s
         attempt = 0
-        while True:
-            try:
-                return action()
-            except HubError:
-                raise
-            except Exception as error:  # noqa: BLE001 (two libraries' errors; what is not known goes on)
-                attempt += 1
-                wait = wait_s(attempt, error)
-                if not is_transient(error) or time.monotonic() + wait > deadline:
-                    raise self.readable(error) from None
-                logger.info("The Hub: %s; again in %.0f s.", type(error).__name__, wait)
-                time.sleep(wait)
+        with self.patience.asking():
+            while True:
+                try:
+                    found = action()
+                except HubError:
+                    raise
+                except Exception as error:  # noqa: BLE001 (two libraries' errors; unknown ones are raised again)
+                    attempt += 1
+                    self._wait(error, attempt, may_retry=is_transient(error))
+                else:
+                    self.patience.answered(is_progress=is_progress)
+                    return found
+
+    def once(self, action: Callable[[], T]) -> T:
+        """Do something on the Hub under its time limit, and not again: what a second try might do twice."""
+        with self.patience.asking():
+            return action()
+
+    def _wait(self, error: BaseException, attempt: int, *, may_retry: bool) -> None:
+        """Wait before the next try; raise what the error means where there is to be none."""
+        error = source_of(error)
+        wait = wait_s(attempt, error)
+        if not may_retry or wait > self.patience.left_s():
+            raise self.readable(error) from None
+        logger.info("The Hub: %s; trying again in %.0f s.", _said(error), wait)
+        time.sleep(wait)
 
     def readable(self, error: BaseException) -> Exception:
         """Return an error that says what was refused and which command goes on."""
@@ -258,9 +278,8 @@ class Remote:
                 hint=go_on,
             )
         if is_transient(error):
-            what = f"status {status}" if status else type(error).__name__
             return HubError(
-                f"The Hub could not be reached for {self.patience_s:.0f} s ({what}).",
+                f"The Hub could not be reached for {self.patience.seconds:.0f} s ({_said(error)}).",
                 where=where,
                 hint=f"All that is finished is kept, here and there.{go_on}",
             )
@@ -322,16 +341,22 @@ def is_conflict(error: BaseException) -> bool:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may go through a little later."""
+    """Whether the same request may succeed a little later."""
+    error = source_of(error)
     status = status_of(error)
-    return status in _TRANSIENT if status is not None else _is_of_the_net(error)
+    return status in TRANSIENT if status is not None else _is_of_the_net(error)
+
+
+def source_of(error: BaseException) -> BaseException:
+    """Return the trouble that `huggingface_hub` wrapped into another error, e.g., of an upload; else the error."""
+    found: BaseException | None = error
+    while found is not None and status_of(found) is None and not _is_of_the_net(found):
+        found = found.__cause__
+    return found or error
 
 
 def _is_of_the_net(error: BaseException) -> bool:
-    if isinstance(error, (ConnectionError, TimeoutError)):
-        return True
-    names = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    return bool(names & {"httpx", "httpx2", "httpcore", "requests", "urllib3"})
+    return isinstance(error, (ConnectionError, TimeoutError)) or is_of_library(error)
 
 
 def wait_s(attempt: int, error: BaseException | None = None) -> float:
@@ -342,6 +367,14 @@ def wait_s(attempt: int, error: BaseException | None = None) -> float:
         return float(said)
     longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (attempt - 1))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 (jitter)
+
+
+def _said(error: BaseException) -> str:
+    """Return what kind of trouble an error is, in few words: whole texts may hold addresses."""
+    status = status_of(error)
+    if status is not None:
+        return f"status {status}"
+    return str(error) if isinstance(error, NoAnswer) else type(error).__name__
 
 
 def _no_token(text: str) -> str:

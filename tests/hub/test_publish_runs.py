@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import time
 
 import pytest
@@ -359,6 +360,48 @@ def test_a_network_that_goes_down_in_the_middle_costs_no_row(hub, recipe, tmp_pa
     hub.hub_faults = []
     here(*line.partition("go on with: magpie-hf ")[2].split())
     assert whole_at_every_commit(hub, REPO).keys() == {"raw", "filtered"}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("route", "skip"), [("GET /api/datasets/.*/tree", 2), ("PUT /_lfs", 1)])
+def test_a_hub_that_stops_answering_in_the_middle_costs_no_row_and_no_more_than_the_patience(
+    hub, recipe, tmp_path, route, skip
+):
+    hub.hub_faults = [HubFault("hang", route, times=10_000, skip=skip)]
+    said = publish(recipe, tmp_path / "run", "--patience", 1, "--set", "push.every_s=0.1", code=1)
+    assert "could not be reached for 1 s (no answer" in said
+    (line,) = [line for line in said.splitlines() if "magpie-hf push" in line]
+    assert len(rows(tmp_path / "run")) > 0
+    hub.hub_faults = []
+    here(*line.partition("go on with: magpie-hf ")[2].split())
+    assert whole_at_every_commit(hub, REPO).keys() == {"raw", "filtered"}
+
+
+@pytest.mark.timeout(60)
+def test_a_hub_that_hangs_holds_up_no_row_and_no_interrupt(recipe, tmp_path):
+    """With the whole patience of ten minutes left."""
+    with HubServer() as server:
+        server.hub_faults = [HubFault("hang", "POST /api/datasets/.*/commit", times=10_000, skip=1)]
+        process = start("run", recipe, "--output", tmp_path / "run", "--push-to", REPO, "--config", "filtered",
+                        "--set", "push.every_s=0.05", "--rows", 0, **hub_environment(server))  # fmt: skip
+        while process.poll() is None and not list((tmp_path / "run").glob("data/*.parquet")):
+            time.sleep(0.01)
+        assert process.poll() is None, "the rows are finished and the publishing is not"
+        process.send_signal(signal.SIGINT)
+        said = finish(process, 130)
+    assert "Traceback" not in said
+    assert len(rows(tmp_path / "run")) > 0
+
+
+@pytest.mark.timeout(60)
+def test_an_interrupt_ends_a_run_that_a_hub_holds_before_its_first_row(recipe, tmp_path):
+    with HubServer() as server:
+        server.hub_faults = [HubFault("hang", "GET /api/whoami", times=10_000)]
+        process = start("run", recipe, "--output", tmp_path / "run", "--push-to", REPO, **hub_environment(server))
+        while process.poll() is None and not server.requests:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        finish(process, 130)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 
 import huggingface_hub
@@ -123,6 +124,40 @@ def test_a_branch_a_pull_request_privacy_and_gates(hub):
     magpie_hf.push_to_hub(rows(3), "me/mine", license="mit", create_pr=True)
     assert whole_at_every_commit(hub, "me/mine", "refs/pr/1") == {"default": {"train": 3}}
     assert whole_at_every_commit(hub, "me/mine") == {"default": {"train": 5}}
+
+
+ROUTES = ["GET /api/whoami", "POST /api/repos/create", "GET /api/datasets/me/mine$", "GET /api/datasets/.*/tree",
+          "POST /api/datasets/.*/preupload", "POST /datasets/.*/info/lfs", "PUT /_lfs", "POST /api/datasets/.*/commit"]  # fmt: skip
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.timeout(30)
+def test_a_hub_that_never_answers_is_given_up_after_the_patience(hub, route, monkeypatch):
+    monkeypatch.setattr("magpie_hf.hub.patience.LEAST_SILENCE_S", 0.1)
+    fault = HubFault("hang", route, times=99)
+    hub.hub_faults = [fault]
+    with pytest.raises(HubError, match="could not be reached for 1 s") as caught:
+        magpie_hf.push_to_hub(rows(), "me/mine", license="mit", patience_s=1)
+    assert "no answer" in caught.value.message
+    assert fault.hit > 1, "a request that hangs is tried again"
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.timeout(30)
+def test_a_request_that_hangs_once_is_made_again(hub, route, monkeypatch):
+    monkeypatch.setattr("magpie_hf.hub.patience.SILENCE_S", 0.2)
+    monkeypatch.setattr("magpie_hf.hub.patience.LEAST_SILENCE_S", 0.2)
+    hub.hub_faults = [HubFault("hang", route)]
+    magpie_hf.push_to_hub(rows(), "me/mine", license="mit")
+    assert whole_at_every_commit(hub, "me/mine") == {"default": {"train": 5}}
+
+
+@pytest.mark.timeout(30)
+def test_a_large_file_that_nobody_reads_is_given_up_too(hub, tmp_path):
+    hub.hub_faults = [HubFault("hang", "PUT /_lfs", times=99)]
+    large = {"instruction": [random.Random(i).randbytes(1 << 20).hex() for i in range(16)]}
+    with pytest.raises(HubError, match="could not be reached for 2 s"):
+        magpie_hf.push_to_hub(Dataset.from_dict(large), "me/mine", license="mit", patience_s=2)
 
 
 @pytest.mark.parametrize(

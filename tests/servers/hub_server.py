@@ -7,6 +7,7 @@ requests whose method and path match them. Clients need HF_ENDPOINT and HF_HUB_D
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -37,7 +38,8 @@ class HubFault:
     """What goes wrong with the first `times` requests after `skip` whose "METHOD path" matches.
 
     `kind`: "status" (answer with `status`), "late" (do it, then answer with `status`), "cut" (break the connection
-    while the body arrives), "reset" (break it at once), "checksum" (say that the bytes are not what was announced).
+    while the body arrives), "reset" (break it at once), "checksum" (say that the bytes are not what was announced),
+    "hang" (take the connection and never answer; the body is not read).
     """
 
     kind: str
@@ -147,6 +149,8 @@ class HubServer(FaultyServer):
         if fault is not None and fault.kind == "reset":
             self._abort(_connection(request))
             return Response(status_code=500)
+        if fault is not None and fault.kind == "hang":
+            await asyncio.sleep(3600)
         if fault is not None and fault.kind == "cut":
             async for _ in request.stream():
                 break
