@@ -1,13 +1,15 @@
 """Embeddings of texts, made once and kept: a sidecar of float16 vectors under the texts' hashes.
 
-Two files only grow: vectors, and the keys of those that are whole. A vector counts when its key is written, so a kill
-in between costs the block that was being written and nothing else.
+Two files only grow: vectors and their keys. `facts.json` has the rows and the checksum of each block of them. A block counts
+when its checksum is written, so a kill in between costs that block and nothing else. When the store is opened, blocks are
+compared with their checksums; from the first that differs on, all are dropped and embedded again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from .models import DEMO, ModelRef
 from .rundir import write_atomically
 
 
+logger = logging.getLogger(__name__)
 BLOCK_TEXTS = 2048
 IntArray = npt.NDArray[np.int64]
 Encode = Callable[[Sequence[str]], npt.NDArray[np.float32]]
@@ -35,21 +38,28 @@ def text_keys(texts: Sequence[str]) -> KeyArray:
     return key_halves([hashlib.blake2b(t.encode("utf-8", "replace"), digest_size=16).digest() for t in texts])
 
 
+def _block_checksum(keys: bytes, vectors: bytes) -> str:
+    import xxhash
+
+    digest = xxhash.xxh3_128(keys)
+    digest.update(vectors)
+    return str(digest.hexdigest())
+
+
 class EmbeddingStore:
     """The vectors of one embedder; use as a context manager."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.dim = 0
+        self._blocks: list[tuple[int, str]] = []
         self._keys: KeyArray = np.empty((0, 2), dtype=np.uint64)
         self._order: IntArray = np.empty(0, dtype=np.int64)
 
     def __enter__(self) -> EmbeddingStore:
         self.directory.mkdir(parents=True, exist_ok=True)
-        facts = self.directory / "facts.json"
-        if facts.is_file():
-            self.dim = int(json.loads(facts.read_text("utf-8"))["dim"])
-            self._drop_torn()
+        self._read_facts()
+        self._drop_damaged()
         self._read_keys()
         return self
 
@@ -67,10 +77,36 @@ class EmbeddingStore:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def _drop_torn(self) -> None:
-        """Cut both files back to what is whole in both: what a kill left half written."""
-        sizes = [path.stat().st_size if path.is_file() else 0 for path in (self._key_file, self._vector_file)]
-        whole = min(sizes[0] // 16, sizes[1] // (2 * self.dim))
+    @property
+    def _fact_file(self) -> Path:
+        return self.directory / "facts.json"
+
+    def _read_facts(self) -> None:
+        """Read the vectors' size and the blocks' checksums; what cannot be read is as if nothing was embedded."""
+        if not self._fact_file.is_file():
+            return
+        try:
+            facts = json.loads(self._fact_file.read_text("utf-8"))
+            self.dim = int(facts["dim"])
+            self._blocks = [(int(rows), str(checksum)) for rows, checksum in facts["blocks"]]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            logger.warning("%s is damaged: its texts are embedded again.", self._fact_file)
+            self.dim, self._blocks = 0, []
+
+    def _drop_damaged(self) -> None:
+        """Cut both files back to the blocks that are as they were written."""
+        whole, blocks = 0, []
+        if self._blocks and self._key_file.is_file() and self._vector_file.is_file():
+            with self._key_file.open("rb") as keys, self._vector_file.open("rb") as vectors:
+                for rows, checksum in self._blocks:
+                    if _block_checksum(keys.read(16 * rows), vectors.read(2 * self.dim * rows)) != checksum:
+                        break
+                    whole += rows
+                    blocks.append((rows, checksum))
+        if len(blocks) < len(self._blocks):
+            lost = sum(rows for rows, _ in self._blocks) - whole
+            logger.warning("%d embeddings in %s are damaged: made again.", lost, self.directory)
+        self._blocks = blocks
         for path, size in ((self._key_file, 16), (self._vector_file, 2 * self.dim)):
             if path.is_file() and path.stat().st_size != whole * size:
                 os.truncate(path, whole * size)
@@ -106,9 +142,7 @@ class EmbeddingStore:
         """Keep vectors, (number, dim). Raises StorageError."""
         hint = "Make room and run the same command again: embeddings written are kept."
         with writing("embeddings", self.directory, hint=hint):
-            if not self.dim:
-                self.dim = int(vectors.shape[1])
-                write_atomically(self.directory / "facts.json", json.dumps({"dim": self.dim}))
+            self.dim = int(vectors.shape[1])
             with np.errstate(over="ignore"):
                 half = np.ascontiguousarray(vectors, dtype=np.float16)
             for path, data in ((self._vector_file, half.tobytes()), (self._key_file, keys.tobytes())):
@@ -116,6 +150,8 @@ class EmbeddingStore:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
+            self._blocks.append((len(keys), _block_checksum(keys.tobytes(), half.tobytes())))
+            write_atomically(self._fact_file, json.dumps({"dim": self.dim, "blocks": self._blocks}))
         self._keys = np.concatenate([self._keys, keys])
 
     def settle(self) -> None:

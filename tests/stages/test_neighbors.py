@@ -161,6 +161,29 @@ def test_a_store_drops_what_a_kill_left_half_written(tmp_path):
         assert len(store) == 5
 
 
+@pytest.mark.parametrize(("file", "kept"), [("vectors.f16", 2), ("keys.u64", 2), ("facts.json", 0)])
+def test_a_store_drops_blocks_that_were_damaged_and_those_behind_them(tmp_path, caplog, file, kept):
+    texts = [["a", "b"], ["c", "d"], ["e"]]
+    vectors = np.arange(8, dtype=np.float32).reshape(2, 4)
+    with EmbeddingStore(tmp_path) as store:
+        for block in texts:
+            store.append(text_keys(block), vectors[: len(block)])
+    data = bytearray((tmp_path / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    if file == "facts.json":
+        data = data[:-5]
+    (tmp_path / file).write_bytes(data)
+    with caplog.at_level("WARNING", "magpie_hf"), EmbeddingStore(tmp_path) as store:
+        assert len(store) == kept
+        embed_texts(store, iter(texts), lambda: lambda asked: np.ones((len(asked), 4), np.float32))
+        assert (store.find(text_keys(list("abcde"))) >= 0).all()
+        if kept:
+            np.testing.assert_array_equal(store.matrix[:2], vectors)
+    assert "damaged" in caplog.text
+    with EmbeddingStore(tmp_path) as store:
+        assert len(store) == 5
+
+
 def test_new_rows_are_measured_against_what_exists(tmp_path):
     old = table(TEXTS[:4])
     old.to_parquet(str(tmp_path / "old.parquet"))
