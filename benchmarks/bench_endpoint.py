@@ -1,8 +1,10 @@
-"""Benchmark (b): the endpoint engine against a bare asyncio load generator, and against what the server could give.
+"""Benchmark (b): the endpoint engines against a bare asyncio load generator, and against what the server could give.
 
 On a simulated TGI (256 slots, log-normal latency drawn from each request's seed, so that both clients meet the same
 latencies) the yardstick is the ideal: each request takes the first free slot at once and costs nothing else. Then on
-the test TGI server, which really generates, the yardstick is the bare client.
+the test TGI server, which really generates, the yardstick is the bare client. On a simulated completions server of 1,024
+slots with 1 % long texts, as vLLM serves on an 80 GB card, the openai engine is compared with the bare client in the same
+run, as a ratio, for groups of several sizes.
 
     python -m benchmarks.bench_endpoint --requests 6000
 """
@@ -13,13 +15,15 @@ import argparse
 import asyncio
 import heapq
 import time
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import count, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import magpie_hf
-from magpie_hf.engines.base import Prompt, Request
+from magpie_hf.engines.base import Engine, Prompt, Request
+from magpie_hf.engines.openai import DEFAULT_MAX_N, OpenAIEngine
 from magpie_hf.engines.tgi import TgiEngine
 from magpie_hf.sampling import SamplingParams
 from tests.servers.http_server import ServerProcess
@@ -31,12 +35,21 @@ DEMO = Path(magpie_hf.__file__).parent / "demo" / "model"
 
 
 class Load(NamedTuple):
-    """What both clients send: `num` requests under the seeds `first_seed`, `first_seed + 1`, …, `concurrency` at once."""
+    """What both clients send: `num` requests under the seeds `first_seed`, `first_seed + 1`, …, `concurrency` at once.
+
+    `is_endless`: more are sent until `num` are answered, so that the server is busy to the end.
+    """
 
     num: int
     concurrency: int
     max_tokens: int
     first_seed: int = 0
+    is_endless: bool = False
+
+    @property
+    def seeds(self) -> Iterable[int]:
+        """The seeds to send."""
+        return count(self.first_seed) if self.is_endless else range(self.first_seed, self.first_seed + self.num)
 
 
 class Measured(NamedTuple):
@@ -54,6 +67,11 @@ class Measured(NamedTuple):
         cut = len(self.times) // 10
         return (len(self.times) - 2 * cut - 1) / (self.times[-cut - 1] - self.times[cut])
 
+    def late_rate(self) -> float:
+        """Answers a second in the second half, when all slots have long been in use."""
+        half = len(self.times) // 2
+        return (len(self.times) - half - 1) / (self.times[-1] - self.times[half])
+
     def lowest_share(self, window_s: float) -> float:
         """Return the lowest rate over any window in the steady part, as a share of the steady rate."""
         cut = len(self.times) // 10
@@ -65,23 +83,48 @@ class Measured(NamedTuple):
 
 def bare(url: str, load: Load) -> Measured:
     """Run `concurrency` workers that post and read JSON, and nothing else."""
+    return _bare(url + "/generate", load, _tgi_body)
+
+
+def bare_completions(url: str, load: Load) -> Measured:
+    """Run the same against a completions server, one sample a request."""
+    return _bare(url + "/v1/completions", load, _completions_body)
+
+
+def _tgi_body(load: Load, seed: int) -> dict[str, Any]:
+    parameters = {"max_new_tokens": load.max_tokens, "do_sample": True, "details": True, "seed": seed}
+    return {"inputs": PRE_QUERY, "parameters": parameters}
+
+
+def _completions_body(load: Load, seed: int) -> dict[str, Any]:
+    return {"model": "demo", "prompt": list(range(6)), "max_tokens": load.max_tokens, "temperature": 1.0, "seed": seed}
+
+
+def _bare(url: str, load: Load, body: Callable[[Load, int], dict[str, Any]]) -> Measured:
     import aiohttp
 
     times: list[float] = []
 
     async def worker(session: aiohttp.ClientSession, seeds: Iterator[int], start: float) -> None:
         for seed in seeds:
-            parameters = {"max_new_tokens": load.max_tokens, "do_sample": True, "details": True, "seed": seed}
-            async with session.post(f"{url}/generate", json={"inputs": PRE_QUERY, "parameters": parameters}) as answer:
+            async with session.post(url, json=body(load, seed)) as answer:
                 await answer.json()
                 times.append(time.perf_counter() - start)
+                if load.is_endless and len(times) >= load.num:
+                    return
 
     async def run() -> None:
-        seeds = iter(range(load.first_seed, load.first_seed + load.num))
+        seeds = iter(load.seeds)
         connector = aiohttp.TCPConnector(limit=load.concurrency)
         async with aiohttp.ClientSession(connector=connector) as session:
             start = time.perf_counter()
-            await asyncio.gather(*(worker(session, seeds, start) for _ in range(load.concurrency)))
+            workers = [asyncio.create_task(worker(session, seeds, start)) for _ in range(load.concurrency)]
+            until = asyncio.FIRST_COMPLETED if load.is_endless else asyncio.ALL_COMPLETED
+            ended, rest = await asyncio.wait(workers, return_when=until)
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*ended)
+            await asyncio.gather(*rest, return_exceptions=True)
 
     asyncio.run(run())
     return Measured(times)
@@ -89,18 +132,28 @@ def bare(url: str, load: Load) -> Measured:
 
 def engine(url: str, load: Load) -> Measured:
     """Run the same through TgiEngine."""
+    return _through(TgiEngine("demo", endpoints=[url], concurrency=load.concurrency, allow_model_mismatch=True), load)
+
+
+def openai_engine(url: str, load: Load, max_n: int = DEFAULT_MAX_N) -> Measured:
+    """Run the same through OpenAIEngine, up to `max_n` samples a request."""
+    made = OpenAIEngine("demo", endpoints=[url], concurrency=load.concurrency, max_n=max_n, allow_model_mismatch=True)
+    return _through(made, load)
+
+
+def _through(made: Engine, load: Load) -> Measured:
     prompt = Prompt(PRE_QUERY, token_ids=range(6))
     sampling = SamplingParams(max_tokens=load.max_tokens)
-    seeds = range(load.first_seed, load.first_seed + load.num)
-    requests = (Request(seed, prompt, sampling.with_seed(seed)) for seed in seeds)
+    requests = (Request(seed, prompt, sampling.with_seed(seed)) for seed in load.seeds)
     times: list[float] = []
-    made = TgiEngine("demo", endpoints=[url], concurrency=load.concurrency, allow_model_mismatch=True)
     with made as client:
         start = time.perf_counter()
         for generation in client.generate(requests):
             if generation.failure is not None:
                 raise RuntimeError(f"request {generation.key}: {generation.failure}")
             times.append(time.perf_counter() - start)
+            if load.is_endless and len(times) == load.num:
+                break
     if len(times) != load.num:
         raise RuntimeError(f"{len(times)} answers for {load.num} requests")
     return Measured(times)
@@ -140,6 +193,24 @@ def simulated(args: argparse.Namespace) -> None:
     )
 
 
+def wide(args: argparse.Namespace) -> None:
+    """Compare the openai engine with the bare client on 1,024 slots and long tails, in the same run."""
+    latency = Latency(args.wide_median_s, args.wide_sigma, args.tail)
+    load = Load(args.wide_requests, args.wide_slots, 256, is_endless=True)
+    options = ["--slots", str(args.wide_slots), "--tail", str(args.tail)]
+    options += ["--median-s", str(args.wide_median_s), "--sigma", str(args.wide_sigma)]
+    clients: dict[str, Callable[[str, Load], Measured]] = {"bare client, one sample a request": bare_completions}
+    clients |= {f"openai engine, up to {n} sample(s) a request": partial(openai_engine, max_n=n) for n in (1, 2, 4, 8)}
+    rates: dict[str, float] = {}
+    for name, client in clients.items():
+        with SimProcess(*options) as sim:
+            rates[name] = client(sim.url, load).late_rate()
+        share = rates[name] / next(iter(rates.values()))
+        busy = rates[name] * latency.mean_s
+        print(f"| {name} | {rates[name]:.0f}/s, {share:.2f} of the bare client, {busy:.0f} slots busy | - |")
+    print(f"| what {args.wide_slots} slots could give | {args.wide_slots / latency.mean_s:.0f}/s | - |")
+
+
 def real(args: argparse.Namespace) -> None:
     """Compare both clients on the server that really generates; the best of `--repeats` each, taken in turn."""
     best: dict[str, float] = {}
@@ -162,18 +233,22 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=256)
     parser.add_argument("--median-s", type=float, default=0.5)
     parser.add_argument("--sigma", type=float, default=0.6)
+    parser.add_argument("--wide-requests", type=int, default=8_000)
+    parser.add_argument("--wide-slots", type=int, default=1024)
+    parser.add_argument("--wide-median-s", type=float, default=3.0)
+    parser.add_argument("--wide-sigma", type=float, default=0.3)
+    parser.add_argument("--tail", type=float, default=0.01, help="share of the samples that take 20 times as long")
     parser.add_argument("--model", default=str(DEMO))
     parser.add_argument("--real-requests", type=int, default=600)
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", choices=["simulated", "real"])
+    parser.add_argument("--only", choices=["simulated", "wide", "real"])
     args = parser.parse_args()
     print("| measure | value | limit |")
     print("|---|---|---|")
-    if args.only != "real":
-        simulated(args)
-    if args.only != "simulated":
-        real(args)
+    for name, part in {"simulated": simulated, "wide": wide, "real": real}.items():
+        if args.only in (None, name):
+            part(args)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .untrusted import MAX_BODY_BYTES
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 KEEP_ALIVE_S = 4.0
 # Time for the body of a reply, beyond the silence that a generation is allowed: a server may send it a byte at a time.
 BODY_S = 60.0
+# Files that this process may have open beside its connections: models, datasets, journals.
+OTHER_FILES = 1024
 
 
 class Exchange:
@@ -33,6 +36,7 @@ class Exchange:
         """Open the pool; no connection is made yet."""
         import aiohttp
 
+        allow_files(self._connections)
         # No trust_env: it would also read ~/.netrc and send what stands there as Authorization.
         # Older aiohttp cannot be given sockets: there a machine that vanished is found out by `timeout_s` only.
         takes_sockets = "socket_factory" in inspect.signature(aiohttp.TCPConnector).parameters
@@ -69,6 +73,21 @@ class Exchange:
                 return read_reply(response.status, raw, response.headers)
         except Exception as error:  # noqa: BLE001 (whatever a server can make the client library raise)
             return Reply(fault=fault_of(error))
+
+
+def allow_files(connections: int) -> None:
+    """Raise this process's soft limit of open files, often 1,024, as far as so many connections need and it may."""
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:

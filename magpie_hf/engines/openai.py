@@ -36,8 +36,9 @@ from .wire import Endpoint, Reply, Verdict, to_json
 PATH = "/v1/completions"
 CHAT_PATH = "/v1/chat/completions"
 MAX_STOP = 4  # OpenAI's own limit; more are cut on our side
-# Small: samples of a request come back together, the short ones with the longest.
-DEFAULT_MAX_N = 8
+# Samples of a request come back together, the short ones with the longest, and their slots are empty meanwhile. Servers
+# cache the prompt in any case, so one sample a request keeps them fullest.
+DEFAULT_MAX_N = 1
 PROBE_TRIES = 5
 MAX_FINGERPRINT = 200
 # Long enough for a large model's first, cold request.
@@ -49,7 +50,7 @@ class OpenAIEngine(EndpointEngine):
     """Generates on servers that take raw prompts at `/v1/completions`.
 
     Arguments beyond those of all endpoint engines: `served_model_name`, the model's name in requests, if it is not the
-    one that the server lists; `max_n`, most samples a request.
+    one that the server lists; `max_n`, most samples of a prompt that share a request.
 
     Prompts go as token ids where the server takes them, else as one text. Samples of one prompt whose seeds count up
     share a request where the server has `n`, as many as it takes. Servers say how many prompt tokens a request had, not a sample: the first

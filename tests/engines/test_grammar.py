@@ -390,11 +390,11 @@ def test_vllm_refuses_a_new_grammar_for_all_rows_and_a_known_one_for_the_row(mon
     package = types.ModuleType("vllm")
     package.TokensPrompt = dict
     monkeypatch.setitem(sys.modules, "vllm", package)
-    monkeypatch.setattr(worker, "_sampling_params", lambda request, n: None)
+    monkeypatch.setattr(worker, "_sampling_params", lambda request: None)
     held, free = (Request(0, Prompt("", [1]), SamplingParams(grammar=grammar)) for grammar in (NESTED, None))
     refused |= {"1", "2", "4"}
-    assert worker._add([free], {})[0].failure.code == "validation"
+    assert worker._add(free, {}).failure.code == "validation"
     with pytest.raises(ArgumentError, match=r"grammar.*cannot compile it"):
-        worker._add([held], {})
-    assert worker._add([held], {}) == []
-    assert worker._add([held], {})[0].failure.code == "validation"
+        worker._add(held, {})
+    assert worker._add(held, {}) is None
+    assert worker._add(held, {}).failure.code == "validation"

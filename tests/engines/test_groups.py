@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -89,7 +91,7 @@ def served(server, **settings):
             yield engine
 
 
-@pytest.mark.parametrize(("settings", "size"), [({}, 8), ({"max_n": 1}, 1), ({"max_n": 64}, 64)])
+@pytest.mark.parametrize(("settings", "size"), [({}, 1), ({"max_n": 8}, 8), ({"max_n": 64}, 64)])
 def test_concurrency_is_the_number_of_samples_in_flight_whatever_shares_a_request(settings, size):
     server = Slots(allowed=128, most=1024)
     with served(server, concurrency=1024, **settings) as engine:
@@ -111,13 +113,13 @@ def test_a_long_sample_holds_back_its_own_small_group_and_nothing_else():
 
     with Scripted(server) as s:
         ref = ModelRef("org/model", "org/model", None, None)
-        with OpenAIEngine("org/model", endpoints=[s.url], ref=ref) as engine:
+        with OpenAIEngine("org/model", endpoints=[s.url], ref=ref, max_n=8) as engine:
             order = []
             for generation in engine.generate(samples(2000)):
                 order.append(generation.key)
                 if len(order) == 2000 - len(held_back):
                     s.loop.call_soon_threadsafe(release.set)
-    assert len(held_back) <= 8
+    assert len(held_back) == 8
     assert sorted(order[-len(held_back) :]) == held_back
     assert sorted(order) == list(range(2000))
 
@@ -144,3 +146,15 @@ def test_an_answer_of_many_samples_raises_the_limit_by_as_many():
         for _ in range(int(before) // 8):
             limit.succeeded(int(limit.limit), 8)
         assert limit.limit == min(1024, 2 * before)
+
+
+def test_a_low_limit_of_open_files_is_raised_for_the_connections():
+    code = (
+        "import resource; from magpie_hf.engines.exchange import OTHER_FILES, allow_files\n"
+        "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard)); allow_files(100)\n"
+        "assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 100 + OTHER_FILES), hard)\n"
+        "allow_files(10); resource.setrlimit(resource.RLIMIT_NOFILE, (256, 300)); allow_files(10**6)\n"
+        "assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, 300)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -29,6 +29,7 @@ def engine(*servers, **settings):
         "backoff_s": (0.001, 0.02),
         "startup_timeout_s": 5.0,
         "ref": ModelRef("org/model", "org/model", None, None),
+        "max_n": 8,
     }
     return OpenAIEngine("org/model", endpoints=[s.url for s in servers], **(quick | settings))
 
