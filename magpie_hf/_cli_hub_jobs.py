@@ -26,7 +26,7 @@ def add_job_commands(commands: Any, command: Callable[..., Any]) -> None:
     run.add_argument("--attempts", type=int, default=1, help="how often the Hub starts it again after a failure")
     run.add_argument("--namespace", help="who pays: you, or an organization")
     run.add_argument("--image", help="Docker image with uv in it")
-    run.add_argument("--package", help="what pip installs instead of this version of magpie_hf")
+    run.add_argument("--package", help="where the job installs magpie_hf from: a wheel on this machine, or a URL")
     run.add_argument("--model", help="use this model instead of the recipe's")
     run.add_argument("--num-rows", type=int, help="accepted instructions wanted")
     run.add_argument("--engine", help="of the generator, in the job")
@@ -63,6 +63,9 @@ def _run_job(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, {**overrides, "push.repo": options.push_to})
     for role in recipe.roles.values():
         _check_travels(role)
+    push = recipe.push
+    if push and push.create_pr and (options.package or "").endswith(".whl") and "://" not in options.package:
+        raise ArgumentError("A wheel cannot travel with a pull request.", hint="Give --package a URL.")
     cost = estimate(recipe)
     plan = plan_job(
         load_recipe({key: value for key, value in recipe.raw.items() if key != "output"}).dump(),
@@ -76,6 +79,7 @@ def _run_job(options: argparse.Namespace) -> int:
         attempts=options.attempts,
         namespace=options.namespace,
         gpu_hours=cost.gpu_hours if cost else None,
+        private=push.private if push else None,
     )
     if not confirmed(plan.lines(), options.yes):
         print("Nothing was started.")

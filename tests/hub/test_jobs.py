@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import yaml
 from fastapi.responses import JSONResponse
 
+import magpie_hf
 from magpie_hf import cli
 from magpie_hf.errors import ArgumentError, HubError
 from magpie_hf.hub import inference_endpoints, jobs
@@ -117,8 +117,39 @@ def recipe(tmp_path):
     return path
 
 
-def run_job(recipe, *more, code=0):
-    return here("jobs", "run", recipe, "--flavor", "a100-large", "--push-to", "me/mine", *more, code=code)
+URL = "https://example.org/magpie_hf-0.1.0-py3-none-any.whl"
+
+
+def run_job(recipe, *more, package=URL, code=0):
+    given = ["--package", package] if package else []
+    return here("jobs", "run", recipe, "--flavor", "a100-large", "--push-to", "me/mine", *given, *more, code=code)
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        (None, "on no package index"),
+        ("magpie_hf", "neither a URL nor a wheel"),
+        ("magpie_hf==0.1.0", "anybody can register it"),
+        ("other @ https://example.org/x.whl", "neither a URL nor a wheel"),
+        ("http://example.org/magpie_hf-0.1.0-py3-none-any.whl", "neither a URL nor a wheel"),
+        ("nowhere/magpie_hf-0.1.0-py3-none-any.whl", "not a wheel of magpie_hf"),
+    ],
+)
+def test_a_job_installs_nothing_by_a_name_that_anybody_could_register(rent, recipe, package, words):
+    said = run_job(recipe, "--yes", package=package, code=1)
+    assert words in said
+    assert "ArgumentError" in said
+    assert rent.jobs == []
+
+
+def test_a_job_with_vllm_samples_without_the_compiler_that_its_image_lacks(rent, recipe):
+    run_job(recipe, "--yes", "--engine", "vllm", "--model", "a/b", "--license", "mit")
+    run_job(recipe, "--yes")
+    with_vllm, without = (job["environment"] for job in rent.jobs)
+    assert with_vllm["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    assert "VLLM_USE_FLASHINFER_SAMPLER" not in without
+    assert f"magpie_hf[vllm] @ {URL}" in script_of(rent.jobs[0])
 
 
 def test_a_job_shows_its_price_and_starts_when_told_to(rent, recipe):
@@ -148,34 +179,73 @@ def test_without_a_yes_nothing_is_started(rent, recipe, monkeypatch):
     assert len(rent.jobs) == 1
 
 
+def script_of(job):
+    return job["command"][-1] if "command" in job else job["arguments"][-1]
+
+
+STUBS = {  # what the image has: here they run what is installed, and write down what they were asked to install
+    "uv": 'shift 3; echo "$1" >> "$INSTALLED"; shift; [ "$1" = python ] || set -- python -m magpie_hf "${@:2}"; exec "$PYTHON" "${@:2}"',
+    "uvx": 'shift 3; exec "$PYTHON" -c "from huggingface_hub.cli.hf import main; main()" "$@"',
+}
+
+
+def run_script(job, rent, tmp_path):
+    """Run the job's script as it is, and return what it did."""
+    stubs = tmp_path / "bin"
+    stubs.mkdir(exist_ok=True)
+    for name, text in STUBS.items():
+        (stubs / name).write_text(f"#!/bin/bash\n{text}\n")
+        (stubs / name).chmod(0o755)
+    given = {key: value for key, value in job["environment"].items()}
+    env = environment(**hub_environment(rent), **given, PYTHON=sys.executable, INSTALLED=str(tmp_path / "installed"))
+    env |= {"HF_TOKEN": job["secrets"]["HF_TOKEN"], "PATH": f"{stubs}:{env['PATH']}", "TMPDIR": str(tmp_path)}
+    return subprocess.run(["bash", "-c", script_of(job)], env=env, capture_output=True, text=True, timeout=110)
+
+
 def test_what_the_job_runs_really_publishes(rent, recipe, tmp_path):
-    """The command of the job, run here, but for the one word that installs our package."""
-    run_job(recipe, "--yes")
-    (job,) = rent.jobs
-    script = job["command"][-1] if "command" in job else job["arguments"][-1]
-    words = shlex.split(script.partition("exec ")[2])
-    at = words.index("magpie-hf")
-    assert words[:at][:3] == ["uv", "run", "--no-project"]
-    own = shlex.join([sys.executable, "-m", "magpie_hf", *words[at + 1 :], "--output", str(tmp_path / "job")])
-    script = (
-        script.partition("exec ")[0].replace("/tmp/", f"{tmp_path}/")
-        + "exec "
-        + own.replace("/tmp/recipe", f"{tmp_path}/recipe")
-    )
-    env = environment(**hub_environment(rent), MAGPIE_RECIPE=job["environment"]["MAGPIE_RECIPE"])
-    env["HF_TOKEN"] = job["secrets"]["HF_TOKEN"]
-    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=110)
+    """With a wheel of this machine, which the job downloads and checks."""
+    wheel = tmp_path / f"magpie_hf-{magpie_hf.__version__}-py3-none-any.whl"
+    wheel.write_bytes(b"a wheel")
+    said = run_job(recipe, "--yes", "--private", package=wheel)
+    assert f"{wheel.name}, uploaded to me/mine" in said
+    assert rent.repos["me/mine"].private
+    (path,) = [path for path in rent.history("me/mine")[-1].files if path.endswith(".whl")]
+    assert rent.read("me/mine", path) == b"a wheel"
+    done = run_script(rent.jobs[0], rent, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "data/train-00000-of-00001.parquet" in rent.history("me/mine")[-1].files
+    for line in (tmp_path / "installed").read_text().splitlines():
+        place = line.partition(" @ file://")[2]
+        assert Path(place).read_bytes() == b"a wheel"
+
+
+@pytest.mark.parametrize("damage", ["version", "content"])
+def test_a_job_with_another_package_than_was_planned_ends_before_the_run(rent, recipe, tmp_path, damage):
+    wheel = tmp_path / f"magpie_hf-{'9.9' if damage == 'version' else magpie_hf.__version__}-py3-none-any.whl"
+    wheel.write_bytes(b"a wheel")
+    run_job(recipe, "--yes", package=wheel)
+    if damage == "content":
+        file = next(file for path, file in rent.history("me/mine")[-1].files.items() if path.endswith(".whl"))
+        (rent.objects if file.sha256 else rent.blobs)[file.sha256 or file.oid] = b"another"
+    done = run_script(rent.jobs[0], rent, tmp_path)
+    assert done.returncode != 0
+    assert ("planned with 9.9" if damage == "version" else "FAILED") in done.stdout + done.stderr
+    assert "data/train-00000-of-00001.parquet" not in rent.history("me/mine")[-1].files
 
 
 def test_an_estimate_is_shown_where_the_size_is_known(rent):
     recipe = load_recipe("magpie-air")
     plan = jobs.plan_job(
-        recipe.dump(), name="magpie-air", repo="me/air", flavor="a100-large", gpu_hours=196.0, extras=["vllm"]
+        recipe.dump(),
+        name="magpie-air",
+        repo="me/air",
+        flavor="a100-large",
+        gpu_hours=196.0,
+        extras=["vllm"],
+        package=URL,
     )
     assert any("196.0 hours, $490" in line for line in plan.lines())
-    assert "magpie_hf[vllm]==" in plan.command[-1]
+    assert f"magpie_hf[vllm] @ {URL}" in plan.command[-1]
     assert TOKEN not in repr(plan)
 
 
@@ -232,7 +302,7 @@ def test_a_model_on_this_machine_does_not_travel_with_a_job(rent, recipe, tiny_m
 
 
 def test_a_machine_that_is_not_there_is_named(rent, recipe):
-    said = here("jobs", "run", recipe, "--flavor", "a100-larg", "--push-to", "me/x", "--yes", code=1)
+    said = here("jobs", "run", recipe, "--flavor", "a100-larg", "--push-to", "me/x", "--package", URL, "--yes", code=1)
     assert 'Did you mean "a100-large"?' in said
 
 
