@@ -26,6 +26,7 @@ class Runner(Protocol):
     """What runs the model over rows: `slots.SlotRunner` or `padded.PaddedRunner`."""
 
     device: torch.device
+    max_slots: int | None
 
     @property
     def can_join(self) -> bool:

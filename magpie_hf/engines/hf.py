@@ -244,6 +244,7 @@ class TransformersEngine(Engine):
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         per_token = 2 * config.num_hidden_layers * heads * size * self._model.dtype.itemsize
         if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
             free = _MEMORY_SHARE["cuda"] * torch.cuda.mem_get_info(self._model.device)[0]
         else:
             free = min(_MEMORY_SHARE["cpu"] * available_memory(), _CPU_CACHE_BYTES)
@@ -267,7 +268,8 @@ class TransformersEngine(Engine):
         from .scheduling import Scheduler
 
         runner = self._opened()
-        runner.reset()
+        runner.reset(free=True)  # the last stage's cache is memory that this one's may have
+        cache_tokens = runner.max_slots = self._cache_tokens()
         batch = RowBatch(
             runner,
             self._decode,
@@ -279,13 +281,13 @@ class TransformersEngine(Engine):
             batch,
             requests,
             batch_size=self.batch_size or BATCH_SIZE,
-            cache_tokens=self._cache_tokens(),
+            cache_tokens=cache_tokens,
             stats=self.stats,
         )
         try:
             yield from scheduler.run()
         finally:
-            runner.reset()
+            runner.reset(free=True)
 
     def _compiled_grammars(self) -> Grammars:
         if self._grammars is None:

@@ -26,6 +26,7 @@ class PaddedRunner:
         self.model = model
         self.device = model.get_input_embeddings().weight.device
         self.lengths = np.zeros(0, np.int64)
+        self.max_slots: int | None = None  # rows that end together have no slots to spare
         self._cache: Any = None
         self._mask = torch.zeros(0, 0, dtype=torch.long)
         self._parameters = inspect.signature(model.forward).parameters

@@ -1,4 +1,7 @@
-"""Who runs next: pulls requests, lets rows join and leave, and lowers the number of rows when memory ends.
+"""Who runs next: pulls requests, lets rows join and leave, and keeps to the slots that the cache may have.
+
+A row that grows far beyond the others takes slots of all rows: those that have written least are put back meanwhile, and
+join again when it is done.
 
 Imports torch, so it is itself imported late.
 """
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -15,14 +19,19 @@ from ..errors import EngineError
 from .base import EngineStats, Failure, Generation, Request
 from .batching import RowBatch
 from .groups import Pulled
+from .slots import ROWS, SPAN, round_up
 
 
 # Rows join when they are at least one in so many of the running ones: a smaller forward wastes more than it fills.
 _JOIN_PART = 16
 # Where rows cannot join, so many batches are pulled at once, to put prompts of similar length together.
 _SORTED_BATCHES = 4
-# New tokens a row is expected to write, when room for it is looked for; rows that write more are found room, or shed.
+# New tokens a row is expected to write while no row is finished; rows that write more are found room, or put back.
 _EXPECTED_TOKENS = 64
+# The length that rows are given room for: one that 98 in 100 of the last finished rows did not pass.
+_RECENT = 256
+_FEWEST = 32
+_TYPICAL = 0.98
 
 
 class Scheduler:
@@ -43,6 +52,8 @@ class Scheduler:
         self.cache_tokens = cache_tokens
         self.stats = stats
         self.waiting: list[Request] = []
+        self._lengths: deque[int] = deque(maxlen=_RECENT)
+        self._typical = 0
 
     def run(self) -> Iterator[Generation]:
         """Yield generations until the requests are exhausted and all rows have finished."""
@@ -67,12 +78,20 @@ class Scheduler:
             if finished:
                 self.source.resume()
 
+    def _fitting(self, span: int) -> int:
+        """Return how many rows of so many slots the cache may have."""
+        rows = self.cache_tokens // max(span, 1)
+        return max(rows - rows % ROWS if rows >= ROWS else rows, 1)
+
     def _room(self) -> int:
         """Return how many more rows may run."""
-        rows = self.batch.num_rows
+        rows, span = self.batch.num_rows, self.batch.runner.span
         longest = max((len(r.prompt.token_ids) for r in self.waiting), default=0)
-        span = max(self.batch.runner.span, longest + _EXPECTED_TOKENS)
-        return max(min(self.batch_size, self.cache_tokens // span) - rows, 0 if rows else 1)
+        expected = max(longest + (1 if self._typical else _EXPECTED_TOKENS), self._typical)
+        fitting = self._fitting(max(span, expected))
+        if span > round_up(expected, SPAN):  # a row that is still growing: as `_shed` leaves it
+            fitting = max(self._fitting(span) * 3 // 4, 1)
+        return max(min(self.batch_size, fitting) - rows, 0 if rows else 1)
 
     def _pull(self) -> list[Generation]:
         """Fill the waiting list as far as there is room; returns the requests that cannot run."""
@@ -130,11 +149,10 @@ class Scheduler:
 
     def _shed(self) -> None:
         """Put rows that have written least back when the cache would outgrow its bound."""
-        rows, fitting = self.batch.num_rows, self.cache_tokens // self.batch.runner.span
-        if rows > max(fitting, 1):
+        rows, fitting = self.batch.num_rows, self._fitting(self.batch.runner.span)
+        if rows > fitting:
             # A quarter more than needed, or the next lines would do it again.
             self.waiting = self.batch.drop(rows - max(fitting * 3 // 4, 1)) + self.waiting
-            self.batch_size = max(self.batch.num_rows, 1)
 
     def _retreat(self, rows: int) -> None:
         """Begin again with half the rows after memory ended; seeds make the texts the same."""
@@ -154,10 +172,18 @@ class Scheduler:
         self.stats.requests += 1
         self.stats.prompt_tokens += generation.prompt_tokens or 0
         self.stats.completion_tokens += generation.completion_tokens or 0
+        self._learn((generation.prompt_tokens or 0) + (generation.completion_tokens or 0))
         if generation.failure is not None:
             self.stats.failures += 1
             code = generation.failure.code
             self.stats.by_code[code] = self.stats.by_code.get(code, 0) + 1
+
+    def _learn(self, length: int) -> None:
+        """Remember how long finished rows are."""
+        if length:
+            self._lengths.append(length)
+        if len(self._lengths) >= _FEWEST:
+            self._typical = sorted(self._lengths)[int(_TYPICAL * (len(self._lengths) - 1))] + 1
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -182,6 +182,7 @@ class SlotRunner:
         self.device = model.get_input_embeddings().weight.device
         self.cache = SlotCache(self.num_layers, 0, 0)
         self.lengths = np.zeros(0, np.int64)
+        self.max_slots: int | None = None  # most slots that the cache may have, where that is enough for the rows
         self._shared: OrderedDict[tuple[int, ...], _Prefilled] = OrderedDict()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -208,18 +209,16 @@ class SlotRunner:
         Equal prompts are computed once. Prompts run together with others of about their length.
         """
         distinct = sorted(set(prompts), key=lambda p: (len(p), p))
-        where: dict[tuple[int, ...], tuple[int, int]] = {}
-        parts = []
-        for group in self._groups(distinct):
-            parts.append(self._prefilled(group, shared=len(prompts) >= 2 * len(distinct)))
-            where.update({prompt: (len(parts) - 1, row) for row, prompt in enumerate(group)})
+        is_shared = len(prompts) >= 2 * len(distinct)
         first = self.num_rows
         lengths = np.array([len(p) for p in prompts], np.int64)
         self._reserve(first + len(prompts), int(max(lengths.max(), self.lengths.max(initial=0))) + 1)
         pieces, order = [], []
-        for number, part in enumerate(parts):
-            members = [i for i, prompt in enumerate(prompts) if where[prompt][0] == number]
-            sources = torch.tensor([where[prompts[i]][1] for i in members], device=self.device)
+        for group in self._groups(distinct):  # each group's states are freed before the next one's are computed
+            part = self._prefilled(group, shared=is_shared)
+            where = {prompt: row for row, prompt in enumerate(group)}
+            members = [i for i, prompt in enumerate(prompts) if prompt in where]
+            sources = torch.tensor([where[prompts[i]] for i in members], device=self.device)
             targets = torch.tensor(members, device=self.device) + first
             self.cache.fill(targets, part.cache, sources, int(part.lengths.max()))
             pieces.append(part.logits[sources.to(part.logits.device)])
@@ -244,14 +243,27 @@ class SlotRunner:
         return order
 
     def _reserve(self, rows: int, length: int) -> None:
-        """Have room for so many rows and slots; grows by half at least, so that copies stay rare."""
+        """Have room for so many rows and slots: what is allocated already stays, as far as `max_slots` allows.
+
+        Grows by half at least where it can, so that copies stay rare. Rows and lengths that are not needed any more
+        are given back for those that are.
+        """
         plan = self.cache.plan
-        rows, length = round_up(rows, ROWS), round_up(length, SPAN)
+        needed, length = rows, round_up(length, SPAN)
+        rows = round_up(rows, ROWS)
         if rows <= plan.rows and length <= plan.length:
             return
+        ample = length
         if length > plan.length:
-            length = max(length, round_up(min(plan.length * 3 // 2, self.max_length or plan.length * 2), SPAN))
-        self.cache.resize(max(rows, plan.rows), max(length, plan.length))
+            ample = max(length, round_up(min(plan.length * 3 // 2, self.max_length or plan.length * 2), SPAN))
+        limit = self.max_slots
+        fits_rows = length if limit is None else max(length, min(ample, limit // rows // SPAN * SPAN))
+        wanted = [
+            (max(rows, plan.rows), max(ample, plan.length)),
+            (rows, fits_rows),
+            (rows if self.deterministic else needed, length),
+        ]
+        self.cache.resize(*next((s for s in wanted if limit is None or s[0] * s[1] <= limit), wanted[-1]))
 
     def _groups(self, prompts: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
         """Split prompts, sorted by length, so that each group's tokens fit a forward."""

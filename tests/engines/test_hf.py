@@ -300,6 +300,55 @@ def test_a_small_cache_puts_rows_back_and_changes_no_text(models):
     assert results[0] == results[1]
 
 
+class _Watched(SlotRunner):
+    """Notes the rows of each step and the slots that are allocated."""
+
+    seen: tuple[list[int], list[int]] = ([], [])
+
+    def step(self, tokens):
+        self.seen[0].append(self.num_rows)
+        return super().step(tokens)
+
+    def _reserve(self, rows, length):
+        super()._reserve(rows, length)
+        self.seen[1].append(self.cache.plan.rows * self.cache.plan.length)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_after_a_runaway_row_the_batch_recovers_within_the_slots_that_the_cache_may_have(models, deterministic):
+    lengths = [8 + key % 9 for key in range(700)]
+    lengths[120] = 120
+    requests = [Request(key, PRE_QUERY, SamplingParams(max_tokens=n, seed=key)) for key, n in enumerate(lengths)]
+    results, limit = [], 3584
+    for tokens in (None, limit):
+        with TransformersEngine(
+            models["gqa"], device="cpu", deterministic=deterministic, batch_size=96, max_batch_tokens=tokens
+        ) as engine:
+            engine._runner.__class__ = _Watched
+            _Watched.seen = ([], [])
+            results.append(_run(engine, requests))
+    rows, slots = _Watched.seen
+    assert max(slots) <= limit
+    assert results[0] == results[1] or not deterministic
+    fewest = next(i for i, count in enumerate(rows) if count <= 16)
+    assert max(rows[:fewest]) >= 80
+    assert max(rows[fewest:]) >= 80, "as many as before, once the long row is finished"
+
+
+def test_the_slots_of_the_last_stage_are_given_back_before_those_of_the_next_are_counted(models, monkeypatch):
+    with TransformersEngine(models["gqa"], device="cpu", deterministic=True, batch_size=8) as engine:
+        held = []
+        count = engine._cache_tokens
+        monkeypatch.setattr(engine, "_cache_tokens", lambda: held.append(engine._runner.cache.plan.rows) or count())
+        for _ in range(2):
+            stream = engine.generate(iter(_mixed_requests(20)))
+            next(stream)
+            assert engine._runner.cache.plan.rows > 0
+            stream.close()
+        assert held == [0, 0]
+        assert engine._runner.cache.plan.rows == 0
+
+
 class _SmallMemory:
     """A runner that has memory for so many rows."""
 
