@@ -55,7 +55,7 @@ def samples(n, prompt, **sampling):
 
 
 def run(server, place, **more):
-    settings = {"kind": "openai", "endpoint": server.url, "served_model_name": "demo", "backoff_s": [0.001, 0.02]}
+    settings = {"kind": "openai", "endpoint": server.url, "served_model_name": "demo", "max_n": 8}
     return magpie_hf.run({**RECIPE, "engine": settings, **more}, output=place)
 
 
@@ -94,12 +94,14 @@ def test_llama_cpps_tokens_add_up_though_its_usage_counts_one_choice(serve, demo
 
 def test_an_n_limit_that_falls_in_a_run_finishes_every_row(serve, tmp_path):
     """Another server behind the same address, with fewer slots: refusals of `n` are asked again in smaller groups."""
+    refused = []
     with serve("llama.cpp", max_n=8) as server:
         make = server.dialect.read
 
         def read(given):
-            if given.get("n", 1) == 8:
+            if given.get("n", 1) == 8 and given["max_tokens"] > 1:
                 server.dialect.most_n = 3
+                refused.append(given["n"])
             return make(given)
 
         server.dialect.read = read
@@ -107,6 +109,7 @@ def test_an_n_limit_that_falls_in_a_run_finishes_every_row(serve, tmp_path):
     assert len(rows(tmp_path / "run")) == 40
     assert not any(row["response"] is None for row in rows(tmp_path / "run"))
     (first, _) = RunDir.read(tmp_path / "run").state["stages"].values()
+    assert refused, "a limit that nobody ran into"
     assert "validation" not in first["counters"]["by_code"]
 
 

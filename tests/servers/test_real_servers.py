@@ -54,7 +54,7 @@ def server(kind, demo_model_dir, tmp_path):
 def test_a_run_on_a_real_server_is_whole_and_its_greedy_texts_are_those_of_this_process(
     kind, server, tmp_path, capsys
 ):
-    engine = {"kind": "openai", "endpoint": server.url}
+    engine = {"kind": "openai", "endpoint": server.url, "max_n": 8}
     if kind == "transformers":
         engine["served_model_name"] = server.model
     stages = ["instructions", {"stage": "responses", "sampling": GREEDY}]
