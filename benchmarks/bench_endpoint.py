@@ -206,8 +206,9 @@ def wide(args: argparse.Namespace) -> None:
         with SimProcess(*options) as sim:
             rates[name] = client(sim.url, load).late_rate()
         share = rates[name] / next(iter(rates.values()))
-        busy = rates[name] * latency.mean_s
-        print(f"| {name} | {rates[name]:.0f}/s, {share:.2f} of the bare client, {busy:.0f} slots busy | - |")
+        limit = "0.95" if "up to 1 " in name else "-"
+        busy = min(args.wide_slots, rates[name] * latency.mean_s)
+        print(f"| {name} | {rates[name]:.0f}/s, {share:.2f} of the bare client, {busy:.0f} slots busy | {limit} |")
     print(f"| what {args.wide_slots} slots could give | {args.wide_slots / latency.mean_s:.0f}/s | - |")
 
 

@@ -231,26 +231,29 @@ class ReplicatedEngine(Engine):
                 worker.send(("requests", worker.call, part))
 
     def _collect(self) -> Iterator[Generation]:
-        """Wait for the next message of any worker; yield the generations of all that have one."""
+        """Wait for the next message of any worker; yield all generations that have arrived."""
         busy = [worker for worker in self._workers if worker.in_flight]
         began = time.perf_counter()
         wait([worker.connection for worker in busy], timeout=_POLL_S)
         self.stats.busy_s += time.perf_counter() - began
         for worker in busy:
-            if not worker.connection.poll(0):
-                if worker.process.poll() is not None and not worker.connection.poll(0):
-                    raise worker.died()
-                continue
-            kind, payload = worker.receive()
-            if kind == "error":
-                raise payload
-            call, generations = payload
-            if call != worker.call:
-                continue
-            worker.in_flight -= len(generations)
-            for generation in generations:
-                self._count(generation)
-                yield generation
+            if not worker.connection.poll(0) and worker.process.poll() is not None and not worker.connection.poll(0):
+                raise worker.died()
+            # All that is there, so that the next hand-out fills all the places at once.
+            while worker.in_flight and worker.connection.poll(0):
+                yield from self._received(worker)
+
+    def _received(self, worker: _Worker) -> Iterator[Generation]:
+        kind, payload = worker.receive()
+        if kind == "error":
+            raise payload
+        call, generations = payload
+        if call != worker.call:
+            return
+        worker.in_flight -= len(generations)
+        for generation in generations:
+            self._count(generation)
+            yield generation
 
     def _count(self, generation: Generation) -> None:
         self.stats.prompt_tokens += generation.prompt_tokens or 0

@@ -9,7 +9,7 @@ import pytest
 from . import transformers_serve
 from .completions_server import CompletionsServer
 from .generation import Generator
-from .sim_server import SimProcess
+from .sim_server import Latency, SimProcess
 from .test_tgi_server import post
 from .tiny_model import PRE_QUERY
 
@@ -137,3 +137,19 @@ def test_transformers_serve_is_as_described(tiny_model_dir):
         assert texts[0] == texts[1] != texts[2]
         stop = plain["choices"][0]["text"][:2]
         assert stop in complete(stop=[stop])[2]["choices"][0]["text"]
+
+
+def test_the_simulated_server_gives_the_samples_of_a_request_together_and_each_takes_a_slot():
+    with SimProcess("--slots", "8", "--median-s", "0.02", "--tail", "0.2") as sim:
+        body = {"prompt": [1, 2, 3], "n": 20, "seed": 7, "max_tokens": 256}
+        (reply,) = (payload for _, _, payload in post(sim.url, [body], path=PATH, timeout_s=30))
+        stats = sim.get("/_stats")
+    assert [c["text"] for c in reply["choices"]] == [f"Simulated text number {seed}" for seed in range(7, 27)]
+    assert (stats["done"], stats["max_busy"]) == (20, 8)
+
+
+def test_the_simulated_tail_has_its_share_and_the_mean_that_it_says():
+    latency = Latency(0.5, 0.6, tail=0.01)
+    drawn = [latency.draw(seed) for seed in range(20_000)]
+    assert 0.008 < sum(seconds > 4.5 for seconds in drawn) / len(drawn) < 0.012
+    assert abs(sum(drawn) / len(drawn) / latency.mean_s - 1) < 0.05
