@@ -33,7 +33,7 @@ def write(name: str, place: Path, target: Path) -> Path:
     from magpie_hf.inspection import run_facts
 
     overrides = {"num_rows": ROWS, "engine.kind": "transformers", "model": "demo"}
-    rows = magpie_hf.run(name, overrides, output=place, show_progress=False)
+    rows = magpie_hf.run(name, overrides, output=place, show_progress=False, force=True)
     known, funnel = run_facts(place)
     assert known is not None
     known["totals"] = {"tokens": known["totals"]["tokens"]}

@@ -44,6 +44,7 @@ def test_a_recipe_runs_from_end_to_end_on_the_demo_models(name, place):
         "demo",
         "--output",
         place,
+        "--force",
         "--rows",
         0,
     )
