@@ -343,7 +343,9 @@ def test_a_name_that_is_not_there_is_an_endpoints_name(server):
 
 
 def test_a_job_whose_price_cannot_be_had_can_still_be_planned(server):
-    plan = jobs.plan_job("model: demo\n", name="mine", repo="me/mine", flavor="a100-large", package="https://a.example/p")
+    plan = jobs.plan_job(
+        "model: demo\n", name="mine", repo="me/mine", flavor="a100-large", package="https://a.example/p"
+    )
     assert any("does not say" in line for line in plan.lines())
 
 
