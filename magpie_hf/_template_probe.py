@@ -307,12 +307,6 @@ class Frame:
     after_answer: str = ""
     at_end: str = ""
 
-    @property
-    def header_rest(self) -> str:
-        """What a past answer's header has beyond the generation prompt: the model itself must have written it."""
-        begins = self.before_answer.startswith(self.after_user)
-        return self.before_answer[len(self.after_user) :] if begins else ""
-
 
 def find_frame(render: Renderer) -> Frame:
     """Return what stands around messages, from a conversation of two turns (of one, where no more are taken)."""
