@@ -18,11 +18,14 @@ TGI_VENV := .venv-tgi
 BIN := $(VENV)/bin
 TGI_BIN := $(TGI_VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+# Test files run side by side in so many processes, each file in one.
+WORKERS ?= 2
+SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile
 PYTEST_ARGS ?=
 
 # The second lane: text-generation pins huggingface_hub below 1.0, and that pins the rest. Only what its tests need.
 TGI_PACKAGES := "text-generation>=0.7,<0.8" "huggingface_hub>=0.36,<1.0" "transformers>=4.57,<5" "datasets>=5.0,<5.1" \
-	"tokenizers<0.23" aiohttp fastapi hypothesis jinja2 pytest pytest-timeout pyyaml safetensors tqdm uvicorn
+	"tokenizers<0.23" aiohttp fastapi hypothesis jinja2 pytest pytest-timeout pytest-xdist pyyaml safetensors tqdm uvicorn
 TGI_TESTS = tests/servers/test_tgi_server.py tests/hub/test_push.py \
 	$(wildcard tests/engines/test_tgi*.py tests/engines/test_transport*.py tests/end_to_end/test_tgi*.py)
 
@@ -54,9 +57,9 @@ demo: setup
 	$(BIN)/magpie-hf run quickstart
 
 test: setup setup-tgi
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 	@echo "The TGI tests again, with text-generation and the packages that it needs:"
-	$(TGI_BIN)/python -m pytest $(TGI_TESTS) $(PYTEST_ARGS)
+	$(TGI_BIN)/python -m pytest $(SIDE_BY_SIDE) $(TGI_TESTS) $(PYTEST_ARGS)
 
 test-full:
 	$(MAKE) test PYTEST_ARGS="--full $(PYTEST_ARGS)"
