@@ -23,6 +23,8 @@ def carry_out(recipe: Recipe, rows: int, **options: Any) -> int:
     from .api import output_path, run
 
     place = output_path(recipe, options.get("output"))
+    # A log file gets a line now and then, a terminal a bar.
+    options.setdefault("show_progress", sys.stderr.isatty())
     dataset = run(recipe, **options)
     show_rows(dataset, rows)
     show_status(place)
@@ -91,10 +93,25 @@ def show_status(path: Path) -> None:
     for limit in report.limits:
         print(f"budget: {limit.setting}, {limit.shown(limit.spent)} used ({limit.spent / limit.value:.0%})")
     last = report.sessions[-1] if report.sessions else {}
+    if report.owner is not None:
+        print(f"running: process {report.owner.get('pid')} on {harmless(str(report.owner.get('host')))[:100]}")
+        for stage in report.stages:
+            if stage.status == "running" and stage.left is not None:
+                eta = "" if stage.eta_s is None else f", about {duration(stage.eta_s)} at the rate so far"
+                print(f"{stage.name}: {stage.left:,} rows left{eta}")
+        return
     if last.get("outcome") not in (None, "done"):
         print(f"last session: began {last['started']}, ended as: {last['outcome']}")
     if "stopped_by" in last:
         print(f"stopped by budget.{last['stopped_by']['limit']} in stage {last['stopped_by']['stage']}")
+
+
+def duration(seconds: float) -> str:
+    """Return a time as "3 h 20 min", "12 min" or "40 s"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def show_template(described: dict[str, Any]) -> None:

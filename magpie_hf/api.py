@@ -15,6 +15,7 @@ from .inspection import run_facts
 from .keys import content_fingerprint
 from .loading import as_dataset, load_rows, with_row_columns
 from .preflight import check_stages, planned_stages
+from .progress import show_log_lines
 from .publishing import prepared, publishing
 from .recipe import Recipe, load_recipe
 from .rundir import RunDir
@@ -85,7 +86,7 @@ def synthesize(
         allow_mixed: Go on although the server changed its model in mid-run.
         force: Run in `output` even if it holds the run of another recipe, whose dataset is then replaced.
         take_over: Take the run directory from the process that owns it, at once (e.g., a pod that was killed).
-        show_progress: Draw a bar (default: if stderr is a terminal).
+        show_progress: Draw a bar (default: as `datasets.map` does, unless `datasets.disable_progress_bars()` was called).
         **engine_options: Settings of the engine (`batch_size`, `dtype`, `concurrency`, `api_key_env`, …).
 
     Returns:
@@ -185,6 +186,8 @@ def run(
     if part.parts > 1 and built.dataset:
         raise ArgumentError("A shard is a part of a synthesis, and this recipe annotates rows.", key="shard")
     rows = _source_rows(built, dataset)
+    if show_progress is not False:
+        show_log_lines()
     with RunDir(output_path(built, output)).own(take_over=take_over) as run_dir:
         check_continues(built, run_dir, force=force)
         session = Session(
@@ -200,10 +203,12 @@ def run(
             check_stages(session, stages, rows)
             try:
                 with publishing(built, run_dir, rows) as publisher:
-                    return _run_stages(session, stages, part, rows, publisher)
+                    written = _run_stages(session, stages, part, rows, publisher)
             except RunStopped as stop:
                 stop.data.setdefault("output", str(run_dir.path))
                 raise
+        logger.info(session.summary(len(written)))
+        return written
 
 
 def _source_rows(recipe: Recipe, dataset: Any) -> Dataset | None:

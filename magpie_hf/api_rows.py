@@ -56,7 +56,7 @@ def annotate(
         allow_mixed: Go on although the server changed its model in mid-run.
         force: Run in `output` even if it holds the run of another recipe, whose dataset is then replaced.
         take_over: Take the run directory from the process that owns it, at once (e.g., a pod that was killed).
-        show_progress: Draw a bar (default: if stderr is a terminal).
+        show_progress: Draw a bar (default: as `datasets.map` does, unless `datasets.disable_progress_bars()` was called).
 
     Returns:
         The dataset with the columns of the annotations; what could not be annotated is null, and counted.

@@ -276,7 +276,16 @@ def _explain(options: argparse.Namespace) -> int:
         "new": "runs, is new in the recipe",
     }
     for change in explain_changes(options.run, overrides_of(options)):
-        print(f"{change.name:<14}{words[change.verdict]}")
+        said = words[change.verdict]
+        if change.verdict == "rows" and change.rows is not None:
+            new, total = change.rows
+            said = (
+                f"runs on {new:,} of {total:,} rows: their input is new"
+                if new
+                else "is put together anew, no row runs"
+            )
+            said = f"runs again, all {total:,} rows: their input is new" if new == total else said
+        print(f"{change.name:<14}{said}")
         for field, before, now in change.reasons:
             print(f"{'':<14}  {field}: {before!r} → {now!r}")
     return 0

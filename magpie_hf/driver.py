@@ -180,9 +180,9 @@ class Driver:
         generations = self.engine.generate(self._requests(rows))
         try:
             for generation in generations:
-                self._receive(generation)
                 self.counters.session_seconds = time.monotonic() - started
                 self.counters.seconds = base + self.counters.session_seconds
+                self._receive(generation)
         finally:
             close = getattr(generations, "close", None)
             if close is not None:

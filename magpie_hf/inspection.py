@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .budget import Budget, Limit
+from .errors import MagpieError
 from .journal import Journal
+from .lock import running_owner
 from .recipe import Recipe, load_recipe
 from .rundir import RunDir, stable_hash
 from .session import Session, spent
 from .stage import CODES, Stage
+from .stages.candidates import WHOLE, needed_per_point
 from .stages.instructions import Instructions
+from .stages.subset import Subset
 
 
 class StageReport(NamedTuple):
     """One stage of a run: finished rows by code, tokens, and engine-seconds; `total` is None while that is open.
 
+    `status`: "done", "running", "stopped", or "to come". `left`: rows that are still wanted, `eta_s`: the seconds that
+    they take at the rate so far; None where that is not known.
     `special_tokens`: rows rejected for a special token, by the token.
     """
 
@@ -30,10 +37,15 @@ class StageReport(NamedTuple):
     completion_tokens: int
     seconds: float
     special_tokens: dict[str, int]
+    left: int | None = None
+    eta_s: float | None = None
 
 
 class RunReport(NamedTuple):
-    """A run: its stages in order, its totals, its sessions, its files, and what is spent of each limit of its budget."""
+    """A run: its stages in order, its totals, its sessions, its files, and what is spent of each limit of its budget.
+
+    `owner`: host and pid of the process that runs it now, None if none does.
+    """
 
     path: str
     recipe: dict[str, Any]
@@ -42,6 +54,7 @@ class RunReport(NamedTuple):
     sessions: list[dict[str, Any]]
     outputs: dict[str, Any]
     limits: list[Limit]
+    owner: dict[str, Any] | None = None
 
 
 def run_status(path: str | Path) -> RunReport:
@@ -51,34 +64,55 @@ def run_status(path: str | Path) -> RunReport:
         ArgumentError: there is no run.
     """
     run_dir = RunDir.read(path)
-    current = [state for state in run_dir.state["stages"].values() if state.get("counters") or state.get("status")]
+    state, owner = run_dir.state, running_owner(run_dir.path / "lock")
+    current = [stage for stage in state["stages"].values() if stage.get("counters") or stage.get("status")]
+    is_done = owner is None and [session.get("outcome") for session in state["sessions"][-1:]] == ["done"]
+    stages = [_stage_report(run_dir, stage, is_running=owner is not None) for stage in current]
     return RunReport(
         str(path),
-        run_dir.state.get("recipe", {}),
-        [_stage_report(run_dir, state) for state in current],
-        run_dir.state.get("totals", {}),
-        run_dir.state["sessions"],
-        run_dir.state["outputs"],
-        Budget(**run_dir.state.get("budget", {})).used(*spent(run_dir)),
+        state.get("recipe", {}),
+        stages if is_done else [*stages, *_stages_to_come(state.get("recipe", {}), {stage.name for stage in stages})],
+        state.get("totals", {}) if is_done else state.get("totals", {}) | _totals(state, state["stages"]),
+        state["sessions"],
+        state["outputs"],
+        Budget(**state.get("budget", {})).used(*spent(run_dir)),
+        owner,
     )
 
 
-def _stage_report(run_dir: RunDir, state: Mapping[str, Any]) -> StageReport:
+def _stages_to_come(raw: Mapping[str, Any], begun: set[str]) -> list[StageReport]:
+    """Return the recipe's stages that have not begun; none if the recipe cannot be read here."""
+    try:
+        recipe = load_recipe(raw)
+    except MagpieError:
+        return []
+    names = [stage.label for stage in recipe.stages if not isinstance(stage, Subset)]
+    return [StageReport(name, "to come", 0, None, {}, 0, 0, 0.0, {}) for name in names if name not in begun]
+
+
+def _stage_report(run_dir: RunDir, state: Mapping[str, Any], *, is_running: bool) -> StageReport:
     counters = dict(state.get("counters", {}))
     status = str(state.get("status", "pending"))
     done, by_code = counters.get("done", state.get("rows_out", 0)), counters.get("by_code", {})
     if status != "done" and state.get("kind") == "row":
         done, by_code, counters = _recount(run_dir, state, counters)
+    if status == "running" and not is_running:
+        status = "stopped"
+    total, seconds = counters.get("total", state.get("rows_in")), counters.get("seconds", 0.0)
+    counted = done if counters.get("accepted") is None else by_code.get("ok", 0)
+    left = None if status == "done" or total is None else max(total - counted, 0)
     return StageReport(
         state["name"],
         status,
         done,
-        counters.get("total", state.get("rows_in")),
+        total,
         by_code,
         counters.get("prompt_tokens", 0),
         counters.get("completion_tokens", 0),
-        counters.get("seconds", 0.0),
+        seconds,
         counters.get("special_tokens", {}),
+        left,
+        left * seconds / counted if left is not None and counted and seconds else None,
     )
 
 
@@ -134,12 +168,14 @@ class StageChange(NamedTuple):
     """What becomes of a stage under changed settings.
 
     `verdict`: "kept" (from the cache), "again" (its identity changes: all rows), "rows" (only rows whose input
-    changed), or "new". `reasons`: (field, before, now).
+    changed), or "new". `reasons`: (field, before, now). `rows`: (rows that are computed, rows in all), None where the
+    number of rows is not known before.
     """
 
     name: str
     verdict: str
     reasons: list[tuple[str, Any, Any]]
+    rows: tuple[int, int] | None = None
 
 
 def explain_changes(path: str | Path, overrides: Mapping[str, Any]) -> list[StageChange]:
@@ -156,12 +192,44 @@ def explain_changes(path: str | Path, overrides: Mapping[str, Any]) -> list[Stag
     now = load_recipe(run_dir.recipe, overrides)
     identities = [_identities(recipe, run_dir) for recipe in (before, now)]
     changes: list[StageChange] = []
-    upstream = False
+    upstream, inputs = False, _Inputs(before, now)
     for name, stage in zip(identities[1], now.stages, strict=True):
         change = _compare(name, stage, before, now, identities, upstream)
         upstream = upstream or change.verdict != "kept"
-        changes.append(change)
+        changes.append(change._replace(rows=inputs.count(stage, change.verdict)))
     return changes
+
+
+class _Inputs:
+    """Counts how many rows of each stage have an input that is new, from the first stage to the last."""
+
+    def __init__(self, before: Recipe, now: Recipe) -> None:
+        self.total: int | None = None if now.dataset else now.num_rows
+        self.new = 0 if now.dataset else _new_instructions(before, now)
+        self.changed: set[str] = set()
+
+    def count(self, stage: Stage, verdict: str) -> tuple[int, int] | None:
+        """Return (rows that the stage computes, rows in all), None if nobody knows how many there will be."""
+        total, is_all = self.total, verdict in ("again", "new")
+        if verdict == "rows" and not isinstance(stage, Instructions):
+            is_all = stage.kind in ("batch", "set") or bool({*getattr(stage, "needs", ())} & self.changed)
+        if verdict != "kept" and is_all:
+            self.changed |= set(stage.features())
+        if stage.kind == "set" and verdict != "kept":
+            self.total = None  # a selection keeps as many as it finds
+        if total is None or verdict == "kept":
+            return None
+        return (total if is_all else min(self.new, total), total)
+
+
+def _new_instructions(before: Recipe, now: Recipe) -> int:
+    """Return how many rows are of samples that the recipe did not ask for before."""
+    counts = [
+        Counter(dict(zip([stable_hash(p.to_dict()) for p in recipe.grid], needed, strict=True)))
+        for recipe in (before, now)
+        for needed in [needed_per_point([point.share for point in recipe.grid], recipe.num_rows, WHOLE)]
+    ]
+    return (counts[1] - counts[0]).total()
 
 
 def _identities(recipe: Recipe, run_dir: RunDir) -> dict[str, dict[str, Any]]:

@@ -213,6 +213,26 @@ class Lock:
             self._file = None
 
 
+def running_owner(path: Path) -> dict[str, Any] | None:
+    """Return who works in a run directory now (host, pid), None if nobody does; only reads.
+
+    An owner on this host is one whose process lives; one on another host has a heartbeat that is not too old.
+    """
+    lock = Lock(path)
+    owner = lock._owner()
+    pid = owner.get("pid")
+    if not isinstance(pid, int) or pid < 1 or time.time() - lock._beaten_at() > FOREIGN_STALE_S:
+        return None
+    if owner.get("host") == socket.gethostname():
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return None
+        except PermissionError:  # another user's process
+            pass
+    return owner
+
+
 def _named(owner: dict[str, Any]) -> str:
     host, pid = owner.get("host", "unknown host"), owner.get("pid", "?")
     return f"process {quoted(pid, 20).strip(chr(39))} on {quoted(host, 100).strip(chr(39))}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,7 +22,8 @@ PROJECT_FROM = 0.01
 class Listener:
     """Shows progress and stops at a budget. `spent` gives (tokens, engine-seconds) of the run's other stages.
 
-    `show`: True draws a bar, False writes a log line now and then, None decides by whether stderr is a terminal.
+    `show`: True draws a bar, False writes a log line now and then, None shows one as `datasets.map` does: unless
+    `datasets.disable_progress_bars()` was called.
     `on_save`: called every few seconds so that run.json stays fresh.
     """
 
@@ -35,7 +35,7 @@ class Listener:
         spent: Callable[[str], tuple[int, float]] = lambda _: (0, 0.0),
     ) -> None:
         self.budget = budget or Budget()
-        self.show = sys.stderr.isatty() if show is None else show
+        self.show = show
         self.on_save: Callable[[StageCounters], None] | None = None
         self.cached: dict[str, int] = {}
         self._spent = spent
@@ -61,10 +61,22 @@ class Listener:
         self._last_log = self._last_save = time.monotonic()
         if counters.done:
             logger.info("%s: %d rows are finished already, going on", name, counters.done)
-        if self.show:
-            from tqdm.auto import tqdm
+        bar = self._bar_class()
+        if bar is not None:
+            self._bar = bar(total=counters.total, initial=shown_rows(counters), desc=name, unit="row", leave=False)
 
-            self._bar = tqdm(total=counters.total, initial=shown_rows(counters), desc=name, unit="row", leave=False)
+    def _bar_class(self) -> Any:
+        """Return the class of bars, None if there shall be none."""
+        if self.show is False:
+            return None
+        if self.show is None:
+            from datasets.utils import are_progress_bars_disabled
+
+            if are_progress_bars_disabled():
+                return None
+        from tqdm.auto import tqdm
+
+        return tqdm
 
     def row_finished(self, counters: StageCounters) -> None:
         """Draw, log and save, each at its own pace."""
@@ -72,7 +84,7 @@ class Listener:
         if self._bar is not None:
             step = shown_rows(counters) - self._bar.n
             if step > 0 and self._bar.update(step):
-                self._bar.set_postfix_str(rates(counters), refresh=False)
+                self._bar.set_postfix_str(rates(counters, rows=False), refresh=False)
         elif now - self._last_log >= LOG_EVERY_S:
             self._last_log = now
             logger.info("%s: %s of %s rows, %s", self._stage, shown_rows(counters), counters.total, rates(counters))
@@ -182,10 +194,23 @@ def shown_rows(counters: StageCounters) -> int:
     return counters.done if counters.accepted is None else counters.accepted
 
 
-def rates(counters: StageCounters) -> str:
-    """Return "12 rows/s, 1,234 tokens/s, 3 rejected" of this session."""
-    seconds = max(counters.session_seconds, 1e-9)
+def rates(counters: StageCounters, *, rows: bool = True) -> str:
+    """Return "12 rows/s, 1,234 tokens/s, 3 rejected" of this session; `rows`: with the rows, which a bar shows itself."""
+    seconds = counters.session_seconds
     rejected = sum(number for code, number in counters.by_code.items() if code != "ok")
-    text = f"{counters.session_rows / seconds:.1f} rows/s, {counters.session_tokens / seconds:,.0f} tokens/s"
-    text += f", {rejected} rejected" if rejected else ""
-    return text + (f", {counters.pending} pending" if counters.pending else "")
+    parts = [f"{counters.session_rows / seconds:.1f} rows/s"] if rows and seconds else []
+    parts += [f"{counters.session_tokens / seconds:,.0f} tokens/s"] if seconds else []
+    parts += [f"{rejected:,} rejected"] if rejected else []
+    return ", ".join(parts + ([f"{counters.pending:,} pending"] if counters.pending else []))
+
+
+def show_log_lines() -> None:
+    """Let the log lines of runs be seen in scripts and notebooks that have set up no logging, as the command line does."""
+    if logger.handlers or logging.getLogger().handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)

@@ -183,8 +183,8 @@ def score_rows(
             for scored, outcome in zip(block, scorer([row.values for row in block]), strict=True):
                 number = CODE_NUMBERS[outcome.code]
                 location = journal.append(scored.key, outcome.record, code=number, prompt_tokens=outcome.tokens)
-                counters.add_row(outcome.code, outcome.tokens)
                 counters.session_seconds = time.monotonic() - started
+                counters.add_row(outcome.code, outcome.tokens)
                 counters.seconds = base + counters.session_seconds
                 finished(scored, location, number)
                 env.listener.row_finished(counters)

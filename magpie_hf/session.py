@@ -15,6 +15,7 @@ from typing import Any
 from . import __version__
 from ._template_guard import GuardTemplate
 from ._template_plain import PlainTemplate
+from .driver import rejected_by_code
 from .engines import engine_class, takes_endpoints
 from .engines.base import Engine
 from .environment import Environment
@@ -130,6 +131,18 @@ class Session:
 
     def _spent_elsewhere(self, key: str) -> tuple[int, float]:
         return spent(self.run_dir, but=key)
+
+    def summary(self, rows: int) -> str:
+        """Return what a finished run says at its end: rows, what was rejected and why, tokens, time, and where it is."""
+        rejected = []
+        for key in self.used_stages():
+            state = self.run_dir.state["stages"][key]
+            counters = state.get("counters", {})
+            reasons = rejected_by_code(counters.get("by_code", {}), counters.get("special_tokens", {}))
+            rejected += [f"{state['name']}: rejected {reasons}"] if reasons else []
+        tokens, seconds = spent(self.run_dir)
+        lines = [f"{rows:,} rows, {tokens:,} tokens, {seconds:.1f} s of generation", *rejected]
+        return "\n".join([*lines, f"Saved in {self.run_dir.path}"])
 
     def close(self) -> None:
         """Free the engine that is open."""

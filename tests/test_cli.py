@@ -261,7 +261,7 @@ def test_status_shows_a_run_that_is_not_finished(recipe, place, null):
     assert said.code == 0
     assert "RowsPending" in said.out
     (line,) = [line for line in said.out.splitlines() if line.startswith("responses")]
-    assert line.split()[1:5] == ["running", "11", "/", "12"]
+    assert line.split()[1:5] == ["stopped", "11", "/", "12"]
 
 
 def test_explain_names_stages_and_fields(recipe, place):
@@ -272,7 +272,7 @@ def test_explain_names_stages_and_fields(recipe, place):
         "instructions from the cache",
         "responses runs again, all rows",
         "parameters.sampling.temperature: 0.0 → 0.5",
-        "lengths only the rows whose input is new",
+        "lengths runs again, all 12 rows: their input is new",
     ]
 
 

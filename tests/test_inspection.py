@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +15,7 @@ from hypothesis import strategies as st
 from magpie_hf.engines.base import Failure
 from magpie_hf.errors import ArgumentError, BudgetExceeded, MagpieError, RecipeError, RowsPending
 from magpie_hf.inspection import differences, explain_changes, run_status
+from magpie_hf.lock import running_owner
 from magpie_hf.rundir import RunDir
 from tests.stages import conftest as runs
 
@@ -64,7 +71,7 @@ def test_a_stopped_stage_is_counted_from_its_journal(make, tmp_path):
             state["counters"] = {}  # as after a kill -9 between two saves
     run_dir.save()
     stage = by_name(run_status(tmp_path / "run"))["responses"]
-    assert stage.status == "running"
+    assert stage.status == "stopped"
     assert 0 < stage.done < 40
     assert stage.by_code == {"ok": stage.done}
     assert stage.completion_tokens == 12 * stage.done
@@ -162,3 +169,50 @@ def test_a_file_that_is_no_state_is_one_readable_error(tmp_path, text):
     with pytest.raises(MagpieError) as caught:
         run_status(tmp_path)
     assert "run.json" in str(caught.value)
+
+
+def test_a_run_that_is_on_has_an_owner_stages_to_come_and_a_rest(make, tmp_path):
+    brief = {"stage": "responses", "sampling": {"max_tokens": 64}}
+    with pytest.raises(BudgetExceeded):
+        make(stages=["instructions", brief, "lengths"], budget={"max_tokens_total": 1200}, engine={"window": 4})
+    assert run_status(tmp_path / "run").owner is None
+    with RunDir(tmp_path / "run").own():
+        report = run_status(tmp_path / "run")
+    assert report.owner["pid"] == os.getpid()
+    assert [(stage.name, stage.status) for stage in report.stages] == [
+        ("instructions", "done"), ("responses", "running"), ("lengths", "to come"),
+    ]  # fmt: skip
+    stage = report.stages[1]
+    assert stage.left == 40 - stage.done
+    assert stage.eta_s == pytest.approx(stage.left * stage.seconds / stage.done)
+
+
+def test_a_process_that_is_gone_runs_nothing(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    record = {"host": socket.gethostname(), "pid": child.pid, "token": "x"}
+    (tmp_path / "lock").write_text(json.dumps(record))
+    assert running_owner(tmp_path / "lock") is None
+    (tmp_path / "lock").write_text(json.dumps(record | {"pid": os.getpid()}))
+    assert running_owner(tmp_path / "lock")["pid"] == os.getpid()
+    (tmp_path / "lock").write_text(json.dumps(record | {"host": "another"}))
+    assert running_owner(tmp_path / "lock")["host"] == "another"
+    os.utime(tmp_path / "lock", (0, 0))
+    assert running_owner(tmp_path / "lock") is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rows"),
+    [
+        ({"num_rows": 7}, [(3, 7), (3, 7), (3, 7), (7, 7)]),
+        ({"num_rows": 3}, [(0, 3), (0, 3), (0, 3), (3, 3)]),
+        ({"sampling.temperature": 0.9}, [(4, 4)] * 4),
+        ({"sampling": [{}, {"temperature": 1.2}]}, [(2, 4)] * 3 + [(4, 4)]),
+        ({"stages.responses.sampling.temperature": 0.5}, [None, (4, 4), (4, 4), (4, 4)]),
+        ({"stages.turns.turns": 3}, [None, None, (4, 4), (4, 4)]),
+    ],
+    ids=str,
+)
+def test_the_rows_that_would_run_again_are_counted(make, tmp_path, overrides, rows):
+    make(stages=STAGES, num_rows=4)
+    assert [change.rows for change in explain_changes(tmp_path / "run", overrides)] == rows

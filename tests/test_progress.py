@@ -108,3 +108,30 @@ def test_nothing_is_drawn_when_it_is_not_wanted(capsys):
     listener.row_finished(StageCounters(total=10, done=1))
     listener.stage_ends("instructions", StageCounters(total=10, done=1))
     assert capsys.readouterr().err == ""
+
+
+def test_a_bar_is_shown_as_datasets_shows_its_own(capsys, monkeypatch):
+    import datasets
+
+    def drawn():
+        listener = Listener()
+        listener.stage_begins("instructions", StageCounters(total=10))
+        listener.stage_ends("instructions", StageCounters(total=10))
+        return capsys.readouterr().err
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    datasets.enable_progress_bars()
+    assert "instructions" in drawn()
+    datasets.disable_progress_bars()
+    try:
+        assert drawn() == ""
+    finally:
+        datasets.enable_progress_bars()
+
+
+def test_no_rate_is_named_before_there_is_a_time():
+    counters = StageCounters(total=10, session_rows=1, session_tokens=40)
+    assert rates(counters) == ""
+    counters.session_seconds = 2.0
+    assert rates(counters) == "0.5 rows/s, 20 tokens/s"
+    assert rates(counters, rows=False) == "20 tokens/s", "the bar shows the rows itself"

@@ -526,3 +526,13 @@ def test_the_same_model_in_another_directory_is_the_same_run(make, null, tiny_mo
     null.reset()
     make(model=str(moved))
     assert null.log == []
+
+
+def test_a_finished_run_says_from_python_too_what_was_made_and_where_it_is(make, tmp_path, caplog):
+    with caplog.at_level("INFO", "magpie_hf"):
+        make(engine={"unfinished_every": 3})
+    tokens = run_status(tmp_path / "run").totals["tokens"]
+    (summary,) = [record.message for record in caplog.records if "Saved in" in record.message]
+    assert summary.startswith(f"40 rows, {tokens:,} tokens, ")
+    assert "instructions: rejected unfinished " in summary
+    assert summary.endswith(f"Saved in {tmp_path / 'run'}")
