@@ -55,7 +55,7 @@ def test_transformers_serve_gives_a_whole_run(tmp_path, demo_model_dir):
 
 @pytest.mark.slow
 def test_a_slow_row_among_fast_ones_holds_up_nobody(tmp_path, demo_model_dir):
-    """The slow one is open until all others, far beyond any window, are done: nothing waits for it but the end."""
+    """While the slow one is open, far more others are done than a window holds: nothing waits for it but the end."""
     with TgiServer(demo_model_dir, model_id="demo") as server:
         server.configure(faults=[Fault("delay", at=(6,), seconds=8.0)])
         engine = {"kind": "tgi", "endpoint": server.url, "concurrency": 4}
@@ -66,9 +66,8 @@ def test_a_slow_row_among_fast_ones_holds_up_nobody(tmp_path, demo_model_dir):
     slow = max(log, key=lambda entry: entry["ended"] - entry["arrived"])
     others = [entry for entry in log if entry is not slow]
     assert slow["ended"] - slow["arrived"] > 7
-    done_meanwhile = [entry for entry in others if entry["ended"] < slow["ended"]]
-    assert len(done_meanwhile) == len(others)
-    assert len(others) > 10 * engine["concurrency"]
+    done_meanwhile = [entry for entry in others if slow["arrived"] < entry["ended"] < slow["ended"]]
+    assert len(done_meanwhile) > 10 * engine["concurrency"]
 
 
 DATED = (
