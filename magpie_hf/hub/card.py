@@ -17,7 +17,7 @@ from ..reports import svg
 from .citations import citations_of
 from .facts import chart_sheet, config_facts
 from .markdown import bar, cell, fenced, line, spaced
-from .origin import is_synthetic, owes_magpie, sentences, summary
+from .origin import is_magpie, is_synthetic, owes_magpie, sentences, summary
 
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _tags(configs: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> li
     """Return the tags that the rows earn: `magpie` where instructions were synthesized, `synthetic` where any text was."""
     origins = [facts["origin"] for facts in configs.values()]
     tags = ["synthetic"] if any(is_synthetic(origin) for origin in origins) else []
-    tags += ["magpie"] if any(origin["synthesized"] for origin in origins) else []
+    tags += ["magpie"] if any(is_magpie(origin) for origin in origins) else []
     return tags + [f"generator:{model}" for model in models if _REPO.fullmatch(model)]
 
 

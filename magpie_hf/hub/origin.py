@@ -35,7 +35,7 @@ _LABELLED = {
 def origin_of(recipe: Mapping[str, Any], run: Mapping[str, Any] | None, dataset: Dataset) -> dict[str, Any]:
     """Return where rows come from, JSON-like.
 
-    `rows`: how many. `synthesized`: how many instructions are Magpie's. `answered`: how many responses were generated
+    `rows`: how many. `is_new`: the run synthesized them, be they none. `synthesized`: how many instructions are Magpie's. `answered`: how many responses were generated
     here, or say which model wrote them. `instructors`, `responders`: the models that wrote them, where rows say it.
     `annotations`: what was annotated. `source`: the dataset that the rows come from, "" if it is not known.
     """
@@ -49,6 +49,7 @@ def origin_of(recipe: Mapping[str, Any], run: Mapping[str, Any] | None, dataset:
     is_answered = is_new and "responses" in stages
     return {
         "rows": len(dataset),
+        "is_new": is_new,
         "synthesized": len(dataset) if is_new else written["instructions"][0],
         "answered": len(dataset) if is_answered else written["responses"][0],
         "responders": [public_name(name) for name in written["responses"][1]],
@@ -78,12 +79,17 @@ def _written(dataset: Dataset, column: str, field: str) -> tuple[int, list[str]]
 
 def is_synthetic(origin: Mapping[str, Any]) -> bool:
     """Whether some of the texts were written by a model, as far as is known."""
-    return bool(origin["synthesized"] or origin["answered"])
+    return is_magpie(origin) or bool(origin["answered"])
+
+
+def is_magpie(origin: Mapping[str, Any]) -> bool:
+    """Whether some of the instructions were synthesized with the method, or would have been had any passed."""
+    return bool(origin["synthesized"] or origin["is_new"])
 
 
 def owes_magpie(origin: Mapping[str, Any]) -> bool:
     """Whether the method, or the annotations of its paper, had a part in the rows: then a card cites it."""
-    return bool(origin["synthesized"] or set(origin["annotations"]) & {"quality", "difficulty", "category", "judge"})
+    return is_magpie(origin) or bool(set(origin["annotations"]) & {"quality", "difficulty", "category", "judge"})
 
 
 def summary(origins: Sequence[Mapping[str, Any]], models: Sequence[str], rows: int) -> str:
@@ -101,7 +107,7 @@ def sentences(origin: Mapping[str, Any]) -> str:
     rows, synthesized, answered = origin["rows"], origin["synthesized"], origin["answered"]
     source = line(origin["source"] or "an existing dataset")
     said = []
-    if synthesized:
+    if is_magpie(origin):
         same = answered == synthesized and set(origin["responders"]) <= set(origin["instructors"])
         end = "wrote that message, and answered it." if same else "and wrote that message."
         which = "Instructions" if synthesized == rows else f"{synthesized:,} of {rows:,} instructions"

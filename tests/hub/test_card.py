@@ -109,6 +109,12 @@ def test_a_card_claims_the_magpie_method_for_those_rows_only_that_were_made_with
     assert ("conversations synthesized" in card) == ("magpie" in tags and "1 of 3" not in words)
 
 
+def test_a_run_of_which_no_row_passed_is_still_said_to_be_a_synthesis():
+    card = build_card(rows().select([]), run=RUN)
+    assert "Magpie method" in card
+    assert "magpie" in DatasetCard(card).data.tags
+
+
 def test_rows_with_conversations_alone_get_the_map_that_trainers_need():
     turns = [[{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Yes."}]] * 3
     card = build_card(rows(conversations=turns), license="mit")
