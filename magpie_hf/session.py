@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import importlib.metadata
 import os
 import sys
@@ -153,7 +154,7 @@ class Session:
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
         """Record the session in run.json: when, with which versions, how it ended."""
-        record: dict[str, Any] = {"started": _now(), "versions": versions(), "outcome": "killed"}
+        record: dict[str, Any] = {"started": _now(), "versions": dict(versions()), "outcome": "killed"}
         self.run_dir.state["sessions"].append(record)
         self.run_dir.state["recipe"] = self.recipe.raw
         self.run_dir.state["recipe_hash"] = self.recipe.hash
@@ -279,8 +280,12 @@ def totals(run_dir: RunDir, recipe: Recipe) -> dict[str, Any]:
     return {"tokens": tokens, "engine_seconds": seconds, "cost": cost, "cost_per_1000_rows": per_thousand}
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that take part; imports none of them."""
+    """Return the versions of the packages that take part; imports none of them.
+
+    Looked up once a process: each look-up keeps an index of every directory of `sys.path` that has changed since.
+    """
     found = {"magpie_hf": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
+import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -126,6 +130,8 @@ def test_a_finished_run_comes_back_without_engine_and_without_model_libraries(ma
     make()
     script = f"""
 import sys
+import threading
+from collections import Counter
 from magpie_hf.engines import ENGINES
 import magpie_hf
 ENGINES["null"] = "tests.null_engine:NullEngine"
@@ -536,3 +542,30 @@ def test_a_finished_run_says_from_python_too_what_was_made_and_where_it_is(make,
     assert summary.startswith(f"40 rows, {tokens:,} tokens, ")
     assert "instructions: rejected unfinished " in summary
     assert summary.endswith(f"Saved in {tmp_path / 'run'}")
+
+
+def test_many_runs_in_one_process_leave_no_threads_open_files_or_package_indexes(make, tmp_path, monkeypatch):
+    def held():
+        gc.collect()
+        kinds = Counter(type(thing).__qualname__ for thing in gc.get_objects())
+        names = (
+            "RunDir",
+            "Session",
+            "Listener",
+            "StagePlace",
+            "Journal",
+            "Driver",
+            "Dataset",
+            "MemoryMappedTable",
+            "Lookup",
+        )
+        files = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
+        return threading.active_count(), files, {name: kinds[name] for name in names}
+
+    monkeypatch.syspath_prepend(str(tmp_path))  # as in a notebook: the run directories are made beside it
+    for number in range(2):
+        make(f"first-{number}", num_rows=4)
+    before = held()
+    for number in range(6):
+        make(f"run-{number}", num_rows=4)
+    assert held() == before
