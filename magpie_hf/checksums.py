@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,9 +28,6 @@ class _Stamp(NamedTuple):
     size: int
     time_ns: int
     inode: int
-
-
-_known: dict[str, tuple[_Stamp, str]] = {}
 
 
 def file_record(path: Path) -> dict[str, Any]:
@@ -87,14 +85,15 @@ def _stamp(path: Path) -> _Stamp:
 
 
 def _checksum(path: Path, stamp: _Stamp) -> str:
-    key = os.path.abspath(path)
-    known = _known.get(key)
-    if known is None or known[0] != stamp:
-        known = _known[key] = (stamp, _read_checksum(path, stamp.size))
-    return known[1]
+    return _known_checksum(os.path.abspath(path), stamp)
 
 
-def _read_checksum(path: Path, size: int) -> str:
+@lru_cache(maxsize=4096)
+def _known_checksum(path: str, stamp: _Stamp) -> str:
+    return _read_checksum(path, stamp.size)
+
+
+def _read_checksum(path: str, size: int) -> str:
     import xxhash
 
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
