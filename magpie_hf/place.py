@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,11 +233,11 @@ class StagePlace:
             )
 
 
-def is_done(env: Environment, stage: Stage) -> bool:
-    """Tell whether the stage, as it is now, has finished in this run before."""
+def done_state(env: Environment, stage: Stage) -> dict[str, Any] | None:
+    """Return the state of the stage, as it is now, if it has finished in this run before."""
     identity = stable_hash(env.identity_of(stage), 32)
-    stages = env.run_dir.state["stages"].values()
-    return any(state.get("identity") == identity and state.get("status") == "done" for state in stages)
+    states: Iterable[dict[str, Any]] = env.run_dir.state["stages"].values()
+    return next((s for s in states if s.get("identity") == identity and s.get("status") == "done"), None)
 
 
 def _drop_orphans(directory: Path) -> None:

@@ -6,12 +6,12 @@ A run pays for its rows stage by stage. A last stage that cannot run at all must
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from .engines import check_installed
 from .errors import MagpieError
-from .place import is_done
+from .place import done_state
 from .recipe import Recipe
 from .session import Session
 from .stage import Stage, check_columns
@@ -46,7 +46,8 @@ def planned_stages(recipe: Recipe, shard: Shard, columns: Iterable[str]) -> list
 def check_stages(session: Session, stages: Iterable[Stage], rows: Dataset | None) -> None:
     """Raise for the first stage that cannot run, named in the error; loads tokenizers, but no model.
 
-    What a stage needs from outside is not looked at again once the stage has finished in this run: its rows are cached.
+    What a stage needs from outside is not looked at again once the stage has finished on so many rows in this run: they
+    are cached.
 
     Raises:
         DatasetError: the rows lack columns; all of them are named.
@@ -60,16 +61,32 @@ def check_stages(session: Session, stages: Iterable[Stage], rows: Dataset | None
         for stage in planned:
             if {*stage.needs} <= {*rows.column_names}:
                 stage.check_columns(rows)
+    num_rows = session.recipe.num_rows if rows is None else len(rows)
     for stage in planned:
         with _naming(stage):
+            state = done_state(session.environment(_role(stage)), stage)
+            if state is not None and _rows_of(session, stage, state) == num_rows:
+                num_rows = state["rows_out"]
+                continue
             _check_needs(session, stage)
+        if not stage.features():  # a selection: how many rows come behind it is not known yet
+            num_rows = -1
+
+
+def _rows_of(session: Session, stage: Stage, state: Mapping[str, Any]) -> int:
+    """Return the number of rows that a finished stage was asked for."""
+    if stage.name != "instructions":
+        return int(state["rows_in"])
+    is_shard = (session.run_dir.state.get("shard") or (0, 1))[1] > 1
+    return session.recipe.num_rows if is_shard else int(state["rows_out"])
+
+
+def _role(stage: Stage) -> str:
+    return stage.role if stage.uses_engine else "generator"
 
 
 def _check_needs(session: Session, stage: Stage) -> None:
-    role = stage.role if stage.uses_engine else "generator"
-    env = session.environment(role)
-    if is_done(env, stage):
-        return
+    role = _role(stage)
     stage.check_ready()
     if stage.uses_engine:
         spec = session.recipe.role(role).engine

@@ -144,6 +144,18 @@ def test_a_finished_stage_is_not_checked_again(tmp_path, monkeypatch):
     assert magpie_hf.annotate(PAIRS, ["language"], output=tmp_path / "run").to_list() == made.to_list()
 
 
+def test_a_finished_stage_is_checked_again_where_there_are_more_rows(judge, tmp_path):
+    bench = tmp_path / "bench.jsonl"
+    bench.write_text('{"prompt": "How far is the moon from here on a clear night?"}\n')
+    stages = ["quality", {"stage": "decontamination", "benchmarks": [str(bench)], "model": "demo"}]
+    magpie_hf.annotate(PAIRS.select([0]), stages, engine=judge, output=tmp_path / "run")
+    bench.unlink()
+    asked = len(ScriptedEngine.asked)
+    with pytest.raises(MagpieError, match=r"decontamination.*bench"):
+        magpie_hf.annotate(PAIRS, stages, engine=judge, output=tmp_path / "run")
+    assert len(ScriptedEngine.asked) == asked
+
+
 def test_a_key_that_is_not_set_is_said_of_the_judge_before_the_generator_is_asked(null, tiny_model_dir, tmp_path):
     judge = {"kind": "openai", "endpoint": "http://127.0.0.1:9", "api_key_env": "NO_SUCH_KEY"}
     recipe = {
