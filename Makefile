@@ -25,8 +25,9 @@ PYTEST_ARGS ?=
 
 # The second lane: text-generation pins huggingface_hub below 1.0, and that pins the rest. Only what its tests need.
 TGI_PACKAGES := "text-generation>=0.7,<0.8" "huggingface_hub>=0.36,<1.0" "transformers>=4.57,<5" "datasets>=5.0,<5.1" \
-	"tokenizers<0.23" aiohttp fastapi hypothesis jinja2 pytest pytest-timeout pytest-xdist pyyaml safetensors tqdm uvicorn
-TGI_TESTS = tests/servers/test_tgi_server.py tests/hub/test_push.py \
+	"tokenizers<0.23" aiohttp fastapi hypothesis jinja2 mistral-common pytest pytest-timeout pytest-xdist pyyaml safetensors tqdm uvicorn
+# mistral-common changes which class transformers loads tokenizers with: test_template_load.py runs beside it here.
+TGI_TESTS = tests/servers/test_tgi_server.py tests/hub/test_push.py tests/test_template_load.py \
 	$(wildcard tests/engines/test_tgi*.py tests/engines/test_transport*.py tests/end_to_end/test_tgi*.py)
 
 .PHONY: setup setup-tgi demo test test-full test-servers lint quality style bench docs cards wheel-test constraints clean
