@@ -21,7 +21,7 @@ def find_class(name: str, built_in: Mapping[str, str], base: type[T], what: str)
     packages; a name with a colon is itself an address. Only classes that derive from `base` are returned.
 
     Raises:
-        ArgumentError: the name is unknown, its module cannot be imported, or it is no usable class.
+        ArgumentError: the name is unknown, its module cannot be imported, or it is not a usable class.
     """
     address = built_in.get(name) or (name if ":" in name else _registered(what).get(name))
     if address is None:
@@ -58,9 +58,11 @@ def _registered(what: str) -> dict[str, str]:
 def _imported(address: str, what: str) -> Any:
     module, _, attribute = address.partition(":")
     try:
+        if not all(part.isidentifier() for part in (*module.split("."), attribute)):
+            raise ModuleNotFoundError("it is not an address", name=module)
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        if isinstance(error, ImportError | AttributeError) and not _is_about(error, module, attribute):
+    except (ModuleNotFoundError, AttributeError) as error:
+        if not _is_about(error, module, attribute):
             raise  # a mistake in the module itself
         raise ArgumentError(
             f"The {what} {quoted(address)} cannot be imported: {error}.",
@@ -72,7 +74,7 @@ def _imported(address: str, what: str) -> Any:
 def _is_about(error: Exception, module: str, attribute: str) -> bool:
     """Whether an import failed because the module or its attribute does not exist, not because of what is in it."""
     if isinstance(error, ModuleNotFoundError):
-        return bool(error.name) and (module == error.name or module.startswith(f"{error.name}."))
+        return module == error.name or module.startswith(f"{error.name}.")
     return isinstance(error, AttributeError) and error.name == attribute
 
 

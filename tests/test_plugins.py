@@ -119,6 +119,7 @@ def test_a_wrong_setting_is_named(own, settings, words):
         ("nomod.at.all:Marks", ["cannot be imported", "PYTHONPATH"]),
         ("os:system", ["not a subclass"]),
         (":", ["cannot be imported"]),
+        ("..:Marks", ["cannot be imported"]),
         ("mark", ["Unknown stage", "package.module:Class"]),
     ],
 )
@@ -131,6 +132,9 @@ def test_what_is_no_usable_stage_is_refused_before_anything_runs(own, name, word
 
 def test_a_mistake_inside_of_a_module_is_shown_as_it_is(own):
     with pytest.raises(ModuleNotFoundError, match="no_such_package_at_all"):
+        load_recipe(recipe(stage="brokenmod:Marks"))
+    (own / "brokenmod.py").write_text("int('three')\n")
+    with pytest.raises(ValueError, match="invalid literal"):
         load_recipe(recipe(stage="brokenmod:Marks"))
 
 

@@ -19,18 +19,10 @@ from .wire import Reply
 Ask = Callable[..., list[Reply]]
 
 PROBE_PROMPT = "Hello"
-
-
 PROBE_TOKENS = 16
-
-
 # The highest temperature that OpenAI's interface has: two samples of 16 tokens that are equal there come from one seed.
 PROBE_TEMPERATURE = 2.0
-
-
 PROBE_SEED = 11
-
-
 # Special tokens that are forced, one a request; those that end a text are never shown, so one is not enough.
 MAX_SPECIAL = 8
 MAX_SIZES = 8

@@ -29,11 +29,7 @@ _ABOUT_N = re.compile(
 
 _STARTING = (429, 502, 503, 504)
 MAX_ERROR = 10_000  # characters that are looked at
-
-
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
 _CACHE_DIR = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
 

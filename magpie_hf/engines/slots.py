@@ -131,12 +131,6 @@ class SlotCache(Cache):  # type: ignore[misc]
             for to, source in ((mine.keys, theirs.keys), (mine.values, theirs.values)):
                 to[targets.to(to.device), :, :slots] = source[sources.to(to.device), :, :slots]
 
-    @property
-    def bytes_per_token(self) -> int:
-        """Size of one slot of one row over all layers; 0 before the first forward."""
-        parts = [t for layer in self.layers if layer.is_initialized for t in (layer.keys, layer.values)]
-        return sum(t.shape[1] * t.shape[3] * t.element_size() for t in parts)
-
 
 class _Prefilled(NamedTuple):
     """Distinct prompts with their states: row r of `cache` holds `lengths[r]` tokens; `logits`: (num_rows, vocab)."""

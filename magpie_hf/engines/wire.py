@@ -17,17 +17,11 @@ from .untrusted import load_json
 
 
 CONNECT_TIMEOUT_S = 10.0
-
-
 # A request that ran into the timeout has cost as much as many others: it counts as this many retries.
 TIMEOUT_WEIGHT = 2
-
-
 # Seconds of silence until the first probe, between probes, and how many go unanswered.
 KEEP_ALIVE_PROBES = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 JSON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
-
-
 # What reading a reply raises whose parts are of other types than the protocol says.
 MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
 
