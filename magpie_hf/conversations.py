@@ -6,6 +6,7 @@ Datasets mix their column names, keys and roles freely, so each of these is look
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ ROLES = {
 
 
 class FirstTurn(NamedTuple):
-    """The beginning of a conversation: the user's message, its answer, and the system message before both."""
+    """The beginning of a conversation: the user's message, its answer (before the next user's), the system message before."""
 
     instruction: str
     response: str | None
@@ -86,7 +87,8 @@ def first_turn(given: Any, where: str) -> FirstTurn:
     """Return the first turn of a conversation, and the system message that it begins with.
 
     Raises:
-        DatasetError: its first message after a system message is not a user's with text, or a turn is not recognized.
+        DatasetError: its first message after a system message is not a user's with text, the next user's message comes
+            before any answer, or a turn is not recognized.
     """
     turns = read_turns(given, where)
     begins_with_system = bool(turns) and turns[0]["role"] == "system"
@@ -98,5 +100,17 @@ def first_turn(given: Any, where: str) -> FirstTurn:
             where=where,
             hint="Remove such rows first, e.g., with ds.filter(…).",
         )
-    answers = next((turn["content"] for turn in turns[1:] if turn["role"] == "assistant"), None)
-    return FirstTurn(str(turns[0]["content"]), answers, system)
+    return FirstTurn(str(turns[0]["content"]), _first_answer(turns[1:], where), system)
+
+
+def _first_answer(turns: Sequence[Mapping[str, str | None]], where: str) -> str | None:
+    """Return the first text of the assistant before the next user's message; calls of tools before it have none."""
+    own = list(itertools.takewhile(lambda turn: turn["role"] != "user", turns))
+    said = [turn["content"] for turn in own if turn["role"] == "assistant"]
+    if len(own) < len(turns) and not said:
+        raise DatasetError(
+            "the conversation has a second user message before any answer, so it is not clear what is answered.",
+            where=where,
+            hint="Join such messages, or remove these rows first, e.g., with ds.filter(…).",
+        )
+    return next((text for text in said if text), said[0] if said else None)

@@ -154,10 +154,12 @@ def with_row_columns(dataset: Dataset) -> Dataset:
     if "instruction" not in dataset.column_names:
         dataset = _with_first_turn(dataset, conversation_column(dataset))
     if "uuid" not in dataset.column_names:
+        import pyarrow as pa
+
         reads = [name for name in ("instruction", "response") if name in dataset.column_names]
         keys = row_keys(dataset, reads).astype(">u8").tobytes()
         made = [str(uuid.UUID(bytes=keys[at : at + 16], version=5)) for at in range(0, len(keys), 16)]
-        dataset = dataset.add_column("uuid", made)
+        dataset = dataset.add_column("uuid", pa.array(made, pa.string()))  # of no row too
     return dataset
 
 
@@ -184,7 +186,7 @@ def conversation_column(dataset: Dataset) -> str:
 
 
 def _with_first_turn(dataset: Dataset, column: str) -> Dataset:
-    from datasets import Features, Value
+    from datasets import Dataset, Features, Value
 
     names = [name for name in FirstTurn._fields if name not in dataset.column_names]
     features = Features({**dataset.features, **{name: Value("string") for name in names}})
@@ -193,6 +195,9 @@ def _with_first_turn(dataset: Dataset, column: str) -> Dataset:
         turns = [first_turn(given, f"row {row}, {column}") for given, row in zip(conversations, rows, strict=True)]
         return {name: [getattr(turn, name) for turn in turns] for name in names}
 
+    if not len(dataset):  # `map` adds no column to an empty dataset
+        features.pop("system_prompt" if "system_prompt" in names else "", None)
+        return Dataset(features.arrow_schema.empty_table())
     with quiet_datasets():
         plain = dataset.with_format(None)
         made = plain.map(read, input_columns=[column], batched=True, with_indices=True, features=features)

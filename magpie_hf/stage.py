@@ -258,7 +258,7 @@ def check_columns(stages: Iterable[Stage], features: Mapping[str, Any]) -> None:
                 raise first from None
             for column in error.data["columns"]:
                 missing.setdefault(column, []).append(f'the stage "{stage.label}"')
-        known |= stage.features()
+        known = {name: known[name] for name in known if name not in stage.replaces} | stage.features()
     if first is None:
         return
     if len(missing) > len(first.data["columns"]):

@@ -62,6 +62,37 @@ def test_a_system_message_at_the_beginning_is_kept_and_is_no_instruction(role, k
     assert rows[0]["messages"] == with_system
 
 
+def test_the_answer_behind_a_tool_call_is_the_response_and_one_to_a_later_user_is_not():
+    call = turns(("user", "6 * 7?"), ("assistant", None), ("tool", "42"), ("assistant", "It is 42."))
+    later = turns(("user", "6 * 7?"), ("assistant", None), ("user", "And 2?"), ("assistant", "2."))
+    rows = with_row_columns(Dataset.from_list([{"messages": call}, {"messages": later}]))
+    assert rows["response"][:] == ["It is 42.", None]
+
+
+def test_an_empty_dataset_of_conversations_gets_the_columns_too(tmp_path):
+    conversations = Dataset.from_list([{"messages": spoken("user", "assistant")}]).select([])
+    rows = with_row_columns(conversations)
+    assert (len(rows), rows.column_names) == (0, ["messages", "instruction", "response", "uuid"])
+    assert {rows.features[name].dtype for name in ("instruction", "response", "uuid")} == {"string"}
+    annotated = magpie_hf.annotate(conversations, "lengths", output=tmp_path / "run")
+    assert "response_length" in annotated.column_names
+
+
+def test_new_responses_leave_no_system_prompt_that_they_were_generated_without(tmp_path):
+    conversation = turns(
+        ("system", "Be French."), *((pair["role"], pair["content"]) for pair in spoken("user", "assistant"))
+    )
+    recipe = {"dataset": {"path": str(tmp_path / "rows.jsonl")}, "model": "demo", "stages": ["responses"]}
+    Dataset.from_list([{"messages": conversation}]).to_json(recipe["dataset"]["path"])
+    recipe["stages"] = [{"stage": "responses", "sampling": {"max_tokens": 4}}]
+    (row,) = magpie_hf.run(recipe, output=tmp_path / "run")
+    assert "system_prompt" not in row
+    assert [turn["role"] for turn in row["messages"]] == ["user", "assistant"]
+    recipe["stages"].append({"stage": "select", "where": "system_prompt is not None"})
+    with pytest.raises(DatasetError, match="system_prompt"):
+        magpie_hf.run(recipe, output=tmp_path / "other")
+
+
 def test_a_content_of_parts_is_the_text_of_its_parts():
     parts = [{"type": "text", "text": "What is "}, {"type": "image", "text": None}, {"type": "text", "text": "this?"}]
     assert read_turns([{"role": "user", "content": parts}], "row 0")[0]["content"] == "What is this?"
@@ -82,8 +113,9 @@ def test_a_list_a_key_is_a_conversation_too():
         (turns(("system", "Be brief.")), ["row 1", "no text of a user"]),
         ([], ["row 1", "no text of a user"]),
         (turns(("user", None)), ["row 1", "no text of a user"]),
+        (turns(("user", "A"), ("user", "B"), ("assistant", "On B.")), ["row 1", "second user message"]),
     ],
-    ids=["role", "typo", "assistant first", "system only", "empty", "no text"],
+    ids=["role", "typo", "assistant first", "system only", "empty", "no text", "two users"],
 )
 def test_a_conversation_that_is_not_understood_is_an_error_with_its_row(conversation, words):
     good = turns(("user", "Why?"), ("assistant", "So."))

@@ -27,14 +27,16 @@ class Responses(RowStage):
     """Settings of response generation.
 
     - `sampling`: greedy by default.
-    - `system_prompt`: for the answer only; the releases use none.
+    - `system_prompt`: for the answer only; the releases use none. A column `system_prompt` of the rows is not read, and
+      dropped, as the new response was generated without it.
+    - `messages` is written anew, of the instruction and the new response: later turns of the rows' conversations are dropped.
     """
 
     name: ClassVar[str] = "responses"
     version: ClassVar[int] = 2
     role: ClassVar[str] = "responder"
     reads: ClassVar[tuple[str, ...]] = ("instruction",)
-    replaces: ClassVar[tuple[str, ...]] = (SHAREGPT,)
+    replaces: ClassVar[tuple[str, ...]] = (SHAREGPT, "system_prompt")
 
     sampling: SamplingParams = GREEDY
     system_prompt: str | None = None
