@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import _reasoning
 from ._reasoning import Split, Tags, loose
 from ._template_answer import AnswerFrame, ending_pattern
+from ._template_tokens import decode
 
 
 if TYPE_CHECKING:
@@ -44,10 +45,11 @@ class AnswerReader:
         self.is_harmony = _reasoning.is_harmony(template)
         own = () if answer.tags is None else (answer.tags,)
         self.known: tuple[Tags, ...] = (*own, *_reasoning.known_tags(template))
-        self._in_tokenizer = _reasoning.known_tags("", vocabulary.text_of.values())
         is_open = answer.opened and answer.tags is not None
-        every = (*self.known, *self._in_tokenizer)
+        self._every = every = (*self.known, *_reasoning.known_tags("", vocabulary.text_of.values()))
         self.opened = answer.tags if is_open else _reasoning.opened_tags(frame.after_user, every)
+        self._closing = () if _reasoning.is_closed(frame.after_user, every) else self.known
+        self._head, self._behind = _head_pattern(answer.head), _head_pattern(answer.after_reasoning)
         self._ending = ending_pattern(answer.ending)
         shown = (frame.after_user, frame.before_answer, frame.after_answer, frame.at_end, *answer.inside)
         self._special = vocabulary.answer_pattern(shown)
@@ -67,25 +69,23 @@ class AnswerReader:
         """Return reasoning (None if there is none) and answer ("" if it never came), without the template's marks."""
         if self.is_harmony:
             return _reasoning.split_harmony(text)
-        found = _reasoning.split_tags(text, self.opened, self.known, self._in_tokenizer)
+        found = _reasoning.split_tags(text, self.opened, self._every, self._closing)
         if found is None:
-            return Split(None, self._bare(text, (self._frame.head, self._frame.after_reasoning)))
-        return Split(found.reasoning, self._bare(found.answer, (self._frame.after_reasoning, self._frame.head)))
+            return Split(None, self._bare(text, (self._head, self._behind)))
+        return Split(found.reasoning, self._bare(found.answer, (self._behind, self._head)))
 
     def read(self, generation: Generation) -> Answer:
         """Return the answer of a generation, and why it is none, if so."""
         text = self._visible(generation)
         reasoning, answer = self.split(text)
         special = self._find(answer) or self._find(reasoning or "")
-        words = self._frame.words
-        missing = bool(words) and answer == text and bool(answer.strip())
-        return Answer(reasoning, answer, special, words if missing else "")
+        headed = reasoning is not None or self._head is None or self._head.match(text) is not None
+        return Answer(reasoning, answer, special, "" if headed or not answer.strip() else self._frame.words)
 
-    def _bare(self, answer: str, heads: Sequence[str]) -> str:
+    def _bare(self, answer: str, heads: Sequence[re.Pattern[str] | None]) -> str:
         """Take off what the template prints between the header and an answer, and behind it."""
         for head in heads:
-            found = re.match(rf"\s*{loose(head)}\s*", answer) if head.strip() else None
-            if found:
+            if found := head.match(answer) if head else None:
                 answer = answer[found.end() :].rstrip()
                 break
         found = self._ending.search(answer) if self._ending else None
@@ -100,5 +100,18 @@ class AnswerReader:
         """Return a generation's text with special tokens visible, from its ids where a server left them out."""
         ids, special = generation.token_ids or (), self._vocabulary.special_text
         if any(special[i] not in generation.text for i in special.keys() & set(ids)):
-            return self._vocabulary.decode(ids)
+            return decode(self._vocabulary.tokenizer, ids)
         return generation.text
+
+
+def _head_pattern(head: str) -> re.Pattern[str] | None:
+    """Return what finds a head at the beginning of a text.
+
+    White space after a mark may differ; a word ends where the template ends it, as an answer may begin with it too.
+    """
+    words = head.rstrip()
+    if not words:
+        return None
+    after = head[len(words) :]
+    end = r"(?=\s*\n|\s*\Z)" if "\n" in after else r"(?!\w)"
+    return re.compile(rf"\s*{loose(words)}{end if words[-1].isalnum() else ''}\s*")

@@ -1,7 +1,8 @@
 """Separate a model's reasoning from its answer in a generated text.
 
-What stands around reasoning and answer is derived from the chat template (`_template_answer`). Where a template says
-nothing about it, tags are recognized by their form: they are named after thinking and come in pairs.
+What stands around reasoning and answer is derived from the chat template (`_template_answer`). In templates and among
+tokens, tags are recognized by their form: they are named after thinking and come in pairs. In a text the form does not
+suffice: an answer may hold XML of its own (`<thinking_steps>`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from typing import NamedTuple
 TAG = re.compile(
     r"<\|/?[\w:-]*(?:think|thought|reasoning|inner)[\w:-]*\|>|</?[\w:-]*(?:think|thought)[\w:-]*>|\[/?THINK(?:ING)?\]|"
     r"◁/?think▷|<\|channel>thought|<channel\|>",
+    re.IGNORECASE,
+)
+# Tags of released models, which count in any model's text; an answer does not begin with one of them by chance
+_RELEASED = re.compile(
+    r"<think>|<thought>|<(?:seed|mm):think>|\[THINK\]|◁think▷|<\|channel>thought|"
+    r"<\|[\w:-]*(?:think|thought|reasoning|inner)[\w:-]*\|>",
     re.IGNORECASE,
 )
 _PARTNERS = (("start", "end"), ("begin", "end"), ("prefix", "suffix"), ("open", "close"))
@@ -88,6 +95,13 @@ def opened_tags(generation_prompt: str, known: Iterable[Tags]) -> Tags | None:
     return next((t for t in known if generation_prompt.rfind(t.opens) > generation_prompt.rfind(t.closes)), None)
 
 
+def is_closed(generation_prompt: str, known: Iterable[Tags]) -> bool:
+    """Return whether a generation prompt closes the reasoning, so that the answer comes next."""
+    return any(
+        is_tag(t.closes) and generation_prompt.rfind(t.closes) > generation_prompt.rfind(t.opens) for t in known
+    )
+
+
 @lru_cache(maxsize=1024)
 def loose(text: str) -> str:
     """Return a pattern for a text that allows other white space around marks and between words."""
@@ -103,34 +117,32 @@ def is_harmony(template: str) -> bool:
 def split_harmony(text: str) -> Split:
     """Split a Harmony generation: the final channel is the answer, all others are reasoning.
 
-    Servers that drop special tokens leave "analysis…assistantfinal…": understood too.
+    Servers that drop special tokens leave "analysis…assistantfinal…", without a space: understood too.
     """
     parts = [(m["channel"], m["text"].strip()) for m in _HARMONY_PART.finditer(text)]
     if parts:
         answer = "\n\n".join(t for channel, t in parts if channel == "final" and t)
         reasoning = "\n\n".join(t for channel, t in parts if channel != "final" and t)
         return Split(reasoning or None, answer)
-    if text.startswith("analysis"):
+    if re.match(r"analysis\S", text) or (text.startswith("analysis") and "assistantfinal" in text):
         reasoning, _, answer = text.removeprefix("analysis").partition("assistantfinal")
         return Split(reasoning.strip() or None, answer.strip())
     return Split(None, text)
 
 
-def split_tags(
-    text: str, opened: Tags | None, known: Sequence[Tags], in_tokenizer: Sequence[Tags] = ()
-) -> Split | None:
+def split_tags(text: str, opened: Tags | None, known: Sequence[Tags], closing: Sequence[Tags] = ()) -> Split | None:
     """Split a text that may begin with reasoning; None if it does not.
 
     `opened`: tags that the prompt already opened: then everything up to the closing one is reasoning, all of it if
-    there is none (the generation was cut). `known`: tags of the template: the closing one alone is enough, as some
-    servers drop the opening one. `in_tokenizer`: tags that count where the text begins with them. Tags that the text
-    itself opens and closes count for any model; those in mid-answer never do.
+    there is none (the generation was cut). `known`: tags of the template or its tokenizer, which count where the text
+    begins with them. `closing`: those of which the closing one alone is enough, as some servers drop the opening one.
+    Tags of released models count for any model if the text opens and closes them; tags in mid-answer never do.
     """
     start = text.lstrip()
-    for tags in (*_own_tags(start, (*known, *in_tokenizer)), *([opened] if opened else [])):
+    for tags in (*_own_tags(start, known), *([opened] if opened else [])):
         found = re.match(loose(tags.opens), start)
         return _at_close(start[found.end() :] if found else start, tags.closes)
-    for tags in known:
+    for tags in closing:
         if is_tag(tags.closes) and tags.closes in text and tags.opens not in text.partition(tags.closes)[0]:
             return _at_close(start, tags.closes)
     return None
@@ -141,7 +153,7 @@ def _own_tags(start: str, known: Sequence[Tags]) -> list[Tags]:
     for tags in known:
         if tags.opens and re.match(loose(tags.opens), start):
             return [tags]
-    found = TAG.match(start)
+    found = _RELEASED.match(start)
     closes = partner_of(found[0]) if found else None
     if found and closes and (closes in start or found[0] == "<think>"):
         return [Tags(found[0], closes)]

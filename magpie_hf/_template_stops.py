@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +54,6 @@ class Vocabulary:
         """Return a token as text."""
         known = self.text_of.get(token_id)
         return known if known is not None else str(self.tokenizer.decode([token_id]))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of tokens, special ones visible."""
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return str(text)
 
     def pieces(self, text: str) -> list[str]:
         """Return a text of the template cut around its marks: added tokens, what looks like them, reasoning tags."""

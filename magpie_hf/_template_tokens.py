@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return the text of tokens, special ones visible."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
 class Coder:
     """A tokenizer that knows where its BOS goes.
 
@@ -48,7 +53,7 @@ class Coder:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of tokens, special ones visible."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return decode(self.tokenizer, ids)
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))

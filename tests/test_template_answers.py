@@ -87,7 +87,42 @@ def test_a_closing_tag_alone_ends_reasoning_only_where_the_template_knows_the_ta
 
 def test_an_answer_to_a_tool_lacks_the_words_that_every_answer_begins_with():
     assert read("functionary-3", "get_weather\n{}").misses == "all"
+    assert read("functionary-3", "get_weather\n{}<|eot_id|>").misses == "all"
     assert read("functionary-3", "all\nYo.").misses == ""
+    assert read("functionary-3", "all\nall is well<|eot_id|>") == (None, "all is well", None, "")
+
+
+@pytest.mark.parametrize("text", ["all is well", "allow me"])
+def test_the_words_before_an_answer_come_off_only_with_the_line_break_behind_them(text):
+    assert read("functionary-3", text) == (None, text, None, "all")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<thinking_steps>1</thinking_steps> done",
+        "<rethink>a</rethink> b",
+        "<thought_process>x</thought_process> y",
+        "<thinking>is a tag</thinking> here",
+    ],
+)
+def test_tags_that_only_look_like_reasoning_stay_in_the_answer(text):
+    assert read("qwen-2.5", text) == (None, text, None, "")
+
+
+@pytest.mark.parametrize(
+    "text", ["<think>hm</think>Yo.", "<|thought_start|>hm<|thought_end|>Yo.", "[THINK]hm[/THINK]Yo."]
+)
+def test_tags_of_the_field_are_reasoning_whatever_the_template_says(text):
+    assert study("qwen-2.5").split_reasoning(text) == ("hm", "Yo.")
+
+
+def test_a_closing_tag_alone_ends_nothing_where_the_prompt_has_closed_the_reasoning():
+    tokenizer = make_tokenizer(**CHATML, chat_template=template("qwen-3"))
+    chat = ChatTemplate(tokenizer, template_kwargs={"enable_thinking": False})
+    text = "In HTML-ish text, </think> closes it."
+    assert chat.split_reasoning(text) == (None, text)
+    assert chat.split_reasoning("<think>\nhm\n</think>\n\nYo.") == ("hm", "Yo.")
 
 
 def test_special_tokens_that_a_server_left_out_of_its_text_are_seen_in_the_ids():

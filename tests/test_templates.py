@@ -390,6 +390,8 @@ def test_harmony_answers_end_at_return_only() -> None:
         ("gpt-oss", "<|channel|>final<|message|>Yo.", (None, "Yo.")),
         ("gpt-oss", "<|channel|>analysis<|message|>cut", ("cut", "")),
         ("gpt-oss", "analysishmassistantfinalYo.", ("hm", "Yo.")),
+        ("gpt-oss", "analysishm", ("hm", "")),
+        ("gpt-oss", "analysis of a poem: Roses", (None, "analysis of a poem: Roses")),
         ("gpt-oss", "Yo.", (None, "Yo.")),
         ("llama-3", "<|START_THINKING|>hm<|END_THINKING|>Yo.", ("hm", "Yo.")),
     ],

@@ -149,7 +149,7 @@ def read_response(template: ChatTemplate, generation: Generation, seed: int | No
     """Return what is kept of an answer (text, reasoning apart, finish reason, seed, who served), or why it is rejected.
 
     Codes: `special_token` (a special token, or a mark of the template, is left in the text), `unparsable` (the model
-    addressed a tool, not the user), `unfinished` (the model stopped before its reasoning ended).
+    addressed a tool, not the user), `unfinished` (the model stopped without an answer after its reasoning).
     """
     answer = template.read_answer(generation)
     record: dict[str, Any] = {"finish": generation.finish_reason}
@@ -162,7 +162,7 @@ def read_response(template: ChatTemplate, generation: Generation, seed: int | No
     if answer.misses:
         return rejected(record, generation, "unparsable", f"no {answer.misses!r} at its beginning")
     if answer.reasoning is not None and not answer.text and generation.finish_reason != "length":
-        return rejected(record, generation, "unfinished", "the reasoning has no end")
+        return rejected(record, generation, "unfinished", "no answer after the reasoning")
     record["text"] = answer.text
     if answer.reasoning is not None:
         record["reasoning"] = answer.reasoning

@@ -75,7 +75,7 @@ def test_a_response_that_never_leaves_its_reasoning_is_rejected_and_a_cut_one_ke
     run = scripted(lambda request, n: [("<|think|>hm", "stop"), ("<|think|>hm", "length")][n])
     ds = run(rows("a b c", "d e f"), "responses")
     assert list(ds["response"]) == [None, ""]
-    assert list(ds["response_finish_reason"]) == ["error: unfinished: the reasoning has no end", "length"]
+    assert list(ds["response_finish_reason"]) == ["error: unfinished: no answer after the reasoning", "length"]
 
 
 def test_a_conversation_ends_before_an_answer_with_a_special_token(scripted, tmp_path):
