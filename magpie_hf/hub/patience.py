@@ -2,13 +2,15 @@
 
 `huggingface_hub` waits without limit for a Hub that takes a connection and never answers, and tries again by itself, each
 time as long. Within `Patience.asking` every request of the thread has a limit, and its failures are raised at once, so
-that there is one count of tries and one clock. Requests of other threads, and of the user's own code, are not touched.
+that there is one count of tries and one clock. Requests of other threads, and of the user's own code, are not touched,
+except that transfers that they begin meanwhile go over HTTP where they would use Xet (`_without_xet`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -22,6 +24,9 @@ LEAST_SILENCE_S = 1.0
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
 """Statuses under which the same request may succeed a little later."""
 _LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
+_xet_guard = threading.Lock()
+_xet_off: list[bool] = []
+"""What HF_HUB_DISABLE_XET was, once for each `_without_xet` that is open."""
 _limit: ContextVar[Callable[[], float] | None] = ContextVar("magpie_hub_limit", default=None)
 
 
@@ -56,7 +61,8 @@ class Patience:
         _watch_session()
         token = _limit.set(self.silence_s)
         try:
-            yield
+            with _without_xet():
+                yield
         finally:
             _limit.reset(token)
             self._depth -= 1
@@ -84,6 +90,26 @@ class Patience:
     def silence_s(self) -> float:
         """Return how long the next request may be silent: at most half of what is left, so that a second try fits in."""
         return max(LEAST_SILENCE_S, min(SILENCE_S, self.left_s() / 2))
+
+
+@contextlib.contextmanager
+def _without_xet() -> Iterator[None]:
+    """Make `huggingface_hub` transfer files over HTTP, for as long as any thread is in here.
+
+    `hf_xet` transfers in threads of its own, which know no time limit and cannot be stopped. Both versions of the library
+    look at this constant, which has HF_HUB_DISABLE_XET, before every transfer; none takes an argument for it.
+    """
+    from huggingface_hub import constants
+
+    with _xet_guard:
+        _xet_off.append(_xet_off[0] if _xet_off else constants.HF_HUB_DISABLE_XET)
+        constants.HF_HUB_DISABLE_XET = True
+    try:
+        yield
+    finally:
+        with _xet_guard:
+            before = _xet_off.pop()
+            constants.HF_HUB_DISABLE_XET = bool(_xet_off) or before
 
 
 def is_of_library(error: BaseException) -> bool:

@@ -24,6 +24,8 @@ from .settings import PushSettings
 
 logger = logging.getLogger("magpie_hf")
 LAST_TRY_S = 20.0
+SLOWEST_FILE_S = 3600.0
+"""How much longer than the patience the end waits: a file that is still being sent is progress, which no clock sees."""
 
 
 class Publisher:
@@ -148,7 +150,7 @@ class Publisher:
             HubError: something did not go up; the hint has the command that goes on.
         """
         self.remote.patience.last()
-        self._end()
+        self._end(SLOWEST_FILE_S)
         if self._error is not None:
             raise self._error
         self._remember()
@@ -159,7 +161,7 @@ class Publisher:
         patience = self.remote.patience
         patience.seconds = min(patience.seconds, LAST_TRY_S)
         patience.last()
-        self._end()
+        self._end(LAST_TRY_S)
         if self._error is not None:
             logger.warning("Not everything that is finished was published: %s", self._error.message)
 
@@ -168,12 +170,23 @@ class Publisher:
         self._abandoned = True
         self._wake.set()
 
-    def _end(self) -> None:
+    def _end(self, grace_s: float) -> None:
+        """Wait for the thread, at most `grace_s` longer than the patience lasts."""
         if self._thread is None:
             return
         self._ending = True
         self._wake.set()
-        self._thread.join()
+        left = 1.0
+        while self._thread.is_alive() and left > 0:
+            left = self.remote.patience.left_s() + grace_s  # again after each wait: a file that was sent restarts it
+            self._thread.join(max(0.0, left))
+        if self._thread.is_alive():
+            self.abandon()
+            self._error = HubError(
+                "The last transfer to the Hub does not end, and is no longer waited for.",
+                where=self.remote.url,
+                hint=f"All finished rows are kept. Resume with: {self.remote.resume or 'the same command'}",
+            )
         self._thread = None
 
 

@@ -19,6 +19,16 @@ def hub(monkeypatch, tmp_path):
         yield server
 
 
+@pytest.fixture
+def xet_hub(hub, monkeypatch):
+    """Give the local Hub with Xet on, as it is for users, and with Xet storage that never answers."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.has_xet = True
+    return hub
+
+
 def use_hub(server, monkeypatch):
     """Point the libraries, which read their environment when they are imported, to the server."""
     import datasets

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import signal
+import threading
 import time
 
 import pytest
@@ -258,6 +259,14 @@ def test_a_finished_run_comes_back_without_a_model(hub, recipe, tmp_path):
     assert num_records(tmp_path / "there") == num_records(tmp_path / "run")
 
 
+@pytest.mark.timeout(60)
+def test_finished_rows_come_over_http_where_time_is_limited_and_not_through_xet(xet_hub, recipe, tmp_path):
+    publish(recipe, tmp_path / "run")
+    magpie_hf.resume_from_hub(REPO, output=tmp_path / "there", push=False)
+    assert rows(tmp_path / "there") == rows(tmp_path / "run")
+    assert not [path for _, path, _ in xet_hub.requests if "xet" in path or "_cas" in path]
+
+
 def test_a_run_from_elsewhere_cannot_send_keys_or_run_code():
     """What a stranger's run.json could ask of this machine."""
     from magpie_hf.hub.download import trusted
@@ -394,6 +403,18 @@ def test_a_hub_that_hangs_holds_up_no_row_and_no_interrupt(recipe, tmp_path):
 
 
 @pytest.mark.timeout(60)
+def test_a_transfer_that_no_limit_reaches_does_not_hold_the_end_of_a_run(hub, recipe, tmp_path, monkeypatch):
+    stuck = threading.Event()
+    monkeypatch.setattr("magpie_hf.hub.publisher.push_subset", lambda *a: stuck.wait(300))
+    monkeypatch.setattr("magpie_hf.hub.publisher.SLOWEST_FILE_S", 0.1)
+    said = publish(recipe, tmp_path / "run", "--patience", 1, code=1)
+    stuck.set()
+    assert "last transfer to the Hub does not end" in said
+    assert "Resume with: magpie-hf push" in said
+    assert len(rows(tmp_path / "run")) > 0
+
+
+@pytest.mark.timeout(60)
 def test_an_interrupt_ends_a_run_that_a_hub_holds_before_its_first_row(recipe, tmp_path):
     with HubServer() as server:
         server.hub_faults = [HubFault("hang", "GET /api/whoami", times=10_000)]
@@ -512,8 +533,6 @@ def test_killed_at_any_moment_everything_goes_up_once(recipe, tmp_path, seed, ki
 
 
 def test_an_interrupted_run_leaves_no_thread_that_publishes(hub, recipe, tmp_path, monkeypatch):
-    import threading
-
     monkeypatch.setattr("magpie_hf.api.run_stage", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     said = publish(recipe, tmp_path / "run", code=130)
     assert "go on with" in said

@@ -160,6 +160,16 @@ def test_a_large_file_that_nobody_reads_is_given_up_too(hub, tmp_path):
         magpie_hf.push_to_hub(Dataset.from_dict(large), "me/mine", license="mit", patience_s=2)
 
 
+@pytest.mark.timeout(30)
+def test_files_go_up_over_http_where_time_is_limited_and_not_through_xet(xet_hub):
+    from huggingface_hub import constants
+
+    magpie_hf.push_to_hub(rows(), "me/mine", license="mit", patience_s=5)
+    assert whole_at_every_commit(xet_hub, "me/mine") == {"default": {"train": 5}}
+    assert not [path for _, path, _ in xet_hub.requests if "xet" in path or "_cas" in path]
+    assert constants.HF_HUB_DISABLE_XET is False, "the user's own transfers use Xet as before"
+
+
 @pytest.mark.parametrize(
     "fault",
     [

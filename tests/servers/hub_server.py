@@ -2,7 +2,8 @@
 
 Repositories, branches, pull requests, LFS, commits as NDJSON, trees, files with ranges, tokens with roles; everything
 in memory, every commit kept, so that tests can look at what a reader would have seen at any moment. Faults hit the
-requests whose method and path match them. Clients need HF_ENDPOINT and HF_HUB_DISABLE_XET=1.
+requests whose method and path match them. Clients need HF_ENDPOINT and HF_HUB_DISABLE_XET=1; with `has_xet` it offers Xet
+as the real Hub does, to storage under /_cas that answers nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,6 +111,7 @@ class HubServer(FaultyServer):
         self.repos: dict[str, Repo] = {}
         self.objects: dict[str, bytes] = {}
         self.blobs: dict[str, bytes] = {}
+        self.has_xet = False
         self.hub_faults: list[HubFault] = []
         self.uploads: Counter[str] = Counter()
         self.requests: list[tuple[str, str, bool]] = []
@@ -150,6 +153,8 @@ class HubServer(FaultyServer):
             self._abort(_connection(request))
             return Response(status_code=500)
         if fault is not None and fault.kind == "hang":
+            await asyncio.sleep(3600)
+        if path.startswith("_cas"):
             await asyncio.sleep(3600)
         if fault is not None and fault.kind == "cut":
             async for _ in request.stream():
@@ -273,6 +278,8 @@ class HubServer(FaultyServer):
             return JSONResponse({"gated": repo.gated, "private": repo.private})
         if head == "info":
             return self._batch(json.loads(body))
+        if head.startswith("xet-"):
+            return self._xet_token()
         if head == "resolve":
             return self._resolve(repo, request, tail)
         revision, _, path = tail.partition("/")
@@ -328,7 +335,13 @@ class HubServer(FaultyServer):
             if wanted["oid"] not in self.objects:
                 entry["actions"] = {"upload": {"href": f"{self.url}/_lfs/{wanted['oid']}", "header": {}}}
             objects.append(entry)
-        return JSONResponse({"transfer": "basic", "objects": objects})
+        is_xet = self.has_xet and "xet" in given.get("transfers", ())
+        return JSONResponse({"transfer": "xet" if is_xet else "basic", "objects": objects})
+
+    def _xet_token(self) -> Response:
+        token = {"casUrl": f"{self.url}/_cas", "accessToken": "t", "exp": int(time.time()) + 3600}
+        headers = {"X-Xet-Cas-Url": token["casUrl"], "X-Xet-Access-Token": "t", "X-Xet-Token-Expiration": token["exp"]}
+        return JSONResponse(token, headers={name: str(value) for name, value in headers.items()})
 
     def _tree(self, commit: Commit, under: str, recursive: bool) -> Response:
         prefix = f"{under}/" if under else ""
@@ -361,6 +374,11 @@ class HubServer(FaultyServer):
         headers |= {"ETag": f'"{file.sha256 or file.oid}"'}
         if file.sha256:
             headers |= {"X-Linked-Size": str(file.size), "X-Linked-Etag": f'"{file.sha256}"'}
+        if file.sha256 and self.has_xet:
+            headers |= {
+                "X-Xet-Hash": file.sha256,
+                "X-Xet-Refresh-Route": f"/api/datasets/{repo.name}/xet-read-token/main",
+            }
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range", ""))
         status = 200
         if wanted and request.method == "GET":
