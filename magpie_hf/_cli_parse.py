@@ -19,17 +19,12 @@ _PUSH_FLAGS = {
 
 def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return the recipe keys that --set and the other flags set, by dotted key."""
-    import yaml
-
     found: dict[str, Any] = {}
     for text in options.set:
         key, equals, value = text.partition("=")
         if not equals:
             raise ArgumentError(f"--set {text!r} has no value.", hint="Write --set KEY=VALUE.")
-        try:
-            found[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            found[key.strip()] = value
+        found[key.strip()] = _value_of(value)
     named = {"model": "model", "num_rows": "num_rows", "engine": "engine.kind", "endpoint": "engine.endpoints"}
     named |= {"api_key_env": "engine.api_key_env"}
     for name, key in named.items():
@@ -44,6 +39,17 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
         key_env = found.get("engine.api_key_env")
         found = {"engine.kind": server_kind(found["engine.endpoints"][0], key_env), **found}
     return found | push_overrides(options)
+
+
+def _value_of(text: str) -> Any:
+    """Return what --set sets: a value in YAML, else the text; "A title for:" is a text, and a mapping begins with "{"."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(value, dict) and not text.lstrip().startswith("{") else value
 
 
 def _named_endpoint(options: argparse.Namespace) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .disk import named_disk_errors
-from .errors import ArgumentError, RunStopped
+from .errors import ArgumentError, RunStopped, quoted
 from .existing import check_continues
 from .hub.schema import column_order
 from .inspection import run_facts
@@ -147,13 +147,19 @@ def _sampling_of(given: SamplingParams | Mapping[str, Any] | None) -> dict[str, 
 def _plain_sampling(given: SamplingParams | GridPoint | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(given, GridPoint):
         return {**given.sampling.to_dict(), "share": given.share, "system_prompt": given.system_prompt}
+    if not isinstance(given, (SamplingParams, Mapping)):
+        raise ArgumentError(
+            f"{quoted(given, 60)} is not a sampling setting.",
+            hint='Give a mapping, as {"temperature": 1.0, "top_p": 0.95}, or SamplingParams.',
+            key="sampling",
+        )
     return given.to_dict() if isinstance(given, SamplingParams) else dict(given)
 
 
 def _grid_of(given: Sampling | Sequence[Sampling] | None) -> Any:
     if given is None:
         return {}
-    if isinstance(given, (SamplingParams, GridPoint, Mapping)):
+    if isinstance(given, (str, SamplingParams, GridPoint, Mapping)) or not isinstance(given, Sequence):
         return _plain_sampling(given)
     return [_plain_sampling(point) for point in given]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .api import run
+from .errors import ArgumentError, quoted
 from .inspection import run_facts
 from .keys import content_fingerprint
 from .loading import as_dataset, with_row_columns
@@ -101,8 +102,14 @@ def annotation_recipe(
 ) -> tuple[dict[str, Any], Dataset | None]:
     """Return the recipe that `annotate` runs, and the rows where they are handed in; arguments as there."""
     rows = None if isinstance(dataset, (str, Path)) else as_dataset(dataset)
-    entries = [annotations] if isinstance(annotations, (str, Mapping)) else list(annotations)
-    roles = {"judge": _role_of(engine), "guard": _role_of(guard), "base": _role_of(base)}
+    entries = [annotations] if isinstance(annotations, (str, Mapping)) else annotations
+    if not isinstance(entries, Sequence) or not all(isinstance(entry, (str, Mapping)) for entry in entries):
+        raise ArgumentError(
+            f"{quoted(annotations, 60)} is not a list of annotations.",
+            hint='Give names or mappings, as ["quality", {"stage": "language", "languages": ["EN", "DE"]}].',
+            key="annotations",
+        )
+    roles = {name: _role_of(given, name) for name, given in (("judge", engine), ("guard", guard), ("base", base))}
     stages = [{"stage": entry} if isinstance(entry, str) else dict(entry) for entry in entries]
     source = {"path": str(dataset)} if rows is None else {"fingerprint": content_fingerprint(rows)}
     raw: dict[str, Any] = {"name": "annotate", "dataset": source, "seed": seed, "stages": stages}
@@ -115,12 +122,19 @@ def annotation_recipe(
     return raw, rows
 
 
-def _role_of(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
+def _role_of(given: str | Mapping[str, Any] | None, role: str) -> dict[str, Any]:
     """Return a role's recipe section: "engine" settings may stand beside the model's name."""
     if given is None:
         return {}
     if isinstance(given, str):
         return {"model": given}
+    if not isinstance(given, Mapping):
+        argument = "engine" if role == "judge" else role
+        raise ArgumentError(
+            f"{argument} = {quoted(given, 60)} cannot be used.",
+            hint=f'Give a model\'s name, or a mapping, as {argument}={{"model": …, "kind": "vllm"}}.',
+            key=argument,
+        )
     section = {key: given[key] for key in ("model", "revision", "template", "engine") if key in given}
     rest = {key: value for key, value in given.items() if key not in section}
     return section | ({"engine": {**rest, "kind": rest.get("kind", "transformers")}} if rest else {})
@@ -186,6 +200,12 @@ def report(
     if isinstance(dataset, (str, Path)):
         rows = with_row_columns(rows)
         known, funnel = run_facts(Path(dataset))
+    if not isinstance(compare or {}, Mapping):
+        raise ArgumentError(
+            f"compare = {quoted(compare, 60)} cannot be used.",
+            hint='Give datasets by name, as compare={"v1": "me/my-dataset-v1"}.',
+            key="compare",
+        )
     others = {name: as_dataset(other) for name, other in (compare or {}).items()}
     return Path(write_report(rows, path, title=title, run=known, funnel=funnel, compare=others or None, **options))
 

@@ -69,7 +69,9 @@ def missing_columns(
 
 
 def _near(name: str, known: Sequence[str], which: str) -> str:
-    close = difflib.get_close_matches(name, sorted({*known, *ANNOTATION_OF}), n=1, cutoff=0.6)
+    # No annotation's column stands for the texts themselves: "base_response" is no other name of "response".
+    others = () if name in ("instruction", "response") else ANNOTATION_OF
+    close = difflib.get_close_matches(name, sorted({*known, *others}), n=1, cutoff=0.6)
     return f'Did you mean "{close[0]}"{which}?' if close else ""
 
 

@@ -89,7 +89,7 @@ def as_dataset(given: Any) -> Dataset:
     A DatasetDict of one split is that split.
 
     Raises:
-        ArgumentError: it is of another kind, or a DatasetDict of several splits.
+        ArgumentError: it is of another kind, its values do not make columns, or it is a DatasetDict of several splits.
         DatasetError: nothing that can be read is at that path.
     """
     import datasets
@@ -105,16 +105,24 @@ def as_dataset(given: Any) -> Dataset:
             "A streamed dataset (IterableDataset) cannot be used: rows are read more than once, by number.",
             hint="Load it without streaming=True, or take a part: Dataset.from_list(list(ds.take(10_000))).",
         )
-    if isinstance(given, Mapping):
-        return datasets.Dataset.from_dict(dict(given))
-    if isinstance(given, (list, tuple)) and all(isinstance(row, Mapping) for row in given):
-        return datasets.Dataset.from_list(list(given))
-    return _of_table(given)
+    import pyarrow as pa
+
+    try:
+        return _of_table(given)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, MagpieError):
+            raise
+        raise ArgumentError(
+            f"The rows cannot be made a Dataset: {quoted(error)}.",
+            hint="Each column needs as many values as the others, all of one type (texts, numbers, lists or dicts).",
+        ) from error
 
 
 def _only_split(given: Any) -> Dataset:
     if len(given) == 1:
         return next(iter(given.values()))
+    if not given:
+        raise ArgumentError("The DatasetDict has no split.", hint="Give a Dataset, or a DatasetDict of one split.")
     splits = ", ".join(f'"{name}" ({len(rows):,} rows)' for name, rows in given.items())
     raise ArgumentError(
         f"A DatasetDict with {len(given)} splits is given: {splits}.",
@@ -123,10 +131,14 @@ def _only_split(given: Any) -> Dataset:
 
 
 def _of_table(given: Any) -> Dataset:
-    """Return a pandas or polars DataFrame, or an Arrow table, as a Dataset."""
+    """Return columns, a list of rows, a pandas or polars DataFrame, or an Arrow table, as a Dataset."""
     import datasets
     import pyarrow as pa
 
+    if isinstance(given, Mapping):
+        return datasets.Dataset.from_dict(dict(given))
+    if isinstance(given, (list, tuple)) and all(isinstance(row, Mapping) for row in given):
+        return datasets.Dataset.from_list(list(given))
     package = type(given).__module__.partition(".")[0]
     if isinstance(given, pa.Table):
         return datasets.Dataset(given)

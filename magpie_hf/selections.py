@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,10 @@ TAU_2 = 0.0
 """Least reward difference: Magpie, arXiv:2406.08464, Table 5."""
 SHUFFLE_SEED = 42
 """The seed by which the authors' notebook shuffles a filtered set."""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,35 @@ class Selection:
             parse(self.where)
         if isinstance(self.one_per_group, str):
             object.__setattr__(self, "one_per_group", resolve_name(self.one_per_group))
+        self._check_quotas()
         object.__setattr__(self, "quotas", {resolve_name(column): given for column, given in self.quotas.items()})
         for name in ("longest", "sample"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ArgumentError(f"{name} = {value} cannot be used.", hint="Give a number above 0.", key=name)
-        for column, shares in self.quotas.items():
-            if not isinstance(shares, Mapping) or any(not value >= 0 for value in shares.values()):
-                raise ArgumentError(f"The quotas of {quoted(column)} are no numbers by label.", key="quotas")
+            if value is not None and not (_is_number(value) and value > 0):
+                raise ArgumentError(f"{name} = {value!r} cannot be used.", hint="Give a number above 0.", key=name)
+        for name in ("seed", "shuffle"):
+            value = getattr(self, name)
+            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            if value is not None and not (whole and value >= 0):
+                raise ArgumentError(
+                    f"{name} = {value!r} cannot be used.", hint="Give a whole number, 0 or more.", key=name
+                )
+
+    def _check_quotas(self) -> None:
+        columns = self.quotas if isinstance(self.quotas, Mapping) else {}
+        if columns is not self.quotas or not all(isinstance(shares, Mapping) for shares in columns.values()):
+            raise ArgumentError(
+                f"quotas = {quoted(self.quotas, 60)} cannot be used.",
+                hint='Give numbers of rows by column and label, as {"difficulty": {"easy": 1000, "hard": 500}}.',
+                key="quotas",
+            )
+        for column, shares in columns.items():
+            if not all(_is_number(value) and value >= 0 for value in shares.values()):
+                raise ArgumentError(
+                    f"The quotas of {quoted(column)} are not all numbers.",
+                    hint="Give 0 or more for each label.",
+                    key="quotas",
+                )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -194,6 +220,11 @@ def as_selection(given: str | Mapping[str, Any] | Selection, **changes: Any) -> 
         ArgumentError: it cannot be used; names what is wrong.
     """
     known = {f.name for f in dataclasses.fields(Selection)}
+    if not isinstance(given, (str, Mapping, Selection)):
+        raise ArgumentError(
+            f"{quoted(given, 60)} is not a selection.",
+            hint="Give a name, an expression, or a mapping with the fields of `Selection`.",
+        )
     if isinstance(given, Selection):
         base = given
     elif isinstance(given, Mapping):

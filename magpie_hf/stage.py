@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from .columns import missing_columns
 from .engines.base import Capabilities, Generation, Prompt
-from .errors import MagpieError
+from .errors import DatasetError, MagpieError
 from .models import ModelRef
 from .sampling import SamplingParams
 
@@ -132,6 +132,11 @@ def silent(default: Any) -> Any:
     return field(default=default, metadata={IDENTITY: False})
 
 
+def entries_of(given: Any) -> tuple[Any, ...]:
+    """Return a setting of several entries as a tuple; one text or mapping stands for a list of one."""
+    return (given,) if isinstance(given, (str, Path, Mapping)) else tuple(given)
+
+
 def _plain(value: Any) -> Any:
     """Return a setting as JSON has it."""
     if isinstance(value, SamplingParams):
@@ -233,6 +238,14 @@ class Stage(ABC):
         missing = [column for column in self.needs if column not in features]
         if missing:
             raise missing_columns({column: [f'the stage "{self.label}"'] for column in missing}, list(features))
+        for column in {"instruction", "response"} & {*self.needs}:
+            dtype = str(getattr(features[column], "dtype", "") or "a list")
+            if dtype not in ("string", "large_string", "string_view", "null"):
+                raise DatasetError(
+                    f'The stage "{self.label}" reads texts in the column "{column}", and its values are of type {dtype}.',
+                    hint=f'Convert it first, e.g., dataset.cast_column("{column}", datasets.Value("string")).',
+                    column=column,
+                )
 
 
 def check_columns(stages: Iterable[Stage], features: Mapping[str, Any]) -> None:

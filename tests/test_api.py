@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
 import magpie_hf
+from magpie_hf._cli_parse import overrides_of
 from magpie_hf.api import output_path
 from magpie_hf.engines import ENGINES
 from magpie_hf.errors import ArgumentError, RecipeError
@@ -80,3 +83,44 @@ def test_a_sampling_setting_among_the_engines_is_told_where_it_goes(name):
         magpie_hf.synthesize("demo", **{name: 0.5})
     assert f"sampling={{'{name}': …}}" in caught.value.hint
     assert f"stages.responses.sampling.{name}" in caught.value.hint
+
+
+ROW = [{"instruction": "Why?", "response": "So."}]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda to: magpie_hf.select(ROW, "", quotas="abc"), "quotas = 'abc'"),
+        (
+            lambda to: magpie_hf.select(ROW, "", quotas={"difficulty": {"easy": "all"}}),
+            "'difficulty' are not all numbers",
+        ),
+        (lambda to: magpie_hf.select(ROW, "", longest="5"), "longest = '5'"),
+        (lambda to: magpie_hf.select(ROW, "", sample="5"), "sample = '5'"),
+        (lambda to: magpie_hf.select(ROW, "", shuffle="5"), "shuffle = '5'"),
+        (lambda to: magpie_hf.select(ROW, 5), "'5' is not a selection"),
+        (lambda to: magpie_hf.report(ROW, to, compare="x"), "compare = 'x'"),
+        (lambda to: magpie_hf.annotate(ROW, "quality", engine=5, output=to), "engine = '5'"),
+        (lambda to: magpie_hf.annotate(ROW, "safety", guard=["a"], output=to), "guard = "),
+        (lambda to: magpie_hf.annotate(ROW, 5, output=to), "'5' is not a list of annotations"),
+        (lambda to: magpie_hf.synthesize("demo", sampling="hot", output=to), "'hot' is not a sampling setting"),
+        (lambda to: magpie_hf.synthesize("demo", sampling=[5], output=to), "'5' is not a sampling setting"),
+        (
+            lambda to: magpie_hf.synthesize("demo", response_sampling="hot", output=to),
+            "'hot' is not a sampling setting",
+        ),
+    ],
+)
+def test_an_argument_of_another_type_is_named_with_its_value(tmp_path, call, words):
+    with pytest.raises(ArgumentError) as caught:
+        call(tmp_path / "out")
+    assert words in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_text_with_a_colon_is_a_text_for_set():
+    options = argparse.Namespace(set=["system_prompt=Topic: math", "sampling={temperature: 0.5}", "num_rows=3"])
+    assert overrides_of(options) == {
+        "system_prompt": "Topic: math", "sampling": {"temperature": 0.5}, "num_rows": 3
+    }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 import magpie_hf
+from magpie_hf._cli_parse import overrides_of
 from magpie_hf.cli import build_parser
 
 
@@ -74,6 +76,20 @@ def test_commands_exist(page):
     choices = next(action.choices for action in build_parser()._actions if action.choices and "run" in action.choices)
     for command, _ in COMMAND.findall(page.read_text("utf-8")):
         assert command in choices
+
+
+SET = re.compile(r"--set[ \n](?:'([^']+)'|(\w[^\s`'…]*=[^\s`'…]+))")
+TEXTS = ("request", "system_prompt", "prompt")
+"""Settings that are texts."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_what_the_commands_set_has_the_type_of_its_setting(page):
+    for quoted, bare in SET.findall(page.read_text("utf-8")):
+        options = argparse.Namespace(set=[quoted or bare])
+        ((key, value),) = overrides_of(options).items()
+        assert not isinstance(value, dict) or "={" in quoted + bare
+        assert key.rpartition(".")[2] not in TEXTS or isinstance(value, str)
 
 
 def save_example(name, folder, module):

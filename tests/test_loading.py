@@ -167,12 +167,15 @@ def test_other_kinds_of_tables_are_taken_everywhere(given, tmp_path):
     ("given", "words"),
     [
         (DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS[:1])), ["2 splits", '"test" (1 rows)', 'ds["train"]']),
-        (DatasetDict(), ["0 splits"]),
+        (DatasetDict(), ["has no split"]),
         (Dataset.from_list(ROWS).to_iterable_dataset(), ["IterableDataset", "streaming=True"]),
         (3, ["builtins.int", "DataFrame"]),
         (["Why?"], ["builtins.list", "list of rows"]),
+        ({"instruction": ["Why?"], "response": ["So.", "Thus."]}, ["cannot be made a Dataset", "as many values"]),
+        ([{"instruction": "Why?"}, {"instruction": 5}], ["cannot be made a Dataset", "one type"]),
+        (pandas.DataFrame({"instruction": ["Why?"], "source": [object()]}), ["cannot be made a Dataset", "column source"]),
     ],
-    ids=["splits", "no split", "streamed", "number", "texts"],
+    ids=["splits", "no split", "streamed", "number", "texts", "ragged", "mixed", "objects"],
 )  # fmt: skip
 @pytest.mark.parametrize("call", [lambda ds: magpie_hf.annotate(ds, "lengths"), magpie_hf.select, magpie_hf.report])
 def test_what_cannot_be_taken_is_refused_in_words(given, words, call):
@@ -180,6 +183,17 @@ def test_what_cannot_be_taken_is_refused_in_words(given, words, call):
         call(given)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_texts_that_are_numbers_are_an_error_with_the_column(tmp_path):
+    with pytest.raises(DatasetError, match=r'column "instruction", and its values are of type int64'):
+        magpie_hf.annotate([{"instruction": 5, "response": "So."}], "lengths", output=tmp_path / "run")
+
+
+def test_no_other_column_is_suggested_for_a_missing_response(tmp_path):
+    with pytest.raises(DatasetError) as caught:
+        magpie_hf.annotate([{"instruction": "Why?"}], "lengths", output=tmp_path / "run")
+    assert "Did you mean" not in str(caught.value)
 
 
 def test_a_directory_of_several_splits_asks_for_one(tmp_path):
@@ -231,6 +245,14 @@ def test_a_run_that_keeps_no_row_can_be_loaded_again(tmp_path, file_format):
 
 
 def test_one_name_is_a_list_of_one(tmp_path):
+    from magpie_hf.stages.instructions import Instructions
+    from magpie_hf.stages.language import Language
+    from magpie_hf.stages.novelty import Novelty
+
+    assert Instructions(banned_starts="Why").banned_starts == ("Why",)
+    assert Novelty(against="me/v1").against == ("me/v1",)
+    with pytest.raises(ArgumentError, match="one language only"):
+        Language(languages="EN")
     from magpie_hf.rubric import load_rubric
 
     assert "flags" in magpie_hf.annotate(ROWS, "flags", output=tmp_path / "run").column_names

@@ -16,7 +16,7 @@ from ..engines.base import Generation
 from ..errors import ArgumentError
 from ..rundir import stable_hash
 from ..sampling import GridPoint, SamplingParams, sample_seed, seed_base
-from ..stage import OK, Ask, Context, Outcome, RowStage, Steps, failed, silent
+from ..stage import OK, Ask, Context, Outcome, RowStage, Steps, entries_of, failed, silent
 from ..templates import ChatTemplate, Stops
 from . import cleaning
 
@@ -47,6 +47,7 @@ class Instructions(RowStage):
     max_scripts: int = cleaning.MAX_SCRIPTS
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "banned_starts", entries_of(self.banned_starts))
         if "" in self.banned_starts:
             raise ArgumentError('banned_starts holds "", which begins every text.', hint="Leave it out.")
         if self.max_scripts < 1:

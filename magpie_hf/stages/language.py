@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from ..errors import ArgumentError, DependencyError, did_you_mean
-from ..stage import BatchStage, Context
+from ..stage import BatchStage, Context, entries_of
 
 
 MAX_CHARACTERS = 2000
@@ -39,6 +39,7 @@ class Language(BatchStage):
     low_memory: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "languages", entries_of(self.languages))
         if not 0 <= self.min_confidence <= 1:
             raise ArgumentError(f"min_confidence = {self.min_confidence} cannot be used.", hint="From 0 to 1.")
         if len(set(self.languages)) == 1:

@@ -11,7 +11,7 @@ from ..errors import ArgumentError
 from ..loading import load_rows, with_row_columns
 from ..nearest.cross import find_nearest
 from ..nearest.search import THRESHOLD
-from ..stage import SetResult, Workspace
+from ..stage import SetResult, Workspace, entries_of
 from .neighbors import Embedding, column_of, vectors_of
 
 
@@ -34,6 +34,9 @@ class Novelty(Embedding):
 
     against: tuple[str, ...] = ()
     threshold: float = THRESHOLD
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "against", entries_of(self.against))
 
     def features(self) -> dict[str, Any]:
         """Return the distance (squared L2 of unit vectors) and the uuid of the nearest existing row."""
