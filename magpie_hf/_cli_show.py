@@ -75,7 +75,7 @@ def show_status(path: Path) -> None:
     width = max([14, *(len(stage.name) + 2 for stage in report.stages)])
     print(f"\n{'stage':<{width}}{'status':<10}{'rows':>16}{'tokens':>14}{'rows/s':>9}  not accepted")
     for stage in report.stages:
-        accepted = stage.by_code.get("ok", stage.done)
+        accepted = stage.by_code.get("ok", 0) if stage.by_code else stage.done
         shown = f"{accepted:,}" + (f" / {stage.total:,}" if stage.total else "")
         tokens = stage.prompt_tokens + stage.completion_tokens
         rate = f"{stage.done / stage.seconds:.1f}" if stage.seconds else "-"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from .inspection import run_facts
 from .keys import content_fingerprint
 from .loading import as_dataset, load_rows, with_row_columns
 from .preflight import check_stages, planned_stages
-from .progress import show_log_lines
+from .progress import log_lines_shown, show_summary
 from .publishing import prepared, publishing
 from .recipe import Recipe, load_recipe
 from .rundir import RunDir
@@ -192,9 +193,11 @@ def run(
     if part.parts > 1 and built.dataset:
         raise ArgumentError("A shard is a part of a synthesis, and this recipe annotates rows.", key="shard")
     rows = _source_rows(built, dataset)
-    if show_progress is not False:
-        show_log_lines()
-    with RunDir(output_path(built, output)).own(take_over=take_over) as run_dir:
+    is_shown = show_progress is not False
+    with (
+        log_lines_shown() if is_shown else contextlib.nullcontext(),
+        RunDir(output_path(built, output)).own(take_over=take_over) as run_dir,
+    ):
         check_continues(built, run_dir, force=force)
         session = Session(
             built,
@@ -213,7 +216,7 @@ def run(
             except RunStopped as stop:
                 stop.data.setdefault("output", str(run_dir.path))
                 raise
-        logger.info(session.summary(len(written)))
+        (show_summary if is_shown else logger.info)(session.summary(len(written)))
         return written
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -204,13 +206,61 @@ def rates(counters: StageCounters, *, rows: bool = True) -> str:
     return ", ".join(parts + ([f"{counters.pending:,} pending"] if counters.pending else []))
 
 
-def show_log_lines() -> None:
-    """Let the log lines of runs be seen in scripts and notebooks that have set up no logging, as the command line does."""
-    if logger.handlers or logging.getLogger().handlers:
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.addHandler(handler)
-    logger.propagate = False
+@contextlib.contextmanager
+def log_lines_shown() -> Iterator[None]:
+    """Show log lines meanwhile where no logging is set up, as in most scripts and notebooks; then leave all as it was.
+
+    Runs in several threads share one handler: the last one removes it.
+    """
+    global _shown_by
+    with _show_lock:
+        if not _shown_by and (logger.handlers or logging.getLogger().handlers):
+            is_ours = False
+        else:
+            is_ours = True
+            _shown_by += 1
+            if _shown_by == 1:
+                _attach()
+    try:
+        yield
+    finally:
+        if is_ours:
+            with _show_lock:
+                _shown_by -= 1
+                if not _shown_by:
+                    _detach()
+
+
+_show_lock = threading.Lock()
+_shown_by = 0
+_handler = logging.StreamHandler()
+_before = (logging.NOTSET, True)
+
+
+def _attach() -> None:
+    global _handler, _before
+    _handler, _before = logging.StreamHandler(), (logger.level, logger.propagate)
+    _handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(_handler)
+    logger.propagate = False  # a library imported meanwhile may give the root logger a handler: lines would come twice
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
+
+
+def _detach() -> None:
+    logger.removeHandler(_handler)
+    if logger.level == logging.INFO:
+        logger.setLevel(_before[0])
+    logger.propagate = _before[1]
+
+
+def show_summary(text: str) -> None:
+    """Log a finished run's summary; write it to stderr where only the root logger's level hides it.
+
+    Libraries such as absl give the root logger a handler at level WARNING, which nobody chose for this package. A level
+    that was set for `magpie_hf`, or `logging.disable`, is respected.
+    """
+    if logger.isEnabledFor(logging.INFO) or logger.level != logging.NOTSET or logger.manager.disable >= logging.INFO:
+        logger.info(text)
+    else:
+        print(text, file=sys.stderr)  # noqa: T201 (as a bar would)

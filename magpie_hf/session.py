@@ -155,6 +155,7 @@ class Session:
     def recorded(self) -> Iterator[None]:
         """Record the session in run.json: when, with which versions, how it ended."""
         record: dict[str, Any] = {"started": _now(), "versions": dict(versions()), "outcome": "killed"}
+        self._mark_stopped()  # a killed session could not
         self.run_dir.state["sessions"].append(record)
         self.run_dir.state["recipe"] = self.recipe.raw
         self.run_dir.state["recipe_hash"] = self.recipe.hash
@@ -171,9 +172,16 @@ class Session:
         finally:
             self.close()
             record["ended"] = _now()
+            self._mark_stopped()
             self.run_dir.state["totals"] = totals(self.run_dir, self.recipe)
             with contextlib.suppress(MagpieError):  # a full disk must not hide the error that matters
                 self.run_dir.save()
+
+    def _mark_stopped(self) -> None:
+        """Record that no stage is running: only the current session's stage may be shown as running."""
+        for state in self.run_dir.state["stages"].values():
+            if state.get("status") == "running":
+                state["status"] = "stopped"
 
 
 def pinned_model(spec: RoleSpec, run_dir: RunDir) -> ModelRef:

@@ -7,16 +7,20 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from magpie_hf._cli_show import show_status
 from magpie_hf.engines.base import Failure
 from magpie_hf.errors import ArgumentError, BudgetExceeded, MagpieError, RecipeError, RowsPending
-from magpie_hf.inspection import differences, explain_changes, run_status
+from magpie_hf.inspection import RunReport, StageReport, differences, explain_changes, run_status
 from magpie_hf.lock import running_owner
+from magpie_hf.recipe import load_recipe
 from magpie_hf.rundir import RunDir
+from magpie_hf.session import Session
 from tests.stages import conftest as runs
 
 
@@ -176,7 +180,11 @@ def test_a_run_that_is_on_has_an_owner_stages_to_come_and_a_rest(make, tmp_path)
     with pytest.raises(BudgetExceeded):
         make(stages=["instructions", brief, "lengths"], budget={"max_tokens_total": 1200}, engine={"window": 4})
     assert run_status(tmp_path / "run").owner is None
-    with RunDir(tmp_path / "run").own():
+    with RunDir(tmp_path / "run").own() as run_dir:
+        responses = next(state for state in run_dir.state["stages"].values() if state["name"] == "responses")
+        assert responses["status"] == "stopped"
+        responses["status"] = "running"
+        run_dir.save()
         report = run_status(tmp_path / "run")
     assert report.owner["pid"] == os.getpid()
     assert [(stage.name, stage.status) for stage in report.stages] == [
@@ -185,6 +193,29 @@ def test_a_run_that_is_on_has_an_owner_stages_to_come_and_a_rest(make, tmp_path)
     stage = report.stages[1]
     assert stage.left == 40 - stage.done
     assert stage.eta_s == pytest.approx(stage.left * stage.seconds / stage.done)
+
+
+def test_only_the_stage_of_the_current_session_is_shown_as_running(make, null, tmp_path):
+    null.die_after = 60
+    with pytest.raises(KeyboardInterrupt):
+        make(engine={"window": 4})
+    run_dir = RunDir.read(tmp_path / "run")
+    for state in run_dir.state["stages"].values():
+        state["status"] = "running"  # as after a kill -9
+    run_dir.save()
+    recipe = load_recipe(run_dir.recipe, {"num_rows": 60})
+    with run_dir.own(), Session(recipe, run_dir).recorded():
+        report = run_status(tmp_path / "run")
+    assert [stage.status for stage in report.stages] == ["stopped", "stopped", "to come"]
+
+
+def test_no_row_is_shown_as_accepted_where_all_were_rejected(monkeypatch, capsys):
+    stage = StageReport("responses", "done", 5, 100, {"fragment": 5}, 0, 0, 0.0, {})
+    report = RunReport("run", {}, [stage], {}, [], {}, [])
+    monkeypatch.setattr("magpie_hf.inspection.run_status", lambda _: report)
+    show_status(Path("run"))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("responses")]
+    assert line.split()[2:5] == ["0", "/", "100"]
 
 
 def test_a_process_that_is_gone_runs_nothing(tmp_path):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from magpie_hf.budget import Budget, InFlight
@@ -127,6 +130,38 @@ def test_a_bar_is_shown_as_datasets_shows_its_own(capsys, monkeypatch):
         assert drawn() == ""
     finally:
         datasets.enable_progress_bars()
+
+
+SCRIPT = """
+import logging, sys
+SETUP
+from magpie_hf.progress import log_lines_shown, logger, show_summary
+with log_lines_shown():
+    logger.info("a line")
+    show_summary("Saved in here")
+logging.basicConfig(format="mine: %(message)s", level=logging.INFO, force=True)
+logger.info("a later line")
+"""
+
+
+@pytest.mark.parametrize(
+    ("setup", "shown"),
+    [
+        ("", ["a line", "Saved in here", "mine: a later line"]),
+        ("logging.basicConfig()", ["Saved in here", "mine: a later line"]),
+        (
+            "logging.basicConfig(level=logging.INFO, format='%(message)s')",
+            ["a line", "Saved in here", "mine: a later line"],
+        ),
+        ("logging.getLogger('magpie_hf').setLevel(logging.WARNING)", []),
+        ("logging.basicConfig(); logging.getLogger('magpie_hf').setLevel(logging.WARNING)", []),
+    ],
+    ids=["no logging", "root at WARNING", "root at INFO", "level of ours", "root and level of ours"],
+)
+def test_the_summary_is_shown_whatever_logging_the_script_has_set_up(setup, shown):
+    script = SCRIPT.replace("SETUP", setup)
+    made = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert made.stderr.splitlines() == shown
 
 
 def test_no_rate_is_named_before_there_is_a_time():

@@ -33,6 +33,7 @@ class TransformersEngine(Engine):
     - `devices`: one replica, in a process of its own, for each (0 means "cuda:0").
     - `quantization`: "bnb-4bit" or "bnb-8bit" (needs bitsandbytes); a checkpoint that is quantized needs nothing.
     - `batch_size`: most rows at once; `max_batch_tokens`: most slots (rows x longest row) of the cache. None: by memory.
+      Deterministic mode needs 16 rows, so its cache has at least 16 x longest row slots, also above `max_batch_tokens`.
     - `deterministic`: a request's text does not depend on what runs beside it (float32, CPU); None: only for "demo".
       Otherwise equal seeds give equal texts up to rounding.
     - `attn_implementation`, `trust_remote_code`: as in transformers.
