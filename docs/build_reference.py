@@ -118,7 +118,7 @@ def example_of(module: object) -> str:
 
 
 def stages_page() -> str:
-    from magpie_hf.stage import CODES, IDENTITY
+    from magpie_hf.stage import CODES
     from magpie_hf.stages import STAGES, stage_class
 
     parts = ["# Stages\n"]
@@ -130,10 +130,9 @@ def stages_page() -> str:
         parts.append(f"## {name}\n\n{doc(inspect.getmodule(kind))}\n\n{doc(kind)}\n")
         parts.append(f"Kind: {kind.kind}. Version: {kind.version}. Reads: {reads}.\n")
         parts.append("| setting | default |\n|---|---|")
-        fields = [field for field in dataclasses.fields(kind) if field.name != "grid"]
+        fields = [field for field in dataclasses.fields(kind) if field.name not in ("grid", "is_early")]
         parts += [
-            f"| `{field.name}`{'' if field.metadata.get(IDENTITY, True) else ' *'} | {shown(default_of(field))} |"
-            for field in fields
+            f"| `{field.name}`{' *' if is_silent(field) else ''} | {shown(default_of(field))} |" for field in fields
         ]
         parts.append("")
     parts.append(
@@ -141,6 +140,13 @@ def stages_page() -> str:
     )
     parts.append(", ".join(f"`{code}`" for code in CODES) + ".\n")
     return "\n".join(parts)
+
+
+def is_silent(field: dataclasses.Field[object]) -> bool:
+    """Tell whether another value of a stage's setting leaves cached rows as they are."""
+    from magpie_hf.stage import IDENTITY, RESOLVED
+
+    return not field.metadata.get(IDENTITY, True) and not field.metadata.get(RESOLVED, False)
 
 
 def default_of(field: dataclasses.Field[object]) -> object:

@@ -126,10 +126,18 @@ class ModelChoice(NamedTuple):
 IDENTITY = "identity"
 """Key in a field's metadata: False keeps a setting out of the identity of its stage."""
 
+RESOLVED = "resolved"
+"""Key in a field's metadata: True where the identity holds what the setting stands for, e.g., a model at its commit."""
+
 
 def silent(default: Any) -> Any:
     """Return a dataclass field for a setting that can change no output, e.g., an address or a batch size."""
     return field(default=default, metadata={IDENTITY: False})
+
+
+def resolved(default: Any) -> Any:
+    """Return a dataclass field for a setting that is in the identity as what it stands for: by `models` or `derived`."""
+    return field(default=default, metadata={IDENTITY: False, RESOLVED: True})
 
 
 def entries_of(given: Any) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 import subprocess
 import sys
@@ -69,6 +70,30 @@ def test_the_readmes_conversation_is_the_demo_models(tmp_path, demo_model_dir):
     stage = {"stage": "responses", "sampling": {"temperature": 0, "max_tokens": 256}}
     (row,) = magpie_hf.annotate([{"instruction": block[1]}], [stage], model="demo", output=tmp_path / "run")
     assert row["response"] == block[2]
+
+
+def test_settings_with_a_star_are_in_no_part_of_the_identity_and_those_that_name_a_model_have_none():
+    from magpie_hf.stages import stage_class
+
+    page = (REPOSITORY / "docs" / "reference" / "stages.md").read_text("utf-8")
+    starred = {
+        (name, setting)
+        for name, section in re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", page, re.M | re.S)
+        for setting in re.findall(r"^\| `(\w+)` \* \|", section, re.M)
+    }
+    assert ("reward", "batch_tokens") in starred
+    assert not {setting for _, setting in starred} & {"model", "revision", "rubric", "is_early"}
+    for name, setting in starred:
+        plain = stage_class(name)()
+        other = dataclasses.replace(plain, **{setting: plain_other(getattr(plain, setting), setting)})
+        assert (other.parameters(), other.models("m")) == (plain.parameters(), plain.models("m"))
+
+
+def plain_other(value, setting):
+    """Return another value that the setting takes."""
+    if setting == "precision":
+        return "float16"
+    return not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else "cpu"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

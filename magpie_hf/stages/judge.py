@@ -16,7 +16,7 @@ from ..engines.base import Generation, Prompt
 from ..errors import ArgumentError
 from ..rubric import BUILT_IN, Rubric, joined_schema, load_rubric, row_prompt, shared_prompt
 from ..sampling import SamplingParams, sample_seed, seed_base
-from ..stage import CODES, OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed, silent
+from ..stage import CODES, OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed, resolved
 from ..templates import ChatTemplate
 from .responses import with_stops
 
@@ -178,7 +178,7 @@ class OwnRubric(Judge):
     name: ClassVar[str] = "rubric"
     repeatable: ClassVar[bool] = True
     rubrics: tuple[Any, ...] = ()
-    rubric: str | dict[str, Any] = silent("")
+    rubric: str | dict[str, Any] = resolved("")
 
     def __post_init__(self) -> None:
         if self.rubric:

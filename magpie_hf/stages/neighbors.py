@@ -17,7 +17,7 @@ from ..errors import ArgumentError, DatasetError
 from ..models import ModelRef
 from ..nearest.search import BYTES_PER_ROW, METHODS, THRESHOLD, find_neighbors
 from ..rundir import stable_hash
-from ..stage import ModelChoice, SetResult, SetStage, Workspace, silent
+from ..stage import ModelChoice, SetResult, SetStage, Workspace, resolved, silent
 
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ PRECISIONS = ("float32", "tf32", "float16")
 class Embedding(SetStage):
     """What all stages on embeddings have in common; see `Neighbors`."""
 
-    model: str | None = silent(None)
-    revision: str | None = silent(None)
+    model: str | None = resolved(None)
+    revision: str | None = resolved(None)
     column: str = "instruction"
     prompt: str = ""
     max_seq_length: int | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import DatasetError
-from ..stage import OK, Context, ModelChoice, ModelStage, Outcome, Scorer, Stage, silent
+from ..stage import OK, Context, ModelChoice, ModelStage, Outcome, Scorer, Stage, resolved, silent
 
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Rewarding(ModelStage):
 
     default_model: ClassVar[str] = MODEL
 
-    model: str | None = silent(None)
-    revision: str | None = silent(None)
+    model: str | None = resolved(None)
+    revision: str | None = resolved(None)
     max_length: int = MAX_LENGTH
     dtype: str | None = None
     device: str | None = silent(None)
