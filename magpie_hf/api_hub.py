@@ -23,7 +23,7 @@ from .inspection import run_facts
 from .loading import as_dataset, load_rows
 from .place import quiet_datasets
 from .publishing import prepared, push_command
-from .rundir import RunDir
+from .rundir import RunDir, is_run
 
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def push_to_hub(
     )
     if isinstance(dataset, (str, Path)):
         place = Path(dataset).expanduser()
-        if (place / "run.json").is_file():
+        if is_run(place):
             return _push_run(place, settings)
         dataset = load_rows(str(dataset))
     return _push_rows(dataset, split, settings)

@@ -12,7 +12,7 @@ from .errors import MagpieError
 from .journal import Journal
 from .lock import running_owner
 from .recipe import Recipe, load_recipe
-from .rundir import RunDir, stable_hash
+from .rundir import RunDir, is_run, stable_hash
 from .session import Session, spent
 from .stage import CODES, Stage
 from .stages.candidates import WHOLE, needed_per_point
@@ -143,7 +143,7 @@ def run_facts(place: Path, config: str | None = None) -> tuple[dict[str, Any] | 
 
     `config`: of that subset instead: only the stages that made it.
     """
-    if not (place.expanduser() / "run.json").is_file():
+    if not is_run(place.expanduser()):
         return None, None
     state = RunDir.read(place.expanduser()).state
     made = state.get("subsets", {}).get(config, {}) if config else state["outputs"]

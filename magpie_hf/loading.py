@@ -12,7 +12,7 @@ from .conversations import COLUMNS, FirstTurn, first_turn
 from .errors import ArgumentError, DatasetError, MagpieError, quoted
 from .keys import row_keys
 from .place import quiet_datasets
-from .rundir import RunDir
+from .rundir import RunDir, is_run
 
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def load_rows(
     place = Path(path).expanduser()
     try:
         with quiet_datasets():
-            if (place / "run.json").is_file():
+            if is_run(place):
                 return _run_output(place)
             if (place / "dataset_dict.json").is_file():
                 splits = datasets.DatasetDict.load_from_disk(str(place))
@@ -69,7 +69,11 @@ def _run_output(place: Path) -> Dataset:
     if outputs.get("format") == "arrow":
         return datasets.Dataset.load_from_disk(str(place / "dataset"))
     if not files:
-        raise DatasetError("This run has written no dataset yet.", where=str(place), hint="Run it to its end first.")
+        raise DatasetError(
+            "This run has written no dataset yet, or its state was lost.",
+            where=str(place),
+            hint="Run its recipe with this directory as --output: finished rows are kept.",
+        )
     return _read_parquet(files)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,14 @@ def merge_runs(
         merged.state["pins"] = {**runs[0].state["pins"], **merged.state["pins"]}
         merged.state["recipe"] = recipe
         merged.state["merged_from"] = [run.state.get("shard") for run in runs]
+        merged.save()  # before the journals: an interrupted merge leaves a run whose state is known
         for run in runs:
             for key, state in run.state["stages"].items():
                 _copy_journal(run.path / "stages" / key / "journal", merged.path / "stages" / key / "journal")
                 target = merged.state["stages"].setdefault(
                     key, {k: state[k] for k in ("name", "identity", "identity_fields", "kind", "served") if k in state}
                 )
-                _add_seconds(target, state, "/".join(map(str, run.state.get("shard", [0, 1]))))
+                _add_counts(target, state, "/".join(map(str, run.state.get("shard", [0, 1]))))
         merged.save()
     return merged
 
@@ -86,13 +87,22 @@ def _copy_journal(source: Path, target: Path) -> None:
             ) from error
 
 
-def _add_seconds(target: dict[str, Any], state: dict[str, Any], shard: str) -> None:
-    """Add a shard's engine-seconds, once: an interrupted merge is run again."""
-    merged = target.setdefault("merged_seconds", {})
-    seconds = state.get("counters", {}).get("seconds", 0.0)
+def _add_counts(target: dict[str, Any], state: Mapping[str, Any], shard: str) -> None:
+    """Add a shard's engine-seconds, and how often its rows were opened again: then stages behind them collect anew."""
     counters = target.setdefault("counters", {})
-    counters["seconds"] = counters.get("seconds", 0.0) + seconds - merged.get(shard, 0.0)
-    merged[shard] = seconds
+    seconds = _added(target, "merged_seconds", shard, state.get("counters", {}).get("seconds", 0.0))
+    counters["seconds"] = counters.get("seconds", 0.0) + seconds
+    reopened = _added(target, "merged_reopened", shard, state.get("reopened", 0))
+    if reopened > 0:  # it falls where a shard's state was rebuilt
+        target["reopened"] = target.get("reopened", 0) + reopened
+        target["status"] = "reopened"
+
+
+def _added(target: dict[str, Any], name: str, shard: str, now: float) -> Any:
+    """Return what a shard's count grew by since it was last merged: merging twice adds nothing."""
+    merged = target.setdefault(name, {})
+    before, merged[shard] = merged.get(shard, 0), now
+    return now - before
 
 
 def reopen_rows(path: str | Path, codes: str | Sequence[str], *, take_over: bool = False) -> dict[str, int]:

@@ -15,7 +15,7 @@ from .errors import ArgumentError, StorageError
 from .hub.push import check_names, write_shards
 from .hub.schema import column_order
 from .place import quiet_datasets
-from .rundir import RunDir
+from .rundir import RunDir, is_run
 
 
 if TYPE_CHECKING:
@@ -25,7 +25,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("magpie_hf")
 DIRECTORIES = {"parquet": "data", "arrow": "dataset"}
 _OUR_FILE = re.compile(r"train-\d{5}-of-\d{5}\.parquet|data-\d{5}-of-\d{5}\.arrow|dataset_info\.json|state\.json")
-RESERVED = ("stages", "data", "dataset", "parquet", "run.json", "run.json.bak", "lock", "report.html", "README.md")
+RESERVED = (
+    "stages",
+    "data",
+    "dataset",
+    "parquet",
+    "run.json",
+    "run.json.bak",
+    "pins.json",
+    "lock",
+    "report.html",
+    "README.md",
+)
 """What a run directory holds already: no subset can be called so."""
 
 
@@ -131,8 +142,9 @@ def check_target(place: Path, file_format: str) -> None:
 
 
 def _is_ours(directory: Path) -> bool:
-    is_run = (directory.parent / "run.json").is_file()
-    return directory.is_dir() and is_run and all(_OUR_FILE.fullmatch(path.name) for path in directory.iterdir())
+    if not (directory.is_dir() and is_run(directory.parent)):
+        return False
+    return all(_OUR_FILE.fullmatch(path.name) for path in directory.iterdir())
 
 
 def _write(dataset: Dataset, place: Path, file_format: str) -> list[str]:

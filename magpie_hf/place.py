@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,9 @@ from .driver import StageCounters
 from .engines.base import Engine, Served
 from .environment import Environment
 from .errors import ModelMismatchError, StorageError
-from .journal import Index, Int64Array
+from .journal import Index, Int64Array, Journal
 from .rundir import stable_hash
-from .stage import CODES, Stage
+from .stage import CODE_NUMBERS, CODES, Stage
 
 
 if TYPE_CHECKING:
@@ -171,12 +172,13 @@ class StagePlace:
         older = {name: kept for name, kept in self.state.get("files", {}).items() if (self.directory / name).is_file()}
         self.state["files"] = {**older, self.cache_file.name: record}
 
-    def counters(self, index: Index, rows: Int64Array) -> StageCounters:
-        """Return the counts of the journal's rows that this run uses; engine-seconds go on from earlier sessions."""
-        saved = self.state.get("counters", {})
-        tokens = dict(saved.get("special_tokens", {}))
-        counters = StageCounters(seconds=float(saved.get("seconds", 0.0)), special_tokens=tokens)
+    def counters(self, journal: Journal, index: Index, rows: Int64Array) -> StageCounters:
+        """Return the counts of the journal's rows that this run uses, and the engine-seconds of earlier sessions."""
+        counters = StageCounters(seconds=float(self.state.get("counters", {}).get("seconds", 0.0)))
         counters.add_index(index, rows, CODES)
+        special = index.locations[rows[index.codes[rows] == CODE_NUMBERS["special_token"]]]
+        found = (journal.read(location).get("why") for location in special.tolist())
+        counters.special_tokens = dict(Counter(token for token in found if token))
         return counters
 
     def begin(self, counters: StageCounters) -> None:

@@ -3,6 +3,7 @@
     OUTPUT/
       run.json               recipe, pins, versions, stages with identities, counts and costs; written atomically
       run.json.bak           the same, used where run.json is damaged
+      pins.json              the pins alone, used where both are damaged: without them identities could change
       lock                   the owner: host, pid, heartbeat
       stages/NAME-IDENTITY/  journal/*.jnl and FINGERPRINT.arrow of one stage
       data/                  the dataset, as Parquet: `load_dataset("OUTPUT")`
@@ -69,6 +70,21 @@ def write_atomically(path: Path, text: str) -> None:
         ) from error
 
 
+def is_run(path: Path) -> bool:
+    """Whether a run was ever started in a directory: it has a state, the state's copy, or a stage's journal."""
+    return (path / "run.json").is_file() or (path / "run.json.bak").is_file() or bool(_found_stages(path))
+
+
+def _found_stages(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the records of the stages that have a journal in a run directory, as far as their directories tell."""
+    found = {}
+    for journal in sorted((path / "stages").glob("*/journal")):
+        match = _STAGE_DIRECTORY.fullmatch(journal.parent.name)
+        if match:
+            found[journal.parent.name] = {**match.groupdict(), "kind": "row", "status": "recovered"}
+    return found
+
+
 class RunDir:
     """A run directory, opened for reading (`read`) or owned for writing (`own`).
 
@@ -79,6 +95,7 @@ class RunDir:
         self.path = Path(path)
         self.state: dict[str, Any] = {"format": FORMAT, "pins": {}, "stages": {}, "sessions": [], "outputs": {}}
         self._lock: Lock | None = None
+        self._saved_pins: dict[str, Any] = {}
         self._read()
 
     @property
@@ -92,9 +109,14 @@ class RunDir:
         return self.path / "run.json.bak"
 
     @property
+    def pins_file(self) -> Path:
+        """The path of the pins' own file, written only when they change."""
+        return self.path / "pins.json"
+
+    @property
     def exists(self) -> bool:
         """Whether a run was ever started here."""
-        return self.file.is_file() or self.backup.is_file()
+        return is_run(self.path)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -113,7 +135,7 @@ class RunDir:
         return recipe
 
     def _read(self) -> None:
-        """Read run.json; where it is damaged, its copy; where both are, what the stages' directories tell."""
+        """Read run.json; where it is damaged, its copy; where both are, the stages' directories and the pins' file."""
         if not self.exists:
             return
         try:
@@ -125,25 +147,28 @@ class RunDir:
             self.state.update(_load_state(self.backup))
             source = "using its copy run.json.bak"
         except ValueError:
-            found = self._found_stages()
-            if not found:
-                raise StorageError(
-                    f"The run's state cannot be read: {problem}.",
-                    where=str(self.file),
-                    hint="Give the directory of a run, or move this file away.",
-                ) from problem
-            self.state["stages"] = found
-            source = "its copy too; what is known now comes from the journals. Run the same recipe again"
+            source = self._rebuild(problem)
         _warn_once(f"{self.file} is damaged ({problem}): {source}. Finished rows are kept.")
 
-    def _found_stages(self) -> dict[str, dict[str, Any]]:
-        """Return the records of the stages that have a journal here, as far as their directories tell."""
-        found = {}
-        for journal in sorted((self.path / "stages").glob("*/journal")):
-            match = _STAGE_DIRECTORY.fullmatch(journal.parent.name)
-            if match:
-                found[journal.parent.name] = {**match.groupdict(), "kind": "row", "status": "recovered"}
-        return found
+    def _rebuild(self, problem: ValueError) -> str:
+        """Rebuild the state from the stages' directories and the pins' file; return what was found, for people."""
+        found = _found_stages(self.path)
+        if not found:
+            raise StorageError(
+                f"The run's state cannot be read: {problem}.",
+                where=str(self.file),
+                hint="Give the directory of a run, or move this file away.",
+            ) from problem
+        self.state["stages"] = found
+        rebuilt = "its copy too, so the stages are found by their journals"
+        try:
+            self.state["pins"] = _load_state(self.pins_file)["pins"]
+        except (ValueError, KeyError):
+            return (
+                f"{rebuilt}. The commits and the date that the run began with are lost (pins.json): if a model or the "
+                "date in a template has changed since, the same recipe generates its rows again"
+            )
+        return f"{rebuilt}. Run the same recipe again"
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> RunDir:
@@ -200,13 +225,17 @@ class RunDir:
             self._lock.check()
 
     def save(self) -> None:
-        """Write run.json, and its copy.
+        """Write run.json, and its copy; before them the pins, if they changed.
 
         Raises:
             RunLockedError: another process took the directory over meanwhile.
             StorageError: it cannot be written; what was there stays.
         """
         self.check_owner()
+        pins = dict(self.state["pins"])
+        if pins != self._saved_pins:
+            write_atomically(self.pins_file, _state_text({"format": FORMAT, "pins": pins}))
+            self._saved_pins = pins
         text = _state_text(self.state)
         write_atomically(self.file, text)
         write_atomically(self.backup, text)

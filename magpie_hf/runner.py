@@ -90,7 +90,7 @@ def _run_row_stage(stage: RowStage | ModelStage, dataset: Dataset, env: Environm
         at = index.find(keys)
         locations = np.where(at >= 0, index.locations[at] if len(index.locations) else -1, -1).astype(np.int64)
         codes = np.where(at >= 0, index.codes[at] if len(index.codes) else 0, 0).astype(np.uint8)
-        counters = place.counters(index, at[at >= 0])
+        counters = place.counters(journal, index, at[at >= 0])
         counters.total = len(dataset)
         del index, at
         missing = np.flatnonzero(locations < 0)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from magpie_hf._cli_show import show_status
 from magpie_hf.engines.base import Failure
-from magpie_hf.errors import ArgumentError, BudgetExceeded, MagpieError, RecipeError, RowsPending
-from magpie_hf.inspection import RunReport, StageReport, differences, explain_changes, run_status
+from magpie_hf.errors import ArgumentError, BudgetExceeded, DatasetError, MagpieError, RecipeError, RowsPending
+from magpie_hf.inspection import RunReport, StageReport, differences, explain_changes, run_facts, run_status
+from magpie_hf.loading import load_rows
 from magpie_hf.lock import running_owner
 from magpie_hf.recipe import load_recipe
 from magpie_hf.rundir import RunDir
@@ -247,3 +248,23 @@ def test_a_process_that_is_gone_runs_nothing(tmp_path):
 def test_the_rows_that_would_run_again_are_counted(make, tmp_path, overrides, rows):
     make(stages=STAGES, num_rows=4)
     assert [change.rows for change in explain_changes(tmp_path / "run", overrides)] == rows
+
+
+def test_a_run_that_has_only_the_copy_of_its_state_is_still_one(make, tmp_path):
+    make(num_rows=8)
+    (tmp_path / "run" / "run.json").unlink()
+    facts, _ = run_facts(tmp_path / "run")
+    assert facts["recipe"]["num_rows"] == 8
+    (data,) = (tmp_path / "run" / "data").iterdir()
+    data.write_bytes(data.read_bytes()[:-9] + b"x" * 9)
+    with pytest.raises(DatasetError, match="is damaged"):
+        load_rows(str(tmp_path / "run"))
+
+
+def test_the_rows_of_a_run_that_lost_its_state_are_not_taken_for_a_plain_dataset(make, tmp_path):
+    make(num_rows=8)
+    for name in ("run.json", "run.json.bak"):
+        (tmp_path / "run" / name).unlink()
+    with pytest.raises(DatasetError, match="state was lost") as caught:
+        load_rows(str(tmp_path / "run"))
+    assert "--output" in caught.value.hint

@@ -185,3 +185,27 @@ def test_merging_and_opening_leave_valid_recipes_behind(make, tmp_path):
     merged = merge_runs(places(tmp_path), tmp_path / "all")
     assert load_recipe(json.loads((tmp_path / "all" / "run.json").read_text())["recipe"]).num_rows == 30
     assert merged.state["merged_from"] == [[part, PARTS] for part in range(PARTS)]
+
+
+def test_rows_that_a_shard_opened_again_reach_the_run_that_it_was_merged_into(make, null, tmp_path):
+    settings = {"num_rows": 60, "stages": ["instructions", "responses"]}
+    shards(make, **{**settings, "stages": ["instructions"]})
+    null.fail = {3: REFUSED}
+    shards(make, **settings)
+    merge_runs(places(tmp_path), tmp_path / "all")
+    null.reset()
+    assert None in finish(tmp_path)["response"]
+    null.reset()
+    for part in range(PARTS):
+        assert reopen_rows(tmp_path / f"s{part}", "too_long") == {"responses": 1}
+    shards(make, **settings)
+    assert len(null.log) == PARTS
+    null.reset()
+    for _ in range(2):  # merging twice counts once
+        merge_runs(places(tmp_path), tmp_path / "all")
+        assert None not in finish(tmp_path)["response"]
+    assert null.log == []
+    assert sorted(state.get("reopened") or 0 for state in RunDir.read(tmp_path / "all").state["stages"].values()) == [
+        0,
+        3,
+    ]

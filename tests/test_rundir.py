@@ -292,3 +292,17 @@ def test_hashes_are_the_same_in_every_process(tmp_path):
         for seed in "12"
     }
     assert found == {stable_hash({"x": {"b", "a"}, "y": [1, "ü", None]}) + "\n"}
+
+
+def test_the_pins_have_a_file_of_their_own_that_is_written_only_when_they_change(tmp_path):
+    with RunDir(tmp_path).own() as run_dir:
+        run_dir.save()
+        assert not run_dir.pins_file.exists()
+        run_dir.pin("commit", lambda: "abc")
+        run_dir.save()
+        first = run_dir.pins_file.stat().st_ino
+        run_dir.save()
+        assert run_dir.pins_file.stat().st_ino == first
+        run_dir.pin("date", lambda: None)
+        run_dir.save()
+    assert json.loads(run_dir.pins_file.read_text())["pins"] == {"commit": "abc", "date": None}

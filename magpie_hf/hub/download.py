@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, HubError, StorageError, did_you_mean, quoted
-from ..rundir import RunDir, write_atomically
+from ..rundir import RunDir
 from .manifest import ROOT, SEGMENT_SUFFIX, public_recipe, runs_of
 from .remote import Head, Remote, check_online
 
@@ -71,12 +71,14 @@ def download_run(remote: Remote, name: str, head: Head, output: Path) -> dict[st
             )
         )
         state = _state(arriving / root / "run.json", remote)
+        run_dir = RunDir(output)
+        if not run_dir.exists:  # what this machine knows of the run counts more than what was sent from it
+            run_dir.state.update(state)
+            run_dir.save()  # before the journals: they alone would be taken for a run that lost its state
         for path, entry in head.files.items():
             if path.startswith(f"{root}/stages/"):
                 inside = path.removeprefix(f"{root}/").removesuffix(SEGMENT_SUFFIX)
                 _take(arriving / path, _inside(output, inside), entry.size)
-        if not RunDir(output).exists:  # what this machine knows of the run counts more than what was sent from it
-            write_atomically(output / "run.json", json.dumps(state, indent=2, ensure_ascii=False) + "\n")
         shutil.rmtree(arriving, ignore_errors=True)
     except StorageError:
         raise
@@ -100,6 +102,7 @@ def _state(path: Path, remote: Remote) -> dict[str, Any]:
     if not all(isinstance(part, Mapping) for part in parts):
         raise HubError("What lies there is no run's state.", where=remote.url)
     _refuse_own_code(state["recipe"], remote)
+    state.pop("checksum", None)  # of the state as it was sent, not as it is saved here
     return trusted(state)
 
 

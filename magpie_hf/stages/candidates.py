@@ -216,7 +216,7 @@ def run_instructions(stage: Instructions, num_rows: int, env: Environment, shard
         index = journal.index()
         note_damage(env, journal, stage.name)
         rows = np.concatenate([candidates.load(index) for candidates in points])
-        counters = place.counters(index, rows)
+        counters = place.counters(journal, index, rows)
         counters.total, counters.accepted = sum(needs), count_accepted(points)
         if any(_is_short(candidates) for candidates in points):
             _generate(stage, env, place, journal, counters, points)

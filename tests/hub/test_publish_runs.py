@@ -17,7 +17,10 @@ from huggingface_hub import DatasetCard
 
 import magpie_hf
 from magpie_hf.errors import ArgumentError, HubError, RecipeError
+from magpie_hf.hub.download import download_run, find_run
 from magpie_hf.hub.manifest import public_name, public_recipe
+from magpie_hf.hub.remote import Remote
+from magpie_hf.rundir import RunDir
 from tests.end_to_end.harness import finish, here, kill_when, nothing_twice, num_records, rows, start
 from tests.servers.hub_server import HubFault, HubServer
 
@@ -568,3 +571,23 @@ def test_a_push_that_is_killed_goes_on_with_what_is_missing(recipe, tmp_path):
         finish(start(*arguments, **hub_environment(server)))
         assert whole_at_every_commit(server, REPO).keys() == {"raw", "filtered"}
         assert set(server.uploads.values()) == {1}
+
+
+def test_a_run_that_has_only_the_copy_of_its_state_is_pushed_as_a_run(hub, recipe, tmp_path):
+    here("run", recipe, "--output", tmp_path / "run", "--rows", 0)
+    (tmp_path / "run" / "run.json").unlink()
+    here("push", tmp_path / "run", REPO, "--config", "filtered")
+    assert whole_at_every_commit(hub, REPO).keys() == {"raw", "filtered"}
+    assert any(path.endswith("/recipe.yaml") for path in hub_files(hub))
+
+
+def test_the_state_that_came_from_the_hub_has_a_copy_and_a_checksum(hub, recipe, tmp_path):
+    publish(recipe, tmp_path / "run")
+    remote = Remote(REPO, resume="")
+    name, head = find_run(remote)
+    state = download_run(remote, name, head, tmp_path / "there")
+    text = (tmp_path / "there" / "run.json").read_text()
+    assert "checksum" in json.loads(text)
+    (tmp_path / "there" / "run.json").write_text(text[:99])
+    again = RunDir.read(tmp_path / "there").state
+    assert (again["recipe"], again["pins"]) == (state["recipe"], state["pins"])

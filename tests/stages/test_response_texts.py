@@ -13,6 +13,8 @@ from magpie_hf.engines import ENGINES
 from magpie_hf.errors import CapabilityError
 from magpie_hf.inspection import run_status
 from magpie_hf.keys import content_fingerprint
+from magpie_hf.maintenance import reopen_rows
+from magpie_hf.rundir import RunDir
 from tests.scripted_engine import ScriptedEngine
 from tests.template_families import make_tokenizer, template
 from tests.template_families.table import TOKENIZERS
@@ -117,3 +119,28 @@ def test_a_server_that_hides_special_tokens_serves_models_whose_tags_are_ordinar
     assert (ds[0]["reasoning"], ds[0]["response"]) == ("hm", "Yo.")
     ds = scripted(lambda request, n: "Yo.", family="llama-3")(rows("d e f"), "responses")
     assert ds[0]["response"] == "Yo."
+
+
+def test_the_tokens_of_rejected_responses_follow_the_rows_that_are_opened_again(scripted, tmp_path):
+    given = rows("a b c", "d e f")
+    scripted(lambda request, n: [GOOD, TOOL][n])(given, "responses")
+    (stage,) = run_status(tmp_path / "run").stages
+    assert (stage.by_code, stage.special_tokens) == ({"ok": 1, "special_token": 1}, {"<|begin|>": 1})
+    reopen_rows(tmp_path / "run", "special_token")
+    assert scripted(lambda request, n: GOOD)(given, "responses")["response"][:] == ["Yo."] * 2
+    (stage,) = run_status(tmp_path / "run").stages
+    assert (stage.by_code, stage.special_tokens) == ({"ok": 2}, {})
+
+
+def test_the_tokens_of_rejected_responses_are_counted_though_a_killed_session_did_not_save_them(scripted, tmp_path):
+    run = scripted(lambda request, n: [GOOD, TOOL][n])
+    run(rows("a b c", "d e f"), "responses")
+    with RunDir(tmp_path / "run").own() as run_dir:
+        (state,) = run_dir.state["stages"].values()
+        state["counters"]["special_tokens"] = {}
+        run_dir.save()
+    for file in (tmp_path / "run" / "stages").glob("*/*.arrow"):
+        file.unlink()
+    run(rows("a b c", "d e f"), "responses")
+    (stage,) = run_status(tmp_path / "run").stages
+    assert stage.special_tokens == {"<|begin|>": 1}

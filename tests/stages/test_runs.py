@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import gc
 import itertools
 import os
@@ -569,3 +570,45 @@ def test_many_runs_in_one_process_leave_no_threads_open_files_or_package_indexes
     for number in range(6):
         make(f"run-{number}", num_rows=4)
     assert held() == before
+
+
+@pytest.mark.parametrize("lost", [["run.json"], ["run.json", "run.json.bak"]])
+def test_a_run_whose_state_is_missing_continues_and_generates_nothing(make, null, tmp_path, lost):
+    before = make(num_rows=20).to_list()
+    for name in lost:
+        (tmp_path / "run" / name).unlink()
+    null.reset()
+    assert make(num_rows=20).to_list() == before
+    assert null.log == []
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
+DATED = (
+    "{{ bos_token }}Today is {{ strftime_now('%d %b %Y') }}.{% for m in messages %}<|start_header_id|>{{ m['role'] }}"
+    "<|end_header_id|>\n\n{{ m['content'] }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+
+
+class Tomorrow(dt.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + dt.timedelta(days=1)
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_run_that_lost_its_state_keeps_the_date_that_it_began_with(
+    make, null, tmp_path, monkeypatch, caplog, is_kept
+):
+    settings = {"num_rows": 10, "template": {"chat_template": DATED}}
+    before = make(**settings).to_list()
+    (tmp_path / "run" / "run.json").write_text("{")
+    (tmp_path / "run" / "run.json.bak").write_text("{")
+    if not is_kept:
+        (tmp_path / "run" / "pins.json").write_text("{")
+    monkeypatch.setattr("magpie_hf.templates.dt.datetime", Tomorrow)
+    null.reset()
+    with caplog.at_level("WARNING", "magpie_hf"):
+        after = make(**settings).to_list()
+    assert (after == before, null.log == []) == (is_kept, is_kept)
+    assert ("generates its rows again" in caplog.text) != is_kept
