@@ -52,7 +52,7 @@ class AnswerReader:
         self._head, self._behind = _head_pattern(answer.head), _head_pattern(answer.after_reasoning)
         self._ending = ending_pattern(answer.ending)
         shown = (frame.after_user, frame.before_answer, frame.after_answer, frame.at_end, *answer.inside)
-        self._special = vocabulary.answer_pattern(shown)
+        self._special = vocabulary.in_answers(shown, template)
 
     @property
     def hidden_close(self) -> str | None:
@@ -78,7 +78,8 @@ class AnswerReader:
         """Return the answer of a generation, and why it is none, if so."""
         text = self._visible(generation)
         reasoning, answer = self.split(text)
-        special = self._find(answer) or self._find(reasoning or "")
+        ids = generation.token_ids
+        special = self._special.find(answer, ids) or self._special.find(reasoning or "", ids)
         headed = reasoning is not None or self._head is None or self._head.match(text) is not None
         return Answer(reasoning, answer, special, "" if headed or not answer.strip() else self._frame.words)
 
@@ -91,10 +92,6 @@ class AnswerReader:
         found = self._ending.search(answer) if self._ending else None
         answer = answer[: found.start()].rstrip() if found else answer
         return _reasoning.without_answer_marks(answer, self._template)
-
-    def _find(self, text: str) -> str | None:
-        found = self._special.search(text) if self._special else None
-        return found[0] if found else None
 
     def _visible(self, generation: Generation) -> str:
         """Return a generation's text with special tokens visible, from its ids where a server left them out."""

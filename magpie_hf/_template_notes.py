@@ -103,7 +103,7 @@ def _default_block_note(template: ChatTemplate) -> str:
     start, header = template.pre_query().text.removeprefix(template.bos).rstrip(), template.frame.after_answer.rstrip()
     common = common_prefix(start[::-1], header[::-1])
     extra = start[: len(start) - len(common)]
-    while found := template.find_special(extra):
+    while found := template.find_special(extra, template.tokenizer.encode(extra, add_special_tokens=False)):
         extra = extra.replace(found, "")
     if not common or not extra.strip():
         return ""

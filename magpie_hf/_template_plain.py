@@ -29,7 +29,7 @@ class PlainTemplate:
         vocabulary = Vocabulary(tokenizer)
         self.response_stops: Stops = stops_of(vocabulary, end_ids(vocabulary, generation_config), ())
         self.instruction_stops = self.response_stops
-        self._special = vocabulary.answer_pattern(())
+        self._special = vocabulary.in_answers((), "")
 
     @classmethod
     def load(cls, model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PlainTemplate:
@@ -46,10 +46,9 @@ class PlainTemplate:
         """Return the last message's text as a prompt: what the check of the token counts sends."""
         return self.plain(messages[-1]["content"])
 
-    def find_special(self, text: str) -> str | None:
-        """Return the first special token found in a generated text."""
-        found = self._special.search(text) if self._special else None
-        return found[0] if found else None
+    def find_special(self, text: str, token_ids: Sequence[int] | None = None) -> str | None:
+        """Return the first special token found in a generated text; by its id where the ids are known."""
+        return self._special.find(text, token_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of tokens, special ones visible."""

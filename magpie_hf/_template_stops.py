@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._reasoning import TAG, is_tag
+from ._special_tokens import SpecialTokens
 from ._template_answer import AnswerFrame
 from ._template_probe import Frame
 
@@ -69,24 +70,24 @@ class Vocabulary:
     def _is_mark(self, piece: str) -> bool:
         return piece.strip() in self._mark_texts or is_tag(piece) or _MARK.fullmatch(piece) is not None
 
-    def special_pattern(self, frame: Frame) -> re.Pattern[str] | None:
+    def in_instructions(self, frame: Frame, template: str) -> SpecialTokens:
         """Return what finds special tokens and the template's own marks in an instruction; think tags are not meant."""
-        texts = {t for t in self.special if t.strip()} | self._shown((frame.after_user, frame.after_answer))
-        return _any_of(t for t in texts if not is_tag(t))
+        special = {t for t in self.special if t.strip() and not is_tag(t)}
+        return SpecialTokens(self, special, self._shown((frame.after_user, frame.after_answer)), template)
 
-    def answer_pattern(self, parts: Iterable[str]) -> re.Pattern[str] | None:
+    def in_answers(self, parts: Iterable[str], template: str) -> SpecialTokens:
         """Return what finds special tokens, and the marks that a template prints (`parts`), in an answer.
 
         Think tags that are ordinary tokens are not meant: an answer may speak of them.
         """
         special = {t for t in self.special if len(t.strip()) > 1}
-        return _any_of(special | {t for t in self._shown(parts) if not is_tag(t)})
+        return SpecialTokens(self, special, self._shown(parts), template)
 
     def _shown(self, parts: Iterable[str]) -> set[str]:
         texts: set[str] = set()
         for part in parts:
             texts.update(_MARK.findall(part), (self.marks[i] for i in self.marks_in(part)))
-        return texts
+        return {text for text in texts if not is_tag(text)}
 
 
 def instruction_stops(vocabulary: Vocabulary, frame: Frame, generation_config: Any) -> Stops:
@@ -121,11 +122,6 @@ def response_stops(vocabulary: Vocabulary, frame: Frame, answer: AnswerFrame, ge
 def _plain_user(vocabulary: Vocabulary, after_answer: str) -> list[str]:
     r"""Return the text that begins the next user's turn where no mark ends an answer: "### User:", "\nUser:"."""
     return [] if vocabulary.holds_mark(after_answer) else _plain_end(vocabulary, after_answer)
-
-
-def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
-    listed = sorted(texts, key=lambda text: (-len(text), text))
-    return re.compile("|".join(map(re.escape, listed))) if listed else None
 
 
 def end_ids(vocabulary: Vocabulary, generation_config: Any) -> list[int]:

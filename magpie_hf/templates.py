@@ -88,7 +88,7 @@ class ChatTemplate:
         self.is_harmony, self.opened_think = self._reader.is_harmony, self._reader.opened
         self.instruction_stops = instruction_stops(self._vocabulary, self.frame, generation_config)
         self.response_stops = response_stops(self._vocabulary, self.frame, self.answer_frame, generation_config)
-        self._special = self._vocabulary.special_pattern(self.frame)
+        self._special = self._vocabulary.in_instructions(self.frame, self.text)
         self.pre_query_slot: Slot
         self.pre_query()
 
@@ -219,10 +219,9 @@ class ChatTemplate:
         """Return the text of tokens, special ones visible."""
         return self._coder.decode(ids)
 
-    def find_special(self, text: str) -> str | None:
-        """Return the first special token, or mark of the template, found in a generated text."""
-        found = self._special.search(text) if self._special else None
-        return found[0] if found else None
+    def find_special(self, text: str, token_ids: Sequence[int] | None = None) -> str | None:
+        """Return the first special token, or mark of the template, found in a generated text; by ids where known."""
+        return self._special.find(text, token_ids)
 
     def split_reasoning(self, text: str) -> tuple[str | None, str]:
         """Return (reasoning, answer) of a response; reasoning is None if there is none, answer "" if it never came."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from magpie_hf._template_answer import AnswerFrame, rest_of
+from magpie_hf._template_plain import PlainTemplate
 from magpie_hf.engines.base import Generation
 from magpie_hf.engines.stops import end_text
 from magpie_hf.templates import ChatTemplate
@@ -72,6 +73,54 @@ def test_an_answer_is_read_without_what_its_format_puts_around_it(family, text, 
 )
 def test_a_special_token_that_is_left_in_an_answer_is_found(family, text, special):
     assert read(family, text).special == special
+
+
+STRUCK, LISTED = "Use <s>old</s> for it.", "vocab = ['<pad>', '<unk>', '<s>']"
+
+
+@pytest.mark.parametrize(
+    ("family", "text"), [("llama-2", STRUCK), ("llama-2", LISTED), ("gemma-2", "It ends in <eos>.")]
+)
+def test_an_answer_may_hold_texts_that_are_also_names_of_tokens(family, text):
+    assert read(family, text) == (None, text, None, "")
+
+
+def test_special_tokens_that_look_like_placeholders_count_only_where_the_template_has_them():
+    tokenizer = {**CHATML, "special": "<|im_start|> <filename>"}
+    source = template("qwen-2.5")
+    text = "Run `tar xf <filename>` now."
+    for given, found in ((source, None), (source + "{# <filename> #}", "<filename>")):
+        chat = ChatTemplate(make_tokenizer(**tokenizer, chat_template=given))
+        assert chat.read_answer(Generation(0, text, "stop")).special == found
+        assert chat.find_special(text) == found
+
+
+@pytest.mark.parametrize(
+    ("family", "token"),
+    [("mistral-nemo", "[INST]"), ("llama-2", "<s>"), ("llama-3", "<|eot_id|>"), ("gemma-2", "<eos>")],
+)
+def test_token_ids_decide_whether_a_text_is_a_special_token(family, token):
+    chat = study(family)
+    text = f"The format is {token} and more."
+    spelled = [i for letter in text for i in chat.tokenizer.encode(letter, add_special_tokens=False)]
+    assert read(family, text, spelled).special is None
+    assert chat.find_special(text, spelled) is None
+    special = chat.tokenizer.encode(text, add_special_tokens=False)
+    assert read(family, text, special).special == token
+    assert chat.find_special(text, special) == token
+
+
+def test_a_mark_that_is_no_token_is_found_whatever_the_ids():
+    chat = study("olmo-2")
+    text = "Yo.\n<|user|>\nHi"
+    ids = chat.tokenizer.encode(text, add_special_tokens=False)
+    assert read("olmo-2", text, ids).special == chat.find_special(text, ids) == "<|user|>"
+
+
+def test_a_base_models_text_may_hold_names_of_tokens_too():
+    plain = PlainTemplate(study("llama-2").tokenizer)
+    assert plain.find_special(STRUCK) is None
+    assert plain.find_special(STRUCK, plain.tokenizer.encode(STRUCK, add_special_tokens=False)) == "<s>"
 
 
 def test_an_answer_may_speak_of_think_tags_that_are_ordinary_tokens():

@@ -29,7 +29,7 @@ from .openai_probe import (
 from .pacing import CONCURRENCY
 from .replies import completion_counts, context_of, is_choice, kept_ids, text_of, usage_of
 from .servers import names_match
-from .stops import Ending, end_text
+from .stops import Ending, end_text, to_send
 from .wire import Endpoint, Reply, Verdict, to_json
 
 
@@ -289,7 +289,7 @@ class OpenAIEngine(EndpointEngine):
         return fields
 
     def _stops_sent(self, sampling: SamplingParams) -> list[str]:
-        texts = [] if self._takes_stop_ids else self._turn_ends(sampling)
+        texts = [] if self._takes_stop_ids else to_send(self._turn_ends(sampling))
         return list(dict.fromkeys([*texts, *sampling.stop]))[:MAX_STOP]
 
     @property

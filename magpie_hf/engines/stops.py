@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
+
+
+# Names of tokens that ordinary texts hold: <s> strikes out in HTML, <pad> and [MASK] are in every text on tokenizers
+_ORDINARY = re.compile(r"</?s>|<(?:unk|pad|bos|eos|mask|cls|sep)>|\[(?:unk|pad|bos|eos|mask|cls|sep)\]", re.IGNORECASE)
 
 
 class Ending(NamedTuple):
@@ -12,6 +17,20 @@ class Ending(NamedTuple):
     text: str
     finish_reason: str
     num_tokens: int | None = None
+
+
+def is_ordinary(text: str) -> bool:
+    """Return whether a token's text is one that ordinary texts hold too.
+
+    >>> is_ordinary("</s>"), is_ordinary("<|eot_id|>")
+    (True, False)
+    """
+    return _ORDINARY.fullmatch(text.strip()) is not None
+
+
+def to_send(turn_ends: Iterable[str]) -> list[str]:
+    """Return those texts of stop tokens that a server may stop at as text; the others are ends of sequence to it."""
+    return [text for text in turn_ends if not is_ordinary(text)]
 
 
 def first_stop(text: str, stops: Collection[str]) -> tuple[int, str] | None:
@@ -25,10 +44,14 @@ def first_stop(text: str, stops: Collection[str]) -> tuple[int, str] | None:
 
 
 def end_text(text: str, finish_reason: str, *, turn_ends: Collection[str], stops: Collection[str]) -> Ending:
-    """Cut a text before the first of all stops. `turn_ends`: texts of the stop tokens; `stops`: the user's."""
-    found = first_stop(text, [*turn_ends, *stops])
+    """Cut a text before the first of all stops. `turn_ends`: texts of the stop tokens; `stops`: the user's.
+
+    Names of tokens that ordinary texts hold end a text only where it ends: a server may show the token that ended it.
+    """
+    found = first_stop(text, [*to_send(turn_ends), *stops])
     if found is None:
-        return Ending(text, finish_reason)
+        shown = next((end for end in turn_ends if is_ordinary(end) and text.endswith(end)), None)
+        return Ending(text, finish_reason) if shown is None else Ending(text.removesuffix(shown), "stop")
     start, stop = found
     return Ending(text[:start], "stop" if stop in turn_ends else "stop_text")
 
@@ -51,7 +74,7 @@ def end_tokens(
     if num_tokens < len(token_ids):
         finish_reason = "stop"
     text = "".join(token_texts[:num_tokens])
-    ending = end_text(text, finish_reason, turn_ends=turn_ends, stops=stops)
+    ending = end_text(text, finish_reason, turn_ends=to_send(turn_ends), stops=stops)
     if len(ending.text) == len(text):
         return ending._replace(num_tokens=num_tokens)
     length = 0

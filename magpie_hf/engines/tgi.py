@@ -14,7 +14,7 @@ from .base import Capabilities, Generation, Request, Served
 from .endpoints import EndpointEngine
 from .groups import fitted
 from .pacing import retry_after_s
-from .stops import Ending, end_text, end_tokens
+from .stops import Ending, end_text, end_tokens, to_send
 from .tgi_types import check_parameters, tgi_client, tgi_error
 from .transport import ASK_TIMEOUT_S
 from .untrusted import count_or_none, header_count
@@ -133,7 +133,7 @@ class TgiEngine(EndpointEngine):
 
     def _stops_sent(self, sampling: SamplingParams) -> tuple[str, ...]:
         """Return the stop sequences for the server: ends of turn first, then the user's, as many as it takes."""
-        stops = dict.fromkeys([*self._turn_ends(sampling), *sampling.stop])
+        stops = dict.fromkeys([*to_send(self._turn_ends(sampling)), *sampling.stop])
         return tuple(stops)[: self._max_stop]
 
     def _turn_ends(self, sampling: SamplingParams) -> list[str]:

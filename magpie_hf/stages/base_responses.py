@@ -63,7 +63,7 @@ class BaseResponses(RowStage):
             generation = yield Ask(template.plain(urial_prompt(row["instruction"])), sampling.with_seed(seed))
             if generation.failure is not None:
                 return failed(generation)
-            special = template.find_special(generation.text)
+            special = template.find_special(generation.text, generation.token_ids)
             if special is not None:
                 return rejected({"finish": generation.finish_reason}, generation, "special_token", special)
             text = generation.text.encode("utf-8", "replace").decode().strip()

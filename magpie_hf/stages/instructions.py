@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from ..engines.base import Generation
 from ..errors import ArgumentError
@@ -23,6 +23,8 @@ from . import cleaning
 
 MAX_TOKENS = 1024
 """Most tokens of an instruction; the reference's scripts for newer models use 1024 (its default is 2048)."""
+
+FindSpecial: TypeAlias = Callable[[str, Sequence[int] | None], str | None]
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Instructions(RowStage):
             return ()
         return first_tokens(context.template.tokenizer, self.banned_starts)
 
-    def judge(self, generation: Generation, find_special: Callable[[str], str | None], dropped: str = "") -> Outcome:
+    def judge(self, generation: Generation, find_special: FindSpecial, dropped: str = "") -> Outcome:
         """Accept a text or reject it with its reason; the raw text is kept either way.
 
         `dropped`: the end of the user's header that the prompt leaves to the model (see Prompt); not part of a text.
@@ -130,7 +132,7 @@ class Instructions(RowStage):
             return Outcome(record, "unfinished")
         if own is None:
             return Outcome(record, "header")
-        if (special := find_special(raw)) is not None:
+        if (special := find_special(raw, generation.token_ids)) is not None:
             return Outcome({**record, "why": special}, "special_token")
         if self.banned_starts and raw.lstrip().startswith(self.banned_starts):
             return Outcome(record, "banned_start")

@@ -336,6 +336,19 @@ def test_turn_ends_are_sent_before_the_users_stops_and_no_more_than_the_server_t
         assert server.posts[-1].body["parameters"]["stop"] == [EOT, "<|end|>", "\n"]
 
 
+def test_names_of_tokens_that_ordinary_texts_hold_are_not_sent_as_stops_and_cut_only_at_the_end():
+    tokens = [(11, "Use <", False), (12, "s>old</s", False), (13, "> now.", False), (2, "</s>", True)]
+    answer = generated("Use <s>old</s> now.", "eos_token", tokens)
+    with Scripted(tgi(lambda a, n: answer)) as server, engine(server, token_texts={1: "<s>", 2: "</s>"}) as e:
+        g = one(e, stop_token_ids=(1, 2), stop=("\n",))
+        assert server.posts[-1].body["parameters"]["stop"] == ["\n"]
+    assert (g.text, g.finish_reason) == ("Use <s>old</s> now.", "stop")
+    ends = {"turn_ends": ("</s>", "<s>", EOT), "stops": ()}
+    assert end_text("Use <s>old</s> now.", "stop", **ends) == ("Use <s>old</s> now.", "stop", None)
+    assert end_text("Use <s>old</s> now.</s>", "stop", **ends).text == "Use <s>old</s> now."
+    assert end_text(f"<s>old</s>{EOT}</s>", "stop", **ends).text == "<s>old</s>"
+
+
 STOPS = st.lists(st.text("ab\n", min_size=1, max_size=3), max_size=3)
 
 

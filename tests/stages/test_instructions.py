@@ -172,7 +172,7 @@ def test_an_unusable_turn_is_tried_so_often_and_then_ends_the_conversation_with_
     ],
 )
 def test_the_end_of_the_header_that_the_model_writes_is_not_part_of_the_instruction(dropped, text, code, raw):
-    outcome = Instructions(clean=False).judge(Generation(1, text, "stop"), lambda _: None, dropped)
+    outcome = Instructions(clean=False).judge(Generation(1, text, "stop"), lambda *_: None, dropped)
     assert (outcome.code, outcome.record["raw"]) == (code, raw)
 
 
