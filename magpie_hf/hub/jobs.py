@@ -37,7 +37,7 @@ _VERSION_CHECK = (
     "sys.exit(0 if found == wanted else f'magpie_hf {found} is installed, and this job was planned with {wanted}.')"
 )
 _URL = re.compile(r"(?:git\+)?https://\S+")
-_REQUIREMENT = re.compile(r"magpie[_-]hf(?:\[[\w,-]*\])? *@ *((?:git\+)?https://\S+)")
+_REQUIREMENT = re.compile(r"magpie[_-]hf(?:\[([\w,-]*)\])? *@ *((?:git\+)?https://\S+)")
 _WHEEL = re.compile(r"magpie_hf-([^-]+)-[\w.-]+\.whl")
 _MINUTES = {"minute": 1.0, "hour": 60.0, "second": 1 / 60}
 _GPUS = re.compile(r"x(\d+)$")
@@ -195,8 +195,11 @@ def package_of(given: str | None, extras: Sequence[str] = ()) -> Package:
             raise ArgumentError(f"{quoted(given)} is not a wheel of magpie_hf on this machine.", key="package")
         content = wheel.read_bytes()
         return Package(name, found[1], wheel, hashlib.sha256(content).hexdigest())
-    if _REQUIREMENT.fullmatch(given):
-        return Package(given, _version_in(given))
+    _refuse_login(given)
+    found = _REQUIREMENT.fullmatch(given)
+    if found:
+        named = [extra for extra in (found[1] or "").split(",") if extra]
+        return Package(f"magpie_hf{_bracketed([*extras, *named])} @ {found[2]}", _version_in(given))
     if not _URL.fullmatch(given):
         raise ArgumentError(
             f"The package {quoted(given)} is neither a URL nor a wheel.",
@@ -204,6 +207,16 @@ def package_of(given: str | None, extras: Sequence[str] = ()) -> Package:
             key="package",
         )
     return Package(f"{name} @ {given}", _version_in(given))
+
+
+def _refuse_login(given: str) -> None:
+    """Raise ArgumentError for a URL with a user or token in it: a job's command is shown, and is no secret."""
+    if re.search(r"://[^/?#\s]*@", given):
+        raise ArgumentError(
+            "The package's URL has a login in it, which the job's command would show.",
+            hint="Make a wheel (`python -m build --wheel`) and give its path: it is uploaded to the target repository.",
+            key="package",
+        )
 
 
 def _version_in(url: str) -> str:

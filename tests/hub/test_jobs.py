@@ -152,6 +152,21 @@ def test_a_job_with_vllm_samples_without_the_compiler_that_its_image_lacks(rent,
     assert f"magpie_hf[vllm] @ {URL}" in script_of(rent.jobs[0])
 
 
+@pytest.mark.parametrize("given", [f"magpie_hf @ {URL}", f"magpie-hf[vllm]@{URL}", f"magpie_hf[local] @ {URL}"])
+def test_a_package_by_name_and_url_keeps_the_extras_that_the_recipe_needs(given):
+    extras = {"vllm", "local"} if "local" in given else {"vllm"}
+    assert jobs.package_of(given, ["vllm"]).requirement == f"magpie_hf[{','.join(sorted(extras))}] @ {URL}"
+
+
+@pytest.mark.parametrize("prefix", ["", "magpie_hf @ "])
+@pytest.mark.parametrize("url", ["git+https://me:ghp_secret@example.org/me/x", "https://ghp_secret@example.org/x.whl"])
+def test_a_login_in_the_address_of_the_package_is_refused_and_not_repeated(rent, recipe, prefix, url):
+    said = run_job(recipe, "--yes", package=prefix + url, code=1)
+    assert "has a login in it" in said
+    assert "ghp_secret" not in said
+    assert rent.jobs == []
+
+
 def test_a_job_shows_its_price_and_starts_when_told_to(rent, recipe):
     said = run_job(recipe, "--yes", "--timeout", "2h", "--config", "raw")
     assert "$2.50 an hour" in said
