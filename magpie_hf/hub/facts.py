@@ -14,13 +14,13 @@ from ..reports.statistics import dataset_statistics
 from .licences import Licence, licence_of
 from .manifest import public_name, public_recipe
 from .markdown import line
-from .origin import is_synthetic, origin_of
+from .origin import TEXT_WRITERS, is_synthetic, origin_of
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMAT = 2
+FORMAT = 3
 SAMPLES = 3
 KEPT_CHARACTERS = 2000
 MOST_WRITERS = 20
@@ -109,11 +109,13 @@ def chart_sheet(statistics: Mapping[str, Any], title: str) -> str:
 
 
 def writers(recipe: Mapping[str, Any], dataset: Dataset) -> list[str]:
-    """Return the models whose text the rows hold: who wrote instructions, and who answered.
+    """Return the models whose text the rows hold: instructions, responses, further turns, preference responses.
 
     The rows say it where they can; else the recipe does, unless it only annotates.
     """
-    found = _distinct(dataset, "model") + _distinct(dataset, "gen_response_configs", "output_generator")
+    found = _distinct(dataset, "model")
+    for column, field in TEXT_WRITERS:
+        found += _distinct(dataset, column, field)
     if not found and not recipe.get("dataset"):
         responder = recipe.get("responder")
         found = [recipe.get("model"), responder.get("model") if isinstance(responder, Mapping) else responder]
@@ -217,7 +219,8 @@ def _limits(facts: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterator[str
     cut = facts["labels"].get("response_finish_reason", {}).get("counts", {})
     if cut.get("length"):
         yield f"{svg.percent(cut['length'] / sum(cut.values()))} of the responses ran into their length limit."
-    if origin["synthesized"] == origin["answered"] == origin["rows"]:
+    has_texts = bool(origin["rows"] or origin["is_new"])
+    if has_texts and origin["synthesized"] == origin["answered"] == origin["rows"]:
         yield "All texts were written by a language model; facts in them were not checked."
     elif is_synthetic(origin):
         yield "Some texts were written by a language model; facts in the texts were not checked."

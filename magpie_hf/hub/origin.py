@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..columns import listed
 from .manifest import public_name
 from .markdown import line
 
@@ -20,6 +21,12 @@ _WRITERS = {  # column, and the field of it, that says which model wrote what a 
     "instructions": ("gen_input_configs", "input_generator"),
     "responses": ("gen_response_configs", "output_generator"),
 }
+_FURTHER_WRITERS = {  # as _WRITERS: texts beside an instruction and its response
+    "further turns": ("gen_turns_configs", "turns_generator"),
+    "preference responses": ("gen_responses_configs", "output_generator"),
+}
+TEXT_WRITERS = (_WRITERS["responses"], *_FURTHER_WRITERS.values())
+"""Columns, and fields of them, with the models that wrote other texts than instructions; `model` has those."""
 _TEXT_STAGES = ("instructions", "responses", "turns", "preference_responses")
 _OTHER_STAGES = ("select", "subset")
 _LABELLED = {
@@ -35,13 +42,15 @@ _LABELLED = {
 def origin_of(recipe: Mapping[str, Any], run: Mapping[str, Any] | None, dataset: Dataset) -> dict[str, Any]:
     """Return where rows come from, JSON-like.
 
-    `rows`: how many. `is_new`: the run synthesized them, be they none. `synthesized`: how many instructions are Magpie's. `answered`: how many responses were generated
-    here, or say which model wrote them. `instructors`, `responders`: the models that wrote them, where rows say it.
+    `rows`: how many. `is_new`: the run synthesized them, be they none. `synthesized`: how many instructions are Magpie's.
+    `answered`: how many responses were generated here, or say which model wrote them. `instructors`, `responders`: the
+    models that wrote them, where rows say it. `generated`: what else models wrote, to the number of rows and the models.
     `annotations`: what was annotated. `source`: the dataset that the rows come from, "" if it is not known.
     """
     is_new = bool(recipe) and not recipe.get("dataset")
     stages = [str(state.get("name", "")) for state in ((run or {}).get("stages") or {}).values()]
     written = {what: _written(dataset, *where) for what, where in _WRITERS.items()}
+    further = {what: _written(dataset, *where) for what, where in _FURTHER_WRITERS.items()}
     given = recipe.get("dataset")
     source = given.get("path") if isinstance(given, Mapping) else given
     labelled = [name for column, name in _LABELLED.items() if column in dataset.column_names]
@@ -54,6 +63,11 @@ def origin_of(recipe: Mapping[str, Any], run: Mapping[str, Any] | None, dataset:
         "answered": len(dataset) if is_answered else written["responses"][0],
         "responders": [public_name(name) for name in written["responses"][1]],
         "instructors": [public_name(name) for name in written["instructions"][1]],
+        "generated": {
+            what: {"rows": count, "models": [public_name(name) for name in models]}
+            for what, (count, models) in further.items()
+            if count
+        },
         "annotations": list(dict.fromkeys(annotated)),
         "source": public_name(str(source)) if source else "",
     }
@@ -79,7 +93,7 @@ def _written(dataset: Dataset, column: str, field: str) -> tuple[int, list[str]]
 
 def is_synthetic(origin: Mapping[str, Any]) -> bool:
     """Whether some of the texts were written by a model, as far as is known."""
-    return is_magpie(origin) or bool(origin["answered"])
+    return is_magpie(origin) or bool(origin["answered"] or origin["generated"])
 
 
 def is_magpie(origin: Mapping[str, Any]) -> bool:
@@ -95,11 +109,11 @@ def owes_magpie(origin: Mapping[str, Any]) -> bool:
 def summary(origins: Sequence[Mapping[str, Any]], models: Sequence[str], rows: int) -> str:
     """Return what a dataset is, in a sentence: for cards that nobody gave a description."""
     if all(origin["synthesized"] == origin["rows"] > 0 for origin in origins):
-        return f"{rows:,} conversations synthesized by {_listed(models) or 'a language model'} alone."
+        return f"{rows:,} conversations synthesized by {listed(models) or 'a language model'} alone."
     sources = dict.fromkeys(origin["source"] or "an existing dataset" for origin in origins)
     annotations = dict.fromkeys(name for origin in origins for name in origin["annotations"])
-    annotated = f", annotated with {_listed(list(annotations))}" if annotations else ""
-    return f"{rows:,} rows of {_listed(list(sources))}{annotated}."
+    annotated = f", annotated with {listed(list(annotations))}" if annotations else ""
+    return f"{rows:,} {'row' if rows == 1 else 'rows'} of {listed(list(sources))}{annotated}."
 
 
 def sentences(origin: Mapping[str, Any]) -> str:
@@ -120,12 +134,12 @@ def sentences(origin: Mapping[str, Any]) -> str:
         said.append(f"{'The other instructions' if synthesized else 'The instructions'} come from {source}.")
     if answered:
         which = "Responses" if answered == rows else f"{answered:,} of {rows:,} responses"
-        by = _listed([line(name) for name in origin["responders"]])
+        by = listed([line(name) for name in origin["responders"]])
         said.append(f"{which} were generated{' by ' + by if by else ''}.")
+    # A synthesis is said above to be its model's alone.
+    for what, found in origin["generated"].items() if synthesized < rows else ():
+        which = what.capitalize() + ("" if found["rows"] == rows else f" of {found['rows']:,} of {rows:,} rows")
+        said.append(f"{which} were generated by {listed([line(name) for name in found['models']])}.")
     if origin["annotations"] and synthesized < rows:
-        said.append(f"The rows were annotated with {_listed([line(name) for name in origin['annotations']])}.")
+        said.append(f"The rows were annotated with {listed([line(name) for name in origin['annotations']])}.")
     return " ".join(said)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
