@@ -104,7 +104,8 @@ def _annotate(options: argparse.Namespace) -> int:
 
 
 def _select(options: argparse.Namespace) -> int:
-    from .api_rows import select
+    from .filters import nothing_kept, select_rows
+    from .loading import load_rows, with_row_columns
     from .place import quiet_datasets
 
     names = ("longest", "sample", "one_per_group", "shuffle", "seed")
@@ -112,16 +113,19 @@ def _select(options: argparse.Namespace) -> int:
     target = Path(options.output)
     if target.suffix != ".parquet":
         raise ArgumentError(f"--output {options.output!r} is no parquet file.", hint="As --output filtered.parquet.")
-    kept, funnel = select(options.dataset, options.selection, return_funnel=True, **changes)
+    rows = with_row_columns(load_rows(options.dataset))
+    selected = select_rows(rows, options.selection, **changes)
+    kept = rows.select(selected.indices)
     print(f"{'condition':<70}{'rows in':>12}{'rows out':>12}{'null':>10}")
-    for step in funnel:
+    for step in selected.funnel:
         print(f"{step.condition[:68]:<70}{step.rows_in:>12,}{step.rows_out:>12,}{step.nulls:>10,}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with quiet_datasets():
         kept.to_parquet(str(target))
     print(f"\n{len(kept):,} rows in {target}")
     if not len(kept):
-        print("Warning: the file has the columns and no row. datasets.load_dataset reads it with streaming=True only.")
+        print(f"Warning: {nothing_kept(selected) or 'The dataset has no rows.'}")
+        print("The file has the columns only; datasets.load_dataset reads it with streaming=True only.")
     return 0
 
 

@@ -30,7 +30,10 @@ def carry_out(recipe: Recipe, rows: int, **options: Any) -> int:
     show_status(place)
     if recipe.push is not None:
         show_published(place)
-    print(f"\nThe dataset: {place}  ({len(dataset)} rows; load_dataset({str(place)!r}, split='train'))")
+    how = (
+        "split='train'" if len(dataset) else "split='train', streaming=True"
+    )  # without rows it loads as a stream only
+    print(f"\nThe dataset: {place}  ({len(dataset)} rows; load_dataset({str(place)!r}, {how}))")
     return 0
 
 

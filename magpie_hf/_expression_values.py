@@ -118,7 +118,7 @@ class Evaluator:
         if scale is None:
             return _Values(pa.scalar(value), "text", True)
         if value not in SCALES[scale]:
-            message = f"{quoted(value)} is no label of {scale}."
+            message = f"{quoted(value)} is not a label of {scale}."
             raise error_at(self.line, node, message, did_you_mean(value, SCALES[scale]))
         return _Values(pa.scalar(SCALES[scale].index(value), pa.int32()), scale, True)
 

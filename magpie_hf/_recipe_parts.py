@@ -159,7 +159,7 @@ def engine_of(raw: Mapping[str, Any], source: Source, path: str = "engine") -> t
     if sampled:
         raise source.error(
             f"{path}.{sampled[0]}",
-            "is about sampling, and is no setting of the engine.",
+            "is a sampling setting, not an engine setting.",
             f"For instructions: sampling={{{sampled[0]!r}: …}} (in a recipe: sampling.{sampled[0]}); for responses: "
             f"response_sampling={{{sampled[0]!r}: …}} (in a recipe: stages.responses.sampling.{sampled[0]}).",
         )

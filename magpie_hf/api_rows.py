@@ -214,7 +214,7 @@ def write_card(dataset: Any, path: str | Path | None = None, **options: Any) -> 
     """Write a dataset's card; made again, it keeps what a person wrote outside its marks.
 
     Args:
-        dataset: A Dataset, DataFrame or list of rows, or a path or Hub id; of a run directory, recipe, funnel and cost are told too.
+        dataset: A Dataset, DataFrame or list of rows, or a path or Hub id; of a run directory, its recipe, funnel and cost are included.
         path: The file; by default README.md in the run's directory, or here.
         **options: `repo_id`, `config_name`, `title`, `license`; see `magpie_hf.hub.card.build_card`.
 

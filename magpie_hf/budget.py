@@ -36,7 +36,7 @@ class Limit(NamedTuple):
         if self.spent >= self.value:
             return f"{self.setting} is reached ({self.shown(self.spent)})"
         spent, expected = self.shown(self.spent), self.shown(self.next_row)
-        return f"{self.setting} has no room for another row (used: {spent}; a row may take {expected})"
+        return f"{self.setting} would be exceeded by another row (used: {spent}; a row may take {expected})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Budget:
     def exceeded(
         self, tokens: float, seconds: float, row_tokens: float = 0.0, row_seconds: float = 0.0
     ) -> Limit | None:
-        """Return the first limit that is reached, or that another row would pass; None if there is room for it."""
+        """Return the first limit that is reached, or that another row would pass; None if it fits."""
         for limit in self.used(tokens, seconds, row_tokens, row_seconds):
             if limit.spent >= limit.value or limit.spent + limit.next_row > limit.value:
                 return limit

@@ -11,7 +11,7 @@ from .errors import MagpieError, StorageError
 
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-SAME_COMMAND = "Make room (or choose another --output) and run the same command again: finished rows are kept."
+SAME_COMMAND = "Free disk space (or choose another --output) and run the same command again: finished rows are kept."
 
 
 def disk_error(error: BaseException) -> OSError | None:

@@ -140,7 +140,7 @@ class EmbeddingStore:
 
     def append(self, keys: KeyArray, vectors: npt.NDArray[np.floating[Any]]) -> None:
         """Keep vectors, (number, dim). Raises StorageError."""
-        hint = "Make room and run the same command again: embeddings written are kept."
+        hint = "Free disk space and run the same command again: embeddings written are kept."
         with writing("embeddings", self.directory, hint=hint):
             self.dim = int(vectors.shape[1])
             with np.errstate(over="ignore"):

@@ -185,11 +185,13 @@ def _labelled(data: Any, column: str, label: str) -> npt.NDArray[np.bool_]:
     if label.startswith(">") and column in SCALES:
         least = label[1:].strip()
         if least not in SCALES[column]:
-            raise ArgumentError(f"{quoted(least)} is no label of {column}.", hint=did_you_mean(least, SCALES[column]))
+            raise ArgumentError(
+                f"{quoted(least)} is not a label of {column}.", hint=did_you_mean(least, SCALES[column])
+            )
         found: npt.NDArray[np.bool_] = _ordinals(data, column) > SCALES[column].index(least)
         return found
     if column in SCALES and label not in SCALES[column]:
-        raise ArgumentError(f"{quoted(label)} is no label of {column}.", hint=did_you_mean(label, SCALES[column]))
+        raise ArgumentError(f"{quoted(label)} is not a label of {column}.", hint=did_you_mean(label, SCALES[column]))
     return np.asarray(pc.fill_null(pc.equal(data, label), False))
 
 

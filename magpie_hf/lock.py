@@ -242,5 +242,5 @@ def _not_writable(path: Path, error: OSError) -> StorageError:
     return StorageError(
         f"Cannot write in the run directory: {error.strerror or error}.",
         where=str(path.parent),
-        hint="Make room, or choose another place with --output; finished rows are kept.",
+        hint="Free disk space, or choose another place with --output; finished rows are kept.",
     )

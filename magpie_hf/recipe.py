@@ -287,14 +287,14 @@ def _stages(
 ) -> tuple[dict[int, str], tuple[Stage, ...]]:
     """Return the key of the recipe that asked for each stage, by the stage's `id`; and the stages."""
     if not isinstance(given, list) or not given:
-        raise source.error("stages", f"{quoted(given)} is no list of stages.", f"Stages: {', '.join(STAGES)}.")
+        raise source.error("stages", f"{quoted(given)} is not a list of stages.", f"Stages: {', '.join(STAGES)}.")
     built: list[Stage] = []
     paths: dict[int, str] = {}
     for number, entry in enumerate(given):
         path = f"stages[{number}]"
         stage = _stage(entry, grid, model, path, source)
         if stage in built or (not stage.repeatable and any(stage.name == other.name for other in built)):
-            raise source.error(path, f'the stage "{stage.name}" stands here a second time.')
+            raise source.error(path, f'the stage "{stage.name}" appears twice.')
         is_first = not built and not has_dataset
         if is_first and stage.name != "instructions":
             raise source.error(path, f'the first stage is "instructions", not "{stage.name}".')

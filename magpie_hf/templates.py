@@ -282,7 +282,7 @@ class ChatTemplate:
         if not slot.text.removeprefix(self.bos).strip():
             raise TemplateError(
                 f"The chat template of {quoted(self.name)} prints nothing before the user's message.",
-                hint="Magpie sends what stands there as the prompt. Give the template that the model was trained with "
+                hint="Magpie sends that text as the prompt. Give the template that the model was trained with "
                 "(chat_template=…), or another model.",
                 template=self.name,
             )

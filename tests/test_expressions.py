@@ -81,7 +81,7 @@ def test_an_expression_keeps_these_rows(text, kept, nulls):
     ("text", "error", "words"),
     [
         ("quality >= goood", ArgumentError, ["'goood'", 'Did you mean "good"?', "^"]),
-        ("quality >= 'superb'", ArgumentError, ["no label of input_quality", "excellent"]),
+        ("quality >= 'superb'", ArgumentError, ["not a label of input_quality", "excellent"]),
         ("qualty >= good", (ArgumentError, DatasetError), ["'qualty >= good'", 'Did you mean "quality"?']),
         ("qualty >= good and langage == 'EN'", DatasetError, ['"qualty"', '"langage"', '"language" for "langage"']),
         ("qualty >= gud", DatasetError, ['"qualty"', '"quality" for "qualty"']),

@@ -184,7 +184,7 @@ def test_nulls_are_counted_where_they_decide():
         ("air-filterr", {}, ArgumentError, ["no selection", '"air-filter"']),
         ("pro-filter", {"longst": 3}, ArgumentError, ["longst", '"longest"']),
         ("pro-filter", {"longest": 0}, ArgumentError, ["longest = 0"]),
-        ({"quotas": {"difficulty": {"easyy": 3}}}, {}, ArgumentError, ["no label of difficulty"]),
+        ({"quotas": {"difficulty": {"easyy": 3}}}, {}, ArgumentError, ["not a label of difficulty"]),
         ({"quotas": {"colour": {"red": 3}}}, {}, DatasetError, ["colour"]),
     ],
 )

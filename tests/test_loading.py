@@ -219,14 +219,20 @@ def test_a_selection_without_a_row_warns_and_writes_a_file_that_loads_again(tmp_
     said = cli("select", source, "contains(instruction, 'Nobody')", "--output", target)
     assert said.code == 0
     assert "0 rows in" in said.out
-    assert "Warning: the file has the columns and no row." in said.out
+    whole = said.out + said.err
+    assert whole.count("No row is kept") == whole.count("Warning") == 1
+    assert whole.count("contains(instruction, 'Nobody')") == 2  # in the funnel, and in the warning
+    assert "The file has the columns only" in said.out
     nobody = select_rows(Dataset.from_list(ROWS), "contains(instruction, 'Nobody')")
     assert nothing_kept(nobody) == """No row is kept: none of 2 meets "contains(instruction, 'Nobody')"."""
     again = load_rows(str(target))
     assert (len(again), again.column_names[:2]) == (0, ["instruction", "response"])
     streamed = load_dataset("parquet", data_files=str(target), split="train", streaming=True)
     assert list(streamed) == []
-    assert "response_length" in magpie_hf.annotate(target, "lengths", output=tmp_path / "run").column_names
+    said = cli("annotate", target, "lengths", "--output", tmp_path / "run")
+    assert "split='train', streaming=True))" in said.out  # load_dataset refuses a dataset without rows
+    assert list(load_dataset(str(tmp_path / "run"), split="train", streaming=True)) == []
+    assert "response_length" in load_rows(str(tmp_path / "run")).column_names
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "arrow"])

@@ -43,11 +43,15 @@ def test_a_budget_that_cannot_be_used_is_named(given):
 @pytest.mark.parametrize(
     ("budget", "row", "said"),
     [
-        ({"max_tokens_total": 100}, (11, 0), "max_tokens_total = 100 has no room for another row (used: 90 tokens; "),
+        (
+            {"max_tokens_total": 100},
+            (11, 0),
+            "max_tokens_total = 100 would be exceeded by another row (used: 90 tokens; ",
+        ),
         (
             {"max_hours": 2},
             (0, 3601),
-            "max_hours = 2 has no room for another row (used: 1.00 h; a row may take 1.00 h)",
+            "max_hours = 2 would be exceeded by another row (used: 1.00 h; a row may take 1.00 h)",
         ),
         ({"max_cost": 6, "price_per_gpu_hour": 4}, (0, 1801), "(used: 4.00; a row may take 2.00)"),
     ],

@@ -63,7 +63,7 @@ def test_a_recipe_survives_being_written_and_read(tmp_path):
         ("  - lengths", "  - length", 10, ["stages[2].stage", '"lengths"']),
         ("  - lengths", "  - {stage: lengths, token: 1}", 10, ["stages[2].token: unknown key", '"tokens"']),
         ("  - instructions\n", "", 7, ["stages[0]", 'first stage is "instructions"']),
-        ("  - lengths", "  - instructions", 10, ["second time"]),
+        ("  - lengths", "  - instructions", 10, ["appears twice"]),
         ("model: demo", "model: demo\nengine: vlm", 2, ["engine.kind", '"vllm"']),
         ("model: demo", "model: demo\nengine: {kind: tgi}", 2, ["engine.endpoint", "needs an address"]),
         ("model: demo", "model: demo\nengine: {endpoint: 'http://x'}", 2, ["takes no address"]),

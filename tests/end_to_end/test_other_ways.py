@@ -104,7 +104,7 @@ def test_a_run_resumed_tomorrow_sends_the_same_bytes(tmp_path, demo_model_dir, m
 def test_a_budget_ends_a_run_that_then_goes_on(tmp_path, demo_model_dir):
     arguments = ["run", "quickstart", "--set", "num_rows=40", "--output", tmp_path / "run", "--rows", "0"]
     output = here(*arguments, "--set", "budget.max_tokens_total=1500", code=75)
-    assert "max_tokens_total = 1,500 has no room for another row" in output
+    assert "max_tokens_total = 1,500 would be exceeded by another row" in output
     totals = json.loads((tmp_path / "run" / "run.json").read_text())["totals"]
     assert 1000 < totals["tokens"] <= 1650, "what is in flight counts at its expected size"
     assert "magpie-hf run quickstart" in output
