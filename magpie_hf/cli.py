@@ -274,6 +274,7 @@ def _explain(options: argparse.Namespace) -> int:
         "again": "runs again, all rows",
         "rows": "only the rows whose input is new",
         "new": "runs, is new in the recipe",
+        "left": "resumes: the run stopped before this stage was finished",
     }
     for change in explain_changes(options.run, overrides_of(options)):
         said = words[change.verdict]
@@ -285,6 +286,8 @@ def _explain(options: argparse.Namespace) -> int:
                 else "is put together anew, no row runs"
             )
             said = f"runs again, all {total:,} rows: their input is new" if new == total else said
+        if change.verdict == "left" and change.rows is not None:
+            said = f"resumes: {change.rows[0]:,} of {change.rows[1]:,} rows are left"
         print(f"{change.name:<14}{said}")
         for field, before, now in change.reasons:
             print(f"{'':<14}  {field}: {before!r} → {now!r}")

@@ -13,7 +13,7 @@ from .journal import Journal
 from .lock import running_owner
 from .recipe import Recipe, load_recipe
 from .rundir import RunDir, is_run, stable_hash
-from .session import Session, spent
+from .session import Session
 from .stage import CODES, Stage
 from .stages.candidates import WHOLE, needed_per_point
 from .stages.instructions import Instructions
@@ -68,14 +68,17 @@ def run_status(path: str | Path) -> RunReport:
     current = [stage for stage in state["stages"].values() if stage.get("counters") or stage.get("status")]
     is_done = owner is None and [session.get("outcome") for session in state["sessions"][-1:]] == ["done"]
     stages = [_stage_report(run_dir, stage, is_running=owner is not None) for stage in current]
+    tokens = sum(stage.prompt_tokens + stage.completion_tokens for stage in stages)
+    seconds, budget = sum(stage.seconds for stage in stages), Budget(**state.get("budget", {}))
+    live = {"tokens": tokens, "engine_seconds": seconds, "cost": budget.cost(seconds)}
     return RunReport(
         str(path),
         state.get("recipe", {}),
         stages if is_done else [*stages, *_stages_to_come(state.get("recipe", {}), {stage.name for stage in stages})],
-        state.get("totals", {}) if is_done else state.get("totals", {}) | _totals(state, state["stages"]),
+        state.get("totals", {}) if is_done else state.get("totals", {}) | live,
         state["sessions"],
         state["outputs"],
-        Budget(**state.get("budget", {})).used(*spent(run_dir)),
+        budget.used(tokens, seconds),
         owner,
     )
 
@@ -168,7 +171,7 @@ class StageChange(NamedTuple):
     """What becomes of a stage under changed settings.
 
     `verdict`: "kept" (from the cache), "again" (its identity changes: all rows), "rows" (only rows whose input
-    changed), or "new". `reasons`: (field, before, now). `rows`: (rows that are computed, rows in all), None where the
+    changed), "left" (the run stopped before it was finished), or "new". `reasons`: (field, before, now). `rows`: (rows that are computed, rows in all), None where the
     number of rows is not known before.
     """
 
@@ -192,12 +195,37 @@ def explain_changes(path: str | Path, overrides: Mapping[str, Any]) -> list[Stag
     now = load_recipe(run_dir.recipe, overrides)
     identities = [_identities(recipe, run_dir) for recipe in (before, now)]
     changes: list[StageChange] = []
-    upstream, inputs = False, _Inputs(before, now)
+    is_done = [session.get("outcome") for session in run_dir.state["sessions"][-1:]] == ["done"]
+    session = Session(now, run_dir, show_progress=False)
+    upstream, is_selected, inputs = False, False, _Inputs(before, now)
     for name, stage in zip(identities[1], now.stages, strict=True):
         change = _compare(name, stage, before, now, identities, upstream)
         upstream = upstream or change.verdict != "kept"
-        changes.append(change._replace(rows=inputs.count(stage, change.verdict)))
+        change = change._replace(rows=inputs.count(stage, change.verdict))
+        if not is_done and change.verdict not in ("again", "new"):
+            change = _left(change, _finished_rows(session, stage), None if is_selected else inputs.total)
+        is_selected = is_selected or not stage.features()
+        changes.append(change)
     return changes
+
+
+def _left(change: StageChange, finished: int, total: int | None) -> StageChange:
+    """Return the change of a stage of a run that stopped: the rows that it has not finished are computed, too."""
+    if total is None:
+        return change._replace(verdict="left", rows=None)
+    left = max(total - finished, change.rows[0] if change.rows else 0)
+    return change._replace(verdict="left", rows=(left, total)) if left else change
+
+
+def _finished_rows(session: Session, stage: Stage) -> int:
+    """Return how many rows a row stage has finished (of instructions: accepted) with these settings; else 0."""
+    environment = session.environment(stage.role if stage.uses_engine else "generator")
+    identity = stable_hash(environment.identity_of(stage), 32)
+    for state in session.run_dir.state["stages"].values():
+        if state.get("identity") == identity and state.get("kind") == "row":
+            report = _stage_report(session.run_dir, state, is_running=False)
+            return report.by_code.get("ok", 0) if isinstance(stage, Instructions) else report.done
+    return 0
 
 
 class _Inputs:

@@ -22,6 +22,7 @@ from magpie_hf.lock import running_owner
 from magpie_hf.recipe import load_recipe
 from magpie_hf.rundir import RunDir
 from magpie_hf.session import Session
+from tests.end_to_end.harness import here
 from tests.stages import conftest as runs
 
 
@@ -248,6 +249,34 @@ def test_a_process_that_is_gone_runs_nothing(tmp_path):
 def test_the_rows_that_would_run_again_are_counted(make, tmp_path, overrides, rows):
     make(stages=STAGES, num_rows=4)
     assert [change.rows for change in explain_changes(tmp_path / "run", overrides)] == rows
+
+
+def test_the_rows_that_a_stopped_run_has_left_are_counted(make, null, tmp_path):
+    null.die_after = 60
+    with pytest.raises(KeyboardInterrupt):
+        make(stages=STAGES, num_rows=40)
+    null.die_after = None
+    done = by_name(run_status(tmp_path / "run"))
+    left = 40 - done["responses"].done
+    assert 0 < left < 40
+    changes = {change.name: change for change in explain_changes(tmp_path / "run", {})}
+    assert (changes["instructions"].verdict, changes["instructions"].rows) == ("kept", None)
+    assert (changes["responses"].verdict, changes["responses"].rows) == ("left", (left, 40))
+    assert changes["lengths"].rows == (40, 40)
+    more = {change.name: change.rows for change in explain_changes(tmp_path / "run", {"num_rows": 50})}
+    assert more["instructions"] == (10, 50)
+    assert more["responses"] == (left + 10, 50)
+    assert f"resumes: {left} of 40 rows are left" in here("explain", tmp_path / "run")
+
+
+def test_the_totals_of_a_run_that_is_not_finished_are_those_of_its_rows(make, null, tmp_path):
+    null.die_after = 60
+    with pytest.raises(KeyboardInterrupt):
+        make(stages=STAGES, num_rows=40, budget={"max_tokens_total": 100_000})
+    place = RunDir.read(tmp_path / "run")
+    report = run_status(place.path)
+    tokens = sum(stage.prompt_tokens + stage.completion_tokens for stage in report.stages)
+    assert report.totals["tokens"] == tokens == report.limits[0].spent > 0
 
 
 def test_a_run_that_has_only_the_copy_of_its_state_is_still_one(make, tmp_path):
