@@ -83,7 +83,7 @@ def _copy_journal(source: Path, target: Path) -> None:
             raise StorageError(
                 f"Cannot copy a journal: {error.strerror or error}.",
                 where=str(copy),
-                hint="Make room and merge again.",
+                hint="Free disk space and merge again.",
             ) from error
 
 

@@ -88,7 +88,7 @@ def download_run(remote: Remote, name: str, head: Head, output: Path) -> dict[st
         raise StorageError(
             f"The run cannot be written here: {error.strerror or error}.",
             where=str(output),
-            hint="Make room, or choose another place with --output; what has come stays.",
+            hint="Free disk space, or choose another place with --output; what has been downloaded is kept.",
         ) from error
     return state
 

@@ -70,7 +70,7 @@ def write_shards(dataset: Dataset, target: Path, split: str = "train", shard_byt
     size = dataset._estimate_nbytes()
     count = max(1, min(MOST_SHARDS, math.ceil(size / shard_bytes)))
     paths = [target / f"{split}-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
-    with writing("the dataset", target, hint="Make room and run the same command again."):
+    with writing("the dataset", target, hint="Free disk space and run the same command again."):
         target.mkdir(parents=True, exist_ok=True)
         for number, path in enumerate(paths):
             dataset.shard(num_shards=count, index=number, contiguous=True).to_parquet(str(path))
