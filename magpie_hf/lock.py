@@ -188,16 +188,31 @@ class Lock:
                     self._beat()
 
     def check(self) -> None:
-        """Raise RunLockedError if another process took the directory over."""
+        """Raise RunLockedError if another process took the directory over, even if that has ended meanwhile."""
         owner = self._owner()
-        if owner.get("token") not in (None, self.token):
-            raise RunLockedError(
-                f"This run was taken over by {_named(owner)}.",
-                where=str(self.path.parent),
-                hint="This process ends; its finished rows are kept, and the new owner continues from them.",
-                host=owner.get("host", "unknown host"),
-                pid=owner.get("pid", "?"),
-            )
+        token = owner.get("token")
+        if token == self.token or (token is None and self._is_held()):
+            return
+        by = _named(owner) if owner else "another process, which has ended, or its lock file was deleted"
+        raise RunLockedError(
+            f"This run was taken over by {by}.",
+            where=str(self.path.parent),
+            hint="This process ends; its finished rows are kept, and the new owner continues from them.",
+            host=owner.get("host", "unknown host"),
+            pid=owner.get("pid", "?"),
+        )
+
+    def _is_held(self) -> bool:
+        """Whether a lock file that names no owner is still ours: damaged, not deleted, replaced or given up by another."""
+        if self._file is None:
+            return True
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        except OSError:  # not known now
+            return True
+        return there.st_size > 0 and os.path.samestat(os.fstat(self._file), there)
 
     def release(self) -> None:
         """Give the directory up; may be called twice."""

@@ -79,7 +79,7 @@ def test_without_a_model_the_demo_is_named_and_not_run():
 
 @pytest.mark.parametrize("name", ["temperature", "top_p", "max_tokens"])
 def test_a_sampling_setting_among_the_engines_is_told_where_it_goes(name):
-    with pytest.raises(RecipeError, match="no setting of the engine") as caught:
+    with pytest.raises(RecipeError, match="not an engine setting") as caught:
         magpie_hf.synthesize("demo", **{name: 0.5})
     assert f"sampling={{'{name}': …}}" in caught.value.hint
     assert f"stages.responses.sampling.{name}" in caught.value.hint

@@ -285,7 +285,7 @@ def test_a_limit_below_a_rows_longest_size_starts_nothing(tmp_path):
     bench = Bench(tmp_path, Scripted(spending([10])), Listener(Budget(max_tokens_total=900), show=False))
     with (
         bench.journal,
-        pytest.raises(BudgetExceeded, match=r"no room .*used: 0 tokens; a row may take 1,0\d\d tokens"),
+        pytest.raises(BudgetExceeded, match=r"would be exceeded .*used: 0 tokens; a row may take 1,0\d\d tokens"),
     ):
         bench.driver.run(rows_of([1] * 10))
     assert bench.engine.asked == bench.done == []

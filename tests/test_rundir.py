@@ -103,6 +103,27 @@ def test_the_owner_from_whom_a_run_was_taken_writes_nothing_more(tmp_path):
     new.release()
 
 
+def test_the_old_owner_writes_nothing_more_even_if_the_new_one_has_ended(tmp_path):
+    old = RunDir(tmp_path).own()
+    old.save()
+    with RunDir(tmp_path).own(take_over=True) as new:
+        new.state["outputs"] = {"rows": 5}
+        new.save()
+    with pytest.raises(RunLockedError, match="taken over"):
+        old.save()
+    old.release()
+    assert RunDir.read(tmp_path).state["outputs"] == {"rows": 5}
+
+
+def test_an_owner_whose_lock_was_deleted_stops_at_the_next_save(tmp_path):
+    run_dir = RunDir(tmp_path).own()
+    run_dir.save()
+    (tmp_path / "lock").unlink()
+    with pytest.raises(RunLockedError, match="deleted"):
+        run_dir.save()
+    run_dir.release()
+
+
 def test_an_owner_who_lost_the_run_to_another_host_stops_at_the_next_save(tmp_path):
     run_dir = RunDir(tmp_path).own()
     (tmp_path / "lock").write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "other"}))

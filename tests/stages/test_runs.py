@@ -232,7 +232,7 @@ def test_a_budget_finishes_what_is_in_flight_and_a_larger_one_resumes(make, null
 
 def test_a_limit_that_is_too_small_for_any_row_stops_the_run_before_a_request(make, null, tmp_path):
     with pytest.raises(
-        BudgetExceeded, match=r"max_tokens_total = 500 has no room .*used: 0 tokens; a row may take 1,0"
+        BudgetExceeded, match=r"max_tokens_total = 500 would be exceeded .*used: 0 tokens; a row may take 1,0"
     ):
         make(budget={"max_tokens_total": 500})
     assert null.log == []
