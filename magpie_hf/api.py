@@ -259,7 +259,7 @@ def _run_stages(
             if publisher is not None:
                 _announce(publisher, rows, stage.config, files, is_subset=True)
             continue
-        rows = run_stage(stage, rows, session.environment(stage.role if stage.uses_engine else "generator"))
+        rows = run_stage(stage, rows, session.environment_of(stage))
     named = {stage.config for stage in session.recipe.stages if isinstance(stage, Subset)}
     run_dir.state["subsets"] = {name: made for name, made in run_dir.state.get("subsets", {}).items() if name in named}
     written = write_output(rows, run_dir, session.recipe.output.get("format", "parquet"), session.used_stages())

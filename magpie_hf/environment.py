@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from .engines.base import Engine
 from .keys import content_fingerprint
 from .models import ModelRef, resolve_model
 from .progress import Listener
-from .rundir import RunDir
+from .rundir import RunDir, stable_hash
 from .stage import Context, ModelChoice, Stage
 
 
@@ -69,6 +69,12 @@ class Environment:
         elif stage.uses_tokenizer:
             fields["tokenizer"] = {"model": self.model, "revision": self.revision}
         return fields
+
+    def state_of(self, stage: Stage) -> dict[str, Any] | None:
+        """Return what run.json holds of the stage as it is now, None if it never began."""
+        identity = stable_hash(self.identity_of(stage), 32)
+        states: Iterable[dict[str, Any]] = self.run_dir.state["stages"].values()
+        return next((state for state in states if state.get("identity") == identity), None)
 
     def fingerprint_of(self, dataset: Dataset) -> str:
         """Return the lineage of a dataset: its fingerprint if we made it, else a hash of its content."""

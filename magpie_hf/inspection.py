@@ -66,7 +66,7 @@ def run_status(path: str | Path) -> RunReport:
     run_dir = RunDir.read(path)
     state, owner = run_dir.state, running_owner(run_dir.path / "lock")
     current = [stage for stage in state["stages"].values() if stage.get("counters") or stage.get("status")]
-    is_done = owner is None and [session.get("outcome") for session in state["sessions"][-1:]] == ["done"]
+    is_done = owner is None and _ended_done(state)
     stages = [_stage_report(run_dir, stage, is_running=owner is not None) for stage in current]
     tokens = sum(stage.prompt_tokens + stage.completion_tokens for stage in stages)
     seconds, budget = sum(stage.seconds for stage in stages), Budget(**state.get("budget", {}))
@@ -81,6 +81,11 @@ def run_status(path: str | Path) -> RunReport:
         budget.used(tokens, seconds),
         owner,
     )
+
+
+def _ended_done(state: Mapping[str, Any]) -> bool:
+    """Whether the run's last session came to its end."""
+    return [session.get("outcome") for session in state["sessions"][-1:]] == ["done"]
 
 
 def _stages_to_come(raw: Mapping[str, Any], begun: set[str]) -> list[StageReport]:
@@ -195,7 +200,7 @@ def explain_changes(path: str | Path, overrides: Mapping[str, Any]) -> list[Stag
     now = load_recipe(run_dir.recipe, overrides)
     identities = [_identities(recipe, run_dir) for recipe in (before, now)]
     changes: list[StageChange] = []
-    is_done = [session.get("outcome") for session in run_dir.state["sessions"][-1:]] == ["done"]
+    is_done = _ended_done(run_dir.state)
     session = Session(now, run_dir, show_progress=False)
     upstream, is_selected, inputs = False, False, _Inputs(before, now)
     for name, stage in zip(identities[1], now.stages, strict=True):
@@ -219,13 +224,11 @@ def _left(change: StageChange, finished: int, total: int | None) -> StageChange:
 
 def _finished_rows(session: Session, stage: Stage) -> int:
     """Return how many rows a row stage has finished (of instructions: accepted) with these settings; else 0."""
-    environment = session.environment(stage.role if stage.uses_engine else "generator")
-    identity = stable_hash(environment.identity_of(stage), 32)
-    for state in session.run_dir.state["stages"].values():
-        if state.get("identity") == identity and state.get("kind") == "row":
-            report = _stage_report(session.run_dir, state, is_running=False)
-            return report.by_code.get("ok", 0) if isinstance(stage, Instructions) else report.done
-    return 0
+    state = session.environment_of(stage).state_of(stage)
+    if state is None or state.get("kind") != "row":
+        return 0
+    report = _stage_report(session.run_dir, state, is_running=False)
+    return report.by_code.get("ok", 0) if isinstance(stage, Instructions) else report.done
 
 
 class _Inputs:
@@ -264,7 +267,7 @@ def _identities(recipe: Recipe, run_dir: RunDir) -> dict[str, dict[str, Any]]:
     session = Session(recipe, run_dir, show_progress=False)
     out: dict[str, dict[str, Any]] = {}
     for stage in recipe.stages:
-        fields = session.environment(stage.role if stage.uses_engine else "generator").identity_of(stage)
+        fields = session.environment_of(stage).identity_of(stage)
         name = stage.label if stage.label not in out else f"{stage.label} {len(out)}"
         out[name] = {key: value for key, value in fields.items() if key != "stage"}
     return out

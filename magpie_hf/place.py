@@ -7,7 +7,7 @@ import logging
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,13 +233,6 @@ class StagePlace:
                 self.stage.name,
                 *known,
             )
-
-
-def done_state(env: Environment, stage: Stage) -> dict[str, Any] | None:
-    """Return the state of the stage, as it is now, if it has finished in this run before."""
-    identity = stable_hash(env.identity_of(stage), 32)
-    states: Iterable[dict[str, Any]] = env.run_dir.state["stages"].values()
-    return next((s for s in states if s.get("identity") == identity and s.get("status") == "done"), None)
 
 
 def _drop_orphans(directory: Path) -> None:

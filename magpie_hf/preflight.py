@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from .engines import check_installed
 from .errors import MagpieError
-from .place import done_state
 from .recipe import Recipe
 from .session import Session
 from .stage import Stage, check_columns
@@ -64,8 +63,8 @@ def check_stages(session: Session, stages: Iterable[Stage], rows: Dataset | None
     num_rows = session.recipe.num_rows if rows is None else len(rows)
     for stage in planned:
         with _naming(stage):
-            state = done_state(session.environment(_role(stage)), stage)
-            if state is not None and _rows_of(session, stage, state) == num_rows:
+            state = session.environment_of(stage).state_of(stage) or {}
+            if state.get("status") == "done" and _rows_of(session, stage, state) == num_rows:
                 num_rows = state["rows_out"]
                 continue
             _check_needs(session, stage)
@@ -81,19 +80,14 @@ def _rows_of(session: Session, stage: Stage, state: Mapping[str, Any]) -> int:
     return session.recipe.num_rows if is_shard else int(state["rows_out"])
 
 
-def _role(stage: Stage) -> str:
-    return stage.role if stage.uses_engine else "generator"
-
-
 def _check_needs(session: Session, stage: Stage) -> None:
-    role = _role(stage)
     stage.check_ready()
     if stage.uses_engine:
-        spec = session.recipe.role(role).engine
+        spec = session.recipe.role(stage.role).engine
         check_installed(spec.kind, spec.options)
-        stage.check_template(session.template_of(role))
+        stage.check_template(session.template_of(stage.role))
     elif stage.uses_tokenizer:
-        session.template_of(role)
+        session.template_of("generator")
 
 
 @contextlib.contextmanager

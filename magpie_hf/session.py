@@ -26,7 +26,7 @@ from .output import check_target
 from .progress import Listener
 from .recipe import Recipe, RoleSpec
 from .rundir import RunDir, stable_hash
-from .stage import ModelChoice
+from .stage import ModelChoice, Stage
 from .templates import ChatTemplate
 
 
@@ -55,6 +55,10 @@ class Session:
         self._templates: dict[str, Any] = {}
         self._environments: dict[str, Environment] = {}
         self._known: dict[str, None] = {}
+
+    def environment_of(self, stage: Stage) -> Environment:
+        """Return where and how a stage runs; one that generates nothing shares the generator's."""
+        return self.environment(stage.role if stage.uses_engine else "generator")
 
     def environment(self, role: str = "generator") -> Environment:
         """Return where and how the stages of a role run."""
