@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from .version import __version__
 
-__version__ = "0.1.0"
 
 # public name -> submodule; imported when first used. No name may equal a submodule's.
 _EXPORTS = {

@@ -105,8 +105,7 @@ def _annotate(options: argparse.Namespace) -> int:
 
 def _select(options: argparse.Namespace) -> int:
     from .filters import nothing_kept, select_rows
-    from .loading import load_rows, with_row_columns
-    from .place import quiet_datasets
+    from .loading import load_rows, quiet_datasets, with_row_columns
 
     names = ("longest", "sample", "one_per_group", "shuffle", "seed")
     changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}

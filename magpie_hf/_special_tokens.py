@@ -6,8 +6,6 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from .engines.stops import is_ordinary
-
 
 if TYPE_CHECKING:
     from ._template_stops import Vocabulary
@@ -53,3 +51,16 @@ class SpecialTokens:
 def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
     listed = sorted(texts, key=lambda text: (-len(text), text))
     return re.compile("|".join(map(re.escape, listed))) if listed else None
+
+
+# Names of tokens that ordinary texts hold: <s> strikes out in HTML, <pad> and [MASK] are in every text on tokenizers
+_ORDINARY = re.compile(r"</?s>|<(?:unk|pad|bos|eos|mask|cls|sep)>|\[(?:unk|pad|bos|eos|mask|cls|sep)\]", re.IGNORECASE)
+
+
+def is_ordinary(text: str) -> bool:
+    """Return whether a token's text is one that ordinary texts hold too.
+
+    >>> is_ordinary("</s>"), is_ordinary("<|eot_id|>")
+    (True, False)
+    """
+    return _ORDINARY.fullmatch(text.strip()) is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ._template_probe import reason_of
-from .engines.pacing import Backoff
+from .backoff import Backoff
 from .errors import ModelError, TemplateError, quoted
 from .models import ModelRef
 

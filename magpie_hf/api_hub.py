@@ -15,13 +15,13 @@ from .errors import ArgumentError
 from .hub.download import download_run, find_run
 from .hub.facts import config_facts
 from .hub.manifest import run_name
+from .hub.names import check_names
 from .hub.publisher import Publisher
-from .hub.push import Subset, check_names, check_rows, push_subset, write_shards
+from .hub.push import Subset, check_rows, push_subset, write_shards
 from .hub.remote import Remote
 from .hub.settings import PushSettings
 from .inspection import run_facts
-from .loading import as_dataset, load_rows
-from .place import quiet_datasets
+from .loading import as_dataset, load_rows, quiet_datasets
 from .publishing import prepared, push_command
 from .rundir import RunDir, is_run
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__
 from ._cli_annotate import add_commands, add_owner_flags
 from ._cli_hub import add_hub_commands, add_run_flags
 from ._cli_hub_jobs import add_job_commands
 from ._cli_parse import check_endpoint_model, overrides_of
 from ._cli_show import carry_out, harmless, show_probe, show_recipes, show_status, show_template
 from .errors import ArgumentError, MagpieError, RunStopped
+from .version import __version__
 
 
 EXIT_ERROR = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,6 @@ from .checksums import check_files
 from .conversations import COLUMNS, FirstTurn, first_turn
 from .errors import ArgumentError, DatasetError, MagpieError, quoted
 from .keys import row_keys
-from .place import quiet_datasets
 from .rundir import RunDir, is_run
 
 
@@ -225,3 +225,17 @@ def _with_first_turn(dataset: Dataset, column: str) -> Dataset:
 def _batches_with_text(dataset: Dataset, column: str) -> Iterator[bool]:
     for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
         yield table[column].null_count < len(table)
+
+
+@contextlib.contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """No bars of `datasets` under ours: they would show the copying of finished rows."""
+    import datasets
+
+    was_on = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            datasets.utils.logging.enable_progress_bar()

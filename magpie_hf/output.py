@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from .checksums import damaged_files, file_records
 from .disk import writing
-from .errors import ArgumentError, StorageError
-from .hub.push import check_names, write_shards
+from .errors import StorageError
+from .hub.push import write_shards
 from .hub.schema import column_order
-from .place import quiet_datasets
+from .loading import quiet_datasets
 from .rundir import RunDir, is_run
 
 
@@ -25,19 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("magpie_hf")
 DIRECTORIES = {"parquet": "data", "arrow": "dataset"}
 _OUR_FILE = re.compile(r"train-\d{5}-of-\d{5}\.parquet|data-\d{5}-of-\d{5}\.arrow|dataset_info\.json|state\.json")
-RESERVED = (
-    "stages",
-    "data",
-    "dataset",
-    "parquet",
-    "run.json",
-    "run.json.bak",
-    "pins.json",
-    "lock",
-    "report.html",
-    "README.md",
-)
-"""What a run directory holds already: no subset can be called so."""
 
 
 def write_output(dataset: Dataset, run_dir: RunDir, file_format: str, stages: Sequence[str] | None = None) -> Dataset:
@@ -110,13 +97,6 @@ def write_subset(dataset: Dataset, run_dir: RunDir, config: str, stages: Sequenc
     }
     run_dir.save()
     return files
-
-
-def check_subset(config: str) -> None:
-    """Raise ArgumentError for a name that no subset can have."""
-    check_names(config)
-    if config in RESERVED or config == "default":
-        raise ArgumentError(f"A subset cannot be called {config!r}.", hint='As "raw" or "filtered".', key="config")
 
 
 def _drop_stale(place: Path, file_format: str) -> None:

@@ -18,6 +18,7 @@ from .engines.base import Engine, Served
 from .environment import Environment
 from .errors import ModelMismatchError, StorageError
 from .journal import Index, Int64Array, Journal
+from .loading import quiet_datasets
 from .rundir import stable_hash
 from .stage import CODE_NUMBERS, CODES, Stage
 
@@ -247,17 +248,3 @@ def _write_empty(path: Path, features: Any) -> None:
 
     writer = ArrowWriter(features=features, path=str(path))
     writer.finalize()
-
-
-@contextlib.contextmanager
-def quiet_datasets() -> Iterator[None]:
-    """No bars of `datasets` under ours: they would show the copying of finished rows."""
-    import datasets
-
-    was_on = datasets.utils.logging.is_progress_bar_enabled()
-    datasets.utils.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            datasets.utils.logging.enable_progress_bar()

@@ -52,7 +52,7 @@ from ._recipe_source import (
 )
 from .budget import Budget
 from .errors import ArgumentError, MagpieError, RecipeError, did_you_mean, quoted
-from .hub.push import check_names
+from .hub.names import check_names
 from .hub.settings import PushSettings
 from .order import joined_judges, lean_order
 from .plugins import types_of

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from .engines.pacing import retry_after_s
+from .backoff import retry_after_s
 from .engines.servers import error_text, normal_address, read_key
 from .engines.transport import Transport
 from .engines.untrusted import clean_text, count_or_none, name_or_none

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import __version__
 from ._template_guard import GuardTemplate
 from ._template_plain import PlainTemplate
 from .driver import rejected_by_code
@@ -28,6 +27,7 @@ from .recipe import Recipe, RoleSpec
 from .rundir import RunDir, stable_hash
 from .stage import ModelChoice, Stage
 from .templates import ChatTemplate
+from .version import __version__
 
 
 PACKAGES = ("datasets", "transformers", "tokenizers", "torch", "huggingface_hub", "aiohttp", "numpy", "pyarrow")

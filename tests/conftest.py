@@ -104,7 +104,7 @@ def _short_waits(monkeypatch, request):
     """Cut the waits between retries, except in tests about waiting."""
     if request.node.get_closest_marker("waits"):
         return
-    from magpie_hf.engines.pacing import Backoff
+    from magpie_hf.backoff import Backoff
 
     real = Backoff.wait_s
     monkeypatch.setattr(Backoff, "wait_s", lambda *args, **kwargs: min(SHORT_WAIT_S, real(*args, **kwargs)))

@@ -65,14 +65,14 @@ def test_no_token_and_temporary_caches():
 
 
 def test_waits_between_retries_are_cut_short():
-    from magpie_hf.engines.pacing import Backoff
+    from magpie_hf.backoff import Backoff
 
     assert Backoff(first_s=30.0).wait_s(5) < 0.1
 
 
 @pytest.mark.waits
 def test_waits_are_real_where_marked():
-    from magpie_hf.engines.pacing import Backoff
+    from magpie_hf.backoff import Backoff
 
     start = time.monotonic()
     time.sleep(Backoff(first_s=0.2).wait_s(0))

@@ -9,11 +9,12 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+from ..backoff import Backoff
 from ..errors import EngineError, MagpieError
 from .base import Failure, Served
 from .calls import Batch, Call, Outcome
 from .exchange import Exchange
-from .pacing import CONCURRENCY, SLOW_SHARE, START_LIMIT, AdaptiveLimit, Backoff, has_room
+from .pacing import CONCURRENCY, SLOW_SHARE, START_LIMIT, AdaptiveLimit, has_room
 from .wire import (
     MALFORMED,
     Endpoint,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..backoff import Backoff
 from ..errors import ArgumentError, EngineError, ModelMismatchError, quoted
 from ..models import ModelRef, resolve_model
 from .base import Capabilities, Engine, EngineStats, Failure, Generation, Prompt, Request, Served
@@ -16,7 +17,7 @@ from .bos import adds_bos
 from .calls import Outcome
 from .groups import Groups, halves
 from .judging import REFUSED, checked_all, judge_status, readable, recognised
-from .pacing import CONCURRENCY, Backoff
+from .pacing import CONCURRENCY
 from .servers import (
     error_text,
     is_about_n,

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+from ..backoff import retry_after_s
 from ..errors import CapabilityError, MagpieError
 from .base import Generation, Request, Served
-from .pacing import retry_after_s
 from .servers import is_too_long
 from .untrusted import checked, name_or_none
 from .wire import MALFORMED, Reply, Verdict

@@ -1,13 +1,8 @@
-"""How fast to send: a limit that adapts to overload, waits between retries, and what `Retry-After` says."""
+"""How fast to send: how many samples may be in flight, adapted to overload."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import NamedTuple
 
 
 # An overloaded server keeps this share of what was in flight; gentler than TCP's half, as its queue empties at once.
@@ -22,39 +17,6 @@ CONCURRENCY = 1024
 START_LIMIT = 128
 # An answer that took a larger share of `timeout_s` raises no limit: a longer queue would end in timeouts.
 SLOW_SHARE = 1 / 3
-
-
-class Backoff(NamedTuple):
-    """Waits between retries: `first_s`, then twice as long each time up to `longest_s`, with jitter."""
-
-    first_s: float = 0.5
-    longest_s: float = 30.0
-
-    def wait_s(self, attempt: int, draw: Callable[[], float] = random.random) -> float:
-        """Return the wait before retry number `attempt` (from 0): half to all of the doubled wait."""
-        full = min(self.longest_s, self.first_s * 2.0 ** min(attempt, 30))
-        return full * (0.5 + 0.5 * draw())
-
-
-def retry_after_s(value: str | None, now: datetime | None = None) -> float | None:
-    """Read a `Retry-After` header, seconds or an HTTP date, as seconds from now (0 or more); None if unreadable."""
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-        return max(0.0, seconds) if seconds < float("inf") else None
-    except ValueError:
-        pass
-    try:
-        moment = parsedate_to_datetime(value)
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    try:
-        return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
-    except OverflowError:
-        return None
 
 
 @dataclass(slots=True)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-
-# Names of tokens that ordinary texts hold: <s> strikes out in HTML, <pad> and [MASK] are in every text on tokenizers
-_ORDINARY = re.compile(r"</?s>|<(?:unk|pad|bos|eos|mask|cls|sep)>|\[(?:unk|pad|bos|eos|mask|cls|sep)\]", re.IGNORECASE)
+from .._special_tokens import is_ordinary
 
 
 class Ending(NamedTuple):
@@ -17,15 +14,6 @@ class Ending(NamedTuple):
     text: str
     finish_reason: str
     num_tokens: int | None = None
-
-
-def is_ordinary(text: str) -> bool:
-    """Return whether a token's text is one that ordinary texts hold too.
-
-    >>> is_ordinary("</s>"), is_ordinary("<|eot_id|>")
-    (True, False)
-    """
-    return _ORDINARY.fullmatch(text.strip()) is not None
 
 
 def to_send(turn_ends: Iterable[str]) -> list[str]:

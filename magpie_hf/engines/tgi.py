@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from ..backoff import retry_after_s
 from ..errors import ArgumentError, CapabilityError, PromptMismatchError, quoted
 from ..sampling import SamplingParams
 from .base import Capabilities, Generation, Request, Served
 from .endpoints import EndpointEngine
 from .groups import fitted
-from .pacing import retry_after_s
 from .stops import Ending, end_text, end_tokens, to_send
 from .tgi_types import check_parameters, tgi_client, tgi_error
 from .transport import ASK_TIMEOUT_S

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
 from ..columns import SHAREGPT
 from ..errors import StorageError
 from ..reports import svg
+from ..version import __version__
 from .citations import citations_of
 from .facts import chart_sheet, config_facts
 from .markdown import bar, cell, fenced, line, spaced

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import __version__
 from ..errors import ArgumentError, DependencyError, HubError, did_you_mean, quoted
+from ..version import __version__
 from .manifest import ROOT
 from .remote import Changes, Remote, check_online, full_name, is_transient
 

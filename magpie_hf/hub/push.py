@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..disk import writing
-from ..errors import ArgumentError, DatasetError, quoted
+from ..errors import DatasetError, quoted
 from .card import render_card
 from .facts import FORMAT, chart_sheet
 from .manifest import ROOT
+from .names import check_names
 from .remote import Changes, Head, Remote
 
 
@@ -30,9 +31,6 @@ SHARD_BYTES = 500_000_000
 MOST_SHARDS = 100
 """Most data files of a commit: the Hub's storage page recommends no more, so larger data get larger shards."""
 _SHARD = re.compile(r"[\w.-]+-\d{5}-of-\d{5}\.parquet")
-_CONFIG = re.compile(r"[\w.-]{1,80}")
-_SPLIT = re.compile(r"\w+(?:\.\w+)*")
-_RESERVED = ("data", ".", "..")
 
 
 class Subset(NamedTuple):
@@ -41,19 +39,6 @@ class Subset(NamedTuple):
     name: str
     shards: Mapping[str, Sequence[Path]]
     facts: Mapping[str, Any]
-
-
-def check_names(config_name: str, splits: Sequence[str] = ("train",)) -> None:
-    """Raise ArgumentError for names that can be no config's or split's."""
-    if not _CONFIG.fullmatch(config_name) or config_name in _RESERVED or config_name.startswith("."):
-        raise ArgumentError(
-            f"{quoted(config_name)} can be no config's name.",
-            hint='Use letters, digits, ".", "_" and "-", as in "raw"; "data" is what datasets calls the default\'s.',
-            key="config_name",
-        )
-    for split in splits:
-        if not _SPLIT.fullmatch(split):
-            raise ArgumentError(f"{quoted(split)} can be no split's name.", hint='As "train".', key="split")
 
 
 def directory_of(config_name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..output import check_subset
+from ..hub.names import check_subset
 from ..stage import SetResult, SetStage, Workspace
 
 

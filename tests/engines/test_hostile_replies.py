@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from magpie_hf import reward_endpoint
+from magpie_hf.backoff import retry_after_s
 from magpie_hf.engines import detect, exchange
 from magpie_hf.engines.base import Capabilities, Generation, Prompt, Request
 from magpie_hf.engines.openai import OpenAIEngine
 from magpie_hf.engines.openai_probe import Traits
-from magpie_hf.engines.pacing import retry_after_s
 from magpie_hf.engines.tgi import TgiEngine
 from magpie_hf.engines.untrusted import MAX_COUNT, checked, clean_text, load_json, name_or_none
 from magpie_hf.errors import MagpieError, PromptMismatchError

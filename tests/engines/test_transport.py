@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from magpie_hf.backoff import Backoff, retry_after_s
 from magpie_hf.engines.base import Prompt, Request
-from magpie_hf.engines.pacing import AdaptiveLimit, Backoff, retry_after_s
+from magpie_hf.engines.pacing import AdaptiveLimit
 from magpie_hf.engines.servers import error_text, names_match, normal_address
 from magpie_hf.engines.tgi import TgiEngine
 from magpie_hf.engines.wire import proxy_for, watched_socket

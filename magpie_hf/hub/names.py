@@ -1,0 +1,46 @@
+"""Names of configs and splits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..errors import ArgumentError, quoted
+
+
+_CONFIG = re.compile(r"[\w.-]{1,80}")
+_SPLIT = re.compile(r"\w+(?:\.\w+)*")
+_RESERVED = ("data", ".", "..")
+RUN_FILES = (
+    "stages",
+    "data",
+    "dataset",
+    "parquet",
+    "run.json",
+    "run.json.bak",
+    "pins.json",
+    "lock",
+    "report.html",
+    "README.md",
+)
+"""What a run directory holds already: no subset can be called so."""
+
+
+def check_names(config_name: str, splits: Sequence[str] = ("train",)) -> None:
+    """Raise ArgumentError for names that can be no config's or split's."""
+    if not _CONFIG.fullmatch(config_name) or config_name in _RESERVED or config_name.startswith("."):
+        raise ArgumentError(
+            f"{quoted(config_name)} can be no config's name.",
+            hint='Use letters, digits, ".", "_" and "-", as in "raw"; "data" is what datasets calls the default\'s.',
+            key="config_name",
+        )
+    for split in splits:
+        if not _SPLIT.fullmatch(split):
+            raise ArgumentError(f"{quoted(split)} can be no split's name.", hint='As "train".', key="split")
+
+
+def check_subset(config: str) -> None:
+    """Raise ArgumentError for a name that no subset can have."""
+    check_names(config)
+    if config in RUN_FILES or config == "default":
+        raise ArgumentError(f"A subset cannot be called {config!r}.", hint='As "raw" or "filtered".', key="config")
