@@ -29,10 +29,10 @@ def per_row(work: Callable[[], object], rows: int) -> float:
 
 def main() -> None:
     import magpie_hf
-    from magpie_hf.answers import read_answer
-    from magpie_hf.inspection import run_status
+    from magpie_hf.judging.answers import read_answer
+    from magpie_hf.judging.rubric import load_rubric
     from magpie_hf.reports import agreement
-    from magpie_hf.rubric import load_rubric
+    from magpie_hf.session.status import run_status
     from magpie_hf.stages.flags import flags_of
     from magpie_hf.stages.language import Language, detector, relevant_text
     from tools.demo.grammar import conversations

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 import magpie_hf
 from magpie_hf.engines.base import Engine, Prompt, Request
-from magpie_hf.engines.openai import DEFAULT_MAX_N, OpenAIEngine
-from magpie_hf.engines.tgi import TgiEngine
+from magpie_hf.engines.remote.openai import DEFAULT_MAX_N, OpenAIEngine
+from magpie_hf.engines.remote.tgi import TgiEngine
 from magpie_hf.sampling import SamplingParams
 from tests.servers.http_server import ServerProcess
 from tests.servers.sim_server import Latency, SimProcess

@@ -18,7 +18,7 @@ import torch
 from transformers.utils import logging
 
 from magpie_hf.engines.base import Prompt, Request
-from magpie_hf.engines.hf import TransformersEngine
+from magpie_hf.engines.local.hf import TransformersEngine
 from magpie_hf.sampling import SamplingParams
 
 

@@ -25,7 +25,7 @@ def child(rows: int, place: str, model: str, stop_at: int | None) -> None:
     import datasets  # noqa: F401 (part of "import")
 
     import magpie_hf
-    import magpie_hf.api
+    import magpie_hf.api.synthesis
     from magpie_hf.engines import ENGINES
     from magpie_hf.errors import BudgetExceeded
     from tests.null_engine import NullEngine

@@ -17,7 +17,7 @@ OWN_DEMO = ("quickstart", "showcase")
 
 
 def main() -> int:
-    from magpie_hf.recipe import bundled_recipes
+    from magpie_hf.recipe.schema import bundled_recipes
 
     names = sys.argv[1:] or list(bundled_recipes())
     with tempfile.TemporaryDirectory() as directory:
@@ -30,7 +30,7 @@ def write(name: str, place: Path, target: Path) -> Path:
     """Run a recipe on the demo model and write its card; recipes share the run directory, and what is the same in it."""
     import magpie_hf
     from magpie_hf.hub.card import write_card
-    from magpie_hf.inspection import run_facts
+    from magpie_hf.session.status import run_facts
 
     overrides = {"num_rows": ROWS, "engine.kind": "transformers", "model": "demo"}
     rows = magpie_hf.run(name, overrides, output=place, show_progress=False, force=True)

@@ -49,7 +49,7 @@ def doc(thing: object) -> str:
 
 
 def cli_page() -> str:
-    from magpie_hf.cli import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USAGE, build_parser
+    from magpie_hf.cli.main import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USAGE, build_parser
 
     parser = build_parser()
     parts = ["# Command line\n"]
@@ -91,8 +91,9 @@ def options_table(parser: argparse.ArgumentParser) -> str:
 
 
 def recipe_page() -> str:
-    from magpie_hf import _recipe_parts, recipe
-    from magpie_hf.budget import Budget
+    from magpie_hf.execution.budget import Budget
+    from magpie_hf.recipe import parts as _recipe_parts
+    from magpie_hf.recipe import schema as recipe
     from magpie_hf.sampling import SamplingParams
 
     parts = ["# Recipe keys\n", "```yaml\n" + example_of(recipe) + "\n```\n", "| key | meaning |\n|---|---|"]
@@ -256,8 +257,14 @@ The recipes here that are set to `order: lean` already say so; with it, their GP
 
 
 def releases_page() -> str:
-    from magpie_hf.costs import PRICE_PER_GPU_HOUR, SECONDS_PER_TOKEN_AND_BILLION, estimate, kept_at_most, lean_saving
-    from magpie_hf.recipe import bundled_recipes, load_recipe
+    from magpie_hf.recipe.costs import (
+        PRICE_PER_GPU_HOUR,
+        SECONDS_PER_TOKEN_AND_BILLION,
+        estimate,
+        kept_at_most,
+        lean_saving,
+    )
+    from magpie_hf.recipe.schema import bundled_recipes, load_recipe
     from magpie_hf.stages.select import Select
 
     lines = [

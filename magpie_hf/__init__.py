@@ -14,22 +14,22 @@ from .version import __version__
 
 # public name -> submodule; imported when first used. No name may equal a submodule's.
 _EXPORTS = {
-    "ChatTemplate": "templates",
+    "ChatTemplate": "templates.template",
     "GridPoint": "sampling",
     "MagpieError": "errors",
-    "Recipe": "recipe",
+    "Recipe": "recipe.schema",
     "RunStopped": "errors",
     "SamplingParams": "sampling",
     "agreement": "reports",
-    "annotate": "api_rows",
-    "load_recipe": "recipe",
-    "push_to_hub": "api_hub",
-    "report": "api_rows",
-    "resume_from_hub": "api_hub",
-    "run": "api",
-    "select": "api_rows",
-    "synthesize": "api",
-    "write_card": "api_rows",
+    "annotate": "api.rows",
+    "load_recipe": "recipe.schema",
+    "push_to_hub": "api.hub",
+    "report": "api.rows",
+    "resume_from_hub": "api.hub",
+    "run": "api.synthesis",
+    "select": "api.rows",
+    "synthesize": "api.synthesis",
+    "write_card": "api.rows",
 }
 
 __all__ = [
@@ -53,14 +53,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .api import run, synthesize
-    from .api_hub import push_to_hub, resume_from_hub
-    from .api_rows import annotate, report, select, write_card
+    from .api.hub import push_to_hub, resume_from_hub
+    from .api.rows import annotate, report, select, write_card
+    from .api.synthesis import run, synthesize
     from .errors import MagpieError, RunStopped
-    from .recipe import Recipe, load_recipe
+    from .recipe.schema import Recipe, load_recipe
     from .reports import agreement
     from .sampling import GridPoint, SamplingParams
-    from .templates import ChatTemplate
+    from .templates.template import ChatTemplate
 
 
 def __getattr__(name: str) -> object:

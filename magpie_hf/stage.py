@@ -28,7 +28,7 @@ from .sampling import SamplingParams
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from .templates import ChatTemplate
+    from .templates.template import ChatTemplate
 
 
 class Ask(NamedTuple):

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magpie_hf.answers import find_object, read_answer
-from magpie_hf.rubric import load_rubric
+from magpie_hf.judging.answers import find_object, read_answer
+from magpie_hf.judging.rubric import load_rubric
 
 
 QUALITY = load_rubric("quality")

@@ -5,8 +5,8 @@ import argparse
 import pytest
 
 import magpie_hf
-from magpie_hf._cli_parse import overrides_of
-from magpie_hf.api import output_path
+from magpie_hf.api.synthesis import output_path
+from magpie_hf.cli.parse import overrides_of
 from magpie_hf.engines import ENGINES
 from magpie_hf.errors import ArgumentError, RecipeError
 from magpie_hf.sampling import GridPoint, SamplingParams

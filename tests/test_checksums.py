@@ -7,11 +7,11 @@ import os
 import pytest
 from datasets import load_dataset, load_from_disk
 
-from magpie_hf import checksums
-from magpie_hf.api_rows import select
-from magpie_hf.checksums import damage, file_record
+from magpie_hf.api.rows import select
 from magpie_hf.errors import DatasetError
-from magpie_hf.rundir import RunDir
+from magpie_hf.storage import checksums
+from magpie_hf.storage.checksums import damage, file_record
+from magpie_hf.storage.rundir import RunDir
 from tests.end_to_end.harness import here, nothing_twice
 from tests.stages import conftest as runs
 

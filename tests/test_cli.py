@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from magpie_hf import __version__
-from magpie_hf.cli import EXIT_INTERRUPTED, EXIT_STOPPED, main
+from magpie_hf.cli.main import EXIT_INTERRUPTED, EXIT_STOPPED, main
 from magpie_hf.engines.base import Failure, Generation
 from tests.end_to_end.harness import environment
 from tests.stages import conftest as runs
@@ -117,7 +117,7 @@ def test_without_a_model_the_demo_is_named_and_not_run(arguments):
 
 
 def test_an_annotation_without_output_says_where_it_is_saved_and_what_was_done(tmp_path):
-    from magpie_hf.loading import load_rows
+    from magpie_hf.storage.loading import load_rows
 
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"instruction": "Why?", "response": "So."}\n')
@@ -230,7 +230,7 @@ def slow(self, request):
     return real(self, request)
 NullEngine._answer = slow
 ENGINES["null"] = "tests.null_engine:NullEngine"
-from magpie_hf.cli import main
+from magpie_hf.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

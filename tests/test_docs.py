@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 import magpie_hf
-from magpie_hf._cli_parse import overrides_of
-from magpie_hf.cli import build_parser
+from magpie_hf.cli.main import build_parser
+from magpie_hf.cli.parse import overrides_of
 
 
 REPOSITORY = Path(__file__).parents[1]

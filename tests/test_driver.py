@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magpie_hf.budget import Budget
-from magpie_hf.driver import FAILURE_WINDOW_MIN, Driver, OpenRow, StageCounters
 from magpie_hf.engines.base import Capabilities, Engine, EngineStats, Failure, Generation, Prompt, Served
 from magpie_hf.errors import BudgetExceeded, ModelMismatchError, TooManyFailures
-from magpie_hf.journal import Journal, halves_key
-from magpie_hf.progress import Listener
+from magpie_hf.execution.budget import Budget
+from magpie_hf.execution.driver import FAILURE_WINDOW_MIN, Driver, OpenRow, StageCounters
+from magpie_hf.execution.progress import Listener
 from magpie_hf.sampling import SamplingParams
 from magpie_hf.stage import CODE_NUMBERS, Ask, Outcome, failed
+from magpie_hf.storage.journal import Journal, halves_key
 
 
 DOWN = Failure("timeout", True, "no answer")

@@ -9,9 +9,9 @@ from datasets import Dataset, load_dataset
 
 import magpie_hf
 from magpie_hf.errors import ArgumentError
-from magpie_hf.inspection import run_status
-from magpie_hf.maintenance import merge_runs
-from magpie_hf.rundir import RunDir
+from magpie_hf.session.maintenance import merge_runs
+from magpie_hf.session.status import run_status
+from magpie_hf.storage.rundir import RunDir
 from tests.end_to_end.harness import here
 from tests.stages import conftest as runs
 

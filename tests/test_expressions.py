@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magpie_hf.errors import ArgumentError, DatasetError
-from magpie_hf.expressions import SCALES, parse
+from magpie_hf.selection.expressions import SCALES, parse
 
 
 FEATURES = Features(

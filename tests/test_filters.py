@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from magpie_hf.errors import ArgumentError, DatasetError
-from magpie_hf.filters import SELECTIONS, Selection, apply_selection, as_selection, select_rows, split_for_lean
+from magpie_hf.selection.filters import (
+    SELECTIONS,
+    Selection,
+    apply_selection,
+    as_selection,
+    select_rows,
+    split_for_lean,
+)
 
 
 QUALITY = ["very poor", "poor", "average", "good", "excellent"]

@@ -9,9 +9,9 @@ import subprocess
 import pytest
 from datasets import load_dataset
 
-from magpie_hf.disk import named_disk_errors, writing
 from magpie_hf.errors import StorageError
-from magpie_hf.inspection import run_status
+from magpie_hf.session.status import run_status
+from magpie_hf.storage.disk import named_disk_errors, writing
 from tests.end_to_end.harness import nothing_twice
 from tests.stages import conftest as runs
 

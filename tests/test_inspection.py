@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magpie_hf._cli_show import show_status
+from magpie_hf.cli.show import show_status
 from magpie_hf.engines.base import Failure
 from magpie_hf.errors import ArgumentError, BudgetExceeded, DatasetError, MagpieError, RecipeError, RowsPending
-from magpie_hf.inspection import RunReport, StageReport, differences, explain_changes, run_facts, run_status
-from magpie_hf.loading import load_rows
-from magpie_hf.lock import running_owner
-from magpie_hf.recipe import load_recipe
-from magpie_hf.rundir import RunDir
-from magpie_hf.session import Session
+from magpie_hf.recipe.schema import load_recipe
+from magpie_hf.session.session import Session
+from magpie_hf.session.status import RunReport, StageReport, differences, explain_changes, run_facts, run_status
+from magpie_hf.storage.loading import load_rows
+from magpie_hf.storage.lock import running_owner
+from magpie_hf.storage.rundir import RunDir
 from tests.end_to_end.harness import here
 from tests.stages import conftest as runs
 
@@ -214,7 +214,7 @@ def test_only_the_stage_of_the_current_session_is_shown_as_running(make, null, t
 def test_no_row_is_shown_as_accepted_where_all_were_rejected(monkeypatch, capsys):
     stage = StageReport("responses", "done", 5, 100, {"fragment": 5}, 0, 0, 0.0, {})
     report = RunReport("run", {}, [stage], {}, [], {}, [])
-    monkeypatch.setattr("magpie_hf.inspection.run_status", lambda _: report)
+    monkeypatch.setattr("magpie_hf.session.status.run_status", lambda _: report)
     show_status(Path("run"))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("responses")]
     assert line.split()[2:5] == ["0", "/", "100"]

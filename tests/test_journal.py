@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from magpie_hf.errors import StorageError
-from magpie_hf.journal import CODE_REOPENED, MAGIC, Journal, halves_key, key_halves
+from magpie_hf.storage.journal import CODE_REOPENED, MAGIC, Journal, halves_key, key_halves
 
 
 def key(number: int, half: int = 7) -> bytes:
@@ -131,7 +131,7 @@ def test_a_full_disk_is_an_error_that_keeps_what_is_finished(tmp_path, monkeypat
 
 WRITER = """
 import sys
-from magpie_hf.journal import Journal
+from magpie_hf.storage.journal import Journal
 journal = Journal(sys.argv[1])
 for number in range(10**9):
     journal.append(b"k" * 8 + number.to_bytes(8, "big"), {"text": "word " * (number % 90), "n": number})
@@ -225,7 +225,7 @@ def test_what_is_no_segment_is_counted_as_damage_and_an_empty_file_is_not(tmp_pa
 
 
 def test_segments_are_closed_at_their_size_and_read_as_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("magpie_hf.journal.SEGMENT_BYTES", 500)
+    monkeypatch.setattr("magpie_hf.storage.journal.SEGMENT_BYTES", 500)
     with Journal(tmp_path) as journal:
         locations = [journal.append(key(number), {"n": number}) for number in range(60)]
         assert [journal.read(location)["n"] for location in locations] == list(range(60))
@@ -234,7 +234,9 @@ def test_segments_are_closed_at_their_size_and_read_as_one(tmp_path, monkeypatch
 
 
 def test_two_processes_on_one_directory_lose_nothing(tmp_path):
-    script = "import sys; from magpie_hf.journal import Journal; j = Journal(sys.argv[1]); s = int(sys.argv[2])\n"
+    script = (
+        "import sys; from magpie_hf.storage.journal import Journal; j = Journal(sys.argv[1]); s = int(sys.argv[2])\n"
+    )
     script += "for n in range(s, s + 300): j.append(n.to_bytes(16, 'big'), {'n': n})\nj.close()"
     writers = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(start)]) for start in (0, 1000)]
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
@@ -269,7 +271,7 @@ def test_an_index_taken_while_writing_gives_locations_that_can_be_read(tmp_path,
 
 LIMITED = """
 import resource, signal, sys
-from magpie_hf.journal import Journal
+from magpie_hf.storage.journal import Journal
 from magpie_hf.errors import StorageError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 journal = Journal(sys.argv[1])

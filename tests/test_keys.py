@@ -4,8 +4,8 @@ from datasets import Dataset, Features, Image, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magpie_hf.journal import halves_key
-from magpie_hf.keys import content_fingerprint, row_keys
+from magpie_hf.storage.journal import halves_key
+from magpie_hf.storage.keys import content_fingerprint, row_keys
 
 
 rows = st.lists(st.sampled_from(["a", "b", "", "a\ud800".encode("utf-8", "replace").decode(), "ü"]), max_size=20)

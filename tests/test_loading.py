@@ -8,10 +8,10 @@ import pytest
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 import magpie_hf
-from magpie_hf.conversations import read_turns
 from magpie_hf.errors import ArgumentError, DatasetError
-from magpie_hf.filters import nothing_kept, select_rows
-from magpie_hf.loading import as_dataset, load_rows, with_row_columns
+from magpie_hf.selection.filters import nothing_kept, select_rows
+from magpie_hf.storage.conversations import read_turns
+from magpie_hf.storage.loading import as_dataset, load_rows, with_row_columns
 from tests.test_cli import cli
 
 
@@ -259,7 +259,7 @@ def test_one_name_is_a_list_of_one(tmp_path):
     assert Novelty(against="me/v1").against == ("me/v1",)
     with pytest.raises(ArgumentError, match="one language only"):
         Language(languages="EN")
-    from magpie_hf.rubric import load_rubric
+    from magpie_hf.judging.rubric import load_rubric
 
     assert "flags" in magpie_hf.annotate(ROWS, "flags", output=tmp_path / "run").column_names
     schema = {"type": "object", "properties": {"score": {"type": "integer"}}}

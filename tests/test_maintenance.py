@@ -9,11 +9,11 @@ import pytest
 import magpie_hf
 from magpie_hf.engines.base import Failure
 from magpie_hf.errors import ArgumentError, RunLockedError
-from magpie_hf.inspection import run_status
-from magpie_hf.journal import HEADER, MAGIC
-from magpie_hf.maintenance import merge_runs, reopen_rows
-from magpie_hf.recipe import load_recipe
-from magpie_hf.rundir import RunDir
+from magpie_hf.recipe.schema import load_recipe
+from magpie_hf.session.maintenance import merge_runs, reopen_rows
+from magpie_hf.session.status import run_status
+from magpie_hf.storage.journal import HEADER, MAGIC
+from magpie_hf.storage.rundir import RunDir
 from tests.end_to_end.harness import nothing_twice
 from tests.stages import conftest as runs
 

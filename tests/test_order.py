@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from magpie_hf.errors import RecipeError
-from magpie_hf.recipe import load_recipe
+from magpie_hf.recipe.schema import load_recipe
 
 
 BASE = {"model": "demo", "num_rows": 10, "order": "lean"}

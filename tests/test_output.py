@@ -4,8 +4,8 @@ import pytest
 from datasets import Dataset, load_dataset, load_from_disk
 
 from magpie_hf.errors import StorageError
-from magpie_hf.output import write_output
-from magpie_hf.rundir import RunDir
+from magpie_hf.session.output import write_output
+from magpie_hf.storage.rundir import RunDir
 from tests.stages import conftest as runs
 
 

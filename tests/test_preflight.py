@@ -11,7 +11,7 @@ from datasets import Dataset
 import magpie_hf
 from magpie_hf.engines import ENGINES
 from magpie_hf.errors import ArgumentError, DatasetError, DependencyError, MagpieError, RecipeError
-from magpie_hf.recipe import load_recipe
+from magpie_hf.recipe.schema import load_recipe
 from tests.null_engine import NullEngine
 from tests.scripted_engine import ScriptedEngine
 

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from magpie_hf.budget import Budget, InFlight
-from magpie_hf.driver import StageCounters
 from magpie_hf.errors import ArgumentError, BudgetExceeded
-from magpie_hf.progress import Listener, rates
+from magpie_hf.execution.budget import Budget, InFlight
+from magpie_hf.execution.driver import StageCounters
+from magpie_hf.execution.progress import Listener, rates
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_bar_is_shown_as_datasets_shows_its_own(capsys, monkeypatch):
 SCRIPT = """
 import logging, sys
 SETUP
-from magpie_hf.progress import log_lines_shown, logger, show_summary
+from magpie_hf.execution.progress import log_lines_shown, logger, show_summary
 with log_lines_shown():
     logger.info("a line")
     show_summary("Saved in here")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magpie_hf.errors import RecipeError
-from magpie_hf.recipe import KEYS, bundled_recipes, load_recipe
+from magpie_hf.recipe.schema import KEYS, bundled_recipes, load_recipe
 
 
 GOOD = """\

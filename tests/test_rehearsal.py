@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from magpie_hf._cli_parse import overrides_of
-from magpie_hf.cli import build_parser
-from magpie_hf.costs import estimate, model_billions
-from magpie_hf.engines.detect import server_kind
+from magpie_hf.cli.main import build_parser
+from magpie_hf.cli.parse import overrides_of
+from magpie_hf.engines.remote.detect import server_kind
 from magpie_hf.errors import EngineUnavailableError
-from magpie_hf.recipe import load_recipe
+from magpie_hf.recipe.costs import estimate, model_billions
+from magpie_hf.recipe.schema import load_recipe
 
 
 BIG = {

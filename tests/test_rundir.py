@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magpie_hf.errors import ArgumentError, RunLockedError, StorageError
-from magpie_hf.rundir import RunDir, stable_hash, write_atomically
+from magpie_hf.storage.rundir import RunDir, stable_hash, write_atomically
 
 
-HOLD = "import sys, time; from magpie_hf.rundir import RunDir; RunDir(sys.argv[1]).own(); print('held', flush=True); time.sleep(60)"
+HOLD = "import sys, time; from magpie_hf.storage.rundir import RunDir; RunDir(sys.argv[1]).own(); print('held', flush=True); time.sleep(60)"
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_the_run_of_another_host_is_free_once_its_heartbeat_is_old(tmp_path):
 
 
 def test_a_dead_owner_on_another_host_is_waited_for_and_the_wait_is_announced(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("magpie_hf.lock.FOREIGN_STALE_S", 5.5)
+    monkeypatch.setattr("magpie_hf.storage.lock.FOREIGN_STALE_S", 5.5)
     lock_of_another_host(tmp_path, 5, pid=77)
     with caplog.at_level("WARNING", "magpie_hf"):
         RunDir(tmp_path).own().release()
@@ -301,7 +301,9 @@ def test_a_hash_survives_being_written_as_json_in_another_order(value):
 
 
 def test_hashes_are_the_same_in_every_process(tmp_path):
-    script = "from magpie_hf.rundir import stable_hash; print(stable_hash({'x': {'b', 'a'}, 'y': [1, 'ü', None]}))"
+    script = (
+        "from magpie_hf.storage.rundir import stable_hash; print(stable_hash({'x': {'b', 'a'}, 'y': [1, 'ü', None]}))"
+    )
     found = {
         subprocess.run(
             [sys.executable, "-c", script],

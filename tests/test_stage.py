@@ -9,17 +9,17 @@ import pytest
 from datasets import Dataset, Features
 
 from magpie_hf.errors import DatasetError, TemplateError
-from magpie_hf.recipe import load_recipe
-from magpie_hf.rundir import RunDir
-from magpie_hf.runner import run_stage
+from magpie_hf.execution.runner import run_stage
+from magpie_hf.recipe.schema import load_recipe
 from magpie_hf.sampling import GridPoint, SamplingParams
-from magpie_hf.session import Session
+from magpie_hf.session.session import Session
 from magpie_hf.stage import CODES, FAILURE_CODES, RowStage, silent
 from magpie_hf.stages import STAGES, stage_class
 from magpie_hf.stages.instructions import Instructions
 from magpie_hf.stages.lengths import Lengths
 from magpie_hf.stages.responses import Responses
 from magpie_hf.stages.turns import Turns
+from magpie_hf.storage.rundir import RunDir
 from tests.stages import conftest as runs
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from magpie_hf._template_answer import AnswerFrame, rest_of
-from magpie_hf._template_plain import PlainTemplate
 from magpie_hf.engines.base import Generation
 from magpie_hf.engines.stops import end_text
-from magpie_hf.templates import ChatTemplate
+from magpie_hf.templates.answer import AnswerFrame, rest_of
+from magpie_hf.templates.plain import PlainTemplate
+from magpie_hf.templates.template import ChatTemplate
 
 from .template_families import make_tokenizer, template
 from .template_families.table import CHATML, FAMILIES, SPM

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from magpie_hf import _template_load
-from magpie_hf._template_load import generation_config_of, load_tokenizer
-from magpie_hf.templates import ChatTemplate
+from magpie_hf.templates import load as _template_load
+from magpie_hf.templates.load import generation_config_of, load_tokenizer
+from magpie_hf.templates.template import ChatTemplate
 
 from .template_families import make_tokenizer, template
 from .template_families.table import TOKENIZERS

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
-from magpie_hf._template_plain import PlainTemplate
 from magpie_hf.errors import ArgumentError, ModelError, TemplateError
-from magpie_hf.templates import ChatTemplate
+from magpie_hf.templates.plain import PlainTemplate
+from magpie_hf.templates.template import ChatTemplate
 
 from .template_families import make_tokenizer, template
 from .template_families.table import CHATML, EOT, FAMILIES, IE, IM, L3, SPM, TOKENIZERS, H

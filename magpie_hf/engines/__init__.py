@@ -13,10 +13,10 @@ from .base import Engine
 
 
 ENGINES = {
-    "transformers": "magpie_hf.engines.hf:TransformersEngine",
-    "vllm": "magpie_hf.engines.vllm:VllmEngine",
-    "tgi": "magpie_hf.engines.tgi:TgiEngine",
-    "openai": "magpie_hf.engines.openai:OpenAIEngine",
+    "transformers": "magpie_hf.engines.local.hf:TransformersEngine",
+    "vllm": "magpie_hf.engines.local.vllm:VllmEngine",
+    "tgi": "magpie_hf.engines.remote.tgi:TgiEngine",
+    "openai": "magpie_hf.engines.remote.openai:OpenAIEngine",
 }
 
 
@@ -59,6 +59,6 @@ def check_installed(kind: str, options: Mapping[str, Any]) -> None:
     if kind == "transformers" and quantization and importlib.util.find_spec("bitsandbytes") is None:
         raise DependencyError(f"quantization = {quantization!r} needs bitsandbytes.", hint="pip install bitsandbytes")
     if takes_endpoints(kind):
-        from .servers import read_key
+        from .remote.servers import read_key
 
         read_key(options.get("api_key_env"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from .._special_tokens import is_ordinary
+from ..templates.special_tokens import is_ordinary
 
 
 class Ending(NamedTuple):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, HubError, StorageError, did_you_mean, quoted
-from ..rundir import RunDir
+from ..storage.rundir import RunDir
 from .manifest import ROOT, SEGMENT_SUFFIX, public_recipe, runs_of
 from .remote import Head, Remote, check_online
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from ..rundir import RunDir
+from ..storage.rundir import RunDir
 
 
 ROOT = ".magpie"

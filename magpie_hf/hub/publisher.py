@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import HubError, MagpieError
-from ..rundir import RunDir
+from ..storage.rundir import RunDir
 from .download import download_run
 from .manifest import closed_segments, run_name, run_root, state_files
 from .push import Subset, push_subset

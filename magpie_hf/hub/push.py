@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..disk import writing
 from ..errors import DatasetError, quoted
+from ..storage.disk import writing
 from .card import render_card
 from .facts import FORMAT, chart_sheet
 from .manifest import ROOT

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..disk import writing
 from ..errors import ArgumentError
+from ..storage.disk import writing
 from . import svg
 from .statistics import dataset_statistics
 from .topics import TopicMap, topic_map

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..prompts import urial_prompt, urial_stops
+from ..judging.prompts import urial_prompt, urial_stops
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
 from .responses import rejected

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import ArgumentError, DatasetError
-from ..loading import PROMPT_COLUMNS, load_rows
 from ..nearest.cross import find_nearest
 from ..nearest.ngrams import WORDS, NgramIndex
 from ..nearest.search import THRESHOLD
 from ..stage import SetResult, Workspace
+from ..storage.loading import PROMPT_COLUMNS, load_rows
 from .neighbors import Embedding, vectors_of
 
 

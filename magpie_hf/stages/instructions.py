@@ -14,10 +14,10 @@ from typing import Any, ClassVar, TypeAlias
 
 from ..engines.base import Generation
 from ..errors import ArgumentError
-from ..rundir import stable_hash
 from ..sampling import GridPoint, SamplingParams, sample_seed, seed_base
 from ..stage import OK, Ask, Context, Outcome, RowStage, Steps, entries_of, failed, silent
-from ..templates import ChatTemplate, Stops
+from ..storage.rundir import stable_hash
+from ..templates.template import ChatTemplate, Stops
 from . import cleaning
 
 

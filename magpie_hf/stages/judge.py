@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..answers import Reading, read_answer
 from ..engines.base import Generation, Prompt
 from ..errors import ArgumentError
-from ..rubric import BUILT_IN, Rubric, joined_schema, load_rubric, row_prompt, shared_prompt
+from ..judging.answers import Reading, read_answer
+from ..judging.rubric import BUILT_IN, Rubric, joined_schema, load_rubric, row_prompt, shared_prompt
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import CODES, OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed, resolved
-from ..templates import ChatTemplate
+from ..templates.template import ChatTemplate
 from .responses import with_stops
 
 

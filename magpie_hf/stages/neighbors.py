@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..embedding import EmbeddingStore, Encode, embed_texts, load_embedder, text_keys
 from ..errors import ArgumentError, DatasetError
 from ..models import ModelRef
 from ..nearest.search import BYTES_PER_ROW, METHODS, THRESHOLD, find_neighbors
-from ..rundir import stable_hash
+from ..scoring.embedding import EmbeddingStore, Encode, embed_texts, load_embedder, text_keys
 from ..stage import ModelChoice, SetResult, SetStage, Workspace, resolved, silent
+from ..storage.rundir import stable_hash
 
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def check_memory(num_rows: int, dim: int = 0) -> None:
 
     Asked before anything is embedded, and again when the vectors' size is known.
     """
-    from ..engines.hf import available_memory
+    from ..engines.local.hf import available_memory
 
     wanted = num_rows * (2 * BYTES_PER_ROW + 4 * dim)
     if wanted > available_memory():

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import ArgumentError
-from ..loading import load_rows, with_row_columns
 from ..nearest.cross import find_nearest
 from ..nearest.search import THRESHOLD
 from ..stage import SetResult, Workspace, entries_of
+from ..storage.loading import load_rows, with_row_columns
 from .neighbors import Embedding, column_of, vectors_of
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from ..errors import ArgumentError
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Scorer, Steps, failed
-from ..templates import ChatTemplate
+from ..templates.template import ChatTemplate
 from .responses import MAX_TOKENS, check_special_tokens, read_response, with_stops
 from .reward import Rewarding
 

@@ -14,7 +14,7 @@ from ..engines.base import Generation
 from ..errors import CapabilityError, quoted
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
-from ..templates import ChatTemplate
+from ..templates.template import ChatTemplate
 
 
 MAX_TOKENS = 4096

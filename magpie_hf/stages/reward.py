@@ -51,7 +51,7 @@ class Rewarding(ModelStage):
     def check_ready(self) -> None:
         """Raise ArgumentError if the endpoint's key is not set."""
         if self.endpoint is not None:
-            from ..engines.servers import read_key
+            from ..engines.remote.servers import read_key
 
             read_key(self.api_key_env)
 
@@ -59,7 +59,7 @@ class Rewarding(ModelStage):
         """Load the reward model, or name the endpoint that serves it."""
         ref = context.refs["reward"]
         if self.endpoint is not None:
-            from ..reward_endpoint import EndpointScorer
+            from ..scoring.reward_endpoint import EndpointScorer
 
             return self.answers(
                 EndpointScorer(
@@ -70,7 +70,7 @@ class Rewarding(ModelStage):
                     max_length=self.max_length,
                 )
             )
-        from ..reward_model import RewardModel
+        from ..scoring.reward_model import RewardModel
 
         scorer = RewardModel(
             ref,

@@ -1,4 +1,4 @@
-"""`select`: keep the rows of a named selection, of an expression, or the longest of them; see `magpie_hf.filters`."""
+"""`select`: keep the rows of a named selection, of an expression, or the longest of them; see `magpie_hf.selection.filters`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..expressions import parse
-from ..filters import Selection, apply_selection, named_selection, nothing_kept, split_for_lean
+from ..selection.expressions import parse
+from ..selection.filters import Selection, apply_selection, named_selection, nothing_kept, split_for_lean
 from ..stage import SetResult, SetStage, Workspace, silent
 
 

@@ -16,7 +16,7 @@ from ..engines.base import Generation
 from ..errors import ArgumentError
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import FAILURE_CODES, OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
-from ..templates import ChatTemplate
+from ..templates.template import ChatTemplate
 from .instructions import Instructions, instruction_sampling
 from .responses import GREEDY, check_special_tokens, read_response, with_stops
 

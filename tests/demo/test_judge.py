@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from magpie_hf.rubric import load_rubric
-from magpie_hf.templates import ChatTemplate
+from magpie_hf.judging.rubric import load_rubric
+from magpie_hf.templates.template import ChatTemplate
 from tools.demo.grammar.judge import TASKS, damage, judged, sample_task, truth
 from tools.demo.packing import pack, packed_batch, packed_loss, prompt_parts
 
@@ -34,7 +34,7 @@ def test_equal_seeds_draw_equal_rows_and_prompts_split_into_the_same_tokens(name
 
 @pytest.mark.parametrize("name", ["quality", "difficulty", "category", "joined"])
 def test_a_rubrics_prompt_is_the_one_that_the_stage_sends(name, demo_path):
-    from magpie_hf.rubric import BUILT_IN, row_prompt, shared_prompt
+    from magpie_hf.judging.rubric import BUILT_IN, row_prompt, shared_prompt
 
     task = sample_task(random.Random(9), name)
     rubrics = [load_rubric(n) for n in (BUILT_IN if name == "joined" else (name,))]

@@ -13,9 +13,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from magpie_hf.cli import main
-from magpie_hf.journal import Journal
-from magpie_hf.rundir import RunDir
+from magpie_hf.cli.main import main
+from magpie_hf.storage.journal import Journal
+from magpie_hf.storage.rundir import RunDir
 
 
 PATIENCE_S = 100.0

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from magpie_hf.rundir import RunDir
+from magpie_hf.storage.rundir import RunDir
 from tests.end_to_end.harness import (
     environment,
     finish,

@@ -90,7 +90,7 @@ def test_a_run_resumed_tomorrow_sends_the_same_bytes(tmp_path, demo_model_dir, m
         with pytest.raises(BudgetExceeded):
             run(engine, tmp_path / "run", **settings)
         today = dt.datetime.now().astimezone().date()
-        monkeypatch.setattr("magpie_hf.templates.dt.datetime", Tomorrow)
+        monkeypatch.setattr("magpie_hf.templates.template.dt.datetime", Tomorrow)
         run(engine, tmp_path / "run", **settings | {"budget": {}})
         other_day = run(engine, tmp_path / "other", **settings | {"budget": {}})
     prompts = {row["gen_input_configs"]["pre_query_template"] for row in rows(tmp_path / "run")}

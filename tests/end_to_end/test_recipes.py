@@ -10,8 +10,8 @@ import yaml
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
 
-from magpie_hf.recipe import bundled_recipes, load_recipe
-from magpie_hf.selections import SELECTIONS
+from magpie_hf.recipe.schema import bundled_recipes, load_recipe
+from magpie_hf.selection.selections import SELECTIONS
 from tests.conftest import REPOSITORY
 from tests.end_to_end.harness import here
 from tests.servers.hub_rules import card_errors
@@ -184,7 +184,7 @@ L3_HEADER = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
 )
 def test_what_is_sent_for_an_instruction_is_what_the_releases_sent(name, family, text):
     """The reference's table of templates (Gemma's second newline is left out, and said in the recipe)."""
-    from magpie_hf.templates import ChatTemplate
+    from magpie_hf.templates.template import ChatTemplate
     from tests.template_families import make_tokenizer, template
     from tests.template_families.table import TOKENIZERS
 

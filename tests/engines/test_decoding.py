@@ -11,7 +11,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from magpie_hf.engines.decoding import (
+from magpie_hf.engines.local.decoding import (
     SamplingTable,
     StopTexts,
     _invert_cdf,

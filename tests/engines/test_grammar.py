@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from magpie_hf.engines.base import Prompt, Request
-from magpie_hf.engines.grammar import SPACING, Grammars, can_hold, is_available, unpacked
-from magpie_hf.engines.hf import TransformersEngine
-from magpie_hf.engines.padded import PaddedRunner
-from magpie_hf.engines.vllm import VllmWorker, _grammar_backend, _structured
+from magpie_hf.engines.local.grammar import SPACING, Grammars, can_hold, is_available, unpacked
+from magpie_hf.engines.local.hf import TransformersEngine
+from magpie_hf.engines.local.padded import PaddedRunner
+from magpie_hf.engines.local.vllm import VllmWorker, _grammar_backend, _structured
 from magpie_hf.errors import ArgumentError, CapabilityError, DependencyError
 from magpie_hf.models import ModelRef
 from magpie_hf.sampling import SamplingParams

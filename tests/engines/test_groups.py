@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from magpie_hf.engines.base import Capabilities, Prompt, Request
 from magpie_hf.engines.groups import fitted
-from magpie_hf.engines.openai import OpenAIEngine
-from magpie_hf.engines.pacing import AdaptiveLimit, has_room
+from magpie_hf.engines.remote.openai import OpenAIEngine
+from magpie_hf.engines.remote.pacing import AdaptiveLimit, has_room
 from magpie_hf.models import ModelRef
 from magpie_hf.sampling import SamplingParams
 
@@ -150,7 +150,7 @@ def test_an_answer_of_many_samples_raises_the_limit_by_as_many():
 
 def test_a_low_limit_of_open_files_is_raised_for_the_connections():
     code = (
-        "import resource; from magpie_hf.engines.exchange import OTHER_FILES, allow_files\n"
+        "import resource; from magpie_hf.engines.remote.exchange import OTHER_FILES, allow_files\n"
         "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard)); allow_files(100)\n"
         "assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 100 + OTHER_FILES), hard)\n"

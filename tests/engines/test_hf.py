@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from magpie_hf.engines.base import Prompt, Request
-from magpie_hf.engines.hf import TransformersEngine
-from magpie_hf.engines.padded import PaddedRunner
-from magpie_hf.engines.slots import SlotRunner, compaction
+from magpie_hf.engines.local.hf import TransformersEngine
+from magpie_hf.engines.local.padded import PaddedRunner
+from magpie_hf.engines.local.slots import SlotRunner, compaction
 from magpie_hf.errors import ArgumentError, EngineError, ModelError
 from magpie_hf.sampling import SamplingParams
 from tests.engines.tiny import END, VOCAB, make_model

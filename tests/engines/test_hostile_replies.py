@@ -14,18 +14,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from magpie_hf import reward_endpoint
 from magpie_hf.backoff import retry_after_s
-from magpie_hf.engines import detect, exchange
 from magpie_hf.engines.base import Capabilities, Generation, Prompt, Request
-from magpie_hf.engines.openai import OpenAIEngine
-from magpie_hf.engines.openai_probe import Traits
-from magpie_hf.engines.tgi import TgiEngine
-from magpie_hf.engines.untrusted import MAX_COUNT, checked, clean_text, load_json, name_or_none
+from magpie_hf.engines.remote import detect, exchange
+from magpie_hf.engines.remote.openai import OpenAIEngine
+from magpie_hf.engines.remote.openai_probe import Traits
+from magpie_hf.engines.remote.tgi import TgiEngine
+from magpie_hf.engines.remote.untrusted import MAX_COUNT, checked, clean_text, load_json, name_or_none
 from magpie_hf.errors import MagpieError, PromptMismatchError
 from magpie_hf.models import ModelRef
-from magpie_hf.reward_endpoint import EndpointScorer
 from magpie_hf.sampling import SamplingParams
+from magpie_hf.scoring import reward_endpoint
+from magpie_hf.scoring.reward_endpoint import EndpointScorer
 
 from .scripted import Scripted, generated, tgi
 

@@ -5,14 +5,8 @@ import json
 import pytest
 
 from magpie_hf.engines.base import Prompt, Request, Served
-from magpie_hf.engines.openai import OpenAIEngine
-from magpie_hf.errors import (
-    ArgumentError,
-    CapabilityError,
-    EngineError,
-    ModelMismatchError,
-    PromptMismatchError,
-)
+from magpie_hf.engines.remote.openai import OpenAIEngine
+from magpie_hf.errors import ArgumentError, CapabilityError, EngineError, ModelMismatchError, PromptMismatchError
 from magpie_hf.models import ModelRef
 from magpie_hf.sampling import SamplingParams
 

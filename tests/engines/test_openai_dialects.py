@@ -8,10 +8,10 @@ import pytest
 
 import magpie_hf
 from magpie_hf.engines.base import Prompt, Request
-from magpie_hf.engines.openai import OpenAIEngine
+from magpie_hf.engines.remote.openai import OpenAIEngine
 from magpie_hf.errors import ModelMismatchError
-from magpie_hf.rundir import RunDir
 from magpie_hf.sampling import SamplingParams
+from magpie_hf.storage.rundir import RunDir
 from tests.end_to_end.harness import nothing_twice, rows
 from tests.servers.completions_server import CompletionsServer
 from tests.servers.dialects import DIALECTS

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from magpie_hf.engines.base import Prompt, Served
-from magpie_hf.engines.openai_probe import sizes_below
-from magpie_hf.engines.servers import is_about_n
+from magpie_hf.engines.remote.openai_probe import sizes_below
+from magpie_hf.engines.remote.servers import is_about_n
 
 from .scripted import Scripted
 from .test_openai import TWO, Server, bodies, engine, requests, results

@@ -9,15 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magpie_hf.engines.base import Prompt, Request, Served
+from magpie_hf.engines.remote.tgi import TgiEngine, parameters_of
+from magpie_hf.engines.remote.tgi_types import check_parameters, tgi_client, tgi_error
 from magpie_hf.engines.stops import end_text, end_tokens
-from magpie_hf.engines.tgi import TgiEngine, parameters_of
-from magpie_hf.engines.tgi_types import check_parameters, tgi_client, tgi_error
-from magpie_hf.errors import (
-    ArgumentError,
-    CapabilityError,
-    ModelMismatchError,
-    PromptMismatchError,
-)
+from magpie_hf.errors import ArgumentError, CapabilityError, ModelMismatchError, PromptMismatchError
 from magpie_hf.models import ModelRef
 from magpie_hf.sampling import SamplingParams
 

@@ -18,17 +18,11 @@ from hypothesis import strategies as st
 
 from magpie_hf.backoff import Backoff, retry_after_s
 from magpie_hf.engines.base import Prompt, Request
-from magpie_hf.engines.pacing import AdaptiveLimit
-from magpie_hf.engines.servers import error_text, names_match, normal_address
-from magpie_hf.engines.tgi import TgiEngine
-from magpie_hf.engines.wire import proxy_for, watched_socket
-from magpie_hf.errors import (
-    ArgumentError,
-    EngineError,
-    EngineUnavailableError,
-    MagpieError,
-    ModelMismatchError,
-)
+from magpie_hf.engines.remote.pacing import AdaptiveLimit
+from magpie_hf.engines.remote.servers import error_text, names_match, normal_address
+from magpie_hf.engines.remote.tgi import TgiEngine
+from magpie_hf.engines.remote.wire import proxy_for, watched_socket
+from magpie_hf.errors import ArgumentError, EngineError, EngineUnavailableError, MagpieError, ModelMismatchError
 from magpie_hf.models import ModelRef
 from magpie_hf.sampling import SamplingParams
 

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from magpie_hf.engines.base import Prompt, Request
-from magpie_hf.engines.vllm import VllmEngine, VllmWorker, device_groups, visible_devices
+from magpie_hf.engines.local.vllm import VllmEngine, VllmWorker, device_groups, visible_devices
 from magpie_hf.errors import ArgumentError, DependencyError
 from magpie_hf.models import ModelRef
 from magpie_hf.sampling import SamplingParams

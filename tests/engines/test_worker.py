@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from magpie_hf.engines.base import Prompt, Request
-from magpie_hf.engines.hf import TransformersEngine
-from magpie_hf.engines.worker import ReplicatedEngine
-from magpie_hf.engines.worker_child import WorkerSpec
+from magpie_hf.engines.local.hf import TransformersEngine
+from magpie_hf.engines.workers.child import WorkerSpec
+from magpie_hf.engines.workers.worker import ReplicatedEngine
 from magpie_hf.errors import CapabilityError, EngineDiedError, EngineError, ModelError
 from magpie_hf.sampling import SamplingParams
 from tests.engines.tiny import make_model
@@ -134,8 +134,8 @@ def test_closing_ends_the_processes_even_of_a_busy_worker():
 def test_a_worker_ends_when_its_parent_is_killed():
     script = (
         "import time\n"
-        "from magpie_hf.engines.worker import ReplicatedEngine\n"
-        "from magpie_hf.engines.worker_child import WorkerSpec\n"
+        "from magpie_hf.engines.workers.worker import ReplicatedEngine\n"
+        "from magpie_hf.engines.workers.child import WorkerSpec\n"
         "engine = ReplicatedEngine([WorkerSpec('tests.engines.echo:EchoEngine', {})], identity={})\n"
         "engine.open()\n"
         "print(engine.pids[0], flush=True)\n"

@@ -13,10 +13,10 @@ import yaml
 from fastapi.responses import JSONResponse
 
 import magpie_hf
-from magpie_hf import cli
+from magpie_hf.cli import main as cli
 from magpie_hf.errors import ArgumentError, HubError
 from magpie_hf.hub import inference_endpoints, jobs
-from magpie_hf.recipe import load_recipe
+from magpie_hf.recipe.schema import load_recipe
 from tests.end_to_end.harness import environment, here
 from tests.servers.hub_server import HubFault, HubServer
 

@@ -20,7 +20,7 @@ from magpie_hf.errors import ArgumentError, HubError, RecipeError
 from magpie_hf.hub.download import download_run, find_run
 from magpie_hf.hub.manifest import public_name, public_recipe
 from magpie_hf.hub.remote import Remote
-from magpie_hf.rundir import RunDir
+from magpie_hf.storage.rundir import RunDir
 from tests.end_to_end.harness import finish, here, kill_when, nothing_twice, num_records, rows, start
 from tests.servers.hub_server import HubFault, HubServer
 
@@ -536,7 +536,7 @@ def test_killed_at_any_moment_everything_goes_up_once(recipe, tmp_path, seed, ki
 
 
 def test_an_interrupted_run_leaves_no_thread_that_publishes(hub, recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("magpie_hf.api.run_stage", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("magpie_hf.api.synthesis.run_stage", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     said = publish(recipe, tmp_path / "run", code=130)
     assert "go on with" in said
     deadline = time.monotonic() + 10

@@ -86,11 +86,11 @@ def test_what_is_the_same_there_is_not_sent_again_and_makes_no_commit(hub):
 
 def test_shards_of_an_earlier_push_vanish_in_the_commit_that_shows_the_new(hub, monkeypatch):
     real = write_shards
-    monkeypatch.setattr("magpie_hf.api_hub.write_shards", lambda *a: real(*a, shard_bytes=200))
+    monkeypatch.setattr("magpie_hf.api.hub.write_shards", lambda *a: real(*a, shard_bytes=200))
     magpie_hf.push_to_hub(rows(40), "me/mine", license="mit")
     many = [path for path in hub.history("me/mine")[-1].files if path.endswith(".parquet")]
     assert len(many) > 3
-    monkeypatch.setattr("magpie_hf.api_hub.write_shards", real)
+    monkeypatch.setattr("magpie_hf.api.hub.write_shards", real)
     magpie_hf.push_to_hub(rows(7), "me/mine", license="mit")
     assert [p for p in hub.history("me/mine")[-1].files if p.endswith(".parquet")] == [
         "data/train-00000-of-00001.parquet"

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from magpie_hf.errors import ArgumentError
+from magpie_hf.execution.candidates import BLOCK, Candidates, Shard, _samples, _wanted, needed_per_point
 from magpie_hf.sampling import grid_sequence
 from magpie_hf.stage import CODE_NUMBERS
-from magpie_hf.stages.candidates import BLOCK, Candidates, Shard, _samples, _wanted, needed_per_point
 
 
 def is_good(point, sample, rejects):

@@ -9,7 +9,7 @@ from magpie_hf.sampling import GridPoint, SamplingParams
 from magpie_hf.stage import Context
 from magpie_hf.stages.instructions import Instructions, first_tokens, sample_uuid
 from magpie_hf.stages.turns import Turns
-from magpie_hf.templates import ChatTemplate
+from magpie_hf.templates.template import ChatTemplate
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import magpie_hf
 from magpie_hf.engines import ENGINES
 from magpie_hf.engines.base import Failure
 from magpie_hf.errors import ArgumentError, DatasetError, MagpieError
-from magpie_hf.inspection import run_status
+from magpie_hf.session.status import run_status
 from tests.scripted_engine import ScriptedEngine
 
 

@@ -7,9 +7,9 @@ import pytest
 from datasets import Dataset
 
 import magpie_hf
-from magpie_hf.embedding import EmbeddingStore, embed_texts, text_keys
 from magpie_hf.errors import ArgumentError, DatasetError, MagpieError
-from magpie_hf.rundir import RunDir
+from magpie_hf.scoring.embedding import EmbeddingStore, embed_texts, text_keys
+from magpie_hf.storage.rundir import RunDir
 
 
 TEXTS = [

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import magpie_hf
 from magpie_hf.errors import ArgumentError, RecipeError
-from magpie_hf.inspection import run_status
-from magpie_hf.reward_model import RewardModel, Scored
+from magpie_hf.scoring.reward_model import RewardModel, Scored
+from magpie_hf.session.status import run_status
 from magpie_hf.stages.preference import PreferenceResponses, best_and_worst
 from tests.end_to_end.harness import nothing_twice
 

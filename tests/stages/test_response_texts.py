@@ -8,13 +8,13 @@ import pytest
 from datasets import Dataset
 
 import magpie_hf
-from magpie_hf.cli import main
+from magpie_hf.cli.main import main
 from magpie_hf.engines import ENGINES
 from magpie_hf.errors import CapabilityError
-from magpie_hf.inspection import run_status
-from magpie_hf.keys import content_fingerprint
-from magpie_hf.maintenance import reopen_rows
-from magpie_hf.rundir import RunDir
+from magpie_hf.session.maintenance import reopen_rows
+from magpie_hf.session.status import run_status
+from magpie_hf.storage.keys import content_fingerprint
+from magpie_hf.storage.rundir import RunDir
 from tests.scripted_engine import ScriptedEngine
 from tests.template_families import make_tokenizer, template
 from tests.template_families.table import TOKENIZERS

@@ -11,10 +11,10 @@ from datasets import Dataset
 
 import magpie_hf
 from magpie_hf.errors import EngineError, EngineUnavailableError, MagpieError
-from magpie_hf.inspection import run_status
 from magpie_hf.models import demo_model, resolve_model
-from magpie_hf.reward_endpoint import EndpointScorer
-from magpie_hf.reward_model import RewardModel
+from magpie_hf.scoring.reward_endpoint import EndpointScorer
+from magpie_hf.scoring.reward_model import RewardModel
+from magpie_hf.session.status import run_status
 from tests.end_to_end.harness import nothing_twice
 
 
@@ -208,7 +208,7 @@ def pooled(value, tokens=9):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr("magpie_hf.reward_endpoint.FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr("magpie_hf.scoring.reward_endpoint.FIRST_WAIT_S", 0.0)
 
 
 def test_a_server_scores_and_gets_the_whole_conversation(monkeypatch, tmp_path):

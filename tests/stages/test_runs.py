@@ -28,14 +28,14 @@ from magpie_hf.errors import (
     TooManyFailures,
 )
 from magpie_hf.hub.schema import column_order
-from magpie_hf.inspection import explain_changes, run_status
-from magpie_hf.journal import Journal
-from magpie_hf.maintenance import merge_runs, reopen_rows
-from magpie_hf.recipe import load_recipe
-from magpie_hf.rundir import RunDir
+from magpie_hf.recipe.schema import load_recipe
+from magpie_hf.session.maintenance import merge_runs, reopen_rows
+from magpie_hf.session.status import explain_changes, run_status
 from magpie_hf.stage import CODES
 from magpie_hf.stages import stage_class
 from magpie_hf.stages.turns import Turns
+from magpie_hf.storage.journal import Journal
+from magpie_hf.storage.rundir import RunDir
 from tests.end_to_end.harness import nothing_twice
 
 
@@ -606,7 +606,7 @@ def test_a_run_that_lost_its_state_keeps_the_date_that_it_began_with(
     (tmp_path / "run" / "run.json.bak").write_text("{")
     if not is_kept:
         (tmp_path / "run" / "pins.json").write_text("{")
-    monkeypatch.setattr("magpie_hf.templates.dt.datetime", Tomorrow)
+    monkeypatch.setattr("magpie_hf.templates.template.dt.datetime", Tomorrow)
     null.reset()
     with caplog.at_level("WARNING", "magpie_hf"):
         after = make(**settings).to_list()

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import magpie_hf
-from magpie_hf._template_guard import GuardTemplate
 from magpie_hf.engines import ENGINES
 from magpie_hf.errors import TemplateError
 from magpie_hf.stages.safety import read_verdict
-from magpie_hf.templates import ChatTemplate
+from magpie_hf.templates.guard import GuardTemplate
+from magpie_hf.templates.template import ChatTemplate
 from tests.scripted_engine import ScriptedEngine
 from tests.template_families import make_tokenizer
 from tests.template_families.table import SPM

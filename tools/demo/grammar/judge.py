@@ -11,8 +11,8 @@ import random
 import re
 from typing import Any, NamedTuple
 
-from magpie_hf.prompts import guard_prompt, urial_prompt
-from magpie_hf.rubric import BUILT_IN, load_rubric, row_prompt, shared_prompt
+from magpie_hf.judging.prompts import guard_prompt, urial_prompt
+from magpie_hf.judging.rubric import BUILT_IN, load_rubric, row_prompt, shared_prompt
 
 from .base import Exchange, upper_first
 from .corruptions import CORRUPTIONS

@@ -1,0 +1,201 @@
+"""What `magpie-hf` prints: rows, counts, prompts and grades, for people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ArgumentError, MagpieError
+from ..storage.conversations import read_turns
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..recipe.schema import Recipe
+    from ..session.probe import Setting
+
+
+def carry_out(recipe: Recipe, rows: int, **options: Any) -> int:
+    """Run a recipe and print its first rows, its stages, and where its dataset is saved."""
+    from ..api.synthesis import output_path, run
+
+    place = output_path(recipe, options.get("output"))
+    # A log file gets a line now and then, a terminal a bar.
+    options.setdefault("show_progress", sys.stderr.isatty())
+    dataset = run(recipe, **options)
+    show_rows(dataset, rows)
+    show_status(place)
+    if recipe.push is not None:
+        show_published(place)
+    how = (
+        "split='train'" if len(dataset) else "split='train', streaming=True"
+    )  # without rows it loads as a stream only
+    print(f"\nThe dataset: {place}  ({len(dataset)} rows; load_dataset({str(place)!r}, {how}))")
+    return 0
+
+
+def show_rows(dataset: Dataset, count: int) -> None:
+    """Print the first conversations."""
+    for row in dataset.select(range(min(max(count, 0), len(dataset)))):
+        print("─" * 80)
+        for role, text in _said(row):
+            print(f"{role.upper()}: {cut(text)}")
+    if count and len(dataset):
+        print("─" * 80)
+
+
+def _said(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a row's conversation: its `messages`, else instruction and response."""
+    if row.get("messages"):
+        try:
+            return [(str(turn["role"]), turn["content"] or "") for turn in read_turns(row["messages"], "messages")]
+        except MagpieError:  # another's column, of rows that have an instruction
+            pass
+    pairs = (("user", row.get("instruction")), ("assistant", row.get("response")))
+    return [(role, text) for role, text in pairs if text is not None]
+
+
+def cut(text: str, limit: int = 600) -> str:
+    """Return generated text fit for a terminal: nothing in it can move the cursor or change colours."""
+    visible = harmless(text[: limit + 1])
+    return visible if len(visible) <= limit else visible[:limit] + " …"
+
+
+def harmless(text: str) -> str:
+    """Return a text with everything replaced that a terminal would obey rather than show."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def show_status(path: Path) -> None:
+    """Print a run's stages, what was not accepted and why, and what it cost."""
+    from ..execution.driver import rejected_by_code
+    from ..session.status import run_status
+
+    report = run_status(path)
+    width = max([14, *(len(stage.name) + 2 for stage in report.stages)])
+    print(f"\n{'stage':<{width}}{'status':<10}{'rows':>16}{'tokens':>14}{'rows/s':>9}  not accepted")
+    for stage in report.stages:
+        accepted = stage.by_code.get("ok", 0) if stage.by_code else stage.done
+        shown = f"{accepted:,}" + (f" / {stage.total:,}" if stage.total else "")
+        tokens = stage.prompt_tokens + stage.completion_tokens
+        rate = f"{stage.done / stage.seconds:.1f}" if stage.seconds else "-"
+        reasons = harmless(rejected_by_code(stage.by_code, stage.special_tokens)) or "-"
+        print(f"{stage.name:<{width}}{stage.status:<10}{shown:>16}{tokens:>14,}{rate:>9}  {reasons}")
+    totals, rows = report.totals, report.outputs.get("rows")
+    if totals:
+        line = f"in all: {totals['tokens']:,} tokens, {totals['engine_seconds']:.1f} s with an engine open"
+        line += f", {totals['tokens'] / rows:,.0f} tokens a kept row" if rows else ""
+        if totals.get("cost") is not None:
+            line += f", cost {totals['cost']:.4f}"
+        if totals.get("cost_per_1000_rows") is not None:
+            line += f", {totals['cost_per_1000_rows']:.4f} per 1,000 kept rows"
+        print(line)
+    for limit in report.limits:
+        print(f"budget: {limit.setting}, {limit.shown(limit.spent)} used ({limit.spent / limit.value:.0%})")
+    last = report.sessions[-1] if report.sessions else {}
+    if report.owner is not None:
+        print(f"running: process {report.owner.get('pid')} on {harmless(str(report.owner.get('host')))[:100]}")
+        for stage in report.stages:
+            if stage.status == "running" and stage.left is not None:
+                eta = "" if stage.eta_s is None else f", about {duration(stage.eta_s)} at the rate so far"
+                print(f"{stage.name}: {stage.left:,} rows left{eta}")
+        return
+    if last.get("outcome") not in (None, "done"):
+        print(f"last session: began {last['started']}, ended as: {last['outcome']}")
+    if "stopped_by" in last:
+        print(f"stopped by budget.{last['stopped_by']['limit']} in stage {last['stopped_by']['stage']}")
+
+
+def duration(seconds: float) -> str:
+    """Return a time as "3 h 20 min", "12 min" or "40 s"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def show_template(described: dict[str, Any]) -> None:
+    """Print what `ChatTemplate.describe` gives."""
+    print(f"model {described['model']}, template hash {described['hash']}, date {described['date']}")
+    for name, prompt in described["prompts"].items():
+        print(f"\n{name.replace('_', ' ')}")
+        if "refused" in prompt:
+            print(f"  refused: {prompt['refused']}")
+            continue
+        print(f"  text   {prompt['text']!r}")
+        print(f"  tokens {prompt['token_ids']}")
+    print()
+    for name in ("instruction_stops", "response_stops"):
+        stops = described[name]
+        print(f"{name.replace('_', ' ')}: {' '.join(map(repr, stops['texts']))}, token ids {stops['token_ids']}")
+    for note in described["notes"]:
+        print(f"note: {note}")
+
+
+def show_probe(results: Sequence[Setting]) -> None:
+    """Print a probe's settings, best first, with examples of the best."""
+    print(f"{'temperature':>11}{'top_p':>7}  {'system prompt':<14}{'accepted':>9}{'distinct':>9}{'tokens':>8}  grade")
+    for result in results:
+        system = "yes" if result.system_prompt else "no"
+        print(
+            f"{result.temperature:>11g}{result.top_p:>7g}  {system:<14}{result.accepted:>9.0%}{result.distinct:>9.0%}"
+            f"{result.mean_tokens:>8.0f}  {result.grade}"
+        )
+        if result.reasons:
+            print(f"{'':>20}rejected: " + ", ".join(f"{code} {n}" for code, n in result.reasons.items()))
+    best = results[0]
+    print(f"\nBest here: temperature {best.temperature:g}, top_p {best.top_p:g}" + _with_prompt(best.system_prompt))
+    for text in best.examples:
+        print(f"  - {cut(text, 160)!r}")
+
+
+def _with_prompt(system_prompt: str | None) -> str:
+    return f", system prompt {system_prompt!r}." if system_prompt else ", no system prompt."
+
+
+def show_published(place: Path) -> None:
+    """Print where a run was published."""
+    from huggingface_hub import constants
+
+    from ..storage.rundir import RunDir
+
+    hub = RunDir.read(place).state.get("hub") or {}
+    revision = f"  (revision {hub['revision']})" if hub.get("revision") else ""
+    print(f"\nPublished: {constants.ENDPOINT}/datasets/{hub.get('repo')}{revision}")
+
+
+def show_recipes() -> None:
+    """Print the bundled recipes with their size and what synthesis would cost."""
+    from ..recipe.costs import estimate
+    from ..recipe.schema import bundled_recipes, load_recipe
+
+    print(f"{'recipe':<40}{'rows':>10}{'GPU-hours':>11}{'price':>9}  model")
+    for name, path in bundled_recipes().items():
+        recipe = load_recipe(path)
+        cost = estimate(recipe)
+        hours = "-" if cost is None else f"{cost.gpu_hours:,.0f}"
+        price = "-" if cost is None else f"${cost.price:,.0f}"
+        print(f"{name:<40}{recipe.num_rows:>10,}{hours:>11}{price:>9}  {recipe.model}")
+        print(f"  {recipe.description}")
+    print(
+        "GPU-hours: A100, instructions and responses, estimated (see recipes/README.md). `magpie-hf recipes show NAME`."
+    )
+
+
+def confirmed(lines: Sequence[str], yes: bool) -> bool:
+    """Show what will cost, and ask.
+
+    Raises:
+        ArgumentError: nobody is there to ask.
+    """
+    for line in lines:
+        print(line)
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ArgumentError("This costs money, and nobody is there to ask.", hint="Add --yes.")
+    answer = input("Start it? [y/N] ")
+    return answer.strip().lower() in ("y", "yes")

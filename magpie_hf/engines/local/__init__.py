@@ -1,0 +1,1 @@
+"""Engines that run the model on this machine: transformers and vLLM."""

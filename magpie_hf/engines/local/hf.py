@@ -1,0 +1,320 @@
+"""The local engine: a model that transformers loads, run in this process (or one process a device)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ArgumentError, EngineError, quoted
+from ...models import DEMO, ModelRef, resolve_model
+from ..base import Capabilities, Engine, EngineStats, Generation, Request, Served
+
+
+if TYPE_CHECKING:
+    from .batching import Runner
+    from .grammar import Grammars
+
+BATCH_SIZE = 512  # rows at once when nobody says; on a GPU memory is the limit before that for larger models
+# Work of one forward over prompts on a CPU, in multiply-adds: about a second on two cores, so that Ctrl-C is heard.
+_CPU_FORWARD_WORK = 5e10
+_GPU_FORWARD_TOKENS = 16384
+# Share of the memory found free after loading that the cache may take, and its most bytes on a CPU.
+_MEMORY_SHARE = {"cpu": 0.25, "cuda": 0.8}
+_CPU_CACHE_BYTES = 8 << 30
+_QUANTIZATIONS = ("bnb-4bit", "bnb-8bit")
+
+
+class TransformersEngine(Engine):
+    """Generates with a model in this process: large batches on a cache of slots, rows that join and leave.
+
+    - `model`: Hub id, directory or "demo"; `revision`: commit, branch or tag; `ref`: the same, already resolved.
+    - `dtype`: "float32", "bfloat16", "float16" or "auto" (the checkpoint's); None: float32 on CPU, else "auto".
+    - `device`: "cpu", "cuda", "cuda:1", "mps", "auto" (spread over all GPUs); None: the first GPU, else CPU.
+    - `devices`: one replica, in a process of its own, for each (0 means "cuda:0").
+    - `quantization`: "bnb-4bit" or "bnb-8bit" (needs bitsandbytes); a checkpoint that is quantized needs nothing.
+    - `batch_size`: most rows at once; `max_batch_tokens`: most slots (rows x longest row) of the cache. None: by memory.
+      Deterministic mode needs 16 rows, so its cache has at least 16 x longest row slots, also above `max_batch_tokens`.
+    - `deterministic`: a request's text does not depend on what runs beside it (float32, CPU); None: only for "demo".
+      Otherwise equal seeds give equal texts up to rounding.
+    - `attn_implementation`, `trust_remote_code`: as in transformers.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        ref: ModelRef | None = None,
+        dtype: str | None = None,
+        device: str | None = None,
+        devices: Sequence[int | str] | None = None,
+        quantization: str | None = None,
+        batch_size: int | None = None,
+        max_batch_tokens: int | None = None,
+        deterministic: bool | None = None,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.model_name = model
+        self.revision = revision
+        self.dtype = dtype
+        self.device = device
+        self.devices = None if devices is None else tuple(f"cuda:{d}" if isinstance(d, int) else d for d in devices)
+        self.quantization = quantization
+        self.batch_size = batch_size
+        self.max_batch_tokens = max_batch_tokens
+        self.deterministic = model == DEMO if deterministic is None else deterministic
+        self.attn_implementation = attn_implementation
+        self.trust_remote_code = trust_remote_code
+        self.stats = EngineStats()
+        self._threads_before: int | None = None
+        self._ref = ref
+        self._check_settings()
+        self._model: Any = None
+        self._tokenizer: Any = None
+        self._runner: Runner | None = None
+        self._grammars: Grammars | None = None
+        self._replicas: Engine | None = None
+
+    def _check_settings(self) -> None:
+        for name in ("batch_size", "max_batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ArgumentError(f"{name} = {value} cannot be used.", hint="Give 1 or more.", key=name)
+        if self.quantization is not None and self.quantization not in _QUANTIZATIONS:
+            raise ArgumentError(
+                f"quantization = {quoted(self.quantization)} is unknown here.",
+                hint=f"Known: {', '.join(_QUANTIZATIONS)}. A checkpoint that is quantized already needs none.",
+                key="quantization",
+            )
+        if self.deterministic and (self.quantization or self.dtype not in (None, "float32")):
+            raise ArgumentError(
+                "deterministic=True needs dtype float32 without quantization.",
+                hint="Leave dtype and quantization out, or give deterministic=False.",
+                key="deterministic",
+            )
+
+    @property
+    def ref(self) -> ModelRef:
+        """The model, found and pinned."""
+        if self._ref is None:
+            self._ref = resolve_model(self.model_name, self.revision)
+        return self._ref
+
+    @property
+    def window(self) -> int:
+        """How many requests this engine can use at once; more only wait."""
+        return 2 * (self.batch_size or BATCH_SIZE)
+
+    def identity(self) -> dict[str, Any]:
+        """Return model and revision, and dtype and quantization when set."""
+        given = {"dtype": self.dtype, "quantization": self.quantization}
+        return {"model": self.ref.name, "revision": self.ref.revision} | {k: v for k, v in given.items() if v}
+
+    @property
+    def served(self) -> Served | None:
+        """The loaded model's dtype and transformers' version."""
+        if self._replicas is not None:
+            return self._replicas.served
+        if self._model is None:
+            return None
+        import transformers
+
+        dtype = str(self._model.dtype).removeprefix("torch.")
+        return Served(self.ref.name, self.ref.revision, dtype, f"transformers {transformers.__version__}")
+
+    def capabilities(self) -> Capabilities:
+        """Return what this engine can express."""
+        if self._replicas is not None:
+            return self._replicas.capabilities()
+        self._opened()
+        from .grammar import can_hold
+
+        return Capabilities(
+            first_token_ban=True, grammar=can_hold(self._tokenizer), logprobs=True, max_context=self._max_context()
+        )
+
+    def open(self) -> None:
+        """Load model and tokenizer.
+
+        Raises:
+            ModelError: not found, cannot be loaded, or no text generation model.
+            DependencyError: the quantization asked for needs a package that is missing.
+        """
+        if self._model is not None or self._replicas is not None:
+            return
+        if self.devices is not None and len(self.devices) > 1:
+            self._replicas = self._open_replicas()
+            return
+        import torch
+
+        from .loading import load_model, make_runner, use_fit_threads
+
+        self._model, self._tokenizer = load_model(
+            self.ref,
+            device=self.devices[0] if self.devices else self.device,
+            dtype="float32" if self.deterministic else self.dtype,
+            quantization=self.quantization,
+            attn_implementation=self.attn_implementation,
+            trust_remote_code=self.trust_remote_code,
+        )
+        self._threads_before = use_fit_threads(self._model)
+        with torch.inference_mode():
+            self._runner = make_runner(
+                self._model,
+                deterministic=self.deterministic,
+                max_forward_tokens=self._forward_tokens(),
+                max_length=self._max_context(),
+            )
+
+    def _open_replicas(self) -> Engine:
+        from ..workers.child import WorkerSpec
+        from ..workers.worker import ReplicatedEngine
+
+        names = (
+            "revision", "ref", "dtype", "quantization", "batch_size", "max_batch_tokens", "deterministic",
+            "attn_implementation", "trust_remote_code",
+        )  # fmt: skip
+        settings = {name: getattr(self, name) for name in names} | {"model": self.model_name}
+        target = "magpie_hf.engines.local.hf:TransformersEngine"
+        specs = [WorkerSpec(target, settings | {"device": device}, label=device) for device in self.devices or ()]
+        replicas = ReplicatedEngine(specs, identity=self.identity(), name=self.name)
+        replicas.stats = self.stats
+        replicas.open()
+        return replicas
+
+    def close(self) -> None:
+        """Free the model and its memory."""
+        if self._replicas is not None:
+            self._replicas.close()
+            self._replicas = None
+        if self._model is None:
+            return
+        device = self._runner.device if self._runner is not None else None
+        self._model = self._tokenizer = self._runner = self._grammars = None
+        import gc
+
+        import torch
+
+        gc.collect()
+        if self._threads_before is not None:
+            torch.set_num_threads(self._threads_before)
+            self._threads_before = None
+        if device is not None and device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _opened(self) -> Runner:
+        if self._runner is None:
+            raise EngineError("The engine is not open.", hint="Use it as a context manager, or call open() first.")
+        return self._runner
+
+    def _max_context(self) -> int | None:
+        config = self._model.config.get_text_config(decoder=True)
+        found = getattr(config, "max_position_embeddings", None)
+        return int(found) if found else None
+
+    def _forward_tokens(self) -> int:
+        """Most tokens of prompts that go through one forward."""
+        if self._model.device.type != "cpu":
+            return _GPU_FORWARD_TOKENS
+        weights = sum(p.numel() for p in self._model.parameters())
+        return int(min(max(_CPU_FORWARD_WORK / max(weights, 1), 256), 1 << 16))
+
+    def _end_ids(self) -> tuple[int, ...]:
+        """Return the tokens that end any text: the generation config's, else the configuration's."""
+        for config in (getattr(self._model, "generation_config", None), self._model.config):
+            found = getattr(config, "eos_token_id", None)
+            if found is not None:
+                return tuple(found) if isinstance(found, (list, tuple)) else (int(found),)
+        return ()
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    def _cache_tokens(self) -> int:
+        """Return how many slots (rows x longest row) the cache may have."""
+        if self.max_batch_tokens is not None:
+            return self.max_batch_tokens
+        import torch
+
+        config = self._model.config.get_text_config(decoder=True)
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        per_token = 2 * config.num_hidden_layers * heads * size * self._model.dtype.itemsize
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+            free = _MEMORY_SHARE["cuda"] * torch.cuda.mem_get_info(self._model.device)[0]
+        else:
+            free = min(_MEMORY_SHARE["cpu"] * available_memory(), _CPU_CACHE_BYTES)
+        return max(1, int(free / per_token))
+
+    # Generating
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Generation]:
+        """Yield a generation for each request as its row finishes; new rows join while others run.
+
+        Raises:
+            ArgumentError: a request's grammar is no JSON schema, or one that cannot be followed.
+            DependencyError: a request has a grammar, and llguidance is missing.
+            CapabilityError: a request has a grammar, and the model's tokenizer does not allow any.
+            EngineError: not open, or not even one row fits the memory.
+        """
+        if self._replicas is not None:
+            yield from self._replicas.generate(requests)
+            return
+        from .batching import RowBatch
+        from .scheduling import Scheduler
+
+        runner = self._opened()
+        runner.reset(free=True)  # the last stage's cache is memory that this one's may have
+        cache_tokens = runner.max_slots = self._cache_tokens()
+        batch = RowBatch(
+            runner,
+            self._decode,
+            end_ids=self._end_ids(),
+            max_context=self._max_context(),
+            grammars=self._compiled_grammars,
+        )
+        scheduler = Scheduler(
+            batch,
+            requests,
+            batch_size=self.batch_size or BATCH_SIZE,
+            cache_tokens=cache_tokens,
+            stats=self.stats,
+        )
+        try:
+            yield from scheduler.run()
+        finally:
+            runner.reset(free=True)
+
+    def _compiled_grammars(self) -> Grammars:
+        if self._grammars is None:
+            from .grammar import Grammars
+
+            vocab_size = self._model.config.get_text_config(decoder=True).vocab_size
+            self._grammars = Grammars(self._tokenizer, int(vocab_size), self._end_ids())
+        return self._grammars
+
+    def score(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
+        """Return the log-probability (nats) of each token of the completion after the prompt, at temperature 1."""
+        return self.score_batch([(prompt_ids, completion_ids)])[0]
+
+    def score_batch(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        """Return `score` of each (prompt ids, completion ids), computed together."""
+        from .scoring import completion_log_probs
+
+        self._opened()
+        return completion_log_probs(self._model, pairs, max_tokens=self._forward_tokens())
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that can be had without swapping; 4 GiB where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":") for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 4 << 30

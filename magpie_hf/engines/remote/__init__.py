@@ -1,0 +1,1 @@
+"""Engines that send requests to servers: TGI and OpenAI-compatible endpoints."""

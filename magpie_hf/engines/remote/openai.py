@@ -1,0 +1,398 @@
+"""Servers with OpenAI's `/v1/completions`: vLLM, SGLang, llama.cpp, `transformers serve`, TGI."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ...errors import ArgumentError, CapabilityError, EngineError, ModelMismatchError, quoted
+from ...models import ModelRef
+from ...sampling import SamplingParams
+from ..base import Capabilities, Generation, Request, Served
+from ..groups import fitted
+from ..stops import Ending, end_text, to_send
+from .endpoints import EndpointEngine
+from .openai_probe import (
+    EXTRAS,
+    PROBE_PROMPT,
+    PROBE_SEED,
+    PROBE_TEMPERATURE,
+    PROBE_TOKENS,
+    Probe,
+    Traits,
+    common_traits,
+    generation_config,
+    grammar_fields,
+)
+from .pacing import CONCURRENCY
+from .replies import completion_counts, context_of, is_choice, kept_ids, text_of, usage_of
+from .servers import names_match
+from .wire import Endpoint, Reply, Verdict, to_json
+
+
+PATH = "/v1/completions"
+CHAT_PATH = "/v1/chat/completions"
+MAX_STOP = 4  # OpenAI's own limit; more are cut on our side
+# Samples of a request come back together, the short ones with the longest, and their slots are empty meanwhile. Servers
+# cache the prompt in any case, so one sample a request keeps them fullest.
+DEFAULT_MAX_N = 1
+PROBE_TRIES = 5
+MAX_FINGERPRINT = 200
+# Long enough for a large model's first, cold request.
+PROBE_TIMEOUT_S = 120.0
+_STOPPED = ("stop", "eos", "eos_token", "stop_sequence")
+
+
+class OpenAIEngine(EndpointEngine):
+    """Generates on servers that take raw prompts at `/v1/completions`.
+
+    Arguments beyond those of all endpoint engines: `served_model_name`, the model's name in requests, if it is not the
+    one that the server lists; `max_n`, most samples of a prompt that share a request.
+
+    Prompts go as token ids where the server takes them, else as one text. Samples of one prompt whose seeds count up
+    share a request where the server has `n`, as many as it takes. Servers say how many prompt tokens a request had, not a sample: the first
+    sample of a request has them all, the others 0.
+    """
+
+    name = "openai"
+    probe_path = "/v1/models"
+    suffixes = (PATH, CHAT_PATH, "/v1")
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        endpoints: Sequence[str],
+        served_model_name: str | None = None,
+        max_n: int = DEFAULT_MAX_N,
+        revision: str | None = None,
+        ref: ModelRef | None = None,
+        api_key_env: str | None = None,
+        concurrency: int = CONCURRENCY,
+        timeout_s: float = 600.0,
+        max_retries: int = 8,
+        max_outage_s: float = 600.0,
+        startup_timeout_s: float = 30.0,
+        backoff_s: tuple[float, float] = (0.5, 30.0),
+        allow_model_mismatch: bool = False,
+        dtype: str | None = None,
+        quantization: str | None = None,
+        token_texts: Mapping[int, str] | None = None,
+    ) -> None:
+        """Keep the settings; see EndpointEngine for those that are not explained above."""
+        super().__init__(
+            model,
+            endpoints=endpoints,
+            revision=revision,
+            ref=ref,
+            api_key_env=api_key_env,
+            concurrency=concurrency,
+            timeout_s=timeout_s,
+            max_retries=max_retries,
+            max_outage_s=max_outage_s,
+            startup_timeout_s=startup_timeout_s,
+            backoff_s=backoff_s,
+            allow_model_mismatch=allow_model_mismatch,
+            dtype=dtype,
+            quantization=quantization,
+            token_texts=token_texts,
+        )
+        if max_n < 1:
+            raise ArgumentError(f"max_n = {max_n} cannot be used.", hint="Give 1 or more.", key="max_n")
+        self.served_model_name = served_model_name
+        self.max_n = max_n
+        self._model_name = ""
+        self._names: dict[str, str] = {}
+        self._contexts: dict[str, int] = {}
+        self._traits = Traits()
+        self._proved: set[str] = set()
+
+    def open(self) -> None:
+        """Ask every endpoint who it is and what it can do; see EndpointEngine for what this raises."""
+        if self._transport is None:
+            self._model_name = ""
+        super().open()
+
+    def _recognise(self, endpoint: Endpoint, reply: Reply) -> Served | None:
+        self._check_access(endpoint, reply)
+        if reply.status in (404, 405, 500):
+            # `transformers serve` lists the Hub cache, and fails where there is none.
+            self._names[endpoint.url] = self.served_model_name or self.ref.source
+            return None
+        data = reply.payload.get("data") if isinstance(reply.payload, dict) else None
+        if reply.status != 200 or not isinstance(data, list):
+            raise CapabilityError(
+                f"{endpoint.url} has no OpenAI interface: GET /v1/models gave "
+                f"{'no list' if reply.status == 200 else reply.status}.",
+                hint="Check the address; for TGI's own interface use the engine tgi.",
+                endpoint=endpoint.url,
+            )
+        models = [m for m in data if isinstance(m, dict) and isinstance(m.get("id"), str)]
+        model = self._pick(endpoint, models)
+        self._names[endpoint.url] = self.served_model_name or (model["id"] if model else self.ref.source)
+        if self._model_name and self._names[endpoint.url] != self._model_name:
+            raise self._named_differently([self._model_name, self._names[endpoint.url]])
+        if model is None:
+            return None
+        context = context_of(model)
+        if context is not None:
+            self._contexts[endpoint.url] = context
+        root = model.get("root")
+        return Served(model=root if isinstance(root, str) and root else model["id"])
+
+    def _pick(self, endpoint: Endpoint, models: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """Return the entry of `/v1/models` to use; None if the server lists none, or not the name that was given."""
+        if self.served_model_name:
+            return next((m for m in models if m["id"] == self.served_model_name), None)
+        for model in models:
+            if any(isinstance(n, str) and names_match(self.ref, n) for n in (model["id"], model.get("root"))):
+                return model
+        if not models or self.allow_model_mismatch:
+            return models[0] if models else None
+        listed = ", ".join(quoted(m["id"], 60) for m in models[:5])
+        raise ModelMismatchError(
+            f"{endpoint.url} holds {listed}, not {quoted(self.ref.name)}.",
+            hint="Give the address of the right server, or --set engine.served_model_name=NAME if it has another name there.",
+            endpoint=endpoint.url,
+            served=[m["id"] for m in models],
+            asked=self.ref.name,
+        )
+
+    def _named_differently(self, names: Iterable[str]) -> ModelMismatchError:
+        return ModelMismatchError(
+            f"The endpoints call the model differently: {', '.join(sorted(quoted(name, 60) for name in names))}.",
+            hint="Start them with one name, and give it with --set engine.served_model_name=NAME.",
+        )
+
+    def _learn(self, met: Sequence[Endpoint]) -> Capabilities:
+        names = {self._names[e.url] for e in met}
+        if len(names) > 1:
+            raise self._named_differently(names)
+        self._model_name = names.pop()
+        self._proved.clear()
+        self._traits = common_traits([self._probe(endpoint) for endpoint in met])
+        traits = self._traits
+        return Capabilities(
+            token_ids=traits.token_ids,
+            seeded=traits.seeded and (traits.max_n == 1 or traits.follows_seeds),
+            max_n=traits.max_n,
+            max_stop=MAX_STOP,
+            grammar=bool(traits.grammar_field),
+            special_tokens=traits.special_tokens,
+            max_context=min((self._contexts[e.url] for e in met if e.url in self._contexts), default=None),
+        )
+
+    def _probe(self, endpoint: Endpoint) -> Traits:
+        refuse = partial(self._no_completions, endpoint)
+        return Probe(partial(self._ask, endpoint), refuse, self.max_n, self.token_texts).run()
+
+    def _ask(self, endpoint: Endpoint, *fields: dict[str, Any]) -> list[Reply]:
+        """Send small completion requests at the same time, again while the server is overloaded or starting.
+
+        Raises EngineError if it stays so, or if the server refuses access.
+        """
+        bodies = [{"model": self._model_name, "prompt": PROBE_PROMPT, "max_tokens": 1} | f for f in fields]
+        replies: list[Reply | None] = [None] * len(bodies)
+        for attempt in range(PROBE_TRIES):
+            open_ones = [i for i, reply in enumerate(replies) if reply is None]
+            questions = [(endpoint, "POST", PATH, bodies[i]) for i in open_ones]
+            sent = self.transport.ask_all(questions, timeout_s=min(self.timeout_s, PROBE_TIMEOUT_S))
+            for i, reply in zip(open_ones, sent, strict=True):
+                self._check_access(endpoint, reply)
+                may_pass = reply.fault is not None or reply.status in (429, 502, 503, 504)
+                # A 500 is how some servers answer what they cannot do: the last one counts as a refusal.
+                if not may_pass and (reply.status != 500 or attempt == PROBE_TRIES - 1):
+                    replies[i] = reply
+            if all(reply is not None for reply in replies):
+                break
+            time.sleep(self.backoff.wait_s(min(attempt, 2)))
+        if any(reply is None for reply in replies):
+            raise EngineError(
+                f"{endpoint.url} answers GET /v1/models, but no completion request: it is overloaded or broken.",
+                hint="Look at the server's log; try again later.",
+                endpoint=endpoint.url,
+            )
+        return [reply for reply in replies if reply is not None]
+
+    def _no_completions(self, endpoint: Endpoint, reply: Reply) -> EngineError:
+        """Return the error for a server whose answer to the plainest completion request was a 4xx."""
+        message = self._message(reply)
+        if reply.status in (404, 405) and self._model_name not in message and "model" not in message.lower():
+            chat = self.transport.ask(endpoint, "POST", CHAT_PATH, {"model": self._model_name, "messages": []})
+            if chat.fault is None and chat.status not in (404, 405):
+                return CapabilityError(
+                    f"{endpoint.url} has chat completions only: it puts every prompt into its chat template. Magpie "
+                    "needs raw prompts, to let the model write the user's message.",
+                    hint="Use a server with /v1/completions (vLLM, SGLang, llama.cpp, `transformers serve` of "
+                    "transformers 5) or TGI.",
+                    endpoint=endpoint.url,
+                )
+            return CapabilityError(
+                f"{endpoint.url} has no /v1/completions ({reply.status}).", hint="Check the address.", url=endpoint.url
+            )
+        if reply.status == 404 or "pinned" in message or "does not exist" in message:
+            return ModelMismatchError(
+                f"{endpoint.url} has no model {quoted(self._model_name)}: {quoted(message)}.",
+                hint="Give the name that the server uses: --set engine.served_model_name=NAME.",
+                endpoint=endpoint.url,
+            )
+        return CapabilityError(
+            f"{endpoint.url} refuses a plain completion request ({reply.status}): {quoted(message)}.",
+            endpoint=endpoint.url,
+        )
+
+    def _count_prompt(self, endpoint: Endpoint, text: str) -> int | None:
+        reply = self._ask(endpoint, {"prompt": text, "temperature": 0})[0]
+        if reply.status != 200:
+            raise EngineError(f"{endpoint.url} cannot take the prompt: {quoted(self._message(reply))}.")
+        return usage_of(reply, "prompt_tokens")
+
+    def _encode(self, group: Sequence[Request]) -> tuple[str, bytes]:
+        first = group[0]
+        sampling = first.sampling
+        self._prove(sampling)
+        prompt = list(first.prompt.token_ids) if self._traits.token_ids else self._text(first.prompt)
+        body = {
+            "model": self._model_name,
+            "prompt": prompt,
+            **self._sampling_fields(fitted(first, self.capabilities().max_context)),
+        }
+        if len(group) > 1:
+            body["n"] = len(group)
+        return PATH, to_json(body)
+
+    def _sampling_fields(self, sampling: SamplingParams) -> dict[str, Any]:
+        traits = self._traits
+        fields: dict[str, Any] = {
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+        }
+        if sampling.seed is not None:
+            fields["seed"] = sampling.seed
+        stops = self._stops_sent(sampling)
+        if stops:
+            fields["stop"] = stops
+        if traits.config_field:
+            fields["generation_config"] = json.dumps(generation_config(sampling))
+            return fields
+        extras = EXTRAS | {"repetition_penalty": sampling.repetition_penalty}
+        extras["stop_token_ids"] = list(sampling.stop_token_ids)
+        if sampling.top_k is not None:
+            extras["top_k"] = sampling.top_k
+        fields |= {name: value for name, value in extras.items() if name in traits.extras}
+        if sampling.grammar is not None:
+            fields |= grammar_fields(traits.grammar_field, sampling.grammar)
+        return fields
+
+    def _stops_sent(self, sampling: SamplingParams) -> list[str]:
+        texts = [] if self._takes_stop_ids else to_send(self._turn_ends(sampling))
+        return list(dict.fromkeys([*texts, *sampling.stop]))[:MAX_STOP]
+
+    @property
+    def _takes_stop_ids(self) -> bool:
+        return self._traits.stop_ids or self._traits.config_field
+
+    def _turn_ends(self, sampling: SamplingParams) -> list[str]:
+        return [text for i in sampling.stop_token_ids if (text := self.token_texts.get(i))]
+
+    def _prove(self, sampling: SamplingParams) -> None:
+        """Raise CapabilityError for what this server cannot do, or takes and ignores; each is tried out once."""
+        if sampling.banned_first_token_ids:
+            raise self._cannot("keep tokens from coming first (banned_first_token_ids)")
+        if sampling.grammar is not None and not self._traits.grammar_field:
+            raise self._cannot("hold a text to a JSON schema (grammar)")
+        if sampling.temperature > 0 and not self._traits.samples:
+            raise self._cannot("sample: texts under different seeds are the same at any temperature")
+        missing = [i for i in sampling.stop_token_ids if i not in self.token_texts]
+        if missing and not self._takes_stop_ids:
+            raise self._cannot(f"stop at token ids ({missing[:5]}), and the texts of these tokens are not known")
+        if sampling.top_k is not None and "top_k" not in self._proved:
+            self._prove_field("top_k", sampling.top_k, self._heeds_top_k)
+        if sampling.repetition_penalty != 1 and "repetition_penalty" not in self._proved:
+            self._prove_field("repetition_penalty", sampling.repetition_penalty, self._heeds_repetition_penalty)
+
+    def _prove_field(self, name: str, value: Any, heeds: Any) -> None:
+        takes = self._traits.config_field or name in self._traits.extras
+        if not takes or not all(heeds(e) for e in self.transport.endpoints if not e.is_aside):
+            raise self._cannot(f"apply {name} = {value}: it {'ignores' if takes else 'refuses'} the field")
+        self._proved.add(name)
+
+    def _cannot(self, what: str) -> CapabilityError:
+        return CapabilityError(
+            f"The server at {', '.join(self.addresses[:3])} cannot {what}.",
+            hint="Leave the setting out, or use a server that has it, such as vLLM.",
+        )
+
+    def _heeds_top_k(self, endpoint: Endpoint) -> bool:
+        """Whether `top_k` = 1 makes texts equal that would differ at a high temperature."""
+        params = SamplingParams(temperature=PROBE_TEMPERATURE, top_k=1, max_tokens=PROBE_TOKENS)
+        fields = [self._sampling_fields(params.with_seed(PROBE_SEED + i)) for i in range(2)]
+        return len({text_of(reply) for reply in self._ask(endpoint, *fields)}) == 1
+
+    def _heeds_repetition_penalty(self, endpoint: Endpoint) -> bool:
+        """Whether a strong `repetition_penalty` changes a greedy text."""
+        params = [SamplingParams(temperature=0, max_tokens=2 * PROBE_TOKENS, repetition_penalty=p) for p in (1.0, 5.0)]
+        fields = [self._sampling_fields(p) | {"prompt": "one two one two one two one"} for p in params]
+        return len({text_of(reply) for reply in self._ask(endpoint, *fields)}) == 2
+
+    def _judge_payload(self, reply: Reply) -> Verdict | None:
+        choices = reply.payload.get("choices") if isinstance(reply.payload, dict) else None
+        if not isinstance(choices, list) or not choices or not all(map(is_choice, choices)):
+            return Verdict("transient", "bad_reply", "the reply has no choices with text")
+        odd = {str(c.get("finish_reason")) for c in choices} - {"length", *_STOPPED}
+        if odd:
+            return Verdict("transient", "aborted", f"finish_reason {quoted(min(odd), 40)}")
+        return None
+
+    def _decode(self, group: Sequence[Request], reply: Reply, served: Served | None) -> list[Generation]:
+        payload = reply.payload
+        choices = sorted(payload["choices"], key=lambda choice: choice.get("index") or 0)
+        if len(choices) < len(group):
+            raise ValueError("fewer choices than were asked for")
+        prompt_tokens = usage_of(reply, "prompt_tokens")
+        total = usage_of(reply, "completion_tokens")
+        counts = completion_counts(group, choices[: len(group)], total, is_sum=self._traits.usage_sums)
+        generations = []
+        for i, (request, choice) in enumerate(zip(group, choices, strict=False)):
+            ending = self._ending(request.sampling, choice)
+            generations.append(
+                Generation(
+                    request.key,
+                    ending.text,
+                    ending.finish_reason,
+                    token_ids=kept_ids(choice, request.sampling, ending),
+                    prompt_tokens=prompt_tokens if i == 0 or prompt_tokens is None else 0,
+                    completion_tokens=counts[i],
+                    seed=request.sampling.seed,
+                    served=self._served_by(payload, served),
+                )
+            )
+        return generations
+
+    def _served_by(self, payload: dict[str, Any], served: Served | None) -> Served | None:
+        """Return what was found when the endpoint was met, with what this reply adds or says otherwise."""
+        said, fingerprint = payload.get("model"), payload.get("system_fingerprint")
+        now = served or Served()
+        if isinstance(said, str) and said.partition("@")[0] != self._model_name.partition("@")[0]:
+            now = now._replace(model=said)
+        if isinstance(fingerprint, str) and fingerprint:
+            now = now._replace(fingerprint=fingerprint[:MAX_FINGERPRINT])
+        return now if any(now) else None
+
+    def _ending(self, sampling: SamplingParams, choice: dict[str, Any]) -> Ending:
+        turn_ends = self._turn_ends(sampling)
+        reason = "length" if choice["finish_reason"] == "length" else self._why(sampling, choice, turn_ends)
+        return end_text(choice["text"], reason, turn_ends=turn_ends, stops=sampling.stop)
+
+    def _why(self, sampling: SamplingParams, choice: dict[str, Any], turn_ends: list[str]) -> str:
+        """Return "stop" or "stop_text" for a text that ended by itself, by what the server says that it met."""
+        for name in ("stop_reason", "matched_stop"):
+            if name in choice:
+                met = choice[name]
+                return "stop_text" if isinstance(met, str) and met not in turn_ends else "stop"
+        # A server that does not say, but leaves the stop in the text, or had none of the user's: a token ended it.
+        return "stop" if not sampling.stop or self._traits.config_field else "stop_text"

@@ -1,0 +1,149 @@
+"""What a user says of a server, and what it says of itself: addresses, keys, names of models, errors."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from ...errors import ArgumentError, EngineError, quoted
+from ...models import ModelRef
+from .wire import Reply
+
+
+_TOO_LONG = re.compile(
+    r"context (length|size|window)|max_model_len|max_total_tokens|`inputs` (tokens|must have)|too long|"
+    r"longer than the (model|max)|max_tokens must be at least 1, got -",
+    re.IGNORECASE,
+)
+
+
+# "Field 'n': Value must be between…" (llama.cpp), "n must be at most…" (vLLM), "body.n: Input should be…" (pydantic).
+_ABOUT_N = re.compile(
+    r"['\"`](n|n_cmpl|best_of)['\"`]|\bbody\.(n|best_of)\b|\b(n|n_cmpl|best_of)\s*(=|>|<|must|should|cannot|exceeds|is\b)|"
+    r"\bnumber of (choices|completions|samples|sequences)\b",
+)
+
+
+_STARTING = (429, 502, 503, 504)
+MAX_ERROR = 10_000  # characters that are looked at
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_CACHE_DIR = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
+
+
+def is_starting(reply: Reply) -> bool:
+    """Whether a server that gave this reply may be there later: no connection, or 429, 502, 503, 504."""
+    return (reply.fault is not None and reply.fault.error is None and reply.status == 0) or reply.status in _STARTING
+
+
+def read_key(name: str | None) -> str:
+    """Return the key in the environment variable `name`, "" for None. Raises ArgumentError; never shows the key."""
+    if name is None:
+        return ""
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise ArgumentError(
+            f"The environment variable {quoted(name)}, named by api_key_env, is not set or empty.",
+            hint=f"export {name}=…, or leave api_key_env out if the endpoint needs no key.",
+            key="api_key_env",
+        )
+    if not key.isascii() or not key.isprintable():
+        raise ArgumentError(
+            f"The environment variable {quoted(name)} holds characters that no key has.", key="api_key_env"
+        )
+    return key
+
+
+def normal_address(address: str, suffixes: Sequence[str] = ()) -> str:
+    """Return an endpoint's address as scheme, host, port and path, without the paths that the engine adds itself."""
+    given = address.strip()
+    if "://" not in given:
+        given = "http://" + given
+    try:
+        parts = urlsplit(given)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, urlsplit("")
+    if parts.scheme not in ("http", "https") or not host:
+        shown = quoted(address.rpartition("@")[2])
+        raise ArgumentError(f"The endpoint {shown} is no address.", hint="Give one such as http://localhost:8080.")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ArgumentError(
+            f"The endpoint at {quoted(host)} has a user, a password or a query in its address.",
+            hint="Keys go into an environment variable, named by api_key_env.",
+        )
+    path = parts.path.rstrip("/")
+    for suffix in suffixes:
+        path = path.removesuffix(suffix)
+    shown_host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown_host}{f':{port}' if port else ''}{path}"
+
+
+def names_match(ref: ModelRef, served: str) -> bool:
+    """Whether a server's name for its model can be the one asked for: by Hub id, or by a directory's last part."""
+    asked = {ref.name.casefold(), ref.source.casefold().rstrip("/")}
+    name = served.strip().rstrip("/").casefold()
+    cached = _CACHE_DIR.search(name)
+    if cached:
+        name = f"{cached[1]}/{cached[2]}"
+    name = name.partition("@")[0].removesuffix(".gguf")
+    if name in asked:
+        return True
+    if _HUB_ID.fullmatch(name) and _HUB_ID.fullmatch(ref.name):
+        return False
+    return name.rpartition("/")[2] in {a.rpartition("/")[2] for a in asked}
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a commit's full hash."""
+    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+
+
+def error_text(payload: Any) -> str:
+    """Return the message of an error body: TGI's `error`, OpenAI's `error.message`, FastAPI's `detail`."""
+    if isinstance(payload, str):
+        return payload[:MAX_ERROR]
+    if not isinstance(payload, dict):
+        return ""
+    for name in ("error", "message", "detail"):
+        value = payload.get(name)
+        if isinstance(value, str):
+            return value[:MAX_ERROR]
+        if isinstance(value, dict):
+            return error_text(value)
+        if isinstance(value, list):
+            return "; ".join(_detail(item) for item in value[:10])[:MAX_ERROR]
+    return ""
+
+
+def _detail(item: Any) -> str:
+    if not isinstance(item, dict):
+        return ""
+    loc, said = item.get("loc"), item.get("msg")
+    where = ".".join(str(part)[:40] for part in (loc if isinstance(loc, list) else ()) if isinstance(part, str | int))
+    return f"{where}: {said if isinstance(said, str) else ''}"
+
+
+def is_too_long(message: str) -> bool:
+    """Whether an error's text says that prompt and new tokens do not fit into the context."""
+    return _TOO_LONG.search(message) is not None
+
+
+def is_about_n(message: str) -> bool:
+    """Whether an error's text says that a request asks for too many samples."""
+    return _ABOUT_N.search(message) is not None
+
+
+def redirected(address: str, reply: Reply) -> EngineError:
+    """Return the error for a server that sends elsewhere."""
+    try:
+        parts = urlsplit(str(reply.headers.get("Location", "")))
+    except ValueError:
+        parts = urlsplit("")
+    target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "another path"
+    return EngineError(
+        f"{address} redirects to {quoted(target)}; redirects are not followed, as the key would go along.",
+        hint="Give the final address.",
+    )

@@ -1,0 +1,252 @@
+"""Text Generation Inference: the engine for its native `/generate`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from ...backoff import retry_after_s
+from ...errors import ArgumentError, CapabilityError, PromptMismatchError, quoted
+from ...sampling import SamplingParams
+from ..base import Capabilities, Generation, Request, Served
+from ..groups import fitted
+from ..stops import Ending, end_text, end_tokens, to_send
+from .endpoints import EndpointEngine
+from .tgi_types import check_parameters, tgi_client, tgi_error
+from .transport import ASK_TIMEOUT_S
+from .untrusted import count_or_none, header_count
+from .wire import Endpoint, Reply, Verdict, to_json
+
+
+# TGI's default of --max-stop-sequences, for servers whose /info does not say.
+MAX_STOP_SEQUENCES = 4
+# A failed generation (424) is often the row's fault and sometimes the device's: a second and third try tell.
+GENERATION_RETRIES = 2
+_REASONS = {"eos_token": "stop", "stop_sequence": "stop_text", "length": "length"}
+
+
+class TgiEngine(EndpointEngine):
+    """Generates on Text Generation Inference servers.
+
+    TGI can't be told stop token ids: the model's own end-of-sequence tokens end a text there, the texts of the others
+    (`token_texts`) are sent as stop sequences, as far as the server takes them, and whatever ran past a stop is cut
+    here by token id. Special tokens, which TGI leaves out of its text, are put back from its token list.
+    """
+
+    name = "tgi"
+    probe_path = "/info"
+    suffixes = ("/generate_stream", "/generate")
+    _max_stop = MAX_STOP_SEQUENCES
+
+    def _recognise(self, endpoint: Endpoint, reply: Reply) -> Served:
+        self._check_access(endpoint, reply)
+        info = reply.payload
+        if reply.status != 200 or not isinstance(info, dict) or not isinstance(info.get("model_id"), str):
+            raise CapabilityError(
+                f"{endpoint.url} is no Text Generation Inference server: GET /info gave "
+                f"{'no model_id' if reply.status == 200 else reply.status}.",
+                hint="Check the address; for vLLM, SGLang, llama.cpp and `transformers serve` use the engine openai.",
+                endpoint=endpoint.url,
+            )
+        self._check_model(endpoint, info["model_id"], _text_or_none(info.get("model_sha")))
+        version = _text_or_none(info.get("version"))
+        return Served(
+            model=info["model_id"],
+            revision=_text_or_none(info.get("model_sha")),
+            dtype=_text_or_none(info.get("model_dtype")),
+            version=f"tgi {version}" if version else "tgi",
+        )
+
+    def _learn(self, met: Sequence[Endpoint]) -> Capabilities:
+        tgi_client()
+        replies = self.transport.ask_all([(e, "GET", "/info", None) for e in met], timeout_s=30.0)
+        infos = [reply.payload if isinstance(reply.payload, dict) else {} for reply in replies]
+        contexts, slots, stops = (
+            [count for info in infos if (count := count_or_none(info.get(name), least)) is not None]
+            for name, least in (("max_total_tokens", 1), ("max_concurrent_requests", 1), ("max_stop_sequences", 0))
+        )
+        self._max_stop = min(stops, default=MAX_STOP_SEQUENCES)
+        if slots:
+            self.transport.set_most(min(slots))
+        return Capabilities(
+            token_ids=False,
+            seeded=True,
+            max_n=1,
+            max_stop=self._max_stop,
+            grammar=all(self._takes_grammar(e) for e in met),
+            max_context=min(contexts, default=None),
+        )
+
+    def _takes_grammar(self, endpoint: Endpoint) -> bool:
+        """Whether the server was not started without grammar support."""
+        grammar = {"type": "json", "value": {"type": "object", "properties": {"ok": {"type": "boolean"}}}}
+        parameters = {"max_new_tokens": 1, "do_sample": False, "details": True, "grammar": grammar}
+        reply = self.transport.ask(endpoint, "POST", "/generate", {"inputs": "Hello", "parameters": parameters})
+        self._check_access(endpoint, reply)
+        return reply.status != 422
+
+    def _count_prompt(self, endpoint: Endpoint, text: str) -> int | None:
+        parameters = {"max_new_tokens": 1, "do_sample": False, "details": True, "decoder_input_details": True}
+        reply = self._ask_again(endpoint, {"inputs": text, "parameters": parameters})
+        if reply.fault is not None or reply.status != 200:
+            message = reply.fault.message if reply.fault is not None else self._message(reply)
+            raise PromptMismatchError(
+                f"{endpoint.url} cannot take the prompt: {quoted(message)}.", endpoint=endpoint.url
+            )
+        return _prompt_tokens(reply)
+
+    def _ask_again(self, endpoint: Endpoint, body: dict[str, Any]) -> Reply:
+        """Return the reply to a question at the start, asked again while the server is overloaded or fails."""
+        reply, end = Reply(), time.monotonic() + ASK_TIMEOUT_S
+        for attempt in range(self.max_retries + 1):
+            reply = self.transport.ask(endpoint, "POST", "/generate", body)
+            self._check_access(endpoint, reply)
+            passed = reply.fault is None and reply.status not in (429, 500, 502, 503, 504)
+            if passed or time.monotonic() > end:
+                break
+            if attempt < self.max_retries:
+                asked = retry_after_s(reply.headers.get("Retry-After"))
+                time.sleep(self.backoff.wait_s(attempt) if asked is None else min(asked, self.backoff.longest_s))
+        return reply
+
+    def _encode(self, group: Sequence[Request]) -> tuple[str, bytes]:
+        (request,) = group
+        sampling = request.sampling
+        if sampling.grammar is not None and not self.capabilities().grammar:
+            raise CapabilityError(
+                "The server does not take grammars, so a text cannot be held to a JSON schema.",
+                hint="Start TGI without --disable-grammar-support, or leave the grammar out.",
+            )
+        if sampling.banned_first_token_ids:
+            raise CapabilityError(
+                "TGI cannot keep tokens from coming first (banned_first_token_ids).",
+                hint="Leave the ban out; such texts can be rejected and sampled again.",
+            )
+        parameters = dict(parameters_of(sampling.with_seed(None), self._stops_sent(sampling)))
+        parameters["max_new_tokens"] = fitted(request, self.capabilities().max_context).max_tokens
+        if sampling.seed is not None and not sampling.is_greedy:
+            parameters["seed"] = sampling.seed
+        return "/generate", to_json({"inputs": self._text(request.prompt), "parameters": parameters})
+
+    def _stops_sent(self, sampling: SamplingParams) -> tuple[str, ...]:
+        """Return the stop sequences for the server: ends of turn first, then the user's, as many as it takes."""
+        stops = dict.fromkeys([*to_send(self._turn_ends(sampling)), *sampling.stop])
+        return tuple(stops)[: self._max_stop]
+
+    def _turn_ends(self, sampling: SamplingParams) -> list[str]:
+        return [text for i in sampling.stop_token_ids if (text := self.token_texts.get(i))]
+
+    def _judge(self, endpoint: Endpoint, reply: Reply) -> Verdict | None:
+        client = tgi_client()
+        error = None if reply.status == 200 else tgi_error(reply.payload)
+        message = f"{reply.status}: {self._message(reply)}"
+        if isinstance(error, client.generation):
+            return Verdict("transient", "generation", message, retries=GENERATION_RETRIES, ends_row=True)
+        if isinstance(error, client.incomplete):
+            return Verdict("transient", "incomplete_generation", message)
+        if isinstance(error, client.overloaded):
+            reply = reply._replace(status=429)
+        elif isinstance(error, client.validation):
+            reply = reply._replace(status=422)
+        return super()._judge(endpoint, reply)
+
+    def _judge_payload(self, reply: Reply) -> Verdict | None:
+        answer = reply.payload
+        details = answer.get("details") if isinstance(answer, dict) else None
+        if not isinstance(details, dict) or not isinstance(answer.get("generated_text"), str):
+            return Verdict("transient", "bad_reply", "the reply has no generated_text or no details")
+        if details.get("finish_reason") not in _REASONS:
+            return Verdict("transient", "bad_reply", f"finish_reason {quoted(details.get('finish_reason'), 40)}")
+        return None
+
+    def _decode(self, group: Sequence[Request], reply: Reply, served: Served | None) -> list[Generation]:
+        (request,) = group
+        details = reply.payload["details"]
+        tokens = details.get("tokens") or []
+        ids = [token["id"] for token in tokens]
+        ending = self._ending(request.sampling, reply.payload["generated_text"], details, tokens, ids)
+        seed = details.get("seed")
+        return [
+            Generation(
+                request.key,
+                ending.text,
+                ending.finish_reason,
+                token_ids=None if ending.num_tokens is None else ids[: ending.num_tokens],
+                prompt_tokens=_prompt_tokens(reply),
+                completion_tokens=details.get("generated_tokens"),
+                seed=seed if isinstance(seed, int) else request.sampling.seed,
+            )
+        ]
+
+    def _ending(
+        self,
+        sampling: SamplingParams,
+        text: str,
+        details: dict[str, Any],
+        tokens: Sequence[dict[str, Any]],
+        ids: Sequence[int],
+    ) -> Ending:
+        """Return the text up to its first stop, from the tokens where the server lists them."""
+        reason = _REASONS[details["finish_reason"]]
+        turn_ends = self._turn_ends(sampling)
+        if not tokens:
+            return end_text(text, reason, turn_ends=turn_ends, stops=sampling.stop)
+        texts = [token["text"] for token in tokens]
+        if details["finish_reason"] == "eos_token":
+            texts, ids = texts[:-1], ids[:-1]
+        return end_tokens(
+            ids, texts, reason, stop_token_ids=sampling.stop_token_ids, turn_ends=turn_ends, stops=sampling.stop
+        )
+
+
+@lru_cache(maxsize=1024)
+def parameters_of(sampling: SamplingParams, stop: tuple[str, ...]) -> dict[str, Any]:
+    """Return the `parameters` for TGI, but for the seed: what is off is left out, nothing is nudged.
+
+    Raises ArgumentError if TGI, or the client library's check, would refuse them.
+    """
+    parameters: dict[str, Any] = {"max_new_tokens": sampling.max_tokens, "details": True}
+    parameters["do_sample"] = not sampling.is_greedy
+    if not sampling.is_greedy:
+        if sampling.temperature != 1:
+            parameters["temperature"] = sampling.temperature
+        if sampling.top_p < 1:
+            parameters["top_p"] = sampling.top_p
+        if sampling.top_k is not None:
+            parameters["top_k"] = sampling.top_k
+    if sampling.repetition_penalty != 1:
+        parameters["repetition_penalty"] = sampling.repetition_penalty
+    if stop:
+        parameters["stop"] = list(stop)
+    if sampling.grammar is not None:
+        parameters["grammar"] = {"type": "json", "value": schema_of(sampling.grammar)}
+    check_parameters(parameters)
+    return parameters
+
+
+def schema_of(grammar: str) -> dict[str, Any]:
+    """Return a JSON schema given as text. Raises ArgumentError if it is none."""
+    try:
+        schema = json.loads(grammar)
+    except ValueError:
+        schema = None
+    if not isinstance(schema, dict):
+        raise ArgumentError(f"grammar = {quoted(grammar)} is no JSON schema.", key="grammar")
+    return schema
+
+
+def _prompt_tokens(reply: Reply) -> int | None:
+    """Return the server's count of prompt tokens: its header, or the prefill list where the header is missing."""
+    counted = header_count(reply.headers.get("x-prompt-tokens"))
+    if counted is not None:
+        return counted
+    details = reply.payload.get("details") if isinstance(reply.payload, dict) else None
+    prefill = details.get("prefill") if isinstance(details, dict) else None
+    return len(prefill) if prefill else None
+
+
+def _text_or_none(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -1,0 +1,105 @@
+"""Reading what a server sent: its replies are untrusted in size, depth, types and values.
+
+Everything here either returns a value that the rest can work with or raises ValueError; nothing else comes out.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ...sampling import SamplingParams
+from ..base import Generation
+
+
+# Far more than a request of a few samples of a long context with all its token lists.
+MAX_BODY_BYTES = 64 << 20
+# Real replies have five levels.
+MAX_DEPTH = 64
+# More tokens than any context has; a row's counts are sums of a few of these, kept in 32 bits.
+MAX_COUNT = 1 << 24
+MAX_TOKEN_ID = (1 << 31) - 1
+MAX_SEED = (1 << 63) - 1
+MAX_NAME = 200
+
+
+def load_json(raw: bytes) -> Any:
+    """Return the JSON in a body; NaN and Infinity, which JSON does not have, become None.
+
+    Raises:
+        ValueError: it is not JSON, or nested deeper than `MAX_DEPTH`.
+    """
+    try:
+        value = json.loads(raw, parse_constant=lambda _: None)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deep(value):
+        raise ValueError("nested too deeply")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            part
+            for outer in level
+            for part in (outer.values() if type(outer) is dict else outer)
+            if type(part) is dict or type(part) is list
+        ]
+        if not level:
+            return False
+    return True
+
+
+def count_of(value: Any) -> int | None:
+    """Return a count of tokens, None for None. Raises ValueError if it cannot be one."""
+    if value is None or (type(value) is int and 0 <= value <= MAX_COUNT):
+        return value
+    raise ValueError("a count that cannot be one")
+
+
+def count_or_none(value: Any, least: int = 1) -> int | None:
+    """Return a count of `least` or more, None for whatever else was given."""
+    return value if type(value) is int and least <= value <= MAX_COUNT else None
+
+
+def header_count(value: str | None) -> int | None:
+    """Return the count in a header, None if there is none. Raises ValueError if it cannot be one."""
+    if value is None or not (value.isascii() and value.isdecimal()):
+        return None
+    return count_of(int(value[:20]))
+
+
+def clean_text(text: Any) -> str:
+    """Return a text that can be written as UTF-8: lone surrogates become U+FFFD. Raises ValueError if it is no text."""
+    if not isinstance(text, str):
+        raise ValueError("no text")
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def name_or_none(value: Any) -> str | None:
+    """Return a name that a server gave of itself, printable and short; None if it gave none."""
+    if not isinstance(value, str):
+        return None
+    return "".join(c if c.isprintable() else " " for c in clean_text(value[:MAX_NAME])).strip() or None
+
+
+def checked(generation: Generation, sampling: SamplingParams) -> Generation:
+    """Return a decoded generation whose values are possible; no server makes more tokens than it was asked for.
+
+    Raises:
+        ValueError: a value is impossible.
+    """
+    generation.text = clean_text(generation.text)
+    ids = generation.token_ids
+    if ids is not None and not all(type(i) is int and 0 <= i <= MAX_TOKEN_ID for i in ids):
+        raise ValueError("token ids that cannot be any")
+    generation.prompt_tokens = count_of(generation.prompt_tokens)
+    count = count_of(generation.completion_tokens)
+    generation.completion_tokens = None if count is None else min(count, sampling.max_tokens)
+    if generation.seed is not None and not (type(generation.seed) is int and 0 <= generation.seed <= MAX_SEED):
+        generation.seed = sampling.seed
+    return generation

@@ -1,0 +1,266 @@
+"""What a person sees while a run is on, and the budgets that end it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..errors import BudgetExceeded
+from .budget import Budget, InFlight, Limit, fitting, mean_tokens, row_tokens
+from .driver import SAVE_EVERY_S, StageCounters
+
+
+logger = logging.getLogger("magpie_hf")
+LOG_EVERY_S = 30.0
+PROJECT_FROM = 0.01
+
+
+class Listener:
+    """Shows progress and stops at a budget. `spent` gives (tokens, engine-seconds) of the run's other stages.
+
+    `show`: True draws a bar, False writes a log line now and then, None shows one as `datasets.map` does: unless
+    `datasets.disable_progress_bars()` was called.
+    `on_save`: called every few seconds so that run.json stays fresh.
+    """
+
+    def __init__(
+        self,
+        budget: Budget | None = None,
+        *,
+        show: bool | None = None,
+        spent: Callable[[str], tuple[int, float]] = lambda _: (0, 0.0),
+    ) -> None:
+        self.budget = budget or Budget()
+        self.show = show
+        self.on_save: Callable[[StageCounters], None] | None = None
+        self.cached: dict[str, int] = {}
+        self._spent = spent
+        self._others = (0, 0.0)
+        self._stage = ""
+        self._bar: Any = None
+        self._last_log = self._last_save = 0.0
+        self._projected = False
+
+    def note(self, text: str) -> None:
+        """Say something to the person, around the bar."""
+        logger.info(text)
+
+    def stage_cached(self, name: str, rows: int) -> None:
+        """A finished stage was mapped back."""
+        self.cached[name] = rows
+        logger.info("%s: %d rows from the cache", name, rows)
+
+    def stage_begins(self, name: str, counters: StageCounters, *, key: str = "") -> None:
+        """A stage starts to generate; `key`: its name in run.json."""
+        self._stage, self._projected = name, False
+        self._others = self._spent(key)
+        self._last_log = self._last_save = time.monotonic()
+        if counters.done:
+            logger.info("%s: %d rows are finished already, going on", name, counters.done)
+        bar = self._bar_class()
+        if bar is not None:
+            self._bar = bar(total=counters.total, initial=shown_rows(counters), desc=name, unit="row", leave=False)
+
+    def _bar_class(self) -> Any:
+        """Return the class of bars, None if there shall be none."""
+        if self.show is False:
+            return None
+        if self.show is None:
+            from datasets.utils import are_progress_bars_disabled
+
+            if are_progress_bars_disabled():
+                return None
+        from tqdm.auto import tqdm
+
+        return tqdm
+
+    def row_finished(self, counters: StageCounters) -> None:
+        """Draw, log and save, each at its own pace."""
+        now = time.monotonic()
+        if self._bar is not None:
+            step = shown_rows(counters) - self._bar.n
+            if step > 0 and self._bar.update(step):
+                self._bar.set_postfix_str(rates(counters, rows=False), refresh=False)
+        elif now - self._last_log >= LOG_EVERY_S:
+            self._last_log = now
+            logger.info("%s: %s of %s rows, %s", self._stage, shown_rows(counters), counters.total, rates(counters))
+        if now - self._last_save >= SAVE_EVERY_S and self.on_save is not None:
+            self._last_save = now
+            self.on_save(counters)
+        if not self._projected:
+            self._project(counters)
+
+    def _project(self, counters: StageCounters) -> None:
+        """After the first per cent of this stage, say what the whole will take and what the budget allows."""
+        if not counters.total or shown_rows(counters) < max(20, counters.total * PROJECT_FROM):
+            return
+        self._projected = True
+        if counters.session_rows == 0 or counters.total < 2000:
+            return
+        factor = counters.total / shown_rows(counters)
+        tokens = int((counters.prompt_tokens + counters.completion_tokens) * factor)
+        seconds = counters.seconds * factor
+        cost = self.budget.cost(seconds)
+        price = "" if cost is None else f", {cost:.2f} in cost"
+        logger.info("%s: projected %s tokens, %.1f h%s", self._stage, f"{tokens:,}", seconds / 3600, price)
+        over = self.budget.exceeded(tokens + self._others[0], seconds + self._others[1])
+        if over:
+            logger.warning(
+                "%s: at this rate the run stops before the stage is done: %s is set, and %s are projected",
+                *(self._stage, over.shown(over.value), over.shown(over.spent)),
+            )
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether there is a limit on tokens."""
+        return self.budget.max_tokens_total is not None
+
+    def _all(self, counters: StageCounters) -> tuple[int, float]:
+        """Return the tokens and engine-seconds that all stages have taken."""
+        tokens = counters.prompt_tokens + counters.completion_tokens
+        return tokens + self._others[0], counters.seconds + self._others[1]
+
+    def _exceeded(self, counters: StageCounters, in_flight: InFlight, bound: int) -> Limit | None:
+        if not self.budget.is_limited:
+            return None
+        tokens, seconds = self._all(counters)
+        tokens += math.ceil(in_flight.tokens(counters))
+        return self.budget.exceeded(tokens, seconds, row_tokens(counters, bound), in_flight.seconds())
+
+    def has_room(self, counters: StageCounters, in_flight: InFlight, bound: int) -> bool:
+        """Whether the budget has room for a row of at most `bound` tokens beside those in flight."""
+        return self._exceeded(counters, in_flight, bound) is None
+
+    def rows_with_room(self, counters: StageCounters, at_most: int) -> int:
+        """Return for how many rows at once there is room where their sizes are not known beforehand: one at first."""
+        tokens, seconds = self._all(counters)
+        if self.budget.exceeded(tokens, seconds, mean_tokens(counters)):
+            return 0
+        if self.budget.max_tokens_total is None:
+            return at_most
+        return fitting(self.budget.max_tokens_total - tokens, mean_tokens(counters), at_most)
+
+    def stopped(self, counters: StageCounters, in_flight: InFlight, bound: int) -> None:
+        """Raise BudgetExceeded: all in flight is done."""
+        limit = self._exceeded(counters, in_flight, bound)
+        if limit is None:
+            return
+        raise BudgetExceeded(
+            f'The run stopped in stage "{self._stage}": {limit.words()}.',
+            hint="Everything finished is kept. Raise the limit (or lower max_tokens, if a row may take too many) and run "
+            "the same command again to resume.",
+            stage=self._stage,
+            limit=limit.name,
+            value=limit.value,
+            spent=limit.spent,
+        )
+
+    @contextlib.contextmanager
+    def steps(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show work that is counted in steps; gives the function to call with the number done."""
+        counters = StageCounters(total=total)
+        started = time.monotonic()
+        self.on_save = None
+        self.stage_begins(name, counters)
+
+        def done(number: int) -> None:
+            counters.session_rows += number - counters.done
+            counters.done = number
+            counters.session_seconds = time.monotonic() - started
+            self.row_finished(counters)
+
+        try:
+            yield done
+        finally:
+            self.stage_ends(name, counters)
+
+    def stage_ends(self, name: str, counters: StageCounters) -> None:
+        """A stage is done, or was interrupted."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if counters.session_rows:
+            logger.info("%s: %d rows in this session, %s", name, counters.session_rows, rates(counters))
+        if rejected := counters.rejected():
+            logger.info("%s: not accepted so far: %s", name, rejected)
+
+
+def shown_rows(counters: StageCounters) -> int:
+    """Return the rows that count towards the total: accepted ones where a stage rejects some."""
+    return counters.done if counters.accepted is None else counters.accepted
+
+
+def rates(counters: StageCounters, *, rows: bool = True) -> str:
+    """Return "12 rows/s, 1,234 tokens/s, 3 rejected" of this session; `rows`: with the rows, which a bar shows itself."""
+    seconds = counters.session_seconds
+    rejected = sum(number for code, number in counters.by_code.items() if code != "ok")
+    parts = [f"{counters.session_rows / seconds:.1f} rows/s"] if rows and seconds else []
+    parts += [f"{counters.session_tokens / seconds:,.0f} tokens/s"] if seconds else []
+    parts += [f"{rejected:,} rejected"] if rejected else []
+    return ", ".join(parts + ([f"{counters.pending:,} pending"] if counters.pending else []))
+
+
+@contextlib.contextmanager
+def log_lines_shown() -> Iterator[None]:
+    """Show log lines meanwhile where no logging is set up, as in most scripts and notebooks; then leave all as it was.
+
+    Runs in several threads share one handler: the last one removes it.
+    """
+    global _shown_by
+    with _show_lock:
+        if not _shown_by and (logger.handlers or logging.getLogger().handlers):
+            is_ours = False
+        else:
+            is_ours = True
+            _shown_by += 1
+            if _shown_by == 1:
+                _attach()
+    try:
+        yield
+    finally:
+        if is_ours:
+            with _show_lock:
+                _shown_by -= 1
+                if not _shown_by:
+                    _detach()
+
+
+_show_lock = threading.Lock()
+_shown_by = 0
+_handler = logging.StreamHandler()
+_before = (logging.NOTSET, True)
+
+
+def _attach() -> None:
+    global _handler, _before
+    _handler, _before = logging.StreamHandler(), (logger.level, logger.propagate)
+    _handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(_handler)
+    logger.propagate = False  # a library imported meanwhile may give the root logger a handler: lines would come twice
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+
+
+def _detach() -> None:
+    logger.removeHandler(_handler)
+    if logger.level == logging.INFO:
+        logger.setLevel(_before[0])
+    logger.propagate = _before[1]
+
+
+def show_summary(text: str) -> None:
+    """Log a finished run's summary; write it to stderr where only the root logger's level hides it.
+
+    Libraries such as absl give the root logger a handler at level WARNING, which nobody chose for this package. A level
+    that was set for `magpie_hf`, or `logging.disable`, is respected.
+    """
+    if logger.isEnabledFor(logging.INFO) or logger.level != logging.NOTSET or logger.manager.disable >= logging.INFO:
+        logger.info(text)
+    else:
+        print(text, file=sys.stderr)  # noqa: T201 (as a bar would)

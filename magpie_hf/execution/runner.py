@@ -1,0 +1,223 @@
+"""Run a stage on a dataset: from its cache file, from its journal, or by generating what is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import RowsPending
+from ..sampling import SEED_MODULUS
+from ..stage import CODE_NUMBERS, CODES, ROW_INDEX, BatchStage, ModelStage, RowStage, SetStage, Stage, Workspace
+from ..storage.journal import Int64Array, Journal, KeyArray
+from ..storage.keys import row_keys
+from .budget import InFlight, mean_tokens
+from .driver import Driver, OpenRow, StageCounters
+from .environment import Environment
+from .store import StagePlace
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def run_stage(stage: Stage, dataset: Dataset, env: Environment) -> Dataset:
+    """Apply a stage to a dataset: from the cache, from the journal, or by computing what is missing.
+
+    Raises:
+        DatasetError: a column is missing.
+        RowsPending: some rows met only transient failures; everything finished is kept.
+        RunStopped: a budget or the circuit breaker ended the run.
+    """
+    stage.check_columns(dataset)
+    place = StagePlace(stage, env, env.fingerprint_of(dataset))
+    cached = place.cached()
+    if cached is not None:
+        return cached
+    if isinstance(stage, (RowStage, ModelStage)):
+        return _run_row_stage(stage, dataset, env, place)
+    if isinstance(stage, SetStage):
+        return _run_set_stage(stage, dataset, env, place)
+    assert isinstance(stage, BatchStage)  # noqa: S101 (the kinds there are)
+    function = stage.bind(env.context(stage))
+    place.write(dataset, lambda batch, _: function(batch))
+    place.done(len(dataset), len(dataset))
+    return place.require_cached()
+
+
+def _run_set_stage(stage: SetStage, dataset: Dataset, env: Environment, place: StagePlace) -> Dataset:
+    env.close_engine()
+    directory = place.directory / f"work-{place.fingerprint[:12]}"
+    work = Workspace(directory, env.run_dir.path / "stages" / "shared", env.context(stage), env.listener)
+    started = time.monotonic()
+    place.state["status"] = "running"
+    env.run_dir.save()
+    result = stage.apply(dataset, work)
+    if result.indices is None:
+        place.write_columns(dataset, result.columns)
+        kept = len(dataset)
+    else:
+        place.write_rows(dataset, result.indices)
+        kept = len(result.indices)
+    place.state["report"] = dict(result.report)
+    place.state["seconds"] = place.state.get("seconds", 0.0) + time.monotonic() - started
+    place.done(len(dataset), kept)
+    shutil.rmtree(directory, ignore_errors=True)
+    return place.require_cached()
+
+
+def _run_row_stage(stage: RowStage | ModelStage, dataset: Dataset, env: Environment, place: StagePlace) -> Dataset:
+    keys = row_keys(dataset, stage.needs)
+    with Journal(place.directory / "journal", segment_age_s=env.segment_age_s) as journal:
+        index = journal.index()
+        note_damage(env, journal, stage.label)
+        at = index.find(keys)
+        locations = np.where(at >= 0, index.locations[at] if len(index.locations) else -1, -1).astype(np.int64)
+        codes = np.where(at >= 0, index.codes[at] if len(index.codes) else 0, 0).astype(np.uint8)
+        counters = place.counters(journal, index, at[at >= 0])
+        counters.total = len(dataset)
+        del index, at
+        missing = np.flatnonzero(locations < 0)
+        if len(missing):
+
+            def finished(row: OpenRow, location: int, code: int) -> None:
+                locations[row.position], codes[row.position] = location, code
+
+            if isinstance(stage, RowStage):
+                with drive(stage, env, place, journal, counters, finished) as driver:
+                    driver.run(_open_rows(dataset, stage.needs, missing, keys))
+            else:
+                rows = _open_rows(dataset, stage.needs, missing, keys)
+                score_rows(stage, env, place, journal, counters, rows, finished)
+        check_pending(stage.label, int((locations < 0).sum()), len(dataset))
+        collect = _collector(stage, env, journal, locations, codes)
+        place.write(dataset, collect, remove=[name for name in stage.replaces if name in dataset.column_names])
+    place.done(len(dataset), len(dataset), counters)
+    return place.require_cached()
+
+
+def note_damage(env: Environment, journal: Journal, name: str) -> None:
+    """Tell the person of damaged segments: the rows that were in them are made again."""
+    if journal.damaged:
+        env.listener.note(f"{name}: {journal.damaged} damaged journal segment(s); the rows lost there are made again.")
+
+
+def check_pending(name: str, pending: int, total: int) -> None:
+    """Raise RowsPending if rows are left open."""
+    if pending:
+        raise RowsPending(
+            f'Stage "{name}": {pending} of {total} rows are still open after transient failures.',
+            hint="Run the same command again to try just these, or add --accept-failures to finish them as errors.",
+            pending=pending,
+        )
+
+
+def _open_rows(dataset: Dataset, reads: Sequence[str], missing: Int64Array, keys: KeyArray) -> Iterator[OpenRow]:
+    """Yield the missing rows with the columns that the stage reads, a block of rows at a time."""
+    narrow = dataset.select_columns([*reads]).with_format(None)
+    for start in range(0, len(missing), 256):
+        positions = missing[start : start + 256]
+        batch = narrow[positions]
+        for offset, position in enumerate(positions):
+            values = {column: batch[column][offset] for column in reads}
+            values[ROW_INDEX] = int(keys[position, 0] % SEED_MODULUS)
+            yield OpenRow(int(position), keys[position].astype(">u8").tobytes(), values)
+
+
+def _collector(
+    stage: RowStage | ModelStage, env: Environment, journal: Journal, locations: Int64Array, codes: Any
+) -> Callable[[Mapping[str, Sequence[Any]], Sequence[int]], dict[str, list[Any]]]:
+    """Return the function given to `Dataset.map`: it only collects finished rows, in order."""
+    context = env.context(stage)
+    names = list(stage.features())
+
+    def collect(batch: Mapping[str, Sequence[Any]], indices: Sequence[int]) -> dict[str, list[Any]]:
+        out: dict[str, list[Any]] = {name: [] for name in names}
+        columns = {name: batch[name] for name in batch}
+        for offset, position in enumerate(indices):
+            row = {name: values[offset] for name, values in columns.items()}
+            record = journal.read(int(locations[position]))
+            new = stage.columns(context, row, record, CODES[codes[position]])
+            for name in names:
+                out[name].append(new[name])
+        return out
+
+    return collect
+
+
+def score_rows(
+    stage: ModelStage,
+    env: Environment,
+    place: StagePlace,
+    journal: Journal,
+    counters: StageCounters,
+    rows: Iterator[OpenRow],
+    finished: Callable[[OpenRow, int, int], None],
+) -> None:
+    """Run rows through a stage's own model into the journal, in blocks of as many as the budget has room for."""
+    env.close_engine()
+    context = env.context(stage)
+    with _told(stage, env, place, counters), stage.open(context) as scorer:
+        started, base = time.monotonic(), counters.seconds
+        for row in rows:
+            count = env.listener.rows_with_room(counters, stage.block_rows)
+            if not count:
+                env.listener.stopped(counters, InFlight(), math.ceil(mean_tokens(counters)))
+            block = [row, *itertools.islice(rows, count - 1)]
+            for scored, outcome in zip(block, scorer([row.values for row in block]), strict=True):
+                number = CODE_NUMBERS[outcome.code]
+                location = journal.append(scored.key, outcome.record, code=number, prompt_tokens=outcome.tokens)
+                counters.session_seconds = time.monotonic() - started
+                counters.add_row(outcome.code, outcome.tokens)
+                counters.seconds = base + counters.session_seconds
+                finished(scored, location, number)
+                env.listener.row_finished(counters)
+
+
+@contextlib.contextmanager
+def _told(stage: Stage, env: Environment, place: StagePlace, counters: StageCounters) -> Iterator[None]:
+    """Let the person see the stage's progress, and run.json its counts."""
+    env.listener.stage_begins(stage.label, counters, key=place.directory.name)
+    env.listener.on_save = place.save
+    place.begin(counters)
+    try:
+        yield
+    finally:
+        env.listener.stage_ends(stage.label, counters)
+        place.save(counters)
+
+
+@contextlib.contextmanager
+def drive(
+    stage: RowStage,
+    env: Environment,
+    place: StagePlace,
+    journal: Journal,
+    counters: StageCounters,
+    finished: Callable[[OpenRow, int, int], None],
+    dropped: Callable[[OpenRow], None] | None = None,
+) -> Iterator[Driver]:
+    """Open the engine, bind the stage, and give a driver; the stage's counts are saved on the way and at the end."""
+    engine = env.open_engine()
+    place.check_served(engine)
+    steps = stage.bind(env.context(stage, engine))
+    driver = Driver(
+        engine,
+        journal,
+        steps,
+        finished=finished,
+        counters=counters,
+        listener=env.listener,
+        accept_failures=env.accept_failures,
+        code_numbers=CODE_NUMBERS,
+        check_served=place.check_reply,
+        dropped=dropped,
+    )
+    with _told(stage, env, place, counters):
+        yield driver

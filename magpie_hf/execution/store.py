@@ -1,0 +1,250 @@
+"""Where one stage keeps its journal, its Arrow file and its record in run.json."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..engines.base import Engine, Served
+from ..errors import ModelMismatchError, StorageError
+from ..stage import CODE_NUMBERS, CODES, Stage
+from ..storage.checksums import damage, file_record
+from ..storage.disk import writing
+from ..storage.journal import Index, Int64Array, Journal
+from ..storage.loading import quiet_datasets
+from ..storage.rundir import stable_hash
+from .driver import StageCounters
+from .environment import Environment
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+_MOST_FINGERPRINTS = 16  # that are kept
+
+
+class StagePlace:
+    """Where one stage keeps its journal, its Arrow file and its record in run.json."""
+
+    def __init__(self, stage: Stage, env: Environment, input_fingerprint: str, extra: object = None) -> None:
+        self.stage = stage
+        self.env = env
+        self.identity_fields = env.identity_of(stage)
+        self.identity = stable_hash(self.identity_fields, 32)
+        self.directory = env.run_dir.stage_dir(stage.label, self.identity)
+        self.state = env.run_dir.stage_state(stage.label, self.identity)
+        reopened = self.state.get("reopened", 0)  # how often `retry` opened finished rows again
+        self.fingerprint = stable_hash([self.identity, input_fingerprint, extra, reopened], 32)
+        self.state.update({"identity_fields": self.identity_fields, "kind": stage.kind})
+
+    @property
+    def cache_file(self) -> Path:
+        """The finished stage's Arrow file."""
+        return self.directory / f"{self.fingerprint}.arrow"
+
+    def cached(self) -> Dataset | None:
+        """Map the finished stage back, or None if there is none that can be read."""
+        if not self.cache_file.is_file():
+            return None
+        from datasets import Dataset
+
+        if not self._is_whole():
+            self.cache_file.unlink(missing_ok=True)
+            return None
+        dataset = Dataset.from_file(str(self.cache_file))
+        dataset._fingerprint = self.fingerprint
+        self.env.known[self.fingerprint] = None
+        # What run.json says may be of another size of this run, or from before a kill.
+        self.state.update({"status": "done", "rows_out": len(dataset), "fingerprint": self.fingerprint})
+        self.env.listener.stage_cached(self.stage.label, len(dataset))
+        return dataset
+
+    def _is_whole(self) -> bool:
+        """Whether the finished stage's file is as it was written; say if it is not."""
+        record = self.state.get("files", {}).get(self.cache_file.name)
+        if record is None:  # killed between writing the file and recording it, or recorded in a run.json that was lost
+            return False
+        problem = damage(self.cache_file, record)
+        if problem:
+            logger.warning(
+                'The cached rows of the stage "%s" are damaged (%s: %s): made again from its finished rows.',
+                self.stage.label,
+                self.cache_file.name,
+                problem,
+            )
+        return problem is None
+
+    def require_cached(self) -> Dataset:
+        """Map back the file that was just written."""
+        from datasets import Dataset
+
+        dataset = Dataset.from_file(str(self.cache_file))
+        dataset._fingerprint = self.fingerprint
+        self.env.known[self.fingerprint] = None
+        return dataset
+
+    def write(
+        self,
+        dataset: Dataset,
+        function: Callable[[Mapping[str, Sequence[Any]], Sequence[int]], dict[str, list[Any]]],
+        remove: Sequence[str] = (),
+    ) -> None:
+        """Map the dataset into the cache file: declared features, explicit fingerprint, atomic."""
+        from datasets import Features
+
+        kept = {name: feature for name, feature in dataset.features.items() if name not in remove}
+        features = Features({**kept, **self.stage.features()})
+        with self._writing(), quiet_datasets():
+            dataset.with_format(None).map(
+                function,
+                with_indices=True,
+                batched=True,
+                batch_size=1000,
+                features=features,
+                remove_columns=list(remove),
+                new_fingerprint=self.fingerprint,
+                cache_file_name=str(self.cache_file),
+                load_from_cache_file=False,
+            )
+            if not self.cache_file.exists():  # datasets writes no file for zero rows
+                _write_empty(self.cache_file, features)
+
+    def write_columns(self, dataset: Dataset, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Write the dataset with new columns, as Arrow: no row is turned into Python objects."""
+        import pyarrow as pa
+        from datasets import Features
+
+        own = Features(self.stage.features())
+        kept = [name for name in dataset.column_names if name not in own]
+        features = Features({**{name: dataset.features[name] for name in kept}, **own})
+        schema = features.arrow_schema
+        arrays = {name: pa.array(columns[name], type=schema.field(name).type, from_pandas=True) for name in own}
+
+        def tables() -> Iterator[Any]:
+            at = 0
+            for table in dataset.select_columns(kept).with_format("arrow").iter(batch_size=1000):
+                for name, values in arrays.items():
+                    table = table.append_column(schema.field(name), values.slice(at, len(table)))
+                at += len(table)
+                yield table
+
+        self._write_tables(tables(), features)
+
+    def write_rows(self, dataset: Dataset, indices: Any) -> None:
+        """Write some rows of the dataset, in the order of `indices`, as Arrow."""
+        self._write_tables(dataset.select(indices).with_format("arrow").iter(batch_size=1000), dataset.features)
+
+    def _write_tables(self, tables: Iterator[Any], features: Any) -> None:
+        from datasets.arrow_writer import ArrowWriter
+
+        # A name of its own: a process from which the run was taken over may still be writing the same stage.
+        part = self.directory / f"tmp-{uuid.uuid4().hex}.arrow"
+        with self._writing():
+            with ArrowWriter(features=features, path=str(part)) as writer:
+                for table in tables:
+                    writer.write_table(table)
+                writer.finalize()
+            self.env.run_dir.check_owner()
+            os.replace(part, self.cache_file)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Write the stage's file: as the run's owner, without what a killed process left, and with errors that help."""
+        self.env.run_dir.check_owner()
+        try:
+            with writing("the finished stage", self.cache_file):
+                self.directory.mkdir(parents=True, exist_ok=True)
+                _drop_orphans(self.directory)
+                yield
+                record = file_record(self.cache_file)
+        except StorageError:
+            self.env.run_dir.check_owner()  # a new owner has removed the half-written file
+            with contextlib.suppress(OSError):
+                _drop_orphans(self.directory)
+            raise
+        older = {name: kept for name, kept in self.state.get("files", {}).items() if (self.directory / name).is_file()}
+        self.state["files"] = {**older, self.cache_file.name: record}
+
+    def counters(self, journal: Journal, index: Index, rows: Int64Array) -> StageCounters:
+        """Return the counts of the journal's rows that this run uses, and the engine-seconds of earlier sessions."""
+        counters = StageCounters(seconds=float(self.state.get("counters", {}).get("seconds", 0.0)))
+        counters.add_index(index, rows, CODES)
+        special = index.locations[rows[index.codes[rows] == CODE_NUMBERS["special_token"]]]
+        found = (journal.read(location).get("why") for location in special.tolist())
+        counters.special_tokens = dict(Counter(token for token in found if token))
+        return counters
+
+    def begin(self, counters: StageCounters) -> None:
+        """Record that the stage is running."""
+        self.state["status"] = "running"
+        self.save(counters)
+
+    def save(self, counters: StageCounters) -> None:
+        """Write the stage's counts to run.json."""
+        self.state["counters"] = counters.to_dict()
+        self.env.run_dir.save()
+
+    def done(self, rows_in: int, rows_out: int, counters: StageCounters | None = None) -> None:
+        """Record that the stage is finished."""
+        self.state.update(
+            {"status": "done", "rows_in": rows_in, "rows_out": rows_out, "fingerprint": self.fingerprint}
+        )
+        if counters is not None:
+            self.state["counters"] = counters.to_dict()
+        self.env.run_dir.save()
+
+    def check_served(self, engine: Engine) -> None:
+        """Compare what the engine found when it opened with what made the stage's earlier rows."""
+        if engine.served is not None:
+            self.check_reply(engine.served)
+
+    def check_reply(self, served: Any) -> None:
+        """Raise ModelMismatchError if another model serves than the one that made the stage's earlier rows."""
+        seen = {k: v for k, v in served._asdict().items() if v is not None}
+        before: dict[str, Any] = self.state.setdefault("served", {})
+        self._note_fingerprint(before, seen.pop("fingerprint", None))
+        changed = {k: (before[k], v) for k, v in seen.items() if k in before and before[k] != v}
+        if changed and not self.env.allow_mixed:
+            shown = "; ".join(f"{name}: {old} before, {new} now" for name, (old, new) in changed.items())
+            raise ModelMismatchError(
+                f'Stage "{self.stage.name}": the server changed in mid-run ({shown}).',
+                hint="Start the same server again, or add --allow-mixed to go on (every row keeps its own provenance).",
+                changed=changed,
+            )
+        before.update({k: v for k, v in seen.items() if k in Served._fields})
+
+    def _note_fingerprint(self, before: dict[str, Any], fingerprint: str | None) -> None:
+        """Keep the fingerprints of the stage's replies, and warn at the second: other settings, or replicas that differ."""
+        known: list[str] = before.setdefault("fingerprints", []) if fingerprint else []
+        if not fingerprint or fingerprint in known or len(known) >= _MOST_FINGERPRINTS:
+            return
+        known.append(fingerprint)
+        if len(known) == 2:
+            logger.warning(
+                'Stage "%s": replies have different system fingerprints (%s, %s): a replica or a restarted server runs '
+                "another version or other settings. The run continues; each row keeps the fingerprint it was made with.",
+                self.stage.name,
+                *known,
+            )
+
+
+def _drop_orphans(directory: Path) -> None:
+    """Remove temporary files that a killed process left behind."""
+    for orphan in directory.glob("tmp*"):
+        if orphan.is_file():
+            orphan.unlink(missing_ok=True)
+
+
+def _write_empty(path: Path, features: Any) -> None:
+    from datasets.arrow_writer import ArrowWriter
+
+    writer = ArrowWriter(features=features, path=str(path))
+    writer.finalize()

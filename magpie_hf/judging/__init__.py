@@ -1,0 +1,1 @@
+"""What judges are asked, as data, and how their answers are read."""

@@ -1,0 +1,1 @@
+"""Recipes: from YAML to validated settings and stages, their order and cost."""

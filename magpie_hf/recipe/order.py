@@ -1,0 +1,105 @@
+"""The order of a recipe's stages: judges joined to one pass, and what can be decided before responses are paid for.
+
+`order: lean` moves conditions, not annotations: a stage that reads the instruction alone runs before responses, and
+so do the conditions of a selection that need no more than that. Everything else stays where it is, the selection too,
+which is applied again as a whole; so the rows are those of `order: paper`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from ..errors import ArgumentError
+from ..stage import Stage
+from ..stages.judge import Judge
+from ..stages.select import Select
+from ..stages.subset import Subset
+
+
+def joined_judges(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Put all built-in rubrics that a recipe asks for into one judge pass, where the first of them stands."""
+    judges = [stage for stage in stages if isinstance(stage, Judge) and stage.is_built_in]
+    if len(judges) < 2:
+        return tuple(stages)
+    first = judges[0]
+    tokens = sum(judge.sampling.max_tokens for judge in judges)
+    joined = Judge(
+        rubrics=tuple(rubric for judge in judges for rubric in judge.rubrics),
+        sampling=dataclasses.replace(first.sampling, max_tokens=tokens),
+        retry_temperature=first.retry_temperature,
+    )
+    out: list[Stage] = []
+    for stage in stages:
+        if stage is first:
+            out.append(joined)
+        elif not any(stage is judge for judge in judges):
+            out.append(stage)
+    return tuple(out)
+
+
+def lean_order(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Return the stages with everything before responses that needs the instruction alone.
+
+    Raises:
+        ArgumentError: nothing can be moved, or a stage that looks at the whole set would see other rows.
+    """
+    first, *rest = stages
+    early: list[Stage] = [first]
+    late: list[Stage] = []
+    known = set(first.features())
+    reasons: list[str] = []
+    for number, stage in enumerate(rest):
+        if isinstance(stage, Select):
+            part, reason = stage.early_part(known)
+            if part is not None and any(isinstance(other, Select) for other in late):
+                part = part.without_groups()  # an earlier selection decides first who is there to choose from
+            if part is None:
+                reasons.append(reason or "no condition reads the instruction alone")
+            else:
+                _check_later_sets(stage, late)
+                early.append(part)
+            late.append(stage)
+        elif _is_early(stage, known):
+            if stage.kind == "set":
+                _check_before(stage, rest[:number], late)
+            early.append(stage)
+            known |= set(stage.features())
+        else:
+            late.append(stage)
+    if not any(isinstance(stage, Select) for stage in early):
+        why = f" ({'; '.join(dict.fromkeys(reasons))})" if reasons else ""
+        raise ArgumentError(
+            f"lean has nothing to decide before responses{why}.",
+            hint="It needs a selection with conditions on the instruction: quality, difficulty, duplicates, language. "
+            "Else use order: paper.",
+        )
+    return (*early, *late)
+
+
+def _is_early(stage: Stage, known: set[str]) -> bool:
+    if isinstance(stage, Subset) or stage.name in ("responses", "turns", "preference_responses"):
+        return False
+    return {*stage.needs, *stage.optional} <= known
+
+
+def _check_before(stage: Stage, before: Sequence[Stage], late: Sequence[Stage]) -> None:
+    """A set stage behind a selection sees what that keeps; under lean it would see rows that responses decide on."""
+    if any(isinstance(other, Select) for other in before) and any(
+        isinstance(other, Select) and not other.is_early for other in late
+    ):
+        raise _sees_other_rows(stage)
+
+
+def _check_later_sets(selection: Select, late: Sequence[Stage]) -> None:
+    """Conditions that move forward must not take rows from a set stage that stood before them."""
+    for stage in late:
+        if stage.kind == "set" and not isinstance(stage, Select):
+            raise _sees_other_rows(stage)
+
+
+def _sees_other_rows(stage: Stage) -> ArgumentError:
+    return ArgumentError(
+        f'under lean the stage "{stage.name}" would see other rows than in the paper\'s order.',
+        hint="Put it before the selections that need responses, or behind all of them with order: paper.",
+    )

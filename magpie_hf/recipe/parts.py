@@ -1,0 +1,268 @@
+"""The parts of a recipe that say who generates and how: engines, roles, sampling grids, templates."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..engines import engine_options, takes_endpoints
+from ..errors import ArgumentError, did_you_mean, quoted
+from ..plugins import types_of
+from ..sampling import GridPoint, SamplingParams
+from ..storage.rundir import stable_hash
+from .source import Source, typed_value
+
+
+TEMPLATE_KEYS = ("kwargs", "chat_template", "date")
+ROLE_KEYS = ("model", "revision", "engine", "template")
+JUDGE_MODES = ("separate", "combined")
+ROLES = {
+    "responder": "who answers the instructions",
+    "judge": "who annotates quality, difficulty and category",
+    "guard": "who annotates safety",
+    "base": "the base model that reward_difference compares with",
+}
+GUARD_MODEL = "meta-llama/Meta-Llama-Guard-2-8B"
+"""The releases' guard: Magpie, arXiv:2406.08464, section 3.2, and the column `llama_guard_2`."""
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """Which engine, where, and its settings."""
+
+    kind: str = "transformers"
+    endpoints: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoleSpec:
+    """A model that generates for some stages: who, where, with which template."""
+
+    model: str
+    engine: EngineSpec
+    revision: str | None = None
+    template: dict[str, Any] = field(default_factory=dict)
+
+
+def roles_of(raw: Mapping[str, Any], generator: RoleSpec, source: Source) -> dict[str, RoleSpec]:
+    """Return who generates in which role; a role that has neither settings nor a default is left out."""
+    roles = {"generator": generator}
+    for name in ROLES:
+        given = raw.get(name)
+        if isinstance(given, str):
+            given = {"mode": given} if name == "judge" and given in JUDGE_MODES else {"model": given}
+        section = section_of(given, (*ROLE_KEYS, "mode") if name == "judge" else ROLE_KEYS, name, source)
+        spec = _role(section, name, generator, source)
+        if spec is not None:
+            roles[name] = spec
+    return roles
+
+
+def _role(section: Mapping[str, Any], name: str, generator: RoleSpec, source: Source) -> RoleSpec | None:
+    own = {"responder": generator.model, "judge": generator.model, "guard": GUARD_MODEL}
+    default = own.get(name) if generator.model else None
+    model = section.get("model") or ("demo" if generator.model == "demo" else default)
+    if name == "guard" and model is None:
+        model = GUARD_MODEL
+    if model is None:
+        return None
+    if not isinstance(model, str):
+        raise source.error(f"{name}.model", f"{quoted(model)} is no model name.")
+    if "engine" in section:
+        engine, model = engine_of({"engine": section["engine"], "model": model}, source, f"{name}.engine")
+    elif takes_endpoints(generator.engine.kind) and model != generator.model:
+        if name == "guard" and not section.get("model"):
+            engine = EngineSpec()  # the default guard is loaded here, as reward models are
+        elif section:
+            raise source.error(
+                f"{name}.engine",
+                "this model needs an engine of its own.",
+                "As {kind: tgi, endpoint: http://HOST:PORT}.",
+            )
+        else:
+            return None
+    else:
+        engine = generator.engine
+    same = model == generator.model
+    return RoleSpec(
+        model,
+        engine,
+        typed_value(
+            section.get("revision", generator.revision if same else None), str | None, f"{name}.revision", source
+        ),
+        template_of(section.get("template", generator.template if same else {}), source, f"{name}.template"),
+    )
+
+
+def judge_mode(raw: Mapping[str, Any], source: Source) -> str:
+    """Return whether the judge answers all three rubrics at once ("combined") or one by one ("separate")."""
+    given = raw.get("judge")
+    if isinstance(given, str):
+        return given if given in JUDGE_MODES else "separate"
+    mode = (given or {}).get("mode", "separate")
+    return choice_of(mode, JUDGE_MODES, "judge.mode", source)
+
+
+def check_keys(given: Mapping[str, Any], known: Any, path: str, source: Source, also: tuple[str, ...] = ()) -> None:
+    """Raise for a key that is not known."""
+    for key in given:
+        if key not in known:
+            inner = f"{path}.{key}" if path else str(key)
+            raise source.error(inner, "unknown key.", did_you_mean(str(key), {*known, *also}))
+
+
+def section_of(given: Any, known: Any, path: str, source: Source) -> dict[str, Any]:
+    """Return a mapping with known keys only; nothing given is an empty one."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise source.error(path, f"{quoted(given)} is not a mapping.", f"Keys: {', '.join(known)}.")
+    check_keys(given, known, path, source)
+    return given
+
+
+def names_demo(raw: Mapping[str, Any]) -> bool:
+    """Tell whether the engine is the demo model's."""
+    engine = raw.get("engine")
+    return engine == "demo" or (isinstance(engine, dict) and engine.get("kind") == "demo")
+
+
+def engine_of(raw: Mapping[str, Any], source: Source, path: str = "engine") -> tuple[EngineSpec, str]:
+    """Return the engine's settings and the model's name."""
+    given = raw.get("engine", "transformers")
+    given = {"kind": given} if isinstance(given, str) else dict(section_any(given, path, source))
+    kind = given.pop("kind", "transformers")
+    model = raw.get("model") or ("" if raw.get("dataset") else "demo")
+    if kind == "demo":
+        kind, model = "transformers", "demo"
+    try:
+        is_remote = takes_endpoints(str(kind))
+    except ArgumentError as error:
+        raise source.error(f"{path}.kind", error.message, error.hint) from None
+    endpoints = _endpoints(given.pop("endpoint", None), given.pop("endpoints", None), source, path)
+    if is_remote and not endpoints:
+        raise source.error(
+            f"{path}.endpoint", f'the engine "{kind}" needs an address.', "Give --endpoint http://HOST:PORT."
+        )
+    if not is_remote and endpoints:
+        raise source.error(
+            f"{path}.endpoint",
+            f'the engine "{kind}" runs here and takes no address.',
+            "For an endpoint choose --engine tgi or --engine openai.",
+        )
+    known = engine_options(kind)
+    sampled = [key for key in given if key in {f.name for f in dataclasses.fields(SamplingParams)} - known.keys()]
+    if sampled:
+        raise source.error(
+            f"{path}.{sampled[0]}",
+            "is a sampling setting, not an engine setting.",
+            f"For instructions: sampling={{{sampled[0]!r}: …}} (in a recipe: sampling.{sampled[0]}); for responses: "
+            f"response_sampling={{{sampled[0]!r}: …}} (in a recipe: stages.responses.sampling.{sampled[0]}).",
+        )
+    check_keys(given, known, path, source, also=("kind", "endpoint"))
+    if not isinstance(model, str):
+        raise source.error("model", f"{quoted(model)} is no model name.")
+    return EngineSpec(kind, endpoints, _options(given, kind, source, path)), model
+
+
+def _options(given: Mapping[str, Any], kind: str, source: Source, path: str) -> dict[str, Any]:
+    """Check the engine's settings against the types of its constructor's arguments."""
+    types = engine_options(kind)
+    return {key: typed_value(value, types[key], f"{path}.{key}", source) for key, value in given.items()}
+
+
+def _endpoints(one: Any, several: Any, source: Source, path: str) -> tuple[str, ...]:
+    """Return the addresses; `endpoints` counts before `endpoint`, as --endpoint sets it."""
+    given = several or one or []
+    addresses = given if isinstance(given, list) else [given]
+    for number, address in enumerate(addresses):
+        if not isinstance(address, str) or not re.fullmatch(r"https?://[^\s/?#]+(?:/\S*)?", address):
+            raise source.error(
+                f"{path}.endpoints[{number}]",
+                f"{quoted(str(address).rpartition('@')[2])} is no address.",
+                "It begins with http:// or https://.",
+            )
+        if "@" in address:  # a password must not get into run.json
+            raise source.error(
+                f"{path}.endpoints[{number}]",
+                "an address cannot hold a user or a password.",
+                "Keys go into an environment variable, named by api_key_env (--api-key-env).",
+            )
+    return tuple(addresses)
+
+
+def section_any(given: Any, path: str, source: Source) -> dict[str, Any]:
+    """Return a mapping."""
+    if not isinstance(given, dict):
+        raise source.error(path, f"{quoted(given)} is neither a name nor a mapping.")
+    return given
+
+
+def grid_of(given: Any, system_prompt: str | None, source: Source) -> tuple[GridPoint, ...]:
+    """Return the sampling grid."""
+    if isinstance(given, list) and given:
+        return _distinct([_point(entry, system_prompt, f"sampling[{n}]", source) for n, entry in enumerate(given)])
+    if isinstance(given, dict):
+        return (_point(given, system_prompt, "sampling", source),)
+    raise source.error("sampling", f"{quoted(given)} is neither a setting nor a list of settings.")
+
+
+def _distinct(points: list[GridPoint]) -> tuple[GridPoint, ...]:
+    """Join points of equal settings, shares added: each alone would make the very same samples."""
+    joined: dict[str, GridPoint] = {}
+    for point in points:
+        key = stable_hash(point.to_dict())
+        share = joined[key].share if key in joined else 0.0
+        joined[key] = dataclasses.replace(point, share=share + point.share)
+    return tuple(joined.values())
+
+
+def _point(given: Any, system_prompt: str | None, path: str, source: Source) -> GridPoint:
+    rest = dict(section_any(given, path, source))
+    share = typed_value(rest.pop("share", 1.0), float, f"{path}.share", source)
+    own = typed_value(rest.pop("system_prompt", system_prompt), str | None, f"{path}.system_prompt", source)
+    default = SamplingParams(max_tokens=1024)
+    sampling = sampling_of(rest, default, path, source, also=("share", "system_prompt"))
+    try:
+        return GridPoint(sampling, share, own)
+    except ArgumentError as error:
+        raise source.error(f"{path}.{error.data.get('key', '')}", error.message, error.hint) from None
+
+
+def sampling_of(
+    given: Any, default: SamplingParams, path: str, source: Source, also: tuple[str, ...] = ()
+) -> SamplingParams:
+    """Return sampling parameters: the default with what is given."""
+    section = section_any(given, path, source)
+    fields = types_of(SamplingParams)
+    check_keys(section, fields.keys() - {"seed", "grammar"}, path, source, also)
+    values = {key: typed_value(value, fields[key], f"{path}.{key}", source) for key, value in section.items()}
+    try:
+        return dataclasses.replace(default, **values)
+    except ArgumentError as error:
+        raise source.error(f"{path}.{error.data.get('key', '')}", error.message, error.hint) from None
+
+
+def template_of(given: Any, source: Source, path: str = "template") -> dict[str, Any]:
+    """Return the template's settings."""
+    section = section_of(given, TEMPLATE_KEYS, path, source)
+    typed_value(section.get("chat_template"), str | None, f"{path}.chat_template", source)
+    kwargs, date = section.get("kwargs"), section.get("date")
+    if kwargs is not None and not isinstance(kwargs, dict):
+        raise source.error(f"{path}.kwargs", f"{quoted(kwargs)} is not a mapping.", "As {enable_thinking: false}.")
+    if date is not None and not re.fullmatch(r"\d{4}-\d\d-\d\d", str(date)):
+        raise source.error(f"{path}.date", f"{quoted(date)} is no date.", "Write it as 2026-01-31.")
+    return section
+
+
+def choice_of(given: Any, allowed: tuple[str, ...], path: str, source: Source) -> str:
+    """Return one of the values allowed."""
+    if given not in allowed:
+        raise source.error(
+            path, f"{quoted(given)} is none of {', '.join(allowed)}.", did_you_mean(str(given), allowed)
+        )
+    return str(given)

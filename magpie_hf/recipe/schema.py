@@ -1,0 +1,392 @@
+"""Recipes: a run as YAML. Read, override, validate with file, line and key, and hash.
+
+model: demo                      # Hub id, directory, or "demo"
+num_rows: 1000
+engine: {kind: transformers}
+sampling:                        # of the instructions: one setting, or a grid with shares
+  - {temperature: 1.0, top_p: 1.0, share: 3}
+  - {temperature: 1.2, top_p: 0.99}
+stages:
+  - instructions
+  - {stage: responses, sampling: {temperature: 0, max_tokens: 2048}}
+  - lengths
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import ArgumentError, MagpieError, RecipeError, did_you_mean, quoted
+from ..execution.budget import Budget
+from ..hub.names import check_names
+from ..hub.settings import PushSettings
+from ..plugins import types_of
+from ..sampling import GridPoint, SamplingParams
+from ..stage import Stage, check_columns
+from ..stages import STAGES, stage_class
+from ..storage.rundir import stable_hash
+from .order import joined_judges, lean_order
+from .parts import (
+    ROLES,
+    EngineSpec,
+    RoleSpec,
+    check_keys,
+    choice_of,
+    engine_of,
+    grid_of,
+    judge_mode,
+    names_demo,
+    roles_of,
+    sampling_of,
+    section_any,
+    section_of,
+    template_of,
+)
+from .source import (
+    DEFAULT_STAGES,
+    Source,
+    plain_copy,
+    read_recipe_file,
+    rehearse,
+    replace_engine,
+    set_value,
+    typed_value,
+)
+
+
+__all__ = ["KEYS", "EngineSpec", "Recipe", "RoleSpec", "bundled_recipes", "load_recipe", "recipe_path"]
+
+
+KEYS = {
+    "name": "What the run is called; a directory name where no output is given.",
+    "description": "A sentence for the card.",
+    "model": 'Hub id, local directory, or "demo".',
+    "revision": "Branch, tag or commit of the model; resolved to a commit at the first start.",
+    "num_rows": "Accepted instructions wanted.",
+    "seed": "Base of all seeds.",
+    "engine": "Who generates: a name, or a mapping with `kind`, `endpoint` and the engine's settings.",
+    "sampling": "How instructions are sampled: one setting, or a list of them with `share`.",
+    "system_prompt": "System prompt under which instructions are written; none in the releases.",
+    "template": "Chat template: `kwargs`, `chat_template` (Jinja text or file), `date`.",
+    "dataset": "Rows to annotate instead of new ones: a directory, file or Hub id, or `path`, `config`, `split`, `revision`.",
+    "responder": "Who answers the instructions (`model`, `engine`, `template`), where it is another model than the one that writes them.",
+    "judge": "Who annotates quality, difficulty and category (`model`, `engine`, `template`), and `mode`: separate, combined.",
+    "guard": "Who annotates safety; Llama Guard 2 by default.",
+    "base": "The base model that reward_difference compares with.",
+    "stages": "The stages in their order: names, or mappings with `stage` and its settings.",
+    "order": "paper, or lean: what needs the instruction alone is decided before responses are paid for.",
+    "output": "Where the run lies (`path`) and the dataset's `format`: parquet, arrow (save_to_disk) or none; `report`: write report.html.",
+    "push": "Where the run is published while it is on: `repo`, `config`, `private`, `gated`, `revision`, `create_pr`, `license`, `state`, `every_s`, `patience_s`.",
+    "budget": "max_tokens_total, max_hours, max_cost, price_per_gpu_hour, num_gpus.",
+}
+DATASET_KEYS = ("path", "config", "split", "revision", "fingerprint")
+OUTPUT_KEYS = ("path", "format", "report")
+FORMATS = ("parquet", "arrow", "none")
+ORDERS = ("paper", "lean")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated run. `raw`: the mapping it came from, overrides applied; what run.json and the card show.
+
+    `implied`: stages that are there because another one needs them, and not needed where their columns are already.
+    """
+
+    model: str
+    num_rows: int
+    grid: tuple[GridPoint, ...]
+    stages: tuple[Stage, ...]
+    engine: EngineSpec = field(default_factory=EngineSpec)
+    name: str = "magpie"
+    description: str = ""
+    revision: str | None = None
+    seed: int = 0
+    template: dict[str, Any] = field(default_factory=dict)
+    order: str = "paper"
+    output: dict[str, Any] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
+    push: PushSettings | None = None
+    dataset: dict[str, Any] = field(default_factory=dict)
+    roles: dict[str, RoleSpec] = field(default_factory=dict)
+    implied: frozenset[str] = frozenset()
+    raw: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def generator(self) -> RoleSpec:
+        """Who writes instructions and responses."""
+        return RoleSpec(self.model, self.engine, self.revision, self.template)
+
+    def role(self, name: str) -> RoleSpec:
+        """Return who generates in a role: "generator", "judge", "guard" or "base"."""
+        return self.generator if name == "generator" else self.roles[name]
+
+    @property
+    def hash(self) -> str:
+        """Hash of all that was asked but where it lies, who serves it, what it may cost, and which rows were handed in.
+
+        So a dataset that grew goes on in the directory of its smaller self.
+        """
+        asked = {
+            key: value
+            for key, value in self.raw.items()
+            if key not in ("output", "push", "budget", "num_rows", "engine")
+        }
+        if isinstance(asked.get("dataset"), dict):
+            asked["dataset"] = {key: value for key, value in asked["dataset"].items() if key != "fingerprint"}
+        for role in ROLES:
+            if isinstance(asked.get(role), dict):
+                asked[role] = {key: value for key, value in asked[role].items() if key != "engine"}
+        return stable_hash(asked, 12)
+
+    def dump(self) -> str:
+        """Return the recipe as YAML, overrides applied; reading it gives the same recipe."""
+        text = yaml.safe_dump(self.raw, sort_keys=False, allow_unicode=True)
+        if yaml.safe_load(text) == self.raw:
+            return text
+        return yaml.safe_dump(self.raw, sort_keys=False)  # odd line breaks (U+0085) survive escaped only
+
+
+def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe: a YAML file's path, the name of a bundled recipe, or a mapping; then apply overrides.
+
+    Overrides with model "demo" rehearse the recipe: all its models become the demo ones. Another engine than the
+    recipe's does without the settings of that one.
+
+    `overrides`: dotted keys to values ("num_rows", "sampling.temperature", "stages.responses.sampling.max_tokens"). A
+    key that goes through a list without a number applies to each entry of it.
+
+    Raises:
+        RecipeError: the file cannot be read, or a key or value in it cannot be used; names file, line and key.
+    """
+    if isinstance(recipe, Mapping):
+        raw, source = plain_copy(recipe), Source("the recipe given")
+    else:
+        raw, source = read_recipe_file(recipe_path(recipe))
+    replace_engine(raw, overrides or {})
+    rehearse(raw, overrides or {}, ROLES)
+    for key, value in (overrides or {}).items():
+        set_value(raw, key, plain_copy(value), source)
+    return build(raw, source)
+
+
+def recipe_path(name: str | Path) -> Path:
+    """Find a recipe file by path, or a bundled recipe by name."""
+    path = Path(name)
+    with contextlib.suppress(OSError):  # a name too long for a file
+        if path.suffix in (".yaml", ".yml") or path.is_file():
+            return path
+    found = bundled_recipes().get(str(name))
+    if found is None:
+        raise RecipeError(
+            f"There is no recipe {quoted(name)}: neither a file nor a bundled one.",
+            hint=did_you_mean(str(name), bundled_recipes()),
+        )
+    return found
+
+
+def bundled_recipes() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name."""
+    here = Path(__file__).parents[1]
+    for directory in (here / "_data" / "recipes", here.parent / "recipes"):
+        if directory.is_dir():
+            return {path.stem: path for path in sorted(directory.glob("*.yaml"))}
+    return {}
+
+
+def build(raw: dict[str, Any], source: Source) -> Recipe:
+    """Validate a recipe's mapping and build the Recipe."""
+    check_keys(raw, KEYS, "", source)
+    dataset = _dataset(raw.get("dataset"), source)
+    if not raw.get("model") and not names_demo(raw) and not dataset:
+        raise source.error("model", "a recipe needs a model.", 'Give a Hub id, a directory, or "demo".')
+    engine, model = engine_of(raw, source)
+    system_prompt = typed_value(raw.get("system_prompt"), str | None, "system_prompt", source)
+    grid = grid_of(raw.get("sampling", {}), system_prompt, source)
+    revision = typed_value(raw.get("revision"), str | None, "revision", source)
+    template = template_of(raw.get("template", {}), source)
+    order = choice_of(raw.get("order", "paper"), ORDERS, "order", source)
+    roles = roles_of(raw, RoleSpec(model, engine, revision, template), source)
+    paths, stages = _stages(raw.get("stages", list(DEFAULT_STAGES)), grid, model, bool(dataset), source)
+    if judge_mode(raw, source) == "combined":
+        stages = joined_judges(stages)
+    _check_roles(stages, roles, source)
+    if not dataset:
+        _check_columns(stages, paths, source)
+    return Recipe(
+        model=model,
+        num_rows=_positive(raw.get("num_rows", 1000), "num_rows", source),
+        grid=grid,
+        stages=_ordered(stages, order, source),
+        engine=engine,
+        name=_name(raw.get("name", "magpie"), source),
+        description=typed_value(raw.get("description", ""), str, "description", source),
+        revision=revision,
+        seed=_seed(raw.get("seed", 0), source),
+        template=template,
+        order=order,
+        output=_output(raw.get("output", {}), source),
+        budget=_budget(raw.get("budget", {}), source),
+        push=_push(raw.get("push"), stages, source),
+        dataset=dataset,
+        roles=roles,
+        implied=_implied(raw.get("stages") or (), stages),
+        raw=raw,
+    )
+
+
+def _dataset(given: Any, source: Source) -> dict[str, Any]:
+    section = {"path": given} if isinstance(given, str) else section_of(given, DATASET_KEYS, "dataset", source)
+    for key, value in section.items():
+        typed_value(value, str | None, f"dataset.{key}", source)
+    if section and not (section.get("path") or section.get("fingerprint")):
+        raise source.error("dataset.path", "no path is given.", "Give a directory, a file or a Hub id.")
+    return section
+
+
+def _implied(given: Any, stages: tuple[Stage, ...]) -> frozenset[str]:
+    named = {entry if isinstance(entry, str) else entry.get("stage") for entry in given}
+    return frozenset(name for stage in stages for name in stage.after if name not in named)
+
+
+def _check_roles(stages: tuple[Stage, ...], roles: Mapping[str, RoleSpec], source: Source) -> None:
+    for stage in stages:
+        if stage.uses_engine and stage.role not in roles:
+            raise source.error(
+                stage.role,
+                f'the stage "{stage.name}" needs a model: {ROLES[stage.role]}.',
+                f"As {stage.role}: {{model: …, engine: {{kind: …}}}}.",
+            )
+
+
+def _check_columns(stages: tuple[Stage, ...], paths: Mapping[int, str], source: Source) -> None:
+    """Raise for a column that no stage before writes: now, and not when hours of generating have been paid for."""
+    try:
+        check_columns(stages[1:], stages[0].features())
+    except MagpieError as error:
+        stage = stages[1 + error.data["position"]]
+        raise source.error(paths.get(id(stage), "stages"), error.message, error.hint) from None
+
+
+def _ordered(stages: tuple[Stage, ...], order: str, source: Source) -> tuple[Stage, ...]:
+    try:
+        return lean_order(stages) if order == "lean" else stages
+    except ArgumentError as error:
+        raise source.error("order", error.message, error.hint) from None
+
+
+def _stages(
+    given: Any, grid: tuple[GridPoint, ...], model: str, has_dataset: bool, source: Source
+) -> tuple[dict[int, str], tuple[Stage, ...]]:
+    """Return the key of the recipe that asked for each stage, by the stage's `id`; and the stages."""
+    if not isinstance(given, list) or not given:
+        raise source.error("stages", f"{quoted(given)} is not a list of stages.", f"Stages: {', '.join(STAGES)}.")
+    built: list[Stage] = []
+    paths: dict[int, str] = {}
+    for number, entry in enumerate(given):
+        path = f"stages[{number}]"
+        stage = _stage(entry, grid, model, path, source)
+        if stage in built or (not stage.repeatable and any(stage.name == other.name for other in built)):
+            raise source.error(path, f'the stage "{stage.name}" appears twice.')
+        is_first = not built and not has_dataset
+        if is_first and stage.name != "instructions":
+            raise source.error(path, f'the first stage is "instructions", not "{stage.name}".')
+        if stage.name == "instructions" and not is_first:
+            raise source.error(path, 'the stage "instructions" stands first, and not where a dataset is given.')
+        for name in stage.after:  # what a stage cannot do without, where the recipe leaves it out
+            if all(name != other.name for other in built):
+                built.append(stage_class(name)())
+                paths[id(built[-1])] = path
+        built.append(stage.beside(built))
+        paths[id(built[-1])] = path
+    return paths, tuple(built)
+
+
+def _stage(entry: Any, grid: tuple[GridPoint, ...], model: str, path: str, source: Source) -> Stage:
+    given = {"stage": entry} if isinstance(entry, str) else dict(section_any(entry, path, source))
+    name = given.pop("stage", None)
+    if not isinstance(name, str):
+        hint = f"Add `stage:` with one of {', '.join(STAGES)}."
+        raise source.error(f"{path}.stage", f"there is no stage {quoted(name)}.", hint)
+    try:
+        kind = stage_class(name)
+        types = types_of(kind)
+    except ArgumentError as error:
+        raise source.error(f"{path}.stage", error.message, error.hint) from None
+    fields = {f.name: f.default for f in dataclasses.fields(kind) if f.init and f.name != "grid"}
+    check_keys(given, fields, path, source, also=("stage",))
+    values: dict[str, Any] = {"grid": grid} if name == "instructions" else {}
+    for key, value in given.items():
+        inner = f"{path}.{key}"
+        if types[key] is SamplingParams:
+            default: Any = fields[key] if isinstance(fields[key], SamplingParams) else SamplingParams()
+            values[key] = sampling_of(value, default, inner, source)
+        else:
+            values[key] = typed_value(value, types[key], inner, source)
+    try:
+        return kind(**values).under(model)
+    except MagpieError as error:
+        raise source.error(path, error.message, error.hint) from None
+
+
+def _output(given: Any, source: Source) -> dict[str, Any]:
+    section = {"path": given} if isinstance(given, str) else section_of(given, OUTPUT_KEYS, "output", source)
+    choice_of(section.get("format", "parquet"), FORMATS, "output.format", source)
+    typed_value(section.get("path"), str | None, "output.path", source)
+    typed_value(section.get("report"), bool | None, "output.report", source)
+    return section
+
+
+def _budget(given: Any, source: Source) -> Budget:
+    types = types_of(Budget)
+    section = section_of(given, types, "budget", source)
+    values = {key: typed_value(value, types[key], f"budget.{key}", source) for key, value in section.items()}
+    try:
+        return Budget(**values)
+    except ArgumentError as error:
+        raise source.error("budget", error.message, error.hint) from None
+
+
+def _push(given: Any, stages: tuple[Stage, ...], source: Source) -> PushSettings | None:
+    types = types_of(PushSettings)
+    section = {"repo": given} if isinstance(given, str) else section_of(given, types, "push", source)
+    values = {key: typed_value(value, types[key], f"push.{key}", source) for key, value in section.items()}
+    if not values.get("repo"):
+        if values:
+            raise source.error("push.repo", "no repository is given.", "As push: {repo: me/my-dataset}.")
+        return None
+    try:
+        check_names(values.get("config", "default"))
+        settings = PushSettings(**values)
+    except ArgumentError as error:
+        raise source.error("push", error.message, error.hint) from None
+    if any(getattr(stage, "config", None) == settings.config for stage in stages):
+        raise source.error("push.config", f"{quoted(settings.config)} is also the name of a subset.")
+    return settings
+
+
+def _name(given: Any, source: Source) -> str:
+    if not isinstance(given, str) or not re.fullmatch(r"[\w.-]{1,80}", given):
+        raise source.error("name", f"{quoted(given)} is no name.", "Use letters, digits, '.', '_' and '-'.")
+    return given
+
+
+def _seed(given: Any, source: Source) -> int:
+    seed: int = typed_value(given, int, "seed", source)
+    if seed < 0:
+        raise source.error("seed", f"{seed} cannot be used.", "Give a whole number, 0 or more.")
+    return seed
+
+
+def _positive(given: Any, path: str, source: Source) -> int:
+    number: int = typed_value(given, int, path, source)
+    if number < 1:
+        raise source.error(path, f"{number} cannot be used.", "Give a whole number, 1 or more.")
+    return number

@@ -1,0 +1,273 @@
+"""A recipe's text: reading it with the line of every key, setting dotted keys in it, checking plain values."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+
+from ..errors import RecipeError, did_you_mean, quoted
+
+
+DEFAULT_STAGES = ("instructions", "responses", "lengths")
+_SHORT_FORMS = {"engine": "kind", "output": "path", "push": "repo"}
+"""Keys that take a text for a mapping with that one key."""
+PLAIN_TYPES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "text",
+    NoneType: "null",
+}
+_PATH_PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+
+
+class Source:
+    """Where a recipe's values came from, for error messages: a file with a line a key, or overrides."""
+
+    def __init__(self, name: str, lines: dict[str, int] | None = None) -> None:
+        self.name = name
+        self.lines = lines or {}
+        self.overridden: dict[str, str] = {}
+
+    def error(self, path: str, message: str, hint: str | None = None) -> RecipeError:
+        """Return the RecipeError for a key."""
+        where = self._origin(path, self.overridden)
+        if where is None:
+            line = self._origin(path, self.lines)
+            where = f"{self.name}, line {line}" if line else self.name
+        return RecipeError(f"{path}: {message}" if path else message, where=where, hint=hint, key=path)
+
+    @staticmethod
+    def _origin(path: str, known: Mapping[str, Any]) -> Any:
+        """Return what is known of a key, or of the nearest key around it."""
+        while path and path not in known:
+            path = re.sub(r"(\.[^.\[\]]*|\[\d+\]|^[^.\[\]]*)$", "", path)
+        return known.get(path)
+
+
+def read_recipe_file(path: Path) -> tuple[dict[str, Any], Source]:
+    """Read a YAML file and remember each key's line."""
+    try:
+        text = path.read_text("utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        raw = yaml.safe_load(text)
+        lines: dict[str, int] = {}
+        if isinstance(raw, dict):
+            _note_lines(node, "", lines, str(path))
+    except OSError as error:
+        raise RecipeError(f"The recipe cannot be read: {error.strerror}.", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise RecipeError("The recipe is not UTF-8 text.", where=str(path)) from None
+    except RecursionError:
+        raise RecipeError("The recipe is nested too deeply, or holds itself.", where=str(path)) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or "it is no YAML"
+        raise RecipeError(f"The YAML cannot be read: {problem}.", where=where) from None
+    if not isinstance(raw, dict):
+        raise RecipeError(
+            "A recipe is a mapping of keys to values.",
+            where=str(path),
+            hint="See docs/reference/recipe.md for the keys.",
+        )
+    return raw, Source(str(path), lines)
+
+
+def _note_lines(node: yaml.Node | None, path: str, lines: dict[str, int], file: str) -> None:
+    if len(lines) > 20_000:
+        raise RecipeError("The recipe is too large.", where=file, hint="It has more than 20,000 keys.")
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = f"{path}.{key.value}" if path else str(key.value)
+            if inner in lines and key.value != "<<":
+                raise RecipeError(
+                    f"{inner}: given twice, first in line {lines[inner]}.",
+                    where=f"{file}, line {key.start_mark.line + 1}",
+                    key=inner,
+                )
+            lines[inner] = key.start_mark.line + 1
+            _note_lines(value, inner, lines, file)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            lines[f"{path}[{number}]"] = value.start_mark.line + 1
+            _note_lines(value, f"{path}[{number}]", lines, file)
+
+
+def plain_copy(value: Any) -> Any:
+    """Return a copy of plain dicts and lists."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_copy(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_copy(inner) for inner in value]
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()  # a number of numpy
+    return value
+
+
+def set_value(raw: dict[str, Any], key: str, value: Any, source: Source) -> None:
+    """Set a dotted key in a recipe's mapping."""
+    parts = [name or int(number) for name, number in _PATH_PART.findall(key)]
+    if not parts:
+        raise RecipeError(f"--set {quoted(key)}: this is no key.", hint="See docs/reference/recipe.md for the keys.")
+    _set(raw, parts, value, "", key, source)
+
+
+def _set(at: Any, parts: list[str | int], value: Any, path: str, key: str, source: Source) -> None:
+    head, rest = parts[0], parts[1:]
+    if isinstance(at, list) and isinstance(head, str):
+        chosen = _entries(at, head)
+        if chosen is None and path == "stages":
+            names = [str(entry.get("stage")) if isinstance(entry, dict) else str(entry) for entry in at]
+            raise RecipeError(
+                f"The recipe has no stage {quoted(head)}.",
+                where=f"--set {key}",
+                hint=did_you_mean(head, names),
+                key=key,
+            )
+        if chosen is None:
+            chosen, rest = list(range(len(at))), parts
+        elif not rest:
+            raise RecipeError(
+                f"{quoted(head)} is a stage, and no setting of it is named.",
+                where=f"--set {key}",
+                hint=f"E.g., stages.{head}.sampling.max_tokens=512.",
+                key=key,
+            )
+        for number in chosen:
+            if isinstance(at[number], str):
+                at[number] = {"stage": at[number]}
+            _set(at[number], rest, value, f"{path}[{number}]", key, source)
+        return
+    if (isinstance(head, int) and not isinstance(at, list)) or (isinstance(at, list) and int(head) >= len(at)):
+        raise RecipeError(f"There is no {path}[{head}] in the recipe.", where=f"--set {key}", key=key)
+    if not isinstance(at, (dict, list)):
+        raise RecipeError(f"{path} holds a plain value, so it has no {head}.", where=f"--set {key}", key=key)
+    inner = f"{path}[{head}]" if isinstance(head, int) else (f"{path}.{head}" if path else head)
+    if not rest:
+        at[head] = value  # type: ignore[index]  # dict by name or list by number, checked above
+        source.overridden[inner] = f"--set {key}"
+        return
+    if isinstance(at, dict) and (at.get(head) is None or isinstance(at[head], str)):
+        at[head] = _default_parent(str(head), at.get(head), key)
+    _set(at[head], rest, value, inner, key, source)
+
+
+def _default_parent(name: str, given: str | None, key: str) -> Any:
+    """Return what a key holds before something inside it is set; `given`: the plain text that it holds now."""
+    if given is None:
+        return [{"stage": stage} for stage in DEFAULT_STAGES] if name == "stages" else {}
+    if name not in _SHORT_FORMS:
+        raise RecipeError(f"{name} holds a plain value, so nothing can be set in it.", where=f"--set {key}", key=key)
+    return {_SHORT_FORMS[name]: given}
+
+
+def _entries(entries: list[Any], stage: str) -> list[int] | None:
+    """Return the numbers of a list's entries that are the stage of that name; None if the name is no stage's."""
+    found = [n for n, entry in enumerate(entries) if entry == stage or _is_stage(entry, stage)]
+    return found or None
+
+
+def _is_stage(entry: Any, name: str) -> bool:
+    return isinstance(entry, dict) and entry.get("stage") == name
+
+
+def typed_value(value: Any, kind: Any, path: str, source: Source) -> Any:
+    """Check a value against a type (`int`, `str | None`, `tuple[str, ...]`, …) and convert where nothing is lost."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if Any in kinds or (value is None and NoneType in kinds):
+        return value
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if bool in kinds and isinstance(value, bool):
+        return value
+    if int in kinds and is_number and int(value) == value:
+        return int(value)
+    if float in kinds and is_number:
+        return float(value)
+    if str in kinds and isinstance(value, str):
+        return value
+    for one in kinds:
+        found = _structured(value, one, path, source)
+        if found is not None:
+            return found
+    raise source.error(path, f"{quoted(value)} is not {_shown(kinds)}.")
+
+
+def _structured(value: Any, kind: Any, path: str, source: Source) -> Any:
+    """Return the value of a type that has parts or names values; None if it is none of this type."""
+    origin, parts = get_origin(kind) or kind, get_args(kind)
+    if origin is Literal and value in parts:
+        return value
+    if origin in (dict, Mapping):
+        return value if isinstance(value, dict) else None
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if origin is tuple and parts[1:] == (...,):  # one entry may stand for a list of one
+        entries = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(typed_value(entry, parts[0], f"{path}[{n}]", source) for n, entry in enumerate(entries))
+    if origin not in (tuple, list, Sequence) or not isinstance(value, (list, tuple)):
+        return None
+    if origin is tuple:
+        if len(value) != len(parts):
+            raise source.error(path, f"{quoted(value)} does not have {len(parts)} entries.")
+        inner = parts
+    else:
+        inner = (parts[0] if parts else Any,) * len(value)
+    entries = [typed_value(entry, inner[n], f"{path}[{n}]", source) for n, entry in enumerate(value)]
+    return tuple(entries) if origin is tuple else entries
+
+
+def _shown(kinds: Sequence[Any]) -> str:
+    """Return types in words, for an error."""
+    words = [PLAIN_TYPES[kind] for kind in PLAIN_TYPES if kind in kinds]
+    for kind in kinds:
+        origin = get_origin(kind) or kind
+        if origin is Literal:
+            words += [quoted(part) for part in get_args(kind)]
+        elif origin in (dict, Mapping):
+            words.append("a mapping")
+        elif origin in (tuple, list, Sequence):
+            words.append("a list")
+    return " or ".join(words) or f"a value that a recipe can hold ({kinds[0]})"
+
+
+def replace_engine(raw: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Drop the settings of a recipe's engine where another one is asked for: they are not that one's."""
+    asked = overrides.get("engine.kind") or overrides.get("engine")
+    given = raw.get("engine")
+    kind = given.get("kind", "transformers") if isinstance(given, dict) else given
+    if isinstance(asked, str) and asked != kind and isinstance(given, dict):
+        raw["engine"] = {}
+
+
+def rehearse(raw: dict[str, Any], overrides: Mapping[str, Any], roles: Mapping[str, Any]) -> None:
+    """Put the demo models in the place of all models of a recipe: `--model demo` is a rehearsal of the whole.
+
+    What the overrides say of a role or a stage stays.
+    """
+    if overrides.get("model") != "demo":
+        return
+    raw.pop("revision", None)
+    if not any(key == "engine" or key.startswith("engine.") for key in overrides):
+        raw.pop("engine", None)
+    if not any(key == "template" or key.startswith("template.") for key in overrides):
+        raw.pop("template", None)  # another model's
+    for role in roles:
+        given = raw.get(role)
+        if isinstance(given, str) and given in ("separate", "combined"):
+            continue
+        if given is not None and not any(key == role or key.startswith(f"{role}.") for key in overrides):
+            mode = {"mode": given["mode"]} if isinstance(given, dict) and "mode" in given else {}
+            raw[role] = {**mode, "model": "demo"}
+    stages = raw.get("stages")
+    for entry in stages if isinstance(stages, list) else []:
+        if isinstance(entry, dict) and not any(f".{entry.get('stage')}.model" in f".{key}" for key in overrides):
+            for key in ("model", "revision", "trust_remote_code"):
+                entry.pop(key, None)

@@ -1,0 +1,1 @@
+"""The expression language, named selections, and how they are applied."""

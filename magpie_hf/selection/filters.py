@@ -1,0 +1,236 @@
+"""Named selections of the paper and the dataset cards, and how a selection is applied.
+
+Order: row conditions, one row per group of near duplicates, quotas, the longest, a sample. Ties are broken by the
+row's position, so equal datasets give equal selections. Each step is a line of the funnel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..columns import SCALES, missing_columns
+from ..errors import ArgumentError, did_you_mean, quoted
+from .expressions import Expression, parse
+from .selections import SELECTIONS, Selection, as_selection, length_source, named_selection
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = [
+    "SELECTIONS",
+    "FunnelStep",
+    "Selected",
+    "Selection",
+    "apply_selection",
+    "as_selection",
+    "named_selection",
+    "select_rows",
+    "split_for_lean",
+]
+
+IntArray = npt.NDArray[np.int64]
+
+
+class FunnelStep(NamedTuple):
+    """One condition: rows that came in, rows that it left, and for how many it was unknown because of a null."""
+
+    condition: str
+    rows_in: int
+    rows_out: int
+    nulls: int = 0
+
+
+class Selected(NamedTuple):
+    """The rows kept, (num_kept,) int64 positions, ascending unless shuffled; and the funnel."""
+
+    indices: IntArray
+    funnel: list[FunnelStep]
+
+
+def select_rows(dataset: Dataset, given: str | Mapping[str, Any] | Selection, **changes: Any) -> Selected:
+    """Apply a selection given in any form; see `as_selection` and `apply_selection`."""
+    return apply_selection(dataset, as_selection(given, **changes))
+
+
+def apply_selection(dataset: Dataset, selection: Selection) -> Selected:
+    """Return which rows a selection keeps. Memory: some tens of bytes a row, whatever the rows hold.
+
+    Raises:
+        DatasetError: a column is missing; says which annotation writes it.
+        ArgumentError: a label is off its scale, or types do not go together.
+    """
+    if selection.where:
+        parse(selection.where).check(dataset.features)
+    has_lengths = selection.longest_by in dataset.column_names
+    wanted = [name for name in selection.columns if not (has_lengths and name == length_source(selection.longest_by))]
+    missing = [name for name in wanted if name not in dataset.column_names]
+    if missing:
+        who = f"the selection {quoted(selection.name)}"
+        raise missing_columns({name: [who] for name in missing}, dataset.column_names)
+    keep = np.arange(len(dataset), dtype=np.int64)
+    funnel: list[FunnelStep] = []
+    for part in parse(selection.where).conjuncts if selection.where else ():
+        found = part.evaluate(dataset)
+        kept = keep[found.keep[keep]]
+        funnel.append(FunnelStep(part.text, len(keep), len(kept), int(found.unknown[keep].sum())))
+        keep = kept
+    for condition, kept in _set_steps(dataset, selection, keep):
+        funnel.append(FunnelStep(condition, len(keep), len(kept)))
+        keep = kept
+    if selection.shuffle is not None:
+        keep = np.random.default_rng(selection.shuffle).permutation(keep)
+    return Selected(keep, funnel)
+
+
+def nothing_kept(selected: Selected) -> str | None:
+    """Return what to say of a selection that keeps no row of those that came in; None if it keeps some."""
+    if len(selected.indices):
+        return None
+    last = next((step for step in selected.funnel if step.rows_in and not step.rows_out), None)
+    return f"No row is kept: none of {last.rows_in:,} meets {last.condition!r}." if last else None
+
+
+def _set_steps(dataset: Dataset, selection: Selection, keep: IntArray) -> Iterator[tuple[str, IntArray]]:
+    """Yield (name, rows left) of each step that looks at several rows."""
+    if selection.one_per_group:
+        by = selection.one_per_group if isinstance(selection.one_per_group, str) else None
+        keep = _survivors(dataset, keep, by)
+        yield "one per group" + (f", the best by {by}" if by else ""), keep
+    if selection.quotas:
+        lengths = _lengths(dataset, selection.longest_by)
+        for column, given in selection.quotas.items():
+            quotas = _within(given, selection.longest)
+            keep = _by_quota(dataset, keep, column, quotas, lengths)
+            yield f"quotas of {column}", keep
+    if selection.longest is not None:
+        lengths = _lengths(dataset, selection.longest_by)
+        keep = _longest(keep, lengths, selection.longest)
+        yield f"the {selection.longest:,} longest by {selection.longest_by}", keep
+    if selection.sample is not None:
+        count = round(selection.sample * len(keep)) if selection.sample < 1 else int(selection.sample)
+        chosen = np.random.default_rng(selection.seed).permutation(len(keep))[:count]
+        keep = keep[np.sort(chosen)]
+        yield f"a sample of {selection.sample:g}", keep
+
+
+def _column(dataset: Dataset, name: str, rows: IntArray | None = None) -> Any:
+    """Return a column as one Arrow array; only this column is read."""
+    import pyarrow as pa
+
+    data = dataset.select_columns([name]).with_format("arrow")[:][name]
+    data = data.combine_chunks() if isinstance(data, pa.ChunkedArray) else data
+    return data if rows is None else data.take(pa.array(rows))
+
+
+def _ordinals(data: Any, name: str) -> npt.NDArray[np.float64]:
+    """Return a column's values as numbers that sort as the column does; null sorts lowest."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if name in SCALES:
+        return np.asarray(pc.fill_null(pc.index_in(data, pa.array(SCALES[name])), -1)).astype(np.float64)
+    if not (pa.types.is_integer(data.type) or pa.types.is_floating(data.type) or pa.types.is_boolean(data.type)):
+        raise ArgumentError(f"The column {quoted(name)} has no order to prefer by.", hint="Name a label or a number.")
+    numbers = np.asarray(pc.cast(data, pa.float64()).fill_null(float("-inf")))
+    return np.where(np.isnan(numbers), -np.inf, numbers)
+
+
+def _survivors(dataset: Dataset, keep: IntArray, by: str | None) -> IntArray:
+    """Return one row of each group: the highest by a column, else the smallest uuid; rows without group all stay."""
+    import pyarrow.compute as pc
+
+    groups, uuids = _column(dataset, "group_id", keep), _column(dataset, "uuid", keep)
+    codes = np.asarray(pc.fill_null(groups.dictionary_encode().indices, -1)).astype(np.int64)
+    alone = codes < 0
+    codes[alone] = np.arange(alone.sum()) + codes.max(initial=0) + 1
+    ranks = np.empty(len(keep), dtype=np.int64)
+    ranks[np.asarray(pc.sort_indices(uuids))] = np.arange(len(keep))
+    best = np.zeros(len(keep)) if by is None else -_ordinals(_column(dataset, by, keep), by)
+    order = np.lexsort((ranks, best, codes))
+    first = np.ones(len(keep), dtype=bool)
+    first[1:] = codes[order][1:] != codes[order][:-1]
+    return np.sort(keep[order[first]])
+
+
+def _by_quota(
+    dataset: Dataset, keep: IntArray, column: str, quotas: Mapping[str, float], lengths: IntArray
+) -> IntArray:
+    """Return the longest rows of each label, as many as its quota says; labels without a quota are dropped."""
+    data = _column(dataset, column, keep)
+    parts = []
+    for label, quota in quotas.items():
+        rows = keep[_labelled(data, column, label)]
+        count = round(quota * len(keep)) if 0 < quota < 1 else int(quota)
+        parts.append(_longest(rows, lengths, count))
+    return np.unique(np.concatenate(parts)) if parts else keep[:0]
+
+
+def _within(quotas: Mapping[str, float], longest: int | None) -> Mapping[str, float]:
+    """Return quotas in rows that together keep to `longest`, in their proportion: Filter6 stays half and half."""
+    total = sum(quotas.values())
+    if longest is None or any(value < 1 for value in quotas.values()) or total <= longest:
+        return quotas
+    return {label: round(longest * value / total) for label, value in quotas.items()}
+
+
+def _labelled(data: Any, column: str, label: str) -> npt.NDArray[np.bool_]:
+    """Return which values are a label; "> easy" stands for all labels above it on the column's scale."""
+    import pyarrow.compute as pc
+
+    if label.startswith(">") and column in SCALES:
+        least = label[1:].strip()
+        if least not in SCALES[column]:
+            raise ArgumentError(
+                f"{quoted(least)} is not a label of {column}.", hint=did_you_mean(least, SCALES[column])
+            )
+        found: npt.NDArray[np.bool_] = _ordinals(data, column) > SCALES[column].index(least)
+        return found
+    if column in SCALES and label not in SCALES[column]:
+        raise ArgumentError(f"{quoted(label)} is not a label of {column}.", hint=did_you_mean(label, SCALES[column]))
+    return np.asarray(pc.fill_null(pc.equal(data, label), False))
+
+
+def _longest(rows: IntArray, lengths: IntArray, count: int) -> IntArray:
+    """Return the `count` longest rows, in their order; of equal lengths the first."""
+    if len(rows) <= count:
+        return rows
+    order = np.argsort(-lengths[rows], kind="stable")[:count]
+    return np.sort(rows[order])
+
+
+def _lengths(dataset: Dataset, name: str) -> IntArray:
+    """Return each row's length, (num_rows,) int64; 0 for null."""
+    import pyarrow.compute as pc
+
+    if name in dataset.column_names:
+        return np.asarray(pc.fill_null(_column(dataset, name), 0)).astype(np.int64)
+    text = length_source(name)
+    out = np.zeros(len(dataset), dtype=np.int64)
+    at = 0
+    for table in dataset.select_columns([text]).with_format("arrow").iter(batch_size=10_000):
+        out[at : at + len(table)] = np.asarray(pc.fill_null(pc.utf8_length(table[text]), 0))
+        at += len(table)
+    return out
+
+
+def split_for_lean(selection: Selection, known: set[str]) -> tuple[Selection | None, str | None]:
+    """Return the part of a selection that can be applied as soon as the `known` columns are there, or why there is none.
+
+    Conditions that read known columns only; one row per group too, if *all* row conditions are known: else a survivor
+    could be chosen that a later condition drops.
+    """
+    parts: tuple[Expression, ...] = parse(selection.where).conjuncts if selection.where else ()
+    early = [part for part in parts if part.columns <= known]
+    grouped = selection.one_per_group and len(early) == len(parts)
+    preferred = {selection.one_per_group} if isinstance(selection.one_per_group, str) else set()
+    grouped = bool(grouped) and {"group_id", "uuid", *preferred} <= known
+    if not early and not grouped:
+        return None, "its conditions read " + ", ".join(sorted(set(selection.columns) - known))
+    where = " and ".join(f"({part.text})" for part in early)
+    kept = selection.one_per_group if grouped else False
+    return Selection(f"{selection.name} (early)", where, one_per_group=kept, source=selection.source), None

@@ -1,0 +1,246 @@
+"""Named selections of the paper and the dataset cards, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ArgumentError, did_you_mean, quoted
+from .expressions import parse
+from .tree import resolve_name
+
+
+TAU_1 = -12.0
+"""Least reward: Magpie, arXiv:2406.08464, Table 5."""
+TAU_1_CARDS = -10.0
+"""Least reward as the dataset cards and the authors' notebook have it."""
+TAU_2 = 0.0
+"""Least reward difference: Magpie, arXiv:2406.08464, Table 5."""
+SHUFFLE_SEED = 42
+"""The seed by which the authors' notebook shuffles a filtered set."""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows are kept.
+
+    - `where`: an expression (`magpie_hf.selection.expressions`), or "" for all rows.
+    - `one_per_group`: keep one row of each `group_id`; a column's name prefers the highest value (label or number) in
+      it; ties go to the smallest uuid.
+    - `quotas`: column to {label: number of rows, or share of what is left if below 1}; the longest of each label.
+    - `longest`: keep so many rows, the longest by `longest_by` (characters, computed where the column is missing).
+    - `sample`: keep so many rows, or a share below 1, drawn by `seed`. `shuffle`: seed to shuffle the result by.
+    - `source`: where the selection is from.
+    """
+
+    name: str = "selection"
+    where: str = ""
+    one_per_group: bool | str = False
+    quotas: dict[str, dict[str, float]] = field(default_factory=dict)
+    longest: int | None = None
+    longest_by: str = "response_length"
+    sample: float | None = None
+    seed: int = 0
+    shuffle: int | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.where:
+            parse(self.where)
+        if isinstance(self.one_per_group, str):
+            object.__setattr__(self, "one_per_group", resolve_name(self.one_per_group))
+        self._check_quotas()
+        object.__setattr__(self, "quotas", {resolve_name(column): given for column, given in self.quotas.items()})
+        for name in ("longest", "sample"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and value > 0):
+                raise ArgumentError(f"{name} = {value!r} cannot be used.", hint="Give a number above 0.", key=name)
+        for name in ("seed", "shuffle"):
+            value = getattr(self, name)
+            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            if value is not None and not (whole and value >= 0):
+                raise ArgumentError(
+                    f"{name} = {value!r} cannot be used.", hint="Give a whole number, 0 or more.", key=name
+                )
+
+    def _check_quotas(self) -> None:
+        columns = self.quotas if isinstance(self.quotas, Mapping) else {}
+        if columns is not self.quotas or not all(isinstance(shares, Mapping) for shares in columns.values()):
+            raise ArgumentError(
+                f"quotas = {quoted(self.quotas, 60)} cannot be used.",
+                hint='Give numbers of rows by column and label, as {"difficulty": {"easy": 1000, "hard": 500}}.',
+                key="quotas",
+            )
+        for column, shares in columns.items():
+            if not all(_is_number(value) and value >= 0 for value in shares.values()):
+                raise ArgumentError(
+                    f"The quotas of {quoted(column)} are not all numbers.",
+                    hint="Give 0 or more for each label.",
+                    key="quotas",
+                )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it cannot do without."""
+        found = set(parse(self.where).columns) if self.where else set()
+        if self.one_per_group:
+            found |= {"group_id", "uuid"}
+        if isinstance(self.one_per_group, str):
+            found.add(self.one_per_group)
+        found |= self.quotas.keys()
+        if self.longest is not None or self.quotas:
+            found.add(length_source(self.longest_by))
+        return tuple(sorted(found))
+
+
+_PAPER = "Magpie, arXiv:2406.08464, Table 5"
+_UNIQUE = "min_neighbor_distance > 0"
+_COMPLETE = "not endswith(instruction, ':')"
+_CARD = f"reward >= {TAU_1_CARDS} and {_COMPLETE}"
+
+SELECTIONS: dict[str, Selection] = {
+    selection.name: selection
+    for selection in (
+        Selection(
+            "air-filter",
+            f"quality >= good and difficulty >= medium and {_UNIQUE} and reward_difference > {TAU_2}",
+            longest=300_000,
+            source=f"{_PAPER}, Air, Filter",
+        ),
+        Selection(
+            "pro-filter",
+            f"quality >= average and {_UNIQUE} and reward > {TAU_1}",
+            longest=300_000,
+            source=f"{_PAPER}, Pro, Filter",
+        ),
+        Selection(
+            "pro-filter2",
+            f"quality >= good and difficulty >= easy and {_UNIQUE} and reward > {TAU_1}",
+            longest=300_000,
+            source=f"{_PAPER}, Pro, Filter2",
+        ),
+        Selection("pro-filter3", f"{_UNIQUE} and reward > {TAU_1}", longest=300_000, source=f"{_PAPER}, Pro, Filter3"),
+        Selection(
+            "pro-filter4",
+            f"quality >= good and difficulty >= easy and {_UNIQUE} and reward_difference > {TAU_2}",
+            longest=300_000,
+            source=f"{_PAPER}, Pro, Filter4",
+        ),
+        Selection(
+            "pro-filter5",
+            f"quality >= good and difficulty >= easy and {_UNIQUE} and reward > {TAU_1}",
+            source=f"{_PAPER}, Pro, Filter5 (338K rows came out)",
+        ),
+        Selection(
+            "pro-filter6",
+            f"difficulty >= easy and {_UNIQUE} and reward > {TAU_1}",
+            quotas={"difficulty": {"easy": 100_000, "> easy": 100_000}},
+            source=f"{_PAPER}, Pro, Filter6 (50 % easy, 50 % harder; the longest 200K)",
+        ),
+        Selection(
+            "pro-300k-card",
+            f"quality >= average and {_CARD}",
+            one_per_group=True,
+            longest=300_000,
+            source="card of Magpie-Pro-300K-Filtered",
+        ),
+        Selection(
+            "air-300k-card",
+            f"quality >= good and difficulty >= medium and {_CARD}",
+            one_per_group=True,
+            longest=300_000,
+            source="card of Magpie-Air-300K-Filtered; reward, duplicates and ':' are our choice, after the Pro card",
+        ),
+        Selection(
+            "notebook-filter",
+            f"quality in ['good', 'excellent'] and reward > {TAU_1_CARDS} and {_COMPLETE}",
+            one_per_group=True,
+            longest=300_000,
+            shuffle=SHUFFLE_SEED,
+            source="the authors' filter notebook",
+        ),
+        Selection(
+            "pro-mt",
+            f"quality >= good and difficulty >= easy and {_UNIQUE} and reward > {TAU_1}",
+            longest=300_000,
+            source="card of Magpie-Pro-MT-300K (quality, difficulty); the rest as Filter2 of the paper's Table 5",
+        ),
+        Selection(
+            "chinese-200k",
+            f"quality >= average and language == 'ZH' and {_CARD}",
+            one_per_group=True,
+            longest=200_000,
+            source="card of Magpie-Qwen2-Pro-200K-Chinese",
+        ),
+        Selection(
+            "english-200k",
+            f"quality >= average and language == 'EN' and {_CARD}",
+            one_per_group=True,
+            longest=200_000,
+            source="as the card of Magpie-Qwen2-Pro-200K-Chinese, for English: our choice",
+        ),
+        Selection(
+            "llama-3.1-mt",
+            "quality >= good and (lines(instruction) < 5 or category == 'Coding & Debugging')",
+            longest=500_000,
+            source="card of Magpie-Llama-3.1-Pro-MT-300K-Filtered, first turn",
+        ),
+        Selection(
+            "reasoning-v2",
+            f"contains(raw_instruction, '## Step 1') and contains(response, '## Step 1') and "
+            f"reward > {TAU_1_CARDS} and quality >= good and {_COMPLETE}",
+            source="issue 38 of the authors' repository",
+        ),
+    )
+}
+
+
+def named_selection(name: str) -> Selection:
+    """Return a selection by its name.
+
+    Raises:
+        ArgumentError: there is none of that name.
+    """
+    if name not in SELECTIONS:
+        raise ArgumentError(f"There is no selection {quoted(name)}.", hint=did_you_mean(name, SELECTIONS))
+    return SELECTIONS[name]
+
+
+def as_selection(given: str | Mapping[str, Any] | Selection, **changes: Any) -> Selection:
+    """Return a selection: a named one, an expression, a mapping with the fields of `Selection`; with changes.
+
+    Raises:
+        ArgumentError: it cannot be used; names what is wrong.
+    """
+    known = {f.name for f in dataclasses.fields(Selection)}
+    if not isinstance(given, (str, Mapping, Selection)):
+        raise ArgumentError(
+            f"{quoted(given, 60)} is not a selection.",
+            hint="Give a name, an expression, or a mapping with the fields of `Selection`.",
+        )
+    if isinstance(given, Selection):
+        base = given
+    elif isinstance(given, Mapping):
+        base, changes = Selection(), {**given, **changes}
+    elif given in SELECTIONS or (given and all(c.isalnum() or c in "-." for c in given)):
+        base = named_selection(given)
+    else:
+        base = Selection(where=given)
+    for key in changes:
+        if key not in known:
+            raise ArgumentError(
+                f"{quoted(key)}: unknown setting of a selection.", hint=did_you_mean(key, known), key=key
+            )
+    return dataclasses.replace(base, **changes)
+
+
+def length_source(name: str) -> str:
+    """Return the column of text that a column of lengths counts."""
+    return name.removesuffix("_length") if name.endswith("_length") else name

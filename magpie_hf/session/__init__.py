@@ -1,0 +1,1 @@
+"""A run: its session, output, status, maintenance, and publishing."""

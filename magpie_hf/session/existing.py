@@ -1,0 +1,106 @@
+"""Whether a recipe continues the run that a directory holds, or would replace its dataset with another one's.
+
+A recipe continues a run whatever changes in its settings: `num_rows`, engine, budget, sampling, seed, revision, template,
+conditions, stages that are added or taken away. It is *another* recipe if its model differs, or the rows that it
+annotates; if other stages stand in the place of the run's; or if its name differs and, with it, anything asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import ArgumentError, MagpieError, quoted
+from ..hub.manifest import public_name
+from ..recipe.schema import Recipe, load_recipe
+from ..recipe.source import DEFAULT_STAGES
+from ..storage.rundir import RunDir
+
+
+def check_continues(recipe: Recipe, run_dir: RunDir, *, force: bool = False) -> None:
+    """Refuse to replace another recipe's dataset; `force`: do not refuse.
+
+    Raises:
+        ArgumentError: the directory holds the run of another recipe; names it.
+    """
+    before = run_dir.state.get("recipe")
+    if force or not isinstance(before, Mapping) or not _has_rows(run_dir):
+        return
+    changed = list(_changes(before, recipe))
+    if changed:
+        raise ArgumentError(
+            f"This directory holds another run: {_described(before, run_dir)}. Different here: {'; '.join(changed)}.",
+            where=str(run_dir.path),
+            hint="Choose another --output. With --force (force=True) this recipe runs here and its dataset replaces the "
+            "one that is saved; finished rows of the other run are kept.",
+            recipe=before.get("name"),
+        )
+
+
+def _has_rows(run_dir: RunDir) -> bool:
+    """Whether there is anything to lose: a run that failed at its start (e.g., a misspelled model) has nothing."""
+    stages = run_dir.path / "stages"
+    return bool(run_dir.state["outputs"]) or any(stages.glob("*/journal/*.jnl")) or any(stages.glob("*/*.arrow"))
+
+
+def _changes(before: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
+    now = recipe.raw
+    if _name(before) != _name(now) and _asked(before) != _asked(now):
+        yield f"name {quoted(_name(now))}"
+    if not _same_place(before.get("model"), now.get("model")):
+        yield f"model {quoted(now.get('model') or 'none')}"
+    if not _same_place(_source(before), _source(now)):
+        yield f"dataset {quoted(_source(now) or 'none')}"
+    old, new = Counter(_stages(before)), Counter(_stages(now))
+    if old - new and new - old:
+        yield f"stages {', '.join(new - old)} instead of {', '.join(old - new)}"
+
+
+def _name(raw: Mapping[str, Any]) -> str:
+    return str(raw.get("name", "magpie"))
+
+
+def _asked(raw: Mapping[str, Any]) -> Any:
+    """Return what a recipe asks for, whatever it is called."""
+    unnamed = {key: value for key, value in raw.items() if key not in ("name", "description")}
+    try:
+        return dataclasses.replace(load_recipe(unnamed), raw=unnamed).hash
+    except MagpieError:  # written with stages or engines that are not registered now
+        return unnamed
+
+
+def _same_place(before: Any, now: Any) -> bool:
+    """Whether two models or datasets are the same: of a path its last part counts, as machines differ in the rest."""
+    if before == now or not (before and now):
+        return bool(before) == bool(now)
+    return public_name(str(before)) == public_name(str(now))
+
+
+def _source(raw: Mapping[str, Any]) -> Any:
+    source = raw.get("dataset")
+    if not isinstance(source, Mapping):
+        return source
+    # Rows given from Python have no path: a dataset that grew continues in the directory of its smaller self.
+    return source.get("path") or "rows given from Python"
+
+
+def _stages(raw: Mapping[str, Any]) -> list[str]:
+    entries = raw.get("stages") or DEFAULT_STAGES
+    return [str(entry.get("stage")) if isinstance(entry, Mapping) else str(entry) for entry in entries]
+
+
+def _described(raw: Mapping[str, Any], run_dir: RunDir) -> str:
+    """Return the name, model, stages, rows and last time of a run, for people."""
+    rows, sessions = run_dir.state["outputs"].get("rows"), run_dir.state["sessions"]
+    last = sessions[-1] if sessions else {}
+    model = raw.get("model") or (raw.get("judge") or {}).get("model")
+    parts = [
+        f"recipe {quoted(_name(raw))}",
+        f"model {quoted(model)}" if model else "",
+        f"stages {', '.join(_stages(raw))}",
+        "no dataset yet" if rows is None else f"{rows:,} rows",
+        f"last used {last.get('ended') or last.get('started')}" if last else "",
+    ]
+    return ", ".join(part for part in parts if part)

@@ -1,0 +1,110 @@
+"""What a run has to do with the Hub: opened before anything is paid for, told of every config that is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..hub.facts import config_facts, joined_licence, writers
+from ..hub.manifest import public_name, public_recipe
+from ..hub.publisher import Publisher
+from ..hub.push import Subset, write_shards
+from ..hub.settings import PushSettings
+from ..recipe.schema import Recipe
+from ..storage.rundir import RunDir
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+logger = logging.getLogger("magpie_hf")
+
+
+@contextlib.contextmanager
+def publishing(recipe: Recipe, run_dir: RunDir, rows: Dataset | None = None) -> Iterator[Publisher | None]:
+    """Publish a run while it is on, if its recipe says where; None if it does not. `rows`: those that it annotates.
+
+    Raises:
+        ArgumentError: the repository's name cannot be used, or the licence must be given.
+        HubError: no login, no right, no network; at the end, if something did not go up.
+    """
+    settings = recipe.push
+    if settings is None:
+        yield None
+        return
+    check_licence(recipe, settings, rows)
+    publisher = Publisher(run_dir, settings, resume=push_command(run_dir, settings)).open()
+    try:
+        yield publisher
+    except Exception:
+        with _abandoned_on_interrupt(publisher):
+            publisher.stop()
+        raise
+    except BaseException:
+        publisher.abandon()
+        raise
+    with _abandoned_on_interrupt(publisher):
+        publisher.finish()
+
+
+@contextlib.contextmanager
+def _abandoned_on_interrupt(publisher: Publisher) -> Iterator[None]:
+    """Let Ctrl-C end the publishing too: a notebook's process lives on, and nothing must be published from it then."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        publisher.abandon()
+        raise
+
+
+def check_licence(recipe: Recipe, settings: PushSettings, rows: Dataset | None = None) -> None:
+    """Raise ArgumentError if nobody knows what licence the rows will have."""
+    if rows is not None:
+        models = writers(public_recipe(recipe.raw), rows)
+    else:
+        models = [public_name(model) for model in dict.fromkeys((recipe.model, recipe.role("responder").model))]
+    joined_licence(models, settings.license)
+
+
+def push_command(run_dir: RunDir, settings: PushSettings) -> str:
+    """Return the command that publishes what the run directory holds."""
+    words = ["magpie-hf", "push", str(run_dir.path), settings.repo]
+    words += ["--config", settings.config] if settings.config != "default" else []
+    words += ["--revision", settings.revision] if settings.revision else []
+    words += ["--create-pr"] if settings.create_pr else []
+    words += ["--license", settings.license] if settings.license else []
+    return shlex.join(words)
+
+
+def prepared(
+    place: Path,
+    settings: PushSettings,
+    rows: Dataset,
+    config: str,
+    files: list[str],
+    *,
+    run: Mapping[str, Any] | None,
+    funnel: Any,
+) -> Subset | None:
+    """Return a run's config as it can be published, None if it has no rows.
+
+    Rows in another format than Parquet are written once more.
+
+    Raises:
+        ArgumentError: the licence must be given.
+    """
+    if not len(rows):
+        # `load_dataset` cannot load a config without rows.
+        logger.warning("The config %s has no rows, as nothing passed its conditions: it is not published.", config)
+        return None
+    shards = [place / name for name in files if name.endswith(".parquet")]
+    if not shards:
+        shards = write_shards(rows, place / "parquet" / config)
+    size = sum(path.stat().st_size for path in shards)
+    facts = config_facts({"train": rows}, run=run, funnel=funnel, license=settings.license, sizes={"train": size})
+    return Subset(config, {"train": shards}, facts)

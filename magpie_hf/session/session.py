@@ -1,0 +1,309 @@
+"""One session of a run: the directory owned, the models pinned, engines opened late and shared, the costs summed."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import functools
+import importlib.metadata
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..engines import engine_class, takes_endpoints
+from ..engines.base import Engine
+from ..errors import BudgetExceeded, MagpieError
+from ..execution.driver import rejected_by_code
+from ..execution.environment import Environment
+from ..execution.progress import Listener
+from ..models import ModelRef, resolve_model
+from ..recipe.schema import Recipe, RoleSpec
+from ..stage import ModelChoice, Stage
+from ..storage.rundir import RunDir, stable_hash
+from ..templates.guard import GuardTemplate
+from ..templates.plain import PlainTemplate
+from ..templates.template import ChatTemplate
+from ..version import __version__
+from .output import check_target
+
+
+PACKAGES = ("datasets", "transformers", "tokenizers", "torch", "huggingface_hub", "aiohttp", "numpy", "pyarrow")
+
+
+class Session:
+    """What a run needs while it is on; use as a context manager. Nothing is loaded before a stage misses its cache."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run_dir: RunDir,
+        *,
+        accept_failures: bool = False,
+        allow_mixed: bool = False,
+        show_progress: bool | None = None,
+    ) -> None:
+        check_target(run_dir.path, recipe.output.get("format", "parquet"))
+        self.recipe = recipe
+        self.run_dir = run_dir
+        self.accept_failures = accept_failures
+        self.allow_mixed = allow_mixed
+        self.listener = Listener(recipe.budget, show=show_progress, spent=self._spent_elsewhere)
+        self._open: tuple[str, Engine] | None = None
+        self._templates: dict[str, Any] = {}
+        self._environments: dict[str, Environment] = {}
+        self._known: dict[str, None] = {}
+
+    def environment_of(self, stage: Stage) -> Environment:
+        """Return where and how a stage runs; one that generates nothing shares the generator's."""
+        return self.environment(stage.role if stage.uses_engine else "generator")
+
+    def environment(self, role: str = "generator") -> Environment:
+        """Return where and how the stages of a role run."""
+        if role not in self._environments:
+            spec = self.recipe.role(role)
+            ref = pinned_model(spec, self.run_dir)
+            self._environments[role] = Environment(
+                run_dir=self.run_dir,
+                identity=engine_identity(spec, self.run_dir, ref, role) if ref.name else {},
+                open_engine=lambda: self.engine(role),
+                load_template=lambda: self.template_of(role),
+                listener=self.listener,
+                model=ref.name,
+                revision=ref.revision,
+                seed=self.recipe.seed,
+                accept_failures=self.accept_failures,
+                allow_mixed=self.allow_mixed,
+                known=self._known,
+                close_engine=self.close,
+                pin_model=self.pin_model,
+                generator=self.recipe.model,
+                segment_age_s=self.recipe.push.every_s if self.recipe.push else None,
+            )
+        return self._environments[role]
+
+    def pin_model(self, choice: ModelChoice) -> ModelRef:
+        """Find a model that a stage loads itself; a Hub model's commit is kept for the run."""
+        return pinned(choice.name, choice.revision, self.run_dir, kind=choice.kind)
+
+    def used_stages(self) -> list[str]:
+        """Return the keys in run.json of the stages that took part so far, in order: others are of earlier settings."""
+        by_fingerprint = {state.get("fingerprint"): key for key, state in self.run_dir.state["stages"].items()}
+        return [by_fingerprint[fingerprint] for fingerprint in self._known if fingerprint in by_fingerprint]
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The generator's chat template."""
+        return self.template_of("generator")
+
+    def template_of(self, role: str) -> ChatTemplate:
+        """Return a role's chat template with the recipe's arguments, under the run's date."""
+        if role == "responder" and self.recipe.role(role) == self.recipe.generator:
+            role = "generator"
+        if role not in self._templates:
+            spec = self.recipe.role(role)
+            ref = pinned_model(spec, self.run_dir)
+            if role == "base":
+                self._templates[role] = PlainTemplate.load(spec.model, revision=ref.load_revision)
+            else:
+                self._templates[role] = load_template(spec, ref, template_date(spec, self.run_dir, ref, role), role)
+        found: ChatTemplate = self._templates[role]
+        return found
+
+    def engine(self, role: str = "generator") -> Engine:
+        """Return a role's engine, opened and checked with a real prompt; one is open at a time, equal ones are shared."""
+        spec = self.recipe.role(role)
+        template = self.template_of(role)
+        stops = stop_texts(template)
+        key = stable_hash([spec.model, spec.revision, asdict(spec.engine), sorted(stops.items())])
+        if self._open is not None and self._open[0] == key:
+            return self._open[1]
+        for stage in self.recipe.stages:
+            # Who answers is checked with who asks: before any instruction is paid for.
+            if stage.uses_engine and (stage.role == role or (stage.role, role) == ("responder", "generator")):
+                stage.check_template(template if stage.role == role else self.template_of(stage.role))
+        self.close()
+        engine = make_engine(spec, pinned_model(spec, self.run_dir), stops)
+        engine.open()
+        self._open = (key, engine)
+        if role == "generator" and not self.recipe.dataset:
+            engine.check_prompt(template.pre_query(self.recipe.grid[0].system_prompt))
+        else:
+            engine.check_prompt(template.response([{"role": "user", "content": "Hello"}]))
+        return engine
+
+    def _spent_elsewhere(self, key: str) -> tuple[int, float]:
+        return spent(self.run_dir, but=key)
+
+    def summary(self, rows: int) -> str:
+        """Return what a finished run says at its end: rows, what was rejected and why, tokens, time, and where it is."""
+        rejected = []
+        for key in self.used_stages():
+            state = self.run_dir.state["stages"][key]
+            counters = state.get("counters", {})
+            reasons = rejected_by_code(counters.get("by_code", {}), counters.get("special_tokens", {}))
+            rejected += [f"{state['name']}: rejected {reasons}"] if reasons else []
+        tokens, seconds = spent(self.run_dir)
+        lines = [f"{rows:,} rows, {tokens:,} tokens, {seconds:.1f} s of generation", *rejected]
+        return "\n".join([*lines, f"Saved in {self.run_dir.path}"])
+
+    def close(self) -> None:
+        """Free the engine that is open."""
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
+
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Record the session in run.json: when, with which versions, how it ended."""
+        record: dict[str, Any] = {"started": _now(), "versions": dict(versions()), "outcome": "killed"}
+        self._mark_stopped()  # a killed session could not
+        self.run_dir.state["sessions"].append(record)
+        self.run_dir.state["recipe"] = self.recipe.raw
+        self.run_dir.state["recipe_hash"] = self.recipe.hash
+        self.run_dir.state["budget"] = {k: v for k, v in asdict(self.recipe.budget).items() if v is not None}
+        self.run_dir.save()
+        try:
+            yield
+            record["outcome"] = "done"
+        except BaseException as error:
+            record["outcome"] = type(error).__name__
+            if isinstance(error, BudgetExceeded):
+                record["stopped_by"] = {name: error.data[name] for name in ("stage", "limit", "value", "spent")}
+            raise
+        finally:
+            self.close()
+            record["ended"] = _now()
+            self._mark_stopped()
+            self.run_dir.state["totals"] = totals(self.run_dir, self.recipe)
+            with contextlib.suppress(MagpieError):  # a full disk must not hide the error that matters
+                self.run_dir.save()
+
+    def _mark_stopped(self) -> None:
+        """Record that no stage is running: only the current session's stage may be shown as running."""
+        for state in self.run_dir.state["stages"].values():
+            if state.get("status") == "running":
+                state["status"] = "stopped"
+
+
+def pinned_model(spec: RoleSpec, run_dir: RunDir) -> ModelRef:
+    """Return a role's model; a Hub model's commit is looked up at the run's first start and kept."""
+    return pinned(spec.model, spec.revision, run_dir)
+
+
+def pinned(name: str, revision: str | None, run_dir: RunDir, kind: str = "model") -> ModelRef:
+    """Return a model; a Hub model's commit is looked up at the run's first start and kept."""
+    if not name:  # a recipe that only annotates has no generator
+        return ModelRef("", "", None, None)
+    if name == "demo" or Path(os.path.expanduser(name)).is_dir():
+        return resolve_model(name, revision, kind=kind)
+    found = run_dir.pin(f"model {name}@{revision or 'main'}", lambda: list(resolve_model(name, revision)))
+    return ModelRef(*found)
+
+
+def template_date(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, role: str = "generator") -> str | None:
+    """Return the date that the template prints as today, or None if it prints none.
+
+    It is the recipe's, or the day of the run's first start: a run resumed tomorrow sends the same bytes.
+    """
+    given = spec.template.get("date")
+    if given is not None:
+        return str(given)
+    key = f"template date {stable_hash([ref.name, ref.revision, spec.template], 8)}"
+    found: str | None = run_dir.pin(key, lambda: load_template(spec, ref, None, role).date)
+    return found
+
+
+def load_template(
+    spec: RoleSpec, ref: ModelRef, date: str | None, role: str = "generator"
+) -> ChatTemplate | GuardTemplate:
+    """Load the chat template of a role's model with the recipe's overrides; `date` None is today."""
+    settings: dict[str, Any] = {
+        "revision": ref.load_revision,
+        "template_kwargs": spec.template.get("kwargs"),
+        "template_date": date,
+        "trust_remote_code": bool(spec.engine.options.get("trust_remote_code", False)),
+    }
+    override = spec.template.get("chat_template")
+
+    def chat() -> ChatTemplate:
+        return ChatTemplate.load(spec.model, chat_template=override, **settings)
+
+    if role != "guard":
+        return chat()
+    return GuardTemplate.load(spec.model, chat=chat, override=override, **settings)
+
+
+def engine_identity(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, role: str = "generator") -> dict[str, Any]:
+    """Return what of model, engine settings and template can change a text; see the design's "Two identities".
+
+    The base model is sent plain text: its chat template, if it has one, is not used.
+    """
+    identity: dict[str, Any] = {"engine": make_engine(spec, ref).identity()}
+    if role == "base":
+        return identity
+    override = spec.template.get("chat_template")
+    if override is not None and "{" not in override and Path(override).is_file():
+        override = Path(override).read_text("utf-8")
+    return identity | {
+        "template": {
+            "kwargs": spec.template.get("kwargs") or {},
+            "override": None if override is None else stable_hash(override),
+            "date": template_date(spec, run_dir, ref, role),
+        },
+    }
+
+
+def stop_texts(template: ChatTemplate) -> dict[int, str]:
+    """Return the text of each stop token, for servers that can only be told stop texts."""
+    ids = {*template.instruction_stops.token_ids, *template.response_stops.token_ids}
+    return {token: template.decode([token]) for token in sorted(ids)}
+
+
+def make_engine(role: RoleSpec, ref: ModelRef, token_texts: dict[int, str] | None = None) -> Engine:
+    """Build a role's engine from settings alone: no model, no connection."""
+    spec = role.engine
+    kwargs: dict[str, Any] = dict(spec.options)
+    if takes_endpoints(spec.kind):
+        kwargs |= {"endpoints": list(spec.endpoints), "token_texts": token_texts or {}}
+    engine: Engine = engine_class(spec.kind)(role.model, ref=ref, revision=ref.revision, **kwargs)  # type: ignore[call-arg]
+    return engine
+
+
+def spent(run_dir: RunDir, but: str | None = None) -> tuple[int, float]:
+    """Return the tokens and engine-seconds of all stages in run.json (but one, by key)."""
+    tokens, seconds = 0, 0.0
+    for key, state in run_dir.state["stages"].items():
+        counters = state.get("counters", {})
+        if key != but:
+            tokens += counters.get("prompt_tokens", 0) + counters.get("completion_tokens", 0)
+            seconds += counters.get("seconds", 0.0)
+    return tokens, seconds
+
+
+def totals(run_dir: RunDir, recipe: Recipe) -> dict[str, Any]:
+    """Return tokens, engine-seconds and, with a price, the cost of the run, whole and per 1,000 kept rows."""
+    tokens, seconds = spent(run_dir)
+    cost = recipe.budget.cost(seconds)
+    kept = run_dir.state["outputs"].get("rows")
+    per_thousand = None if cost is None or not kept else cost / kept * 1000
+    return {"tokens": tokens, "engine_seconds": seconds, "cost": cost, "cost_per_1000_rows": per_thousand}
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that take part; imports none of them.
+
+    Looked up once a process: each look-up keeps an index of every directory of `sys.path` that has changed since.
+    """
+    found = {"magpie_hf": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

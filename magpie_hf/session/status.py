@@ -1,0 +1,314 @@
+"""Look at a run without touching it: what is done, what it cost, and what would run again and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import MagpieError
+from ..execution.budget import Budget, Limit
+from ..execution.candidates import WHOLE, needed_per_point
+from ..recipe.schema import Recipe, load_recipe
+from ..stage import CODES, Stage
+from ..stages.instructions import Instructions
+from ..stages.subset import Subset
+from ..storage.journal import Journal
+from ..storage.lock import running_owner
+from ..storage.rundir import RunDir, is_run, stable_hash
+from .session import Session
+
+
+class StageReport(NamedTuple):
+    """One stage of a run: finished rows by code, tokens, and engine-seconds; `total` is None while that is open.
+
+    `status`: "done", "running", "stopped", or "to come". `left`: rows that are still wanted, `eta_s`: the seconds that
+    they take at the rate so far; None where that is not known.
+    `special_tokens`: rows rejected for a special token, by the token.
+    """
+
+    name: str
+    status: str
+    done: int
+    total: int | None
+    by_code: dict[str, int]
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    special_tokens: dict[str, int]
+    left: int | None = None
+    eta_s: float | None = None
+
+
+class RunReport(NamedTuple):
+    """A run: its stages in order, its totals, its sessions, its files, and what is spent of each limit of its budget.
+
+    `owner`: host and pid of the process that runs it now, None if none does.
+    """
+
+    path: str
+    recipe: dict[str, Any]
+    stages: list[StageReport]
+    totals: dict[str, Any]
+    sessions: list[dict[str, Any]]
+    outputs: dict[str, Any]
+    limits: list[Limit]
+    owner: dict[str, Any] | None = None
+
+
+def run_status(path: str | Path) -> RunReport:
+    """Return what a run directory holds; works while the run is on.
+
+    Raises:
+        ArgumentError: there is no run.
+    """
+    run_dir = RunDir.read(path)
+    state, owner = run_dir.state, running_owner(run_dir.path / "lock")
+    current = [stage for stage in state["stages"].values() if stage.get("counters") or stage.get("status")]
+    is_done = owner is None and _ended_done(state)
+    stages = [_stage_report(run_dir, stage, is_running=owner is not None) for stage in current]
+    tokens = sum(stage.prompt_tokens + stage.completion_tokens for stage in stages)
+    seconds, budget = sum(stage.seconds for stage in stages), Budget(**state.get("budget", {}))
+    live = {"tokens": tokens, "engine_seconds": seconds, "cost": budget.cost(seconds)}
+    return RunReport(
+        str(path),
+        state.get("recipe", {}),
+        stages if is_done else [*stages, *_stages_to_come(state.get("recipe", {}), {stage.name for stage in stages})],
+        state.get("totals", {}) if is_done else state.get("totals", {}) | live,
+        state["sessions"],
+        state["outputs"],
+        budget.used(tokens, seconds),
+        owner,
+    )
+
+
+def _ended_done(state: Mapping[str, Any]) -> bool:
+    """Whether the run's last session came to its end."""
+    return [session.get("outcome") for session in state["sessions"][-1:]] == ["done"]
+
+
+def _stages_to_come(raw: Mapping[str, Any], begun: set[str]) -> list[StageReport]:
+    """Return the recipe's stages that have not begun; none if the recipe cannot be read here."""
+    try:
+        recipe = load_recipe(raw)
+    except MagpieError:
+        return []
+    names = [stage.label for stage in recipe.stages if not isinstance(stage, Subset)]
+    return [StageReport(name, "to come", 0, None, {}, 0, 0, 0.0, {}) for name in names if name not in begun]
+
+
+def _stage_report(run_dir: RunDir, state: Mapping[str, Any], *, is_running: bool) -> StageReport:
+    counters = dict(state.get("counters", {}))
+    status = str(state.get("status", "pending"))
+    done, by_code = counters.get("done", state.get("rows_out", 0)), counters.get("by_code", {})
+    if status != "done" and state.get("kind") == "row":
+        done, by_code, counters = _recount(run_dir, state, counters)
+    if status == "running" and not is_running:
+        status = "stopped"
+    total, seconds = counters.get("total", state.get("rows_in")), counters.get("seconds", 0.0)
+    counted = done if counters.get("accepted") is None else by_code.get("ok", 0)
+    left = None if status == "done" or total is None else max(total - counted, 0)
+    return StageReport(
+        state["name"],
+        status,
+        done,
+        total,
+        by_code,
+        counters.get("prompt_tokens", 0),
+        counters.get("completion_tokens", 0),
+        seconds,
+        counters.get("special_tokens", {}),
+        left,
+        left * seconds / counted if left is not None and counted and seconds else None,
+    )
+
+
+def _recount(
+    run_dir: RunDir, state: Mapping[str, Any], counters: dict[str, Any]
+) -> tuple[int, dict[str, int], dict[str, Any]]:
+    """Count a stage that is not finished from its journal: run.json may be seconds old, or from before a kill."""
+    index = Journal(run_dir.stage_dir(state["name"], state["identity"]) / "journal").index()
+    numbers, counts = _unique(index.codes)
+    by_code = {
+        CODES[number] if number < len(CODES) else f"code {number}": count
+        for number, count in zip(numbers, counts, strict=True)
+    }
+    counters["prompt_tokens"] = int(index.prompt_tokens.sum())
+    counters["completion_tokens"] = int(index.completion_tokens.sum())
+    return len(index.codes), by_code, counters
+
+
+def _unique(values: Any) -> tuple[list[int], list[int]]:
+    import numpy as np
+
+    numbers, counts = np.unique(values, return_counts=True)
+    return numbers.tolist(), counts.tolist()
+
+
+def run_facts(place: Path, config: str | None = None) -> tuple[dict[str, Any] | None, list[Any] | None]:
+    """Return what a run directory says of its dataset: recipe, totals and stages, and the funnels of its selections.
+
+    `config`: of that subset instead: only the stages that made it.
+    """
+    if not is_run(place.expanduser()):
+        return None, None
+    state = RunDir.read(place.expanduser()).state
+    made = state.get("subsets", {}).get(config, {}) if config else state["outputs"]
+    stages = state["stages"]
+    if "stages" in made:
+        stages = {key: stages[key] for key in made["stages"] if key in stages}
+    funnel = [step for stage in stages.values() for step in stage.get("report", {}).get("funnel", [])]
+    facts = {"recipe": state.get("recipe", {}), "totals": _totals(state, stages), "stages": stages}
+    return facts, funnel or None
+
+
+def _totals(state: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what these stages cost."""
+    counted = [stage.get("counters", {}) for stage in stages.values()]
+    tokens = sum(c.get("prompt_tokens", 0) + c.get("completion_tokens", 0) for c in counted)
+    seconds = sum(c.get("seconds", 0.0) for c in counted)
+    budget = Budget(**state.get("budget", {}))
+    return {"tokens": tokens, "engine_seconds": seconds, "cost": budget.cost(seconds)}
+
+
+class StageChange(NamedTuple):
+    """What becomes of a stage under changed settings.
+
+    `verdict`: "kept" (from the cache), "again" (its identity changes: all rows), "rows" (only rows whose input
+    changed), "left" (the run stopped before it was finished), or "new". `reasons`: (field, before, now). `rows`: (rows that are computed, rows in all), None where the
+    number of rows is not known before.
+    """
+
+    name: str
+    verdict: str
+    reasons: list[tuple[str, Any, Any]]
+    rows: tuple[int, int] | None = None
+
+
+def explain_changes(path: str | Path, overrides: Mapping[str, Any]) -> list[StageChange]:
+    """Return for each stage of a run whether it would run again under these overrides, and which field is the reason.
+
+    Loads no model; the tokenizer only if the template's settings changed.
+
+    Raises:
+        ArgumentError: there is no run.
+        RecipeError: an override cannot be used.
+    """
+    run_dir = RunDir.read(path)
+    before = load_recipe(run_dir.recipe)
+    now = load_recipe(run_dir.recipe, overrides)
+    identities = [_identities(recipe, run_dir) for recipe in (before, now)]
+    changes: list[StageChange] = []
+    is_done = _ended_done(run_dir.state)
+    session = Session(now, run_dir, show_progress=False)
+    upstream, is_selected, inputs = False, False, _Inputs(before, now)
+    for name, stage in zip(identities[1], now.stages, strict=True):
+        change = _compare(name, stage, before, now, identities, upstream)
+        upstream = upstream or change.verdict != "kept"
+        change = change._replace(rows=inputs.count(stage, change.verdict))
+        if not is_done and change.verdict not in ("again", "new"):
+            change = _left(change, _finished_rows(session, stage), None if is_selected else inputs.total)
+        is_selected = is_selected or not stage.features()
+        changes.append(change)
+    return changes
+
+
+def _left(change: StageChange, finished: int, total: int | None) -> StageChange:
+    """Return the change of a stage of a run that stopped: the rows that it has not finished are computed, too."""
+    if total is None:
+        return change._replace(verdict="left", rows=None)
+    left = max(total - finished, change.rows[0] if change.rows else 0)
+    return change._replace(verdict="left", rows=(left, total)) if left else change
+
+
+def _finished_rows(session: Session, stage: Stage) -> int:
+    """Return how many rows a row stage has finished (of instructions: accepted) with these settings; else 0."""
+    state = session.environment_of(stage).state_of(stage)
+    if state is None or state.get("kind") != "row":
+        return 0
+    report = _stage_report(session.run_dir, state, is_running=False)
+    return report.by_code.get("ok", 0) if isinstance(stage, Instructions) else report.done
+
+
+class _Inputs:
+    """Counts how many rows of each stage have an input that is new, from the first stage to the last."""
+
+    def __init__(self, before: Recipe, now: Recipe) -> None:
+        self.total: int | None = None if now.dataset else now.num_rows
+        self.new = 0 if now.dataset else _new_instructions(before, now)
+        self.changed: set[str] = set()
+
+    def count(self, stage: Stage, verdict: str) -> tuple[int, int] | None:
+        """Return (rows that the stage computes, rows in all), None if nobody knows how many there will be."""
+        total, is_all = self.total, verdict in ("again", "new")
+        if verdict == "rows" and not isinstance(stage, Instructions):
+            is_all = stage.kind in ("batch", "set") or bool({*getattr(stage, "needs", ())} & self.changed)
+        if verdict != "kept" and is_all:
+            self.changed |= set(stage.features())
+        if stage.kind == "set" and verdict != "kept":
+            self.total = None  # a selection keeps as many as it finds
+        if total is None or verdict == "kept":
+            return None
+        return (total if is_all else min(self.new, total), total)
+
+
+def _new_instructions(before: Recipe, now: Recipe) -> int:
+    """Return how many rows are of samples that the recipe did not ask for before."""
+    counts = [
+        Counter(dict(zip([stable_hash(p.to_dict()) for p in recipe.grid], needed, strict=True)))
+        for recipe in (before, now)
+        for needed in [needed_per_point([point.share for point in recipe.grid], recipe.num_rows, WHOLE)]
+    ]
+    return (counts[1] - counts[0]).total()
+
+
+def _identities(recipe: Recipe, run_dir: RunDir) -> dict[str, dict[str, Any]]:
+    session = Session(recipe, run_dir, show_progress=False)
+    out: dict[str, dict[str, Any]] = {}
+    for stage in recipe.stages:
+        fields = session.environment_of(stage).identity_of(stage)
+        name = stage.label if stage.label not in out else f"{stage.label} {len(out)}"
+        out[name] = {key: value for key, value in fields.items() if key != "stage"}
+    return out
+
+
+def _compare(
+    name: str, stage: Stage, before: Recipe, now: Recipe, identities: list[dict[str, dict[str, Any]]], upstream: bool
+) -> StageChange:
+    old, new = identities[0].get(name), identities[1][name]
+    if old is None:
+        return StageChange(name, "new", [])
+    reasons = list(differences(old, new))
+    if reasons:
+        return StageChange(name, "again", reasons)
+    if isinstance(stage, Instructions):
+        rows = list(_grid_differences(before, now))
+        return StageChange(name, "rows" if rows else "kept", rows)
+    return StageChange(name, "rows" if upstream else "kept", [])
+
+
+def _grid_differences(before: Recipe, now: Recipe) -> Iterator[tuple[str, Any, Any]]:
+    if before.num_rows != now.num_rows:
+        yield "num_rows", before.num_rows, now.num_rows
+    known = {stable_hash(point.to_dict()) for point in before.grid}
+    if len(before.grid) == len(now.grid):
+        for number, (old, new) in enumerate(zip(before.grid, now.grid, strict=True)):
+            if stable_hash(new.to_dict()) not in known:
+                yield from differences(old.to_dict(), new.to_dict(), f"grid[{number}]")
+            elif old.share != new.share:
+                yield f"grid[{number}].share", old.share, new.share
+    else:
+        yield "sampling: number of different settings", len(before.grid), len(now.grid)
+        if len(now.grid) == 1:  # as after --set sampling.temperature=…: what each point differs in
+            for number, old in enumerate(before.grid):
+                yield from differences(old.to_dict(), now.grid[0].to_dict(), f"grid[{number}]")
+
+
+def differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted path, before, now) for every leaf that differs between two nested mappings."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in sorted({*before, *now}):
+            yield from differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    elif before != now:
+        yield path, before, now

@@ -1,0 +1,1 @@
+"""What is on disk: journal, run directory, locks, checksums, keys, and loading rows."""

@@ -1,0 +1,116 @@
+"""Conversations of other datasets: every dialect of roles and keys is read here, and nowhere else.
+
+Two forms are common: `messages` of {role, content} (chat templates, TRL) and ShareGPT's `conversations` of {from, value}.
+Datasets mix their column names, keys and roles freely, so each of these is looked up by itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..errors import DatasetError, did_you_mean, quoted
+
+
+COLUMNS = ("messages", "conversations", "conversation", "dialog", "dialogue")
+"""Columns that may hold a conversation, the most usual first."""
+_ROLE_KEYS = ("role", "from", "speaker", "author")
+_TEXT_KEYS = ("content", "value", "text")
+ROLES = {
+    **dict.fromkeys(("user", "human", "prompter", "customer"), "user"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "bot", "chatbot", "model", "ai", "chatgpt", "bing", "bard", "claude"), "assistant"
+    ),
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("tool", "function", "function_call", "function_response", "observation", "ipython"), "tool"),
+}
+"""What roles are called in datasets, in lower case, and what they are here."""
+
+
+class FirstTurn(NamedTuple):
+    """The beginning of a conversation: the user's message, its answer (before the next user's), the system message before."""
+
+    instruction: str
+    response: str | None
+    system_prompt: str | None
+
+
+def read_turns(given: Any, where: str) -> list[dict[str, str | None]]:
+    """Return a conversation as messages of {role, content}, whatever its dialect.
+
+    A `content` of parts is the text of its parts; None where a turn has no text. `where`: for errors, as "row 7".
+
+    Raises:
+        DatasetError: a turn's keys or role are not recognized.
+    """
+    if isinstance(given, Mapping):  # a Sequence of older `datasets`: a list a key
+        given = [dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)]
+    if given is not None and (isinstance(given, (str, bytes)) or not isinstance(given, Sequence)):
+        raise DatasetError(
+            f"a conversation is a list of turns, not {quoted(given, 60)}.", where=where, hint="Parse it first."
+        )
+    return [_turn(turn, where) for turn in given or []]
+
+
+def _turn(turn: Any, where: str) -> dict[str, str | None]:
+    keys = turn if isinstance(turn, Mapping) else {}
+    role_key = next((key for key in _ROLE_KEYS if keys.get(key) is not None), None)
+    text_key = next((key for key in _TEXT_KEYS if keys.get(key) is not None), None)
+    if role_key is None or not any(key in keys for key in _TEXT_KEYS):
+        found = f"the keys {', '.join(map(str, keys))}" if keys else f"the form {quoted(turn, 60)}"
+        raise DatasetError(
+            f"a turn has {found}; neither {{role, content}} nor {{from, value}}.",
+            where=where,
+            hint='Map the rows to `messages` of {"role": …, "content": …} first.',
+        )
+    name = str(turn[role_key])
+    role = ROLES.get(name.strip().lower())
+    if role is None:
+        raise DatasetError(
+            f"the role {quoted(name, 60)} is not recognized.", where=where, hint=did_you_mean(name.lower(), ROLES)
+        )
+    return {"role": role, "content": None if text_key is None else _text(turn[text_key])}
+
+
+def _text(content: Any) -> str | None:
+    if isinstance(content, str):
+        return content
+    parts = (
+        [part.get("text") for part in content if isinstance(part, Mapping)] if isinstance(content, Sequence) else []
+    )
+    texts = [part for part in parts if isinstance(part, str)]
+    return "".join(texts) if texts else None
+
+
+def first_turn(given: Any, where: str) -> FirstTurn:
+    """Return the first turn of a conversation, and the system message that it begins with.
+
+    Raises:
+        DatasetError: its first message after a system message is not a user's with text, the next user's message comes
+            before any answer, or a turn is not recognized.
+    """
+    turns = read_turns(given, where)
+    begins_with_system = bool(turns) and turns[0]["role"] == "system"
+    system = turns.pop(0)["content"] if begins_with_system else None
+    if not turns or turns[0]["role"] != "user" or turns[0]["content"] is None:
+        found = f"begins with {turns[0]['role']}" if turns and turns[0]["role"] != "user" else "has no text of a user"
+        raise DatasetError(
+            f"the conversation {found}, so there is no instruction.",
+            where=where,
+            hint="Remove such rows first, e.g., with ds.filter(…).",
+        )
+    return FirstTurn(str(turns[0]["content"]), _first_answer(turns[1:], where), system)
+
+
+def _first_answer(turns: Sequence[Mapping[str, str | None]], where: str) -> str | None:
+    """Return the first text of the assistant before the next user's message; calls of tools before it have none."""
+    own = list(itertools.takewhile(lambda turn: turn["role"] != "user", turns))
+    said = [turn["content"] for turn in own if turn["role"] == "assistant"]
+    if len(own) < len(turns) and not said:
+        raise DatasetError(
+            "the conversation has a second user message before any answer, so it is not clear what is answered.",
+            where=where,
+            hint="Join such messages, or remove these rows first, e.g., with ds.filter(…).",
+        )
+    return next((text for text in said if text), said[0] if said else None)

@@ -1,0 +1,68 @@
+"""What a disk does to a run: full, over quota, read-only or broken, whichever library was writing when it happened."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import MagpieError, StorageError
+
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+SAME_COMMAND = "Free disk space (or choose another --output) and run the same command again: finished rows are kept."
+
+
+def disk_error(error: BaseException) -> OSError | None:
+    """Return the failure of the disk that an error is or was raised upon, or None.
+
+    Arrow and fsspec answer a full disk with a ValueError on a closed file, raised while the OSError is handled.
+    """
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        if isinstance(found, OSError) and found.errno in _DISK:
+            return found
+        found = found.__cause__ or found.__context__
+    return None
+
+
+@contextlib.contextmanager
+def writing(what: str, where: Path, *, hint: str = SAME_COMMAND) -> Iterator[None]:
+    """Write something; a failure becomes a StorageError that says of what, where, and what to do.
+
+    Raises:
+        StorageError: an OSError, or another error that was raised upon a full or broken disk.
+    """
+    try:
+        yield
+    except MagpieError:
+        raise
+    except Exception as error:
+        cause = error if isinstance(error, OSError) else disk_error(error)
+        if cause is None:
+            raise
+        raise StorageError(f"Cannot write {what}: {cause.strerror or cause}.", where=str(where), hint=hint) from error
+
+
+@contextlib.contextmanager
+def named_disk_errors(where: Path) -> Iterator[None]:
+    """Name the disk where nothing closer to the writing did: for all that a run does in its directory.
+
+    Raises:
+        StorageError: the disk is full, read-only or broken.
+    """
+    try:
+        yield
+    except MagpieError:
+        raise
+    except Exception as error:
+        cause = disk_error(error)
+        if cause is None:
+            raise
+        name = cause.filename or where
+        raise StorageError(
+            f"The disk failed: {cause.strerror or cause}.", where=str(name), hint=SAME_COMMAND
+        ) from error

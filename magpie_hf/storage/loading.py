@@ -1,0 +1,241 @@
+"""Rows from anywhere: a run directory, a file, a `save_to_disk` directory, or the Hub; with the columns that stages read."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ArgumentError, DatasetError, MagpieError, quoted
+from .checksums import check_files
+from .conversations import COLUMNS, FirstTurn, first_turn
+from .keys import row_keys
+from .rundir import RunDir, is_run
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PROMPT_COLUMNS = ("instruction", "prompt", "question", "query", "problem", "input", "text")
+"""What the column of prompts is called in datasets, the most usual first."""
+_BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".arrow": "arrow"}
+
+
+def load_rows(
+    path: str, *, config: str | None = None, split: str | None = None, revision: str | None = None
+) -> Dataset:
+    """Load a dataset: a run's or `save_to_disk` directory, a parquet, JSON or CSV file, a directory of them, a Hub id.
+
+    Raises:
+        DatasetError: there is nothing there that can be read.
+    """
+    import datasets
+
+    place = Path(path).expanduser()
+    try:
+        with quiet_datasets():
+            if is_run(place):
+                return _run_output(place)
+            if (place / "dataset_dict.json").is_file():
+                splits = datasets.DatasetDict.load_from_disk(str(place))
+                return splits[split] if split else _only_split(splits)
+            if (place / "dataset_info.json").is_file():
+                return datasets.Dataset.load_from_disk(str(place))
+            if place.is_file() and place.suffix == ".parquet":
+                return _read_parquet([str(place)])
+            if place.is_file() and place.suffix in _BUILDERS:
+                return datasets.load_dataset(_BUILDERS[place.suffix], data_files=str(place), split="train")
+            loaded = datasets.load_dataset(
+                str(place) if place.exists() else path, config, split=split or "train", revision=revision
+            )
+    except MagpieError:
+        raise
+    except Exception as error:
+        raise DatasetError(
+            f"The dataset {quoted(path)} cannot be loaded: {quoted(error)}.",
+            hint="Give a run directory, a parquet, JSON or CSV file, a save_to_disk directory, or a Hub id.",
+        ) from error
+    return loaded
+
+
+def _run_output(place: Path) -> Dataset:
+    import datasets
+
+    outputs = RunDir.read(place).state.get("outputs", {})
+    files = [str(place / name) for name in outputs.get("files", [])]
+    check_files(place, outputs.get("files", []), outputs.get("checksums"))
+    if outputs.get("format") == "arrow":
+        return datasets.Dataset.load_from_disk(str(place / "dataset"))
+    if not files:
+        raise DatasetError(
+            "This run has written no dataset yet, or its state was lost.",
+            where=str(place),
+            hint="Run its recipe with this directory as --output: finished rows are kept.",
+        )
+    return _read_parquet(files)
+
+
+def _read_parquet(files: Sequence[str]) -> Dataset:
+    """Load Parquet files; without any row too, which `load_dataset` refuses."""
+    import datasets
+    import pyarrow.parquet as pq
+
+    if any(pq.read_metadata(name).num_rows for name in files):
+        return datasets.load_dataset("parquet", data_files=list(files), split="train")
+    return datasets.Dataset(pq.read_table(files[0]))
+
+
+def as_dataset(given: Any) -> Dataset:
+    """Return what a caller handed in as a Dataset: a path or Hub id is loaded, tables and lists of rows are converted.
+
+    A DatasetDict of one split is that split.
+
+    Raises:
+        ArgumentError: it is of another kind, its values do not make columns, or it is a DatasetDict of several splits.
+        DatasetError: nothing that can be read is at that path.
+    """
+    import datasets
+
+    if isinstance(given, datasets.Dataset):
+        return given
+    if isinstance(given, (str, Path)):
+        return load_rows(str(given))
+    if isinstance(given, datasets.DatasetDict):
+        return _only_split(given)
+    if isinstance(given, (datasets.IterableDataset, datasets.IterableDatasetDict)):
+        raise ArgumentError(
+            "A streamed dataset (IterableDataset) cannot be used: rows are read more than once, by number.",
+            hint="Load it without streaming=True, or take a part: Dataset.from_list(list(ds.take(10_000))).",
+        )
+    import pyarrow as pa
+
+    try:
+        return _of_table(given)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, MagpieError):
+            raise
+        raise ArgumentError(
+            f"The rows cannot be made a Dataset: {quoted(error)}.",
+            hint="Each column needs as many values as the others, all of one type (texts, numbers, lists or dicts).",
+        ) from error
+
+
+def _only_split(given: Any) -> Dataset:
+    if len(given) == 1:
+        return next(iter(given.values()))
+    if not given:
+        raise ArgumentError("The DatasetDict has no split.", hint="Give a Dataset, or a DatasetDict of one split.")
+    splits = ", ".join(f'"{name}" ({len(rows):,} rows)' for name, rows in given.items())
+    raise ArgumentError(
+        f"A DatasetDict with {len(given)} splits is given: {splits}.",
+        hint=f'Choose one, e.g., ds["{next(iter(given), "train")}"], or datasets.concatenate_datasets(list(ds.values())).',
+    )
+
+
+def _of_table(given: Any) -> Dataset:
+    """Return columns, a list of rows, a pandas or polars DataFrame, or an Arrow table, as a Dataset."""
+    import datasets
+    import pyarrow as pa
+
+    if isinstance(given, Mapping):
+        return datasets.Dataset.from_dict(dict(given))
+    if isinstance(given, (list, tuple)) and all(isinstance(row, Mapping) for row in given):
+        return datasets.Dataset.from_list(list(given))
+    package = type(given).__module__.partition(".")[0]
+    if isinstance(given, pa.Table):
+        return datasets.Dataset(given)
+    if package == "pandas" and hasattr(given, "columns"):
+        return datasets.Dataset.from_pandas(given, preserve_index=False)
+    if package == "polars" and hasattr(given, "columns"):
+        return datasets.Dataset.from_polars(given)
+    raise ArgumentError(
+        f"A dataset is expected, not {type(given).__module__}.{type(given).__name__}.",
+        hint="Give a Dataset, a path, a Hub id, a DataFrame, or a list of rows (dicts).",
+    )
+
+
+def with_row_columns(dataset: Dataset) -> Dataset:
+    """Return the dataset with `instruction`, `response` and `uuid`, made of what the rows have.
+
+    The first turn of a conversation (`messages`, `conversations`, …, in any dialect) gives the texts; the column itself
+    stays as it is. Where a conversation begins with a system message, that goes to `system_prompt`. A `uuid` that is
+    missing is made of the row's content, so that equal datasets get equal ones.
+
+    Raises:
+        DatasetError: no column holds an instruction, or a row's conversation is not recognized or has no first turn
+            of a user; names the row.
+    """
+    if "instruction" not in dataset.column_names:
+        dataset = _with_first_turn(dataset, conversation_column(dataset))
+    if "uuid" not in dataset.column_names:
+        import pyarrow as pa
+
+        reads = [name for name in ("instruction", "response") if name in dataset.column_names]
+        keys = row_keys(dataset, reads).astype(">u8").tobytes()
+        made = [str(uuid.UUID(bytes=keys[at : at + 16], version=5)) for at in range(0, len(keys), 16)]
+        dataset = dataset.add_column("uuid", pa.array(made, pa.string()))  # of no row too
+    return dataset
+
+
+def conversation_column(dataset: Dataset) -> str:
+    """Return the column whose conversations give the instructions of a dataset that has no such column.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    there = dataset.column_names
+    for name in COLUMNS:
+        if name in there:
+            return name
+    prompts = [
+        name for name in PROMPT_COLUMNS if name in there and getattr(dataset.features[name], "dtype", "") == "string"
+    ]
+    raise DatasetError(
+        f"No column holds an instruction; the columns are {', '.join(there[:20]) or 'none'}.",
+        hint=f'Rename it: dataset.rename_column("{prompts[0]}", "instruction").'
+        if prompts
+        else f"Rows need `instruction`, or a conversation in one of {', '.join(COLUMNS)}.",
+        column="instruction",
+    )
+
+
+def _with_first_turn(dataset: Dataset, column: str) -> Dataset:
+    from datasets import Dataset, Features, Value
+
+    names = [name for name in FirstTurn._fields if name not in dataset.column_names]
+    features = Features({**dataset.features, **{name: Value("string") for name in names}})
+
+    def read(conversations: Sequence[Any], rows: Sequence[int]) -> dict[str, list[Any]]:
+        turns = [first_turn(given, f"row {row}, {column}") for given, row in zip(conversations, rows, strict=True)]
+        return {name: [getattr(turn, name) for turn in turns] for name in names}
+
+    if not len(dataset):  # `map` adds no column to an empty dataset
+        features.pop("system_prompt" if "system_prompt" in names else "", None)
+        return Dataset(features.arrow_schema.empty_table())
+    with quiet_datasets():
+        plain = dataset.with_format(None)
+        made = plain.map(read, input_columns=[column], batched=True, with_indices=True, features=features)
+    if "system_prompt" in names and not any(_batches_with_text(made, "system_prompt")):
+        made = made.remove_columns("system_prompt")
+    return made
+
+
+def _batches_with_text(dataset: Dataset, column: str) -> Iterator[bool]:
+    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
+        yield table[column].null_count < len(table)
+
+
+@contextlib.contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """No bars of `datasets` under ours: they would show the copying of finished rows."""
+    import datasets
+
+    was_on = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            datasets.utils.logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""Prompts and stop tokens, read from the tokenizer's own chat template."""

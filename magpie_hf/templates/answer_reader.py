@@ -1,0 +1,114 @@
+"""Read a model's answer out of a generation: reasoning apart, the template's marks off, special tokens found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import reasoning as _reasoning
+from .answer import AnswerFrame, ending_pattern
+from .reasoning import Split, Tags, loose
+from .tokens import decode
+
+
+if TYPE_CHECKING:
+    from ..engines.base import Generation
+    from .probe import Frame
+    from .stops import Vocabulary
+
+
+class Answer(NamedTuple):
+    """What a generation comes to.
+
+    `special`: a special token or mark of the template that is left in it, or None. `misses`: the words that every
+    answer of the template begins with and this one does not (the model addressed a tool), or "".
+    """
+
+    reasoning: str | None
+    text: str
+    special: str | None = None
+    misses: str = ""
+
+
+class AnswerReader:
+    """Reads generations of one template; see the module's docstring.
+
+    Attributes: `known` (tags of reasoning that the template prints or mentions), `opened` (those that the generation
+    prompt leaves open, or None), `is_harmony`.
+    """
+
+    def __init__(self, template: str, vocabulary: Vocabulary, frame: Frame, answer: AnswerFrame) -> None:
+        self._template = template
+        self._vocabulary = vocabulary
+        self._frame = answer
+        self.is_harmony = _reasoning.is_harmony(template)
+        own = () if answer.tags is None else (answer.tags,)
+        self.known: tuple[Tags, ...] = (*own, *_reasoning.known_tags(template))
+        is_open = answer.opened and answer.tags is not None
+        self._every = every = (*self.known, *_reasoning.known_tags("", vocabulary.text_of.values()))
+        self.opened = answer.tags if is_open else _reasoning.opened_tags(frame.after_user, every)
+        self._closing = () if _reasoning.is_closed(frame.after_user, every) else self.known
+        self._head, self._behind = _head_pattern(answer.head), _head_pattern(answer.after_reasoning)
+        self._ending = ending_pattern(answer.ending)
+        shown = (frame.after_user, frame.before_answer, frame.after_answer, frame.at_end, *answer.inside)
+        self._special = vocabulary.in_answers(shown, template)
+
+    @property
+    def hidden_close(self) -> str | None:
+        """What closes the reasoning, if special tokens alone do: nothing of it is left where a server hides these."""
+        tags = self.opened or self._frame.tags
+        if tags is None or self.is_harmony:
+            return None
+        bare = tags.closes
+        for token in self._vocabulary.special:
+            bare = bare.replace(token, "") if token.strip() else bare
+        return None if bare.strip() else tags.closes
+
+    def split(self, text: str) -> Split:
+        """Return reasoning (None if there is none) and answer ("" if it never came), without the template's marks."""
+        if self.is_harmony:
+            return _reasoning.split_harmony(text)
+        found = _reasoning.split_tags(text, self.opened, self._every, self._closing)
+        if found is None:
+            return Split(None, self._bare(text, (self._head, self._behind)))
+        return Split(found.reasoning, self._bare(found.answer, (self._behind, self._head)))
+
+    def read(self, generation: Generation) -> Answer:
+        """Return the answer of a generation, and why it is none, if so."""
+        text = self._visible(generation)
+        reasoning, answer = self.split(text)
+        ids = generation.token_ids
+        special = self._special.find(answer, ids) or self._special.find(reasoning or "", ids)
+        headed = reasoning is not None or self._head is None or self._head.match(text) is not None
+        return Answer(reasoning, answer, special, "" if headed or not answer.strip() else self._frame.words)
+
+    def _bare(self, answer: str, heads: Sequence[re.Pattern[str] | None]) -> str:
+        """Take off what the template prints between the header and an answer, and behind it."""
+        for head in heads:
+            if found := head.match(answer) if head else None:
+                answer = answer[found.end() :].rstrip()
+                break
+        found = self._ending.search(answer) if self._ending else None
+        answer = answer[: found.start()].rstrip() if found else answer
+        return _reasoning.without_answer_marks(answer, self._template)
+
+    def _visible(self, generation: Generation) -> str:
+        """Return a generation's text with special tokens visible, from its ids where a server left them out."""
+        ids, special = generation.token_ids or (), self._vocabulary.special_text
+        if any(special[i] not in generation.text for i in special.keys() & set(ids)):
+            return decode(self._vocabulary.tokenizer, ids)
+        return generation.text
+
+
+def _head_pattern(head: str) -> re.Pattern[str] | None:
+    """Return what finds a head at the beginning of a text.
+
+    White space after a mark may differ; a word ends where the template ends it, as an answer may begin with it too.
+    """
+    words = head.rstrip()
+    if not words:
+        return None
+    after = head[len(words) :]
+    end = r"(?=\s*\n|\s*\Z)" if "\n" in after else r"(?!\w)"
+    return re.compile(rf"\s*{loose(words)}{end if words[-1].isalnum() else ''}\s*")

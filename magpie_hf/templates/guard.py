@@ -1,0 +1,165 @@
+"""Prompts for guards: Llama Guard's own chat template renders the whole check; other models are asked in words."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..engines.base import Prompt
+from ..errors import TemplateError, quoted
+from ..judging.prompts import guard_prompt
+from ..models import resolve_model
+from .dates import checked_kwargs, dated_renderer
+from .load import find_template, generation_config_of, load_tokenizer
+from .probe import Message, Renderer, sentinel_for, user
+from .stops import Stops, Vocabulary, end_ids, stops_of
+from .template import ChatTemplate
+from .tokens import Coder
+
+
+_MARK = "unsafe"
+"""What a guard's own template prints behind the conversation: how to answer (Llama Guard, all versions)."""
+_FIRST = sentinel_for(())
+_SECOND = sentinel_for((_FIRST,))
+_PAIR: tuple[Message, ...] = (user(_FIRST), {"role": "assistant", "content": _SECOND})
+
+
+class GuardTemplate:
+    """What stands in a ChatTemplate's place for a guard: `conversation(messages)` gives the prompt of the check.
+
+    Attributes: `tokenizer`, `has_own` (whether the model's chat template is a guard's), `hash`, `date`,
+    `response_stops`.
+    """
+
+    def __init__(self, asked: ChatTemplate | GuardRenderer, generation_config: Any = None) -> None:
+        self.tokenizer = asked.tokenizer
+        self.hash: str | None = asked.hash
+        self.date: str | None = asked.date
+        self.has_own = isinstance(asked, GuardRenderer)
+        self._asked = asked
+        if isinstance(asked, GuardRenderer):
+            vocabulary = Vocabulary(asked.tokenizer)
+            self.response_stops: Stops = stops_of(vocabulary, end_ids(vocabulary, generation_config), ())
+        else:
+            self.response_stops = asked.response_stops
+        self.instruction_stops = self.response_stops
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        *,
+        revision: str | None = None,
+        chat: Callable[[], ChatTemplate] | None = None,
+        override: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        template_date: dt.date | str | None = None,
+        trust_remote_code: bool = False,
+    ) -> GuardTemplate:
+        """Load the tokenizer of a guard; `chat` gives the ChatTemplate for a model whose template is not a guard's.
+
+        Raises:
+            ModelError: the tokenizer cannot be loaded.
+            TemplateError: there is no template, or its prompt does not show the conversation.
+        """
+        ref = resolve_model(model, revision)
+        tokenizer = load_tokenizer(ref.source, ref.load_revision, ref.name, trust_remote_code=trust_remote_code)
+        text = find_template(tokenizer, ref, override)
+        render = dated_renderer(tokenizer, text, checked_kwargs(template_kwargs), template_date, ref.name)
+        if chat is not None and not asks_for_a_verdict(render):
+            return cls(chat())
+        return cls(GuardRenderer(render), generation_config_of(ref.source, ref.load_revision, ref.name))
+
+    def conversation(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
+        """Return the prompt that checks a conversation's last message.
+
+        Raises:
+            TemplateError: the guard's template refuses the conversation, or does not show it.
+        """
+        if isinstance(self._asked, GuardRenderer):
+            return self._asked.prompt(messages)
+        return self._asked.response([{"role": "user", "content": guard_prompt(messages)}])
+
+    def response(self, messages: Sequence[Mapping[str, str]], system_prompt: str | None = None) -> Prompt:
+        """Return the prompt that checks these messages: what the check of the token counts sends."""
+        return self.conversation(messages)
+
+    def split_reasoning(self, text: str) -> tuple[str | None, str]:
+        """Return (reasoning, answer) of the guard's reply."""
+        return (None, text) if isinstance(self._asked, GuardRenderer) else self._asked.split_reasoning(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones visible."""
+        return self._asked.decode(ids)
+
+
+class GuardRenderer:
+    """A guard's own chat template, in the form of messages in which it shows what is said."""
+
+    def __init__(self, render: Renderer) -> None:
+        self.tokenizer = render.tokenizer
+        self._render = render
+        self._checked = {len(_PAIR)}
+        render.settle(lambda: _shown(render, _PAIR))
+        self.date = render.printed_date()
+        self._coder = Coder(render.tokenizer)
+        self._coder.note(render(_PAIR))
+
+    @property
+    def hash(self) -> str:
+        """A short hash of the template's text and arguments."""
+        given = json.dumps([self._render.text, self._render.kwargs], sort_keys=True, default=str, ensure_ascii=False)
+        return hashlib.blake2b(given.encode(), digest_size=8).hexdigest()
+
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
+        """Return the prompt of the check, texts and ids; raises TemplateError."""
+        if len(messages) not in self._checked:
+            _shown(self._render, _PAIR[: len(messages)])
+            self._checked.add(len(messages))
+        text = self._coder.complete(self._render.or_refuse(messages, "this conversation"))
+        return Prompt(text, encode=self._coder.encode, bos=self._coder.bos_of(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones visible."""
+        return self._coder.decode(ids)
+
+
+def asks_for_a_verdict(render: Renderer) -> bool:
+    """Whether a template is a guard's: it prints behind the conversation that the answer is "safe" or "unsafe".
+
+    The word alone does not make a guard: chat templates have it in a default system prompt, before the conversation.
+    """
+    if _MARK not in render.text.lower():
+        return False
+    try:
+        render.settle(lambda: _shown(render, _PAIR))
+    except TemplateError:
+        # Neither form shows the conversation: only a guard still asks about it
+        return _MARK in _rendered_empty(render).lower()
+    return _MARK in render(_PAIR).rpartition(_SECOND)[2].lower()
+
+
+def _rendered_empty(render: Renderer) -> str:
+    """Return what is printed behind the place where a conversation would stand, "" if the template refuses one."""
+    render.as_parts = render.empty_tools = False
+    try:
+        pair, one = render(_PAIR), render(_PAIR[:1])
+    except Exception:  # noqa: BLE001 (then its chat prompts are refused too, with this reason)
+        return ""
+    return pair if _FIRST not in pair + one else ""
+
+
+def _shown(render: Renderer, messages: Sequence[Message]) -> str:
+    """Render probe messages; raises TemplateError unless all of them can be read in the prompt."""
+    text = render.or_refuse(messages, "a conversation to check")
+    if any(str(message["content"]) not in text for message in messages):
+        raise TemplateError(
+            f"The chat template of the guard {quoted(render.name)} does not show the conversation that it asks about.",
+            hint="Its prompt was rendered with contents as texts and as lists of parts. Give a template that prints "
+            "them (guard.template.chat_template), or another guard.",
+            template=render.name,
+        )
+    return text

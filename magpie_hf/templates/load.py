@@ -1,0 +1,180 @@
+"""Load what a chat template needs: tokenizer, template text, generation config."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..backoff import Backoff
+from ..errors import ModelError, TemplateError, quoted
+from ..models import ModelRef
+from .probe import reason_of
+
+
+logger = logging.getLogger("magpie_hf")
+_READ_ATTEMPTS = 3
+
+
+def template_text(tokenizer: Any, given: str | None, name: str) -> str:
+    """Return the Jinja source: `given` (text, file, or a name among the tokenizer's templates), else the tokenizer's own.
+
+    Raises:
+        TemplateError: there is none, or `given` is neither.
+    """
+    own = getattr(tokenizer, "chat_template", None)
+    named: Mapping[str, str] = own if isinstance(own, Mapping) else {}
+    if given is None:
+        found = named.get("default") if named else own
+        if isinstance(found, str) and found.strip():
+            return found
+        some = f" It has templates named {', '.join(sorted(named))}: name one as chat_template." if named else ""
+        raise TemplateError(
+            f"The tokenizer of {quoted(name)} has no chat template.{some}",
+            hint="Use an instruct or chat model, or give the template it was trained with: chat_template=… (Jinja text "
+            "or a file of it).",
+            template=name,
+        )
+    if given in named:
+        return named[given]
+    if "{{" in given or "{%" in given:
+        return given
+    path = Path(given).expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise TemplateError(
+            f"chat_template = {quoted(given)} is neither Jinja text nor a file that can be read.",
+            hint="Give a path, or the template itself.",
+            template=name,
+        ) from error
+
+
+def load_tokenizer(source: str, revision: str | None, name: str, *, trust_remote_code: bool = False) -> Any:
+    """Load a tokenizer of the `transformers` kind, which has a chat template. Raises ModelError with what to do."""
+    try:
+        return _load(source, revision, trust_remote_code)
+    except Exception as error:
+        hint = "Check that the repository has tokenizer files and that they are complete."
+        if "trust_remote_code" in str(error):
+            hint = "Its tokenizer is code of its own: read it, then allow it with trust_remote_code=True."
+        elif isinstance(error, ImportError):
+            hint = "Install what it asks for (often sentencepiece, tiktoken or protobuf)."
+        raise ModelError(
+            f"The tokenizer of {quoted(name)} cannot be loaded: {reason_of(error)}", hint=hint, model=name
+        ) from error
+
+
+def _load(source: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """Load a tokenizer by its tokenizer.json, also where a tekken.json stands beside it.
+
+    With mistral-common installed, AutoTokenizer prefers a class of that package, which has no Jinja template and no
+    list of added tokens.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        found = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=trust_remote_code, **_hugging_face_format()
+        )
+    except Exception as error:
+        # transformers 4.57 passes arguments of its own to that class, which refuses them
+        if _MISTRAL_CLASS not in str(error):
+            raise
+    else:
+        if not type(found).__name__.startswith(_MISTRAL_CLASS):
+            return found
+    return PreTrainedTokenizerFast.from_pretrained(source, revision=revision)
+
+
+_MISTRAL_CLASS = "MistralCommon"
+
+
+def _hugging_face_format() -> dict[str, bool]:
+    """Return the argument that rules tekken.json out, where this version of transformers knows it."""
+    try:
+        from transformers.integrations.mistral.tokenizer import resolve_mistral_format  # noqa: F401
+    except ImportError:
+        return {}
+    return {"mistral_format": False}
+
+
+def generation_config_of(source: str, revision: str | None, name: str = "the model") -> Mapping[str, Any]:
+    """Return a model's generation config, {} where it has none.
+
+    A failed connection is tried again; if the config still cannot be read, a warning says so.
+    """
+    reason = ""
+    for attempt in range(_READ_ATTEMPTS):
+        try:
+            return _generation_config(source, revision)
+        except Exception as error:  # noqa: BLE001 (whatever the reason, it is named and the tokenizer's end is left)
+            reason = reason_of(error)
+            if attempt + 1 == _READ_ATTEMPTS or not _may_pass(error):
+                break
+        time.sleep(Backoff().wait_s(attempt))
+    logger.warning(
+        "The generation config of %s cannot be read, so ends of sequence that only it names are not known: %s",
+        quoted(name),
+        reason,
+    )
+    return {}
+
+
+def _generation_config(source: str, revision: str | None) -> Mapping[str, Any]:
+    path = _generation_config_file(source, revision)
+    found = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("generation_config.json does not hold an object")
+    return found
+
+
+def _generation_config_file(source: str, revision: str | None) -> Path | None:
+    """Return the file, None if the model has none; unlike transformers, tell that from a failed connection."""
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    name, directory = "generation_config.json", Path(source)
+    if directory.is_dir():
+        return directory / name if (directory / name).is_file() else None
+    if try_to_load_from_cache(source, name, revision=revision) is _CACHED_NO_EXIST:
+        return None
+    try:
+        return Path(hf_hub_download(source, name, revision=revision))
+    except LocalEntryNotFoundError:  # an EntryNotFoundError too, but it says that the Hub was not reached
+        raise
+    except EntryNotFoundError:
+        return None
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another attempt may succeed: not for a damaged file, and not offline."""
+    from huggingface_hub import constants
+
+    return isinstance(error, OSError) and not constants.HF_HUB_OFFLINE
+
+
+def find_template(tokenizer: Any, ref: ModelRef, given: str | None) -> str:
+    """Return a model's Jinja source: `given`, the tokenizer's own, or the one saved beside it. Raises TemplateError."""
+    if given is None and not getattr(tokenizer, "chat_template", None):
+        given = template_beside(ref.source, ref.load_revision)
+    return template_text(tokenizer, given, ref.name)
+
+
+def template_beside(source: str, revision: str | None) -> str | None:
+    """Return a template that is saved beside the tokenizer (multimodal models keep it with their processor)."""
+    from transformers.utils import cached_file
+
+    for file in ("chat_template.jinja", "chat_template.json"):
+        try:
+            path = cached_file(source, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+            if path is None:
+                continue
+            text = Path(path).read_text(encoding="utf-8")
+            return text if file.endswith(".jinja") else str(json.loads(text)["chat_template"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None

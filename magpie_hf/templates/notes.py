@@ -1,0 +1,136 @@
+"""What `magpie-hf template show` prints: every prompt as text and ids, and what is worth knowing about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..errors import TemplateError
+from .probe import common_prefix
+
+
+if TYPE_CHECKING:
+    from ..engines.base import Prompt
+    from .template import ChatTemplate
+
+
+_INSTRUCTION = "What is the capital of France?"
+_ANSWER = "Paris."
+_SYSTEM = "You are a patient teacher of mathematics."
+
+
+def describe(template: ChatTemplate, system_prompt: str | None) -> dict[str, Any]:
+    """Return a template's prompts, stops and peculiarities as plain JSON values."""
+    asked = {"role": "user", "content": _INSTRUCTION}
+    answered = [asked, {"role": "assistant", "content": _ANSWER}]
+    return {
+        "model": template.name,
+        "hash": template.hash,
+        "template_kwargs": template.template_kwargs,
+        "date": template.date,
+        "prompts": {
+            "pre_query": _shown(template.pre_query(system_prompt)),
+            "response": _shown(template.response([asked], system_prompt)),
+            "next_user": _tried(lambda: template.next_user(answered, system_prompt)),
+            "pre_query_with_system_prompt": _tried(lambda: template.pre_query(system_prompt or _SYSTEM)),
+        },
+        "instruction_stops": _stops(template.instruction_stops),
+        "response_stops": _stops(template.response_stops),
+        "bos": {"text": template.pre_query(system_prompt).bos, "added_by_tokenizer": template.tokenizer_adds_bos},
+        "notes": notes(template),
+    }
+
+
+def _shown(prompt: Prompt) -> dict[str, Any]:
+    return {"text": prompt.text, "token_ids": list(prompt.token_ids)}
+
+
+def _tried(make: Any) -> dict[str, Any]:
+    try:
+        return _shown(make())
+    except TemplateError as error:
+        return {"refused": error.message}
+
+
+def _stops(stops: Any) -> dict[str, list[Any]]:
+    return {"texts": list(stops.texts), "token_ids": list(stops.token_ids)}
+
+
+def notes(template: ChatTemplate) -> list[str]:
+    """Return what is peculiar about a template, a sentence each."""
+    return [text for text in (_bos_note(template), *_prompt_notes(template), *_thinking_notes(template)) if text]
+
+
+def _bos_note(template: ChatTemplate) -> str:
+    if not template.bos:
+        return "No BOS: the tokenizer has none that it or the template uses."
+    if not template.pre_query().bos:
+        return f"No BOS: neither the template nor the tokenizer puts {template.bos} in front."
+    if not template.is_served_alike():
+        return (
+            f"One BOS, {template.bos}, written by the template: a server that puts it in front by itself gives the first "
+            "word other tokens. Use an engine that takes token ids."
+        )
+    if template.tokenizer_adds_bos:
+        return f"One BOS, {template.bos}: left out of the text for servers that put it in front by themselves."
+    return f"One BOS, {template.bos}: written by the template; the tokenizer adds none."
+
+
+def _prompt_notes(template: ChatTemplate) -> list[str]:
+    slot = template.pre_query_slot
+    return [
+        _default_block_note(template),
+        f"{slot.dropped!r} at the end is left out: it merges with the first word of a message into one token. The model "
+        "writes it first, and it is taken off."
+        if slot.dropped
+        else "",
+        f"{slot.tail_text!r} at the end has other tokens before a message than at the end of a text: use an engine "
+        "that takes token ids."
+        if slot.tail_ids
+        else "",
+        f"Dates are printed; fixed to {template.date}." if template.date else "",
+        "Message contents are given as lists of parts, as the template wants them." if template.takes_parts else "",
+        "The template cannot do without tools: it is given an empty list, and may print an empty block for it."
+        if template.needs_tools
+        else "",
+        "Texts that end a message have no token of their own: stops are texts."
+        if template.instruction_stops.plain_texts
+        else "",
+    ]
+
+
+def _default_block_note(template: ChatTemplate) -> str:
+    """Return whether text stands before a first message that stands before no later one."""
+    start, header = template.pre_query().text.removeprefix(template.bos).rstrip(), template.frame.after_answer.rstrip()
+    common = common_prefix(start[::-1], header[::-1])
+    extra = start[: len(start) - len(common)]
+    while found := template.find_special(extra, template.tokenizer.encode(extra, add_special_tokens=False)):
+        extra = extra.replace(found, "")
+    if not common or not extra.strip():
+        return ""
+    note = "A default system block is inserted before the user's turn"
+    try:
+        blank = template.pre_query("").text
+    except TemplateError:
+        return note + "."
+    if blank == template.pre_query().text:
+        return f'{note}; system_prompt="" does not take it away.'
+    return f'{note}; system_prompt="" leaves {blank!r}.'
+
+
+def _thinking_notes(template: ChatTemplate) -> list[str]:
+    frame, opened = template.answer_frame, template.opened_think
+    head = f"Answers begin with {frame.head.strip()!r}; it is taken off." if frame.head.strip() else ""
+    if template.is_harmony:
+        return ["Harmony channels: a response's analysis becomes its reasoning, its final channel the answer."]
+    if not (opened or template.can_think):
+        return [head]
+    opens = opened.opens or "reasoning" if opened else "no think block"
+    shown = (
+        f"The template prints reasoning between {frame.tags.opens!r} and {frame.tags.closes!r}." if frame.tags else ""
+    )
+    return [
+        f"Can think; the response prompt opens {opens}. Instructions come without thinking: their prompts end before "
+        "the assistant's turn.",
+        shown,
+        head,
+    ]

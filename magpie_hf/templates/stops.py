@@ -1,0 +1,160 @@
+"""Where a generation ends: tokens and texts that stop an instruction or a response, read off the template's frame."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .answer import AnswerFrame
+from .probe import Frame
+from .reasoning import TAG, is_tag
+from .special_tokens import SpecialTokens
+
+
+@dataclass(frozen=True)
+class Stops:
+    """What ends a text, the likeliest first.
+
+    `texts`: all of them as text, for servers that stop on texts only. `token_ids`: tokens. `plain_texts`: those texts
+    that no token stands for (templates without special tokens): all that is left to an engine that stops on tokens.
+    """
+
+    texts: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    plain_texts: tuple[str, ...] = ()
+
+
+# Marks that look like special tokens but are plain text to some tokenizers: <|user|>, [INST], <<SYS>>
+_MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>|\[/?[A-Z_]{3,40}\]|</?s>")
+
+
+class Vocabulary:
+    """A tokenizer's added tokens: which texts they are, which are special."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self.text_of = {int(i): str(token) for i, token in added.items()}
+        self.special = {str(token) for token in added.values() if token.special}
+        self.special.update(str(token) for token in tokenizer.all_special_tokens)
+        self.marks = {i: t for i, t in self.text_of.items() if len(t.strip()) > 1 and not is_tag(t)}
+        self._mark_texts = {t.strip() for t in (*self.text_of.values(), *self.special) if len(t.strip()) > 1}
+        self.special_text = {i: t for i, t in self.text_of.items() if t in self.special and t.strip()}
+
+    def marks_in(self, text: str) -> list[int]:
+        """Return the added tokens in a text of the template, in order; neither white space nor think tags."""
+        if not text:
+            return []
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        # The literal must be there too: some tokenizers list their byte tokens (<0x5B>) among the added ones
+        return [i for i in ids if i in self.marks and self.marks[i].strip() in text]
+
+    def literal(self, token_id: int) -> str:
+        """Return a token as text."""
+        known = self.text_of.get(token_id)
+        return known if known is not None else str(self.tokenizer.decode([token_id]))
+
+    def pieces(self, text: str) -> list[str]:
+        """Return a text of the template cut around its marks: added tokens, what looks like them, reasoning tags."""
+        found = (t for t in self._mark_texts if t in text)
+        known = [re.escape(t) for t in sorted(found, key=len, reverse=True)]
+        return [p for p in re.split("(" + "|".join([*known, _MARK.pattern, f"(?i:{TAG.pattern})"]) + ")", text) if p]
+
+    def holds_mark(self, text: str) -> bool:
+        """Return whether a text of the template holds a mark."""
+        pieces = self.pieces(text)
+        return len(pieces) > 1 or (bool(pieces) and self._is_mark(pieces[0]))
+
+    def _is_mark(self, piece: str) -> bool:
+        return piece.strip() in self._mark_texts or is_tag(piece) or _MARK.fullmatch(piece) is not None
+
+    def in_instructions(self, frame: Frame, template: str) -> SpecialTokens:
+        """Return what finds special tokens and the template's own marks in an instruction; think tags are not meant."""
+        special = {t for t in self.special if t.strip() and not is_tag(t)}
+        return SpecialTokens(self, special, self._shown((frame.after_user, frame.after_answer)), template)
+
+    def in_answers(self, parts: Iterable[str], template: str) -> SpecialTokens:
+        """Return what finds special tokens, and the marks that a template prints (`parts`), in an answer.
+
+        Think tags that are ordinary tokens are not meant: an answer may speak of them.
+        """
+        special = {t for t in self.special if len(t.strip()) > 1}
+        return SpecialTokens(self, special, self._shown(parts), template)
+
+    def _shown(self, parts: Iterable[str]) -> set[str]:
+        texts: set[str] = set()
+        for part in parts:
+            texts.update(_MARK.findall(part), (self.marks[i] for i in self.marks_in(part)))
+        return {text for text in texts if not is_tag(text)}
+
+
+def instruction_stops(vocabulary: Vocabulary, frame: Frame, generation_config: Any) -> Stops:
+    """Return what ends a user's message: what follows it, the end of sequence, and every mark that opens a turn."""
+    ids = [
+        *vocabulary.marks_in(frame.after_user),
+        *end_ids(vocabulary, generation_config),
+        *vocabulary.marks_in(frame.after_answer),
+        *vocabulary.marks_in(frame.before_answer),
+    ]
+    plain = _MARK.findall(frame.after_user + frame.after_answer)
+    return stops_of(vocabulary, ids, plain, first=_plain_end(vocabulary, frame.after_user))
+
+
+def response_stops(vocabulary: Vocabulary, frame: Frame, answer: AnswerFrame, generation_config: Any) -> Stops:
+    """Return what ends an answer: what follows it in a conversation, and the end of sequence.
+
+    Marks that the model writes before its answer ends do not end it: those of its own header, and those between its
+    reasoning and its answer. Where a last answer ends otherwise than a past one, an answer may be several messages, and
+    what ends or opens a past message does not end it either.
+    """
+    ends = end_ids(vocabulary, generation_config)
+    last, between = vocabulary.marks_in(frame.at_end), vocabulary.marks_in(frame.after_answer)
+    inside = {i for part in answer.inside for i in vocabulary.marks_in(part)}
+    if inside and last[:1] != between[:1]:
+        between = []
+    plain = [*_MARK.findall(frame.after_answer), *_plain_user(vocabulary, frame.after_answer)]
+    ids = [*(i for i in last if i not in inside), *ends, *(i for i in between if i not in inside)]
+    return stops_of(vocabulary, ids, () if inside else plain)
+
+
+def _plain_user(vocabulary: Vocabulary, after_answer: str) -> list[str]:
+    r"""Return the text that begins the next user's turn where no mark ends an answer: "### User:", "\nUser:"."""
+    return [] if vocabulary.holds_mark(after_answer) else _plain_end(vocabulary, after_answer)
+
+
+def end_ids(vocabulary: Vocabulary, generation_config: Any) -> list[int]:
+    """Return the end-of-sequence token ids of a generation config."""
+    given = generation_config
+    ends = given.get("eos_token_id") if isinstance(given, Mapping) else getattr(given, "eos_token_id", None)
+    listed = ends if isinstance(ends, (list, tuple)) else [ends]
+    tokenizer = vocabulary.tokenizer
+    return [int(i) for i in (tokenizer.eos_token_id, *listed, tokenizer.bos_token_id) if i is not None]
+
+
+def _plain_end(vocabulary: Vocabulary, after_user: str) -> list[str]:
+    """Return the text that ends a user's message where no token does: "### Response:", "ASSISTANT:", "[/INST]"."""
+    line = next((part for part in after_user.splitlines() if part.strip()), "").strip()
+    if not line or any(line.startswith(mark) for mark in vocabulary.marks.values()):
+        return []
+    if mark := _MARK.match(line):
+        return [mark[0]]
+    leading = after_user[: len(after_user) - len(after_user.lstrip())]
+    if not line[0].isalpha() or (line.isupper() and not line.isalpha()):
+        return [line]
+    # An ordinary word ("Assistant:") may stand in a text; at the start of a line, as the template has it, hardly
+    if "\n" not in leading or line.isalpha():
+        return []
+    return [leading.lstrip(" ") + line]
+
+
+def stops_of(vocabulary: Vocabulary, ids: Iterable[int], plain: Iterable[str], first: Iterable[str] = ()) -> Stops:
+    """Return stop ids with their texts, and stop strings, in order."""
+    tokens = tuple(dict.fromkeys(ids))
+    literals = [vocabulary.literal(i) for i in tokens]
+    taken = {*vocabulary.text_of.values(), *literals}
+    ends = [text for text in first if text not in taken]
+    rest = [text for text in plain if text not in taken]
+    texts = tuple(dict.fromkeys([*ends, *literals, *rest]))
+    return Stops(texts, tokens, tuple(dict.fromkeys([*ends, *rest])))

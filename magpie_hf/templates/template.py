@@ -1,0 +1,300 @@
+"""The prompts of the Magpie method, derived from a tokenizer's own chat template.
+
+A template is rendered with a word of ours in the user's place and cut there: what stands before it is the pre-query
+prompt (or, after a conversation, the prompt for the next user turn). A response prompt is the plain rendering of the
+conversation with the assistant's header. What comes right after the user's words tells where an instruction ends.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from ..engines.base import Generation, Prompt
+from ..errors import ArgumentError, TemplateError, quoted
+from ..models import resolve_model
+from .answer import AnswerFrame, find_answer_frame
+from .answer_reader import Answer, AnswerReader
+from .dates import checked_kwargs, dated_renderer
+from .load import find_template, generation_config_of, load_tokenizer, template_text
+from .probe import Frame, Message, Slot, find_frame, find_slot, split_at_slot
+from .stops import Stops, Vocabulary, instruction_stops, response_stops
+from .tokens import Coder
+
+
+__all__ = ["ChatTemplate", "Stops"]
+
+_CACHED_SYSTEM_PROMPTS = 4096
+_A_TURN = ({"role": "user", "content": "Hi there."}, {"role": "assistant", "content": "Hello! How can I help?"})
+
+
+class ChatTemplate:
+    """A model's chat template, as Magpie uses it.
+
+    Attributes: `name` (the model's, for messages), `tokenizer`, `text` (the Jinja source), `template_kwargs`, `date`
+    (what to record so that another day sends the same bytes: an ISO date, or None if no date is printed), `hash`
+    (short, over text and arguments: provenance), `bos` (the literal, or ""), `tokenizer_adds_bos` (to plain text, so
+    that servers which tokenize text add it too), `instruction_stops`, `response_stops`, `frame`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        name: str = "",
+        chat_template: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        template_date: dt.date | str | None = None,
+        generation_config: Any = None,
+    ) -> None:
+        """Study the template.
+
+        `chat_template`: Jinja text, a file of it, or the name of one of the tokenizer's templates. `template_date`:
+        the day that templates print as today; None is today. `generation_config`: its `eos_token_id` end texts too.
+
+        Raises:
+            TemplateError: there is no template, it raises on a lone user message, or it has no open user slot.
+            ArgumentError: an argument cannot be used.
+        """
+        self.name = name or str(getattr(tokenizer, "name_or_path", "") or "the model")
+        self.tokenizer = tokenizer
+        self.text = template_text(tokenizer, chat_template, self.name)
+        self._render = dated_renderer(tokenizer, self.text, checked_kwargs(template_kwargs), template_date, self.name)
+        self.template_kwargs = self._render.kwargs
+        self._vocabulary = Vocabulary(tokenizer)
+        self._render.settle()
+        self.date = self._render.printed_date()
+        self._coder = Coder(tokenizer)
+        self._coder.note(split_at_slot(self._render, [], "a lone user message")[0])
+        self.bos, self.tokenizer_adds_bos = self._coder.bos, self._coder.adds_bos
+        self._encode, self._complete, self._bos_of = self._coder.encode, self._coder.complete, self._coder.bos_of
+        self._prompts: dict[str | None, Prompt] = {}
+        self._systems: dict[str, list[Message]] = {}
+        self._turn_slots: dict[str | None, Slot] = {}
+        self.frame: Frame = find_frame(self._render)
+        self.answer_frame: AnswerFrame = find_answer_frame(self._render, self._vocabulary, self.frame)
+        self._reader = AnswerReader(self.text, self._vocabulary, self.frame, self.answer_frame)
+        self.is_harmony, self.opened_think = self._reader.is_harmony, self._reader.opened
+        self.instruction_stops = instruction_stops(self._vocabulary, self.frame, generation_config)
+        self.response_stops = response_stops(self._vocabulary, self.frame, self.answer_frame, generation_config)
+        self._special = self._vocabulary.in_instructions(self.frame, self.text)
+        self.pre_query_slot: Slot
+        self.pre_query()
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        *,
+        revision: str | None = None,
+        chat_template: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        template_date: dt.date | str | None = None,
+        trust_remote_code: bool = False,
+    ) -> ChatTemplate:
+        """Load the tokenizer of a Hub id, a local directory or "demo", and study its template.
+
+        Raises:
+            ModelError: the model or its tokenizer cannot be loaded.
+            TemplateError: see the constructor.
+        """
+        ref = resolve_model(model, revision)
+        tokenizer = load_tokenizer(ref.source, ref.load_revision, ref.name, trust_remote_code=trust_remote_code)
+        return cls(
+            tokenizer,
+            name=ref.name,
+            chat_template=find_template(tokenizer, ref, chat_template),
+            template_kwargs=template_kwargs,
+            template_date=template_date,
+            generation_config=generation_config_of(ref.source, ref.load_revision, ref.name),
+        )
+
+    @property
+    def stops(self) -> Stops:
+        """What ends an instruction; a response may need others (see `response_stops`)."""
+        return self.instruction_stops
+
+    @cached_property
+    def hash(self) -> str:
+        """A short hash of the template's text and arguments."""
+        given = json.dumps([self.text, self.template_kwargs], sort_keys=True, default=str, ensure_ascii=False)
+        return hashlib.blake2b(given.encode(), digest_size=8).hexdigest()
+
+    def pre_query(self, system_prompt: str | None = None) -> Prompt:
+        """Return the prompt after which the model writes a user's first message.
+
+        The same object each time, so that engines see which requests share it. `system_prompt`: None leaves the
+        template's default; "" blanks it, and adds nothing where there is none.
+
+        Raises:
+            TemplateError: the template takes no system prompt or drops it, or prints nothing before the user.
+        """
+        known = self._prompts.get(system_prompt)
+        if known is not None:
+            return known
+        system = self._system(system_prompt)
+        what = "a system prompt" if system else "a lone user message"
+        slot = find_slot(self._render, self._complete, self._encode, system, what)
+        self._check_shown(system, slot)
+        self._check_header(slot)
+        prompt = self._slot_prompt(slot)
+        if len(self._prompts) >= _CACHED_SYSTEM_PROMPTS:
+            self._prompts = {None: self._prompts[None]}
+            self._turn_slots.clear()
+        self._prompts[system_prompt] = prompt
+        if system_prompt is None:
+            self.pre_query_slot = slot
+        return prompt
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether contents are given to the template as lists of parts."""
+        return self._render.as_parts
+
+    def is_served_alike(self) -> bool:
+        """Whether a server that is sent the text without its BOS makes the same token ids of it."""
+        return self._coder.is_served_alike(self.pre_query().text)
+
+    @property
+    def needs_tools(self) -> bool:
+        """Whether the template is given an empty list of tools, because it cannot do without one."""
+        return self._render.empty_tools
+
+    @property
+    def can_think(self) -> bool:
+        """Whether the template knows think blocks or channels."""
+        return bool(self._reader.known) or self.is_harmony or "enable_thinking" in self.text
+
+    @property
+    def hidden_close(self) -> str | None:
+        """What closes the model's reasoning, if it cannot be seen where special tokens are left out of texts."""
+        return self._reader.hidden_close
+
+    def next_user(self, messages: Sequence[Message], system_prompt: str | None = None) -> Prompt:
+        """Return the prompt after which the model writes the user's next message.
+
+        `messages`: the conversation so far, ending with the assistant's; empty for the first turn.
+
+        Raises:
+            TemplateError: the template refuses the conversation or the system prompt.
+        """
+        if not messages:
+            return self.pre_query(system_prompt)
+        if messages[-1].get("role") != "assistant":
+            raise ArgumentError("The conversation does not end with the assistant's message.", key="messages")
+        slot = self._turn_slot(system_prompt)
+        history = self._conversation(messages, system_prompt)
+        before = self._complete(split_at_slot(self._render, history, "this conversation")[0])
+        if not before.endswith(slot.tail_text + slot.dropped):
+            slot = find_slot(self._render, self._complete, self._encode, history, "this conversation")
+            return self._slot_prompt(slot)
+        text = before.removesuffix(slot.dropped)
+        encode = _tail_encoder(self._encode, slot)
+        return Prompt(text, encode=encode, bos=self._bos_of(text), dropped=slot.dropped)
+
+    def response(self, messages: Sequence[Message], system_prompt: str | None = None) -> Prompt:
+        """Return the prompt after which the model answers the last message, which is the user's.
+
+        Raises:
+            TemplateError: the template refuses the conversation or the system prompt.
+        """
+        if not messages or messages[-1].get("role") != "user":
+            raise ArgumentError("The conversation does not end with a user's message.", key="messages")
+        conversation = self._conversation(messages, system_prompt)
+        text = self._complete(self._render.or_refuse(conversation, "this conversation"))
+        return Prompt(text, encode=self._encode, bos=self._bos_of(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones visible."""
+        return self._coder.decode(ids)
+
+    def find_special(self, text: str, token_ids: Sequence[int] | None = None) -> str | None:
+        """Return the first special token, or mark of the template, found in a generated text; by ids where known."""
+        return self._special.find(text, token_ids)
+
+    def split_reasoning(self, text: str) -> tuple[str | None, str]:
+        """Return (reasoning, answer) of a response; reasoning is None if there is none, answer "" if it never came."""
+        return self._reader.split(text)
+
+    def read_answer(self, generation: Generation) -> Answer:
+        """Return a response's answer with its reasoning apart, and the special token that is left in it, if any."""
+        return self._reader.read(generation)
+
+    def describe(self, system_prompt: str | None = None) -> dict[str, Any]:
+        """Return all that is sent, for people to read: prompts as text and ids, stops, BOS, notes; JSON-ready."""
+        from .notes import describe
+
+        return describe(self, system_prompt)
+
+    # What follows: how the messages of a conversation are put together.
+
+    def _conversation(self, messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
+        if system_prompt is None:
+            return list(messages)
+        self.pre_query(system_prompt)
+        rest = messages[1:] if messages[0].get("role") == "system" else messages
+        return [*self._system(system_prompt), *rest]
+
+    def _system(self, system_prompt: str | None) -> list[Message]:
+        """Return the system message to begin with; for "" only where it takes a default text away."""
+        if system_prompt is None:
+            return []
+        message: list[Message] = [{"role": "system", "content": system_prompt}]
+        if system_prompt.strip():
+            return message
+        if system_prompt not in self._systems:
+            self._systems[system_prompt] = message if self._blanks_default(message) else []
+        return self._systems[system_prompt]
+
+    def _blanks_default(self, message: Sequence[Message]) -> bool:
+        """Whether an empty system message shortens the prompt; otherwise it would only add an empty block."""
+        try:
+            blank = split_at_slot(self._render, message, "an empty system prompt")[0]
+        except TemplateError:
+            return False
+        return len(blank) < len(split_at_slot(self._render, [], "a lone user message")[0])
+
+    def _check_shown(self, system: Sequence[Message], slot: Slot) -> None:
+        wanted = "".join(str(m["content"]).strip() for m in system)
+        if wanted and wanted not in slot.text + slot.dropped:
+            raise TemplateError(
+                f"The chat template of {quoted(self.name)} drops or rewrites the system prompt.",
+                hint="Leave the system prompt out, or give another template (chat_template=…).",
+                template=self.name,
+            )
+
+    def _slot_prompt(self, slot: Slot) -> Prompt:
+        bos = self._bos_of(slot.text)
+        return Prompt(slot.text, slot.token_ids, encode=self._encode, bos=bos, dropped=slot.dropped)
+
+    def _check_header(self, slot: Slot) -> None:
+        if not slot.text.removeprefix(self.bos).strip():
+            raise TemplateError(
+                f"The chat template of {quoted(self.name)} prints nothing before the user's message.",
+                hint="Magpie sends that text as the prompt. Give the template that the model was trained with "
+                "(chat_template=…), or another model.",
+                template=self.name,
+            )
+
+    def _turn_slot(self, system_prompt: str | None) -> Slot:
+        known = self._turn_slots.get(system_prompt)
+        if known is None:
+            history = self._conversation(_A_TURN, system_prompt)
+            known = find_slot(self._render, self._complete, self._encode, history, "this conversation")
+            self._turn_slots[system_prompt] = known
+        return known
+
+
+def _tail_encoder(encode: Any, slot: Slot) -> Any:
+    if not slot.tail_ids:
+        return encode
+
+    def encoded(text: str) -> list[int]:
+        ids = encode(text.removesuffix(slot.tail_text))
+        return [*ids, *slot.tail_ids] if text.endswith(slot.tail_text) else ids
+
+    return encoded
