@@ -25,7 +25,7 @@ from ..storage.journal import Index, Journal
 from .driver import OpenRow, StageCounters
 from .environment import Environment
 from .runner import check_pending, drive, note_damage
-from .store import StagePlace
+from .store import StageStore
 
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Candidates:
             self.locations.extend([-1] * missing)
 
     @property
-    def is_hungry(self) -> bool:
+    def needs_more(self) -> bool:
         """Whether more samples must be asked for, if those in flight are accepted at the rate seen so far."""
         done = self.accepted + self.rejected
         rate = (self.accepted + PRIOR_SAMPLES) / (done + PRIOR_SAMPLES)
@@ -206,27 +206,27 @@ def run_instructions(stage: Instructions, num_rows: int, env: Environment, shard
     """
     shares = [point.share for point in stage.grid]
     grid = [[point.to_dict(), point.share] for point in stage.grid]
-    place = StagePlace(stage, env, "samples", {"num_rows": num_rows, "grid": grid, "shard": list(shard)})
-    cached = place.cached()
+    store = StageStore(stage, env, "samples", {"num_rows": num_rows, "grid": grid, "shard": list(shard)})
+    cached = store.cached()
     if cached is not None:
         return cached
     needs = needed_per_point(shares, num_rows, shard)
     points = [Candidates(i, point_key(p), needs[i], shard) for i, p in enumerate(stage.grid)]
-    with Journal(place.directory / "journal", segment_age_s=env.segment_age_s) as journal:
+    with Journal(store.directory / "journal", segment_age_s=env.segment_age_s) as journal:
         index = journal.index()
         note_damage(env, journal, stage.name)
         rows = np.concatenate([candidates.load(index) for candidates in points])
-        counters = place.counters(journal, index, rows)
+        counters = store.counters(journal, index, rows)
         counters.total, counters.accepted = sum(needs), count_accepted(points)
         if any(_is_short(candidates) for candidates in points):
-            _generate(stage, env, place, journal, counters, points)
+            _generate(stage, env, store, journal, counters, points)
         picks = _choose(stage, points)
         samples = _samples(picks, shares, sum(needs))
         locations = array("q", (points[g].locations[i] for g, i in zip(*samples.values(), strict=True)))
-        place.state["samples"] = _funnel(points)
-        _write(stage, env, place, journal, samples, locations)
-    place.done(sum(place.state["samples"].values()), len(locations), counters)
-    return place.require_cached()
+        store.state["samples"] = _funnel(points)
+        _write(stage, env, store, journal, samples, locations)
+    store.done(sum(store.state["samples"].values()), len(locations), counters)
+    return store.require_cached()
 
 
 def _is_short(candidates: Candidates) -> bool:
@@ -242,7 +242,7 @@ def count_accepted(points: list[Candidates]) -> int:
 def _generate(
     stage: Instructions,
     env: Environment,
-    place: StagePlace,
+    store: StageStore,
     journal: Journal,
     counters: StageCounters,
     points: list[Candidates],
@@ -256,7 +256,7 @@ def _generate(
     def dropped(row: OpenRow) -> None:
         points[row.values["grid_point"]].drop(row.values["sample_index"])
 
-    with drive(stage, env, place, journal, counters, finished, dropped) as driver:
+    with drive(stage, env, store, journal, counters, finished, dropped) as driver:
         driver.run(_wanted(points), lambda: any(_is_short(candidates) for candidates in points))
 
 
@@ -265,14 +265,14 @@ def _wanted(points: list[Candidates]) -> Iterator[OpenRow | None]:
     current: Candidates | None = None
     left = 0
     while True:
-        if current is None or left == 0 or not current.is_hungry:
-            hungry = [c for c in points if c.is_hungry or c.has_hole]
-            if not hungry:
+        if current is None or left == 0 or not current.needs_more:
+            short = [c for c in points if c.needs_more or c.has_hole]
+            if not short:
                 if not any(c.flying for c in points):
                     return
                 yield None
                 continue
-            current = min(hungry, key=lambda c: ((c.accepted + c.flying) / c.needed, c.point))
+            current = min(short, key=lambda c: ((c.accepted + c.flying) / c.needed, c.point))
             left = BLOCK
         sample = current.next_sample()
         left -= 1
@@ -333,7 +333,7 @@ def _funnel(points: list[Candidates]) -> dict[str, int]:
 def _write(
     stage: Instructions,
     env: Environment,
-    place: StagePlace,
+    store: StageStore,
     journal: Journal,
     samples: dict[str, array[int]],
     locations: array[int],
@@ -354,4 +354,4 @@ def _write(
                 out[name].append(new[name])
         return out
 
-    place.write(source, collect, remove=list(samples))
+    store.write(source, collect, remove=list(samples))

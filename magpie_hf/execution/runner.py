@@ -20,7 +20,7 @@ from ..storage.keys import row_keys
 from .budget import InFlight, mean_tokens
 from .driver import Driver, OpenRow, StageCounters
 from .environment import Environment
-from .store import StagePlace
+from .store import StageStore
 
 
 if TYPE_CHECKING:
@@ -36,51 +36,51 @@ def run_stage(stage: Stage, dataset: Dataset, env: Environment) -> Dataset:
         RunStopped: a budget or the circuit breaker ended the run.
     """
     stage.check_columns(dataset)
-    place = StagePlace(stage, env, env.fingerprint_of(dataset))
-    cached = place.cached()
+    store = StageStore(stage, env, env.fingerprint_of(dataset))
+    cached = store.cached()
     if cached is not None:
         return cached
     if isinstance(stage, (RowStage, ModelStage)):
-        return _run_row_stage(stage, dataset, env, place)
+        return _run_row_stage(stage, dataset, env, store)
     if isinstance(stage, SetStage):
-        return _run_set_stage(stage, dataset, env, place)
+        return _run_set_stage(stage, dataset, env, store)
     assert isinstance(stage, BatchStage)  # noqa: S101 (the kinds there are)
     function = stage.bind(env.context(stage))
-    place.write(dataset, lambda batch, _: function(batch))
-    place.done(len(dataset), len(dataset))
-    return place.require_cached()
+    store.write(dataset, lambda batch, _: function(batch))
+    store.done(len(dataset), len(dataset))
+    return store.require_cached()
 
 
-def _run_set_stage(stage: SetStage, dataset: Dataset, env: Environment, place: StagePlace) -> Dataset:
+def _run_set_stage(stage: SetStage, dataset: Dataset, env: Environment, store: StageStore) -> Dataset:
     env.close_engine()
-    directory = place.directory / f"work-{place.fingerprint[:12]}"
+    directory = store.directory / f"work-{store.fingerprint[:12]}"
     work = Workspace(directory, env.run_dir.path / "stages" / "shared", env.context(stage), env.listener)
     started = time.monotonic()
-    place.state["status"] = "running"
+    store.state["status"] = "running"
     env.run_dir.save()
     result = stage.apply(dataset, work)
     if result.indices is None:
-        place.write_columns(dataset, result.columns)
+        store.write_columns(dataset, result.columns)
         kept = len(dataset)
     else:
-        place.write_rows(dataset, result.indices)
+        store.write_rows(dataset, result.indices)
         kept = len(result.indices)
-    place.state["report"] = dict(result.report)
-    place.state["seconds"] = place.state.get("seconds", 0.0) + time.monotonic() - started
-    place.done(len(dataset), kept)
+    store.state["report"] = dict(result.report)
+    store.state["seconds"] = store.state.get("seconds", 0.0) + time.monotonic() - started
+    store.done(len(dataset), kept)
     shutil.rmtree(directory, ignore_errors=True)
-    return place.require_cached()
+    return store.require_cached()
 
 
-def _run_row_stage(stage: RowStage | ModelStage, dataset: Dataset, env: Environment, place: StagePlace) -> Dataset:
+def _run_row_stage(stage: RowStage | ModelStage, dataset: Dataset, env: Environment, store: StageStore) -> Dataset:
     keys = row_keys(dataset, stage.needs)
-    with Journal(place.directory / "journal", segment_age_s=env.segment_age_s) as journal:
+    with Journal(store.directory / "journal", segment_age_s=env.segment_age_s) as journal:
         index = journal.index()
         note_damage(env, journal, stage.label)
         at = index.find(keys)
         locations = np.where(at >= 0, index.locations[at] if len(index.locations) else -1, -1).astype(np.int64)
         codes = np.where(at >= 0, index.codes[at] if len(index.codes) else 0, 0).astype(np.uint8)
-        counters = place.counters(journal, index, at[at >= 0])
+        counters = store.counters(journal, index, at[at >= 0])
         counters.total = len(dataset)
         del index, at
         missing = np.flatnonzero(locations < 0)
@@ -90,16 +90,16 @@ def _run_row_stage(stage: RowStage | ModelStage, dataset: Dataset, env: Environm
                 locations[row.position], codes[row.position] = location, code
 
             if isinstance(stage, RowStage):
-                with drive(stage, env, place, journal, counters, finished) as driver:
+                with drive(stage, env, store, journal, counters, finished) as driver:
                     driver.run(_open_rows(dataset, stage.needs, missing, keys))
             else:
                 rows = _open_rows(dataset, stage.needs, missing, keys)
-                score_rows(stage, env, place, journal, counters, rows, finished)
+                score_rows(stage, env, store, journal, counters, rows, finished)
         check_pending(stage.label, int((locations < 0).sum()), len(dataset))
         collect = _collector(stage, env, journal, locations, codes)
-        place.write(dataset, collect, remove=[name for name in stage.replaces if name in dataset.column_names])
-    place.done(len(dataset), len(dataset), counters)
-    return place.require_cached()
+        store.write(dataset, collect, remove=[name for name in stage.replaces if name in dataset.column_names])
+    store.done(len(dataset), len(dataset), counters)
+    return store.require_cached()
 
 
 def note_damage(env: Environment, journal: Journal, name: str) -> None:
@@ -154,7 +154,7 @@ def _collector(
 def score_rows(
     stage: ModelStage,
     env: Environment,
-    place: StagePlace,
+    store: StageStore,
     journal: Journal,
     counters: StageCounters,
     rows: Iterator[OpenRow],
@@ -163,7 +163,7 @@ def score_rows(
     """Run rows through a stage's own model into the journal, in blocks of as many as the budget has room for."""
     env.close_engine()
     context = env.context(stage)
-    with _told(stage, env, place, counters), stage.open(context) as scorer:
+    with report_progress(stage, env, store, counters), stage.open(context) as scorer:
         started, base = time.monotonic(), counters.seconds
         for row in rows:
             count = env.listener.rows_with_room(counters, stage.block_rows)
@@ -181,23 +181,23 @@ def score_rows(
 
 
 @contextlib.contextmanager
-def _told(stage: Stage, env: Environment, place: StagePlace, counters: StageCounters) -> Iterator[None]:
+def report_progress(stage: Stage, env: Environment, store: StageStore, counters: StageCounters) -> Iterator[None]:
     """Let the person see the stage's progress, and run.json its counts."""
-    env.listener.stage_begins(stage.label, counters, key=place.directory.name)
-    env.listener.on_save = place.save
-    place.begin(counters)
+    env.listener.stage_begins(stage.label, counters, key=store.directory.name)
+    env.listener.on_save = store.save
+    store.begin(counters)
     try:
         yield
     finally:
         env.listener.stage_ends(stage.label, counters)
-        place.save(counters)
+        store.save(counters)
 
 
 @contextlib.contextmanager
 def drive(
     stage: RowStage,
     env: Environment,
-    place: StagePlace,
+    store: StageStore,
     journal: Journal,
     counters: StageCounters,
     finished: Callable[[OpenRow, int, int], None],
@@ -205,7 +205,7 @@ def drive(
 ) -> Iterator[Driver]:
     """Open the engine, bind the stage, and give a driver; the stage's counts are saved on the way and at the end."""
     engine = env.open_engine()
-    place.check_served(engine)
+    store.check_served(engine)
     steps = stage.bind(env.context(stage, engine))
     driver = Driver(
         engine,
@@ -216,8 +216,8 @@ def drive(
         listener=env.listener,
         accept_failures=env.accept_failures,
         code_numbers=CODE_NUMBERS,
-        check_served=place.check_reply,
+        check_served=store.check_reply,
         dropped=dropped,
     )
-    with _told(stage, env, place, counters):
+    with report_progress(stage, env, store, counters):
         yield driver

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _MOST_FINGERPRINTS = 16  # that are kept
 
 
-class StagePlace:
+class StageStore:
     """Where one stage keeps its journal, its Arrow file and its record in run.json."""
 
     def __init__(self, stage: Stage, env: Environment, input_fingerprint: str, extra: object = None) -> None:

@@ -553,7 +553,7 @@ def test_many_runs_in_one_process_leave_no_threads_open_files_or_package_indexes
             "RunDir",
             "Session",
             "Listener",
-            "StagePlace",
+            "StageStore",
             "Journal",
             "Driver",
             "Dataset",
