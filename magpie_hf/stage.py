@@ -51,29 +51,13 @@ Steps = Generator[Ask, Generation, Outcome]
 OK = "ok"
 ROW_INDEX = "_index"
 """Key under which `steps` finds the number that stands for a row in its seeds: made of the row key, in [0, 2^31)."""
-CODES = (
-    "ok",
-    "unfinished",
-    "empty",
-    "fragment",
-    "think_tag",
-    "assistant_voice",
-    "special_token",
-    "mixed_script",
-    "banned_start",
-    "too_long",
-    "validation",
-    "generation",
-    "incomplete_generation",
-    "failed",
-    "fewer_turns",
-    "unparsable",
-    "unknown_label",
-    "header",
+CODES = tuple(
+    "ok unfinished empty fragment think_tag assistant_voice special_token mixed_script banned_start too_long validation "
+    "generation incomplete_generation failed fewer_turns unparsable unknown_label header".split()
 )
 """Names of the journal's codes, by number. Append only: journals on disk hold the numbers."""
 CODE_NUMBERS = {name: number for number, name in enumerate(CODES)}
-FAILURE_CODES = ("too_long", "validation", "generation", "incomplete_generation", "failed")
+FAILURE_CODES = tuple("too_long validation generation incomplete_generation failed".split())
 
 
 def failed(generation: Generation) -> Outcome:

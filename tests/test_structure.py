@@ -29,7 +29,7 @@ HEAVY = ("torch", "transformers", "datasets", "numpy", "aiohttp", "huggingface_h
 # Modules and folders from the lowest layer to the highest: each may import from lower layers only, also for type checking.
 # What belongs to a folder but stands lower has a line of its own.
 LAYERS = (
-    ("errors", "version", "backoff", "nearest"),
+    ("errors", "version", "backoff", "messages", "nearest"),
     ("columns", "demo", "judging", "models", "plugins", "sampling", "storage"),
     ("engines.base", "reports", "selection"),
     ("hub", "templates"),

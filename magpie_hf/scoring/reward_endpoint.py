@@ -15,6 +15,7 @@ from ..engines.remote.transport import Transport
 from ..engines.remote.untrusted import clean_text, count_or_none, name_or_none
 from ..engines.remote.wire import MALFORMED, Reply
 from ..errors import EngineError, EngineUnavailableError, quoted
+from ..messages import conversation
 from ..models import ModelRef
 from .reward_model import Scored
 
@@ -72,7 +73,7 @@ class EndpointScorer:
 
     def _score(self, transport: Transport, pair: tuple[str, str]) -> Scored:
         texts = [clean_text(text) for text in pair]
-        messages = [{"role": "user", "content": texts[0]}, {"role": "assistant", "content": texts[1]}]
+        messages = conversation((texts[0], texts[1]))
         body = {
             "model": self._model,
             "messages": messages,

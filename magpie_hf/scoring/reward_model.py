@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import ModelError, quoted
+from ..messages import conversation
 from ..models import DEMO, ModelRef
 
 
@@ -112,7 +113,7 @@ class RewardModel:
 
     def _encode(self, instruction: str, response: str) -> tuple[list[int], bool]:
         """Return a conversation's token ids with exactly one BOS, and whether they were cut."""
-        messages = [{"role": "user", "content": instruction}, {"role": "assistant", "content": response}]
+        messages = conversation((instruction, response))
         text = str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False))
         bos = self._tokenizer.bos_token
         if bos and text.startswith(bos):

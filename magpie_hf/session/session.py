@@ -19,6 +19,7 @@ from ..errors import BudgetExceeded, MagpieError
 from ..execution.driver import rejected_by_code
 from ..execution.environment import Environment
 from ..execution.progress import Listener
+from ..messages import user
 from ..models import ModelRef, resolve_model
 from ..recipe.schema import Recipe, RoleSpec
 from ..stage import ModelChoice, Stage
@@ -131,7 +132,7 @@ class Session:
         if role == "generator" and not self.recipe.dataset:
             engine.check_prompt(template.pre_query(self.recipe.grid[0].system_prompt))
         else:
-            engine.check_prompt(template.response([{"role": "user", "content": "Hello"}]))
+            engine.check_prompt(template.response([user("Hello")]))
         return engine
 
     def _spent_elsewhere(self, key: str) -> tuple[int, float]:

@@ -59,6 +59,12 @@ _THINK = re.compile(
 _FRAGMENT_START = re.compile(r"^[\s,.;:!?)\]}…%&/\\|+=]*(?:[,;:?)\]}…]|!(?!\w))")
 
 
+_SCRIPT_OF = dict.fromkeys("CJK HIRAGANA KATAKANA IDEOGRAPHIC BOPOMOFO HALFWIDTH".split(), "CJK") | dict.fromkeys(
+    "MICRO FEMININE MASCULINE MODIFIER ANGSTROM SCRIPT DOUBLE MATHEMATICAL FULLWIDTH SUPERSCRIPT KELVIN OHM "
+    "PLANCK".split(),
+    "LATIN",
+)
+"""First words of Unicode names that stand for another writing system."""
 _LONE_GREEK = re.compile(r"(?<![\u0370-\u03ff])[\u0370-\u03ff](?![\u0370-\u03ff])")
 
 
@@ -170,22 +176,4 @@ def _script(character: str) -> str:
         name = unicodedata.name(character).split(" ", 1)[0].split("-", 1)[0]
     except ValueError:
         return "UNKNOWN"
-    if name in ("CJK", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC", "BOPOMOFO", "HALFWIDTH"):
-        return "CJK"
-    if name in (
-        "MICRO",
-        "FEMININE",
-        "MASCULINE",
-        "MODIFIER",
-        "ANGSTROM",
-        "SCRIPT",
-        "DOUBLE",
-        "MATHEMATICAL",
-        "FULLWIDTH",
-        "SUPERSCRIPT",
-        "KELVIN",
-        "OHM",
-        "PLANCK",
-    ):
-        return "LATIN"
-    return name
+    return _SCRIPT_OF.get(name, name)

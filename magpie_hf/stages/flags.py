@@ -23,9 +23,7 @@ SCANNED = 20_000
 REPEATED_SHARE = 0.3
 REPEATED_WORDS = 4
 REPEATED_LINES = 4
-FLAGS = (
-    "refusal", "identity_talk", "cutoff_talk", "repetition", "unfinished", "mixed_script", "placeholder", "special_token",
-)  # fmt: skip
+FLAGS = tuple("refusal identity_talk cutoff_talk repetition unfinished mixed_script placeholder special_token".split())
 
 _REFUSAL = re.compile(
     r"^\W*(?:(?:i(?:'|’)?m|i am) (?:really |very |so )?sorry,? (?:but )?(?:i|as)\b[^.\n]{0,80}\b(?:can(?:no|')t|cannot|unable|not able)"

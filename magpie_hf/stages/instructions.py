@@ -19,11 +19,16 @@ from ..stage import OK, Ask, Context, Outcome, RowStage, Steps, entries_of, fail
 from ..storage.rundir import stable_hash
 from ..templates.template import ChatTemplate, Stops
 from . import cleaning
+from .provenance import Provenance, served
 
 
 MAX_TOKENS = 1024
 """Most tokens of an instruction; the reference's scripts for newer models use 1024 (its default is 2048)."""
 
+PROVENANCE = Provenance(
+    "temperature top_p top_k max_tokens input_generator revision served_model served_revision seed grid_point "
+    "sample_index system_prompt pre_query_template template_hash stage_version"
+)
 FindSpecial: TypeAlias = Callable[[str, Sequence[int] | None], str | None]
 
 
@@ -62,23 +67,7 @@ class Instructions(RowStage):
         return {
             "uuid": Value("string"),
             "model": Value("string"),
-            "gen_input_configs": {
-                "temperature": Value("float64"),
-                "top_p": Value("float64"),
-                "top_k": Value("int64"),
-                "max_tokens": Value("int64"),
-                "input_generator": Value("string"),
-                "revision": Value("string"),
-                "served_model": Value("string"),
-                "served_revision": Value("string"),
-                "seed": Value("int64"),
-                "grid_point": Value("int64"),
-                "sample_index": Value("int64"),
-                "system_prompt": Value("string"),
-                "pre_query_template": Value("string"),
-                "template_hash": Value("string"),
-                "stage_version": Value("int64"),
-            },
+            "gen_input_configs": PROVENANCE.feature(),
             "instruction": Value("string"),
             "raw_instruction": Value("string"),
         }
@@ -125,9 +114,7 @@ class Instructions(RowStage):
         """
         own = cleaning.without_header_end(generation.text, dropped)
         raw = generation.text if own is None else own
-        record: dict[str, Any] = {"raw": raw, "finish": generation.finish_reason}
-        if generation.served is not None:
-            record["served"] = {k: v for k, v in generation.served._asdict().items() if v is not None}
+        record: dict[str, Any] = {"raw": raw, "finish": generation.finish_reason, **served(generation)}
         if generation.finish_reason == "length":
             return Outcome(record, "unfinished")
         if own is None:
@@ -153,28 +140,20 @@ class Instructions(RowStage):
     ) -> dict[str, Any]:
         """Return an accepted sample's columns."""
         point = self.grid[row["grid_point"]]
-        seed = sample_seed(self.seed_base(context.seed, point), row["sample_index"])
-        served = record.get("served", {})
         return {
             "uuid": sample_uuid(context, point, row["sample_index"]),
             "model": context.model,
-            "gen_input_configs": {
-                "temperature": point.sampling.temperature,
-                "top_p": point.sampling.top_p,
-                "top_k": point.sampling.top_k,
-                "max_tokens": point.sampling.max_tokens,
-                "input_generator": context.model,
-                "revision": context.revision,
-                "served_model": served.get("model"),
-                "served_revision": served.get("revision"),
-                "seed": seed,
-                "grid_point": row["grid_point"],
-                "sample_index": row["sample_index"],
-                "system_prompt": point.system_prompt,
-                "pre_query_template": context.template.pre_query(point.system_prompt).text,
-                "template_hash": context.template.hash,
-                "stage_version": self.version,
-            },
+            "gen_input_configs": PROVENANCE.values(
+                self,
+                context,
+                point.sampling,
+                record,
+                seed=sample_seed(self.seed_base(context.seed, point), row["sample_index"]),
+                grid_point=row["grid_point"],
+                sample_index=row["sample_index"],
+                system_prompt=point.system_prompt,
+                pre_query_template=context.template.pre_query(point.system_prompt).text,
+            ),
             "instruction": record.get("text", record["raw"]),
             "raw_instruction": record["raw"],
         }

@@ -15,9 +15,11 @@ from ..engines.base import Generation, Prompt
 from ..errors import ArgumentError
 from ..judging.answers import Reading, read_answer
 from ..judging.rubric import BUILT_IN, Rubric, joined_schema, load_rubric, row_prompt, shared_prompt
+from ..messages import user
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import CODES, OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed, resolved
 from ..templates.template import ChatTemplate
+from .provenance import served
 from .responses import with_stops
 
 
@@ -88,7 +90,7 @@ class Judge(RowStage):
 
     def check_template(self, template: ChatTemplate) -> None:
         """Raise TemplateError if the template refuses a lone user message."""
-        template.response([{"role": "user", "content": "Hello"}])
+        template.response([user("Hello")])
 
     def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
         """Return `steps` of a row: one request, and a second one if its answer cannot be read."""
@@ -101,7 +103,7 @@ class Judge(RowStage):
         bases = [seed_base(context.seed, "judge", names, attempt) for attempt in (1, 2)]
 
         def prompt(row: Mapping[str, Any]) -> Prompt:
-            return template.response([{"role": "user", "content": shared + row_prompt(rubrics, row)}])
+            return template.response([user(shared + row_prompt(rubrics, row))])
 
         def steps(row: Mapping[str, Any]) -> Steps:
             if any(row[column] is None for column in needs):
@@ -204,6 +206,5 @@ def _outcome(readings: Mapping[str, Reading], text: str, generation: Generation)
     record: dict[str, Any] = {"values": {key: value for r in readings.values() for key, value in r.values.items()}}
     if errors:
         record |= {"errors": errors, "raw": text.encode("utf-8", "replace").decode()[:20_000]}
-    if generation.served is not None:
-        record["served"] = {k: v for k, v in generation.served._asdict().items() if v is not None}
+    record |= served(generation)
     return Outcome(record, min(errors.values(), key=CODES.index) if errors else OK)

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..errors import ArgumentError
+from ..messages import conversation, messages_feature, user
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Scorer, Steps, failed
 from ..templates.template import ChatTemplate
+from .provenance import Provenance
 from .responses import MAX_TOKENS, check_special_tokens, read_response, with_stops
 from .reward import Rewarding
 
@@ -25,6 +27,10 @@ SAMPLING = SamplingParams(temperature=0.8, max_tokens=MAX_TOKENS)
 """Temperature: Magpie, section 4.1."""
 MODEL = "RLHFlow/ArmoRM-Llama3-8B-v0.1"
 """The reward model of the releases' preference sets. It is code of its own: `trust_remote_code: true` allows it."""
+
+PROVENANCE = Provenance(
+    "temperature top_p max_tokens output_generator revision seeds system_prompt template_hash stage_version"
+)
 
 
 @dataclass(frozen=True)
@@ -61,22 +67,12 @@ class PreferenceResponses(RowStage):
         return {
             "responses": [Value("string")],
             "responses_finish_reason": [Value("string")],
-            "gen_responses_configs": {
-                "temperature": Value("float64"),
-                "top_p": Value("float64"),
-                "max_tokens": Value("int64"),
-                "output_generator": Value("string"),
-                "revision": Value("string"),
-                "seeds": [Value("int64")],
-                "system_prompt": Value("string"),
-                "template_hash": Value("string"),
-                "stage_version": Value("int64"),
-            },
+            "gen_responses_configs": PROVENANCE.feature(),
         }
 
     def check_template(self, template: ChatTemplate) -> None:
         """Raise TemplateError if the template refuses the system prompt."""
-        template.response([{"role": "user", "content": "Hello"}], self.system_prompt)
+        template.response([user("Hello")], self.system_prompt)
 
     def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
         """Return `steps` of a row: one request an answer."""
@@ -88,7 +84,7 @@ class PreferenceResponses(RowStage):
         def steps(row: Mapping[str, Any]) -> Steps:
             if row["instruction"] is None:
                 return Outcome({"error": "no instruction"}, "empty")
-            prompt = template.response([{"role": "user", "content": row["instruction"]}], self.system_prompt)
+            prompt = template.response([user(row["instruction"])], self.system_prompt)
             record: dict[str, Any] = {"texts": [], "finish": [], "seeds": []}
             trouble: Outcome | None = None
             for base in bases:
@@ -118,17 +114,9 @@ class PreferenceResponses(RowStage):
         return {
             "responses": record.get("texts"),
             "responses_finish_reason": record.get("finish"),
-            "gen_responses_configs": {
-                "temperature": self.sampling.temperature,
-                "top_p": self.sampling.top_p,
-                "max_tokens": self.sampling.max_tokens,
-                "output_generator": context.model,
-                "revision": context.revision,
-                "seeds": record.get("seeds"),
-                "system_prompt": self.system_prompt,
-                "template_hash": context.template.hash,
-                "stage_version": self.version,
-            },
+            "gen_responses_configs": PROVENANCE.values(
+                self, context, self.sampling, record, seeds=record.get("seeds"), system_prompt=self.system_prompt
+            ),
         }
 
 
@@ -150,12 +138,11 @@ class Preference(Rewarding):
         """Return all scores, both conversations (what DPO reads), their scores and the difference."""
         from datasets import Value
 
-        conversation = [{"role": Value("string"), "content": Value("string")}]
         return {
             "preference_rewards": [Value("float64")],
             "preference_model": Value("string"),
-            "chosen": conversation,
-            "rejected": conversation,
+            "chosen": messages_feature(),
+            "rejected": messages_feature(),
             "chosen_reward": Value("float64"),
             "rejected_reward": Value("float64"),
             "reward_margin": Value("float64"),
@@ -200,12 +187,7 @@ def best_and_worst(responses: Sequence[str], rewards: Sequence[float | None]) ->
 
 
 def _conversation(row: Mapping[str, Any], which: int | None) -> list[dict[str, str]] | None:
-    if which is None:
-        return None
-    return [
-        {"role": "user", "content": row["instruction"]},
-        {"role": "assistant", "content": row["responses"][which]},
-    ]
+    return None if which is None else conversation((row["instruction"], row["responses"][which]))
 
 
 class _AllAnswers(Scorer):

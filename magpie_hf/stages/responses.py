@@ -12,14 +12,20 @@ from typing import Any, ClassVar
 from ..columns import SHAREGPT
 from ..engines.base import Generation
 from ..errors import CapabilityError, quoted
+from ..messages import conversation, messages_feature, user
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
 from ..templates.template import ChatTemplate
+from .provenance import Provenance, served
 
 
 MAX_TOKENS = 4096
 """Most tokens of a response: the default of the reference's response script."""
 GREEDY = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
+PROVENANCE = Provenance(
+    "temperature top_p top_k repetition_penalty max_tokens output_generator revision served_model served_revision seed "
+    "system_prompt template_hash stage_version"
+)
 
 
 @dataclass(frozen=True)
@@ -47,29 +53,15 @@ class Responses(RowStage):
 
         return {
             "response": Value("string"),
-            "messages": [{"role": Value("string"), "content": Value("string")}],
+            "messages": messages_feature(),
             "reasoning": Value("string"),
             "response_finish_reason": Value("string"),
-            "gen_response_configs": {
-                "temperature": Value("float64"),
-                "top_p": Value("float64"),
-                "top_k": Value("int64"),
-                "repetition_penalty": Value("float64"),
-                "max_tokens": Value("int64"),
-                "output_generator": Value("string"),
-                "revision": Value("string"),
-                "served_model": Value("string"),
-                "served_revision": Value("string"),
-                "seed": Value("int64"),
-                "system_prompt": Value("string"),
-                "template_hash": Value("string"),
-                "stage_version": Value("int64"),
-            },
+            "gen_response_configs": PROVENANCE.feature(),
         }
 
     def check_template(self, template: ChatTemplate) -> None:
         """Raise TemplateError if the template refuses the system prompt."""
-        template.response([{"role": "user", "content": "Hello"}], self.system_prompt)
+        template.response([user("Hello")], self.system_prompt)
 
     def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
         """Return `steps` of a row: one request; what a thinking model thought goes to a column of its own."""
@@ -84,7 +76,7 @@ class Responses(RowStage):
             if instruction is None:
                 return Outcome({"error": "no instruction"}, "empty")
             seed = sample_seed(base, row[ROW_INDEX]) if sampled else None
-            prompt = template.response([{"role": "user", "content": instruction}], system_prompt)
+            prompt = template.response([user(instruction)], system_prompt)
             generation = yield Ask(prompt, sampling.with_seed(seed))
             if generation.failure is not None:
                 return failed(generation)
@@ -97,28 +89,14 @@ class Responses(RowStage):
     ) -> dict[str, Any]:
         """Return the response's columns; of a failed row they are null, and the finish reason is its code."""
         response = record.get("text")
-        turns = (("user", row["instruction"]), ("assistant", response))
-        served = record.get("served", {})
         return {
             "response": response,
-            "messages": [{"role": role, "content": text} for role, text in turns if text is not None],
+            "messages": conversation((row["instruction"], response)),
             "reasoning": record.get("reasoning"),
             "response_finish_reason": record["finish"] if code == OK else f"error: {record.get('error', code)}",
-            "gen_response_configs": {
-                "temperature": self.sampling.temperature,
-                "top_p": self.sampling.top_p,
-                "top_k": self.sampling.top_k,
-                "repetition_penalty": self.sampling.repetition_penalty,
-                "max_tokens": self.sampling.max_tokens,
-                "output_generator": context.model,
-                "revision": context.revision,
-                "served_model": served.get("model"),
-                "served_revision": served.get("revision"),
-                "seed": record.get("seed"),
-                "system_prompt": self.system_prompt,
-                "template_hash": context.template.hash,
-                "stage_version": self.version,
-            },
+            "gen_response_configs": PROVENANCE.values(
+                self, context, self.sampling, record, seed=record.get("seed"), system_prompt=self.system_prompt
+            ),
         }
 
 
@@ -155,8 +133,7 @@ def read_response(template: ChatTemplate, generation: Generation, seed: int | No
     record: dict[str, Any] = {"finish": generation.finish_reason}
     if seed is not None:
         record["seed"] = seed
-    if generation.served is not None:
-        record["served"] = {k: v for k, v in generation.served._asdict().items() if v is not None}
+    record |= served(generation)
     if answer.special is not None:
         return rejected(record, generation, "special_token", answer.special)
     if answer.misses:

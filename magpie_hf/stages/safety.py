@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from ..engines.base import Generation
+from ..messages import conversation
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
 from .responses import with_stops
@@ -80,10 +81,7 @@ class Safety(RowStage):
         def steps(row: Mapping[str, Any]) -> Steps:
             if row["instruction"] is None:
                 return Outcome({"error": "no instruction"}, "empty")
-            messages = [{"role": "user", "content": row["instruction"]}]
-            if row["response"] is not None:
-                messages.append({"role": "assistant", "content": row["response"]})
-            prompt = template.conversation(messages)
+            prompt = template.conversation(conversation((row["instruction"], row["response"])))
             seed = sample_seed(base, row[ROW_INDEX])
             generation = yield Ask(prompt, sampling if sampling.is_greedy else sampling.with_seed(seed))
             if generation.failure is not None:

@@ -14,10 +14,12 @@ from typing import Any, ClassVar
 from ..columns import SHAREGPT
 from ..engines.base import Generation
 from ..errors import ArgumentError
+from ..messages import assistant, conversation, messages_feature, user
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import FAILURE_CODES, OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
 from ..templates.template import ChatTemplate
 from .instructions import Instructions, instruction_sampling
+from .provenance import Provenance
 from .responses import GREEDY, check_special_tokens, read_response, with_stops
 
 
@@ -28,6 +30,10 @@ SYSTEM_PROMPT = (
 )
 """The reference's multi-turn prompt (its Fig. 14) with its two slips corrected: "Al" for "AI", a missing space."""
 ATTEMPTS = 3
+PROVENANCE = Provenance(
+    "temperature top_p max_tokens response_temperature response_top_p response_max_tokens system_prompt turns_generator "
+    "revision seeds template_hash stage_version"
+)
 
 
 @dataclass(frozen=True)
@@ -69,30 +75,17 @@ class Turns(RowStage):
         names = [name for t in range(2, self.turns + 1) for name in (f"instruction_{t}", f"response_{t}")]
         return {
             **{name: Value("string") for name in names},
-            "messages": [{"role": Value("string"), "content": Value("string")}],
+            "messages": messages_feature(),
             "num_turns": Value("int64"),
             "turns_end": Value("string"),
-            "gen_turns_configs": {
-                "temperature": Value("float64"),
-                "top_p": Value("float64"),
-                "max_tokens": Value("int64"),
-                "response_temperature": Value("float64"),
-                "response_top_p": Value("float64"),
-                "response_max_tokens": Value("int64"),
-                "system_prompt": Value("string"),
-                "turns_generator": Value("string"),
-                "revision": Value("string"),
-                "seeds": [Value("int64")],
-                "template_hash": Value("string"),
-                "stage_version": Value("int64"),
-            },
+            "gen_turns_configs": PROVENANCE.feature(),
         }
 
     def check_template(self, template: ChatTemplate) -> None:
         """Raise TemplateError if the template refuses the system prompt or a second turn."""
-        turn = [_user("Hello"), _assistant("Hello")]
+        turn = [user("Hello"), assistant("Hello")]
         template.next_user(turn, self.system_prompt)
-        template.response([*turn, _user("Hello")])
+        template.response([*turn, user("Hello")])
 
     def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
         """Return `steps` of a conversation: user's turn (tried again where unusable), answer, and so on."""
@@ -121,13 +114,13 @@ class Turns(RowStage):
             record: dict[str, Any] = {"turns": [], "seeds": []}
             if row["instruction"] is None or row["response"] is None:
                 return Outcome({**record, "end": "no first turn"}, "fewer_turns")
-            messages = [_user(row["instruction"]), _assistant(row["response"])]
+            messages = [user(row["instruction"]), assistant(row["response"])]
             for turn in range(2, self.turns + 1):
                 outcome, seed = yield from user_turn(messages, turn, row[ROW_INDEX])
                 if outcome.code != OK:
                     return _ended(record, outcome)
                 text = outcome.record.get("text", outcome.record["raw"])
-                messages.append(_user(text))
+                messages.append(user(text))
                 answer_seed = sample_seed(seed_base(context.seed, self.name, turn, "answer"), row[ROW_INDEX])
                 used = None if answer_sampling.is_greedy else answer_seed
                 generation = yield Ask(template.response(messages), answer_sampling.with_seed(used))
@@ -142,7 +135,7 @@ class Turns(RowStage):
                 if answer["finish"] == "length":
                     # An answer that was cut is no ground for a next question.
                     return Outcome({**record, "end": "length"}, OK if turn == self.turns else "fewer_turns")
-                messages.append(_assistant(answer["text"]))
+                messages.append(assistant(answer["text"]))
             return Outcome({**record, "end": "complete"}, OK)
 
         return steps
@@ -157,27 +150,22 @@ class Turns(RowStage):
         for turn in range(2, self.turns + 1):
             pair = later[turn - 2] if turn - 2 < len(later) else (None, None)
             values[f"instruction_{turn}"], values[f"response_{turn}"] = pair
-        said = [(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
-        said = [(role, text) for role, text in said if text is not None]
         return {
             **values,
-            "messages": [{"role": role, "content": text} for role, text in said],
+            "messages": conversation(*pairs),
             "num_turns": sum(None not in pair for pair in pairs),
             "turns_end": record["end"],
-            "gen_turns_configs": {
-                "temperature": self.sampling.temperature,
-                "top_p": self.sampling.top_p,
-                "max_tokens": self.sampling.max_tokens,
-                "response_temperature": self.response_sampling.temperature,
-                "response_top_p": self.response_sampling.top_p,
-                "response_max_tokens": self.response_sampling.max_tokens,
-                "system_prompt": self.system_prompt,
-                "turns_generator": context.model,
-                "revision": context.revision,
-                "seeds": record["seeds"],
-                "template_hash": context.template.hash,
-                "stage_version": self.version,
-            },
+            "gen_turns_configs": PROVENANCE.values(
+                self,
+                context,
+                self.sampling,
+                record,
+                response_temperature=self.response_sampling.temperature,
+                response_top_p=self.response_sampling.top_p,
+                response_max_tokens=self.response_sampling.max_tokens,
+                system_prompt=self.system_prompt,
+                seeds=record["seeds"],
+            ),
         }
 
 
@@ -185,11 +173,3 @@ def _ended(record: dict[str, Any], outcome: Outcome) -> Outcome:
     """Return a conversation that ended short: the turns it has are kept, and why it ended."""
     reason = outcome.record.get("error", outcome.code) if outcome.code in FAILURE_CODES else outcome.code
     return Outcome({**record, "end": reason}, "fewer_turns")
-
-
-def _user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-def _assistant(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}

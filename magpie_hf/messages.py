@@ -1,0 +1,29 @@
+"""Chat messages as `datasets` and chat templates have them: {"role": "user", "content": "Hello"}."""
+
+from __future__ import annotations
+
+
+def user(text: str) -> dict[str, str]:
+    """Return a message of the user."""
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    """Return a message of the assistant."""
+    return {"role": "assistant", "content": text}
+
+
+def conversation(*turns: tuple[str | None, str | None]) -> list[dict[str, str]]:
+    """Return the messages of (user, assistant) turns; a missing text gives no message."""
+    messages = []
+    for question, answer in turns:
+        messages += [user(question)] if question is not None else []
+        messages += [assistant(answer)] if answer is not None else []
+    return messages
+
+
+def messages_feature() -> list[object]:
+    """Return the `datasets` feature of a column of conversations."""
+    from datasets import Value
+
+    return [{"role": Value("string"), "content": Value("string")}]
