@@ -1,15 +1,15 @@
-# Needs Python 3.11 or newer and make. `make demo` and `make test` set up what they need, once.
+# Requires Python 3.11 or newer and make. `make demo` and `make test` set up the environments that they need, once.
 #
-#   make demo        set-up, then the main job on the bundled demo model
-#   make test        set-up, then all tests with the newest packages, and the TGI tests again with the older ones
-#   make test-full   the same with the full counts (kill -9 twenty times, a million rows, …)
-#   make test-servers  300 rows on each real server that is installed (vLLM, llama.cpp, `transformers serve`)
-#   make lint        look for faults of style and type (`make style` repairs what can be repaired)
-#   make bench       benchmarks, written to benchmarks/RESULTS.md
-#   make wheel-test  build the wheel, install it elsewhere, run it
-#   make docs        write the reference pages and the table of recipes from the code
-#   make cards       write the recipes' dataset cards, rehearsed on the demo model
-#   make clean       remove environments, caches and build outputs
+#   make demo          run the quickstart on the bundled demo model
+#   make test          run all tests with the newest packages, and the TGI tests again with older packages
+#   make test-full     the same, with full counts (e.g., kill -9 twenty times, a million rows)
+#   make test-servers  generate 300 rows on each real server that is installed (vLLM, llama.cpp, `transformers serve`)
+#   make lint          check style and types (`make style` fixes what can be fixed)
+#   make bench         run the benchmarks and write benchmarks/RESULTS.md
+#   make wheel-test    build the wheel, install it into another environment, run it
+#   make docs          generate the reference pages and the table of recipes
+#   make cards         generate the dataset cards of all recipes on the demo model
+#   make clean         remove environments, caches and build outputs
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -18,15 +18,15 @@ TGI_VENV := .venv-tgi
 BIN := $(VENV)/bin
 TGI_BIN := $(TGI_VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
-# Test files run side by side in so many processes, each file in one.
+# Number of processes that run test files in parallel; each file runs in one process.
 WORKERS ?= 2
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile
 PYTEST_ARGS ?=
 
-# The second lane: text-generation pins huggingface_hub below 1.0, and that pins the rest. Only what its tests need.
+# The second environment: text-generation requires huggingface_hub below 1.0, which limits the other packages.
 TGI_PACKAGES := "text-generation>=0.7,<0.8" "huggingface_hub>=0.36,<1.0" "transformers>=4.57,<5" "datasets>=5.0,<5.1" \
 	"tokenizers<0.23" aiohttp fastapi hypothesis jinja2 mistral-common pytest pytest-timeout pytest-xdist pyyaml safetensors tqdm uvicorn
-# mistral-common changes which class transformers loads tokenizers with: test_template_load.py runs beside it here.
+# With mistral-common installed, transformers loads some tokenizers with another class: test_template_load.py runs here too.
 TGI_TESTS = tests/servers/test_tgi_server.py tests/hub/test_push.py tests/test_template_load.py \
 	$(wildcard tests/engines/test_tgi*.py tests/engines/test_transport*.py tests/end_to_end/test_tgi*.py)
 
@@ -36,9 +36,9 @@ TGI_TESTS = tests/servers/test_tgi_server.py tests/hub/test_push.py tests/test_t
 setup: $(VENV)/.ready
 setup-tgi: $(TGI_VENV)/.ready
 
-# The stamp is written last: a set-up that was interrupted, or whose inputs changed, is done again over what is there.
+# The stamp file is written last, so an interrupted setup is repeated; so is one whose inputs have changed.
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with make PYTHON=…"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is required; set it with make PYTHON=…"; exit 1; }
 	@echo "Setting up $(VENV) with $(PYTHON) (a few minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python $(PIP_INSTALL) "$$(grep '^torch==' constraints.txt)"
@@ -46,8 +46,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 $(TGI_VENV)/.ready: pyproject.toml constraints-text-generation.txt
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with make PYTHON=…"; exit 1; }
-	@echo "Setting up $(TGI_VENV), the packages that text-generation needs (a few minutes, once)"
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is required; set it with make PYTHON=…"; exit 1; }
+	@echo "Setting up $(TGI_VENV) with the packages that text-generation requires (a few minutes, once)"
 	@$(PYTHON) -m venv $(TGI_VENV)
 	@$(TGI_BIN)/python $(PIP_INSTALL) "$$(grep '^torch==' constraints-text-generation.txt)"
 	@$(TGI_BIN)/python $(PIP_INSTALL) -c constraints-text-generation.txt $(TGI_PACKAGES)
@@ -59,7 +59,7 @@ demo: setup
 
 test: setup setup-tgi
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
-	@echo "The TGI tests again, with text-generation and the packages that it needs:"
+	@echo "Running the TGI tests again with text-generation and the packages that it requires:"
 	$(TGI_BIN)/python -m pytest $(SIDE_BY_SIDE) $(TGI_TESTS) $(PYTEST_ARGS)
 
 test-full:
@@ -90,7 +90,7 @@ cards: setup
 wheel-test: setup
 	$(BIN)/python -m pytest tests/end_to_end/test_wheel.py $(PYTEST_ARGS)
 
-# Freezes what is installed, without hosts, paths, this package and what only some machines need.
+# Freezes the installed versions, without hosts, paths, this package, and packages that only some machines need.
 constraints: setup setup-tgi
 	$(BIN)/python -m pip freeze --exclude-editable | sed -e '/ @ /d' -e 's/+cpu$$//' -e '/^nvidia-/d' -e '/^triton==/d' > constraints.txt
 	$(TGI_BIN)/python -m pip freeze --exclude-editable | sed -e '/ @ /d' -e 's/+cpu$$//' -e '/^nvidia-/d' -e '/^triton==/d' > constraints-text-generation.txt

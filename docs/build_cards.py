@@ -1,7 +1,7 @@
-"""Write the cards of all recipes, rehearsed on the demo model, into dataset_cards/: `python docs/build_cards.py`.
+"""Generate the dataset cards of all recipes on the demo model: `python docs/build_cards.py [RECIPE …]`.
 
-They show what a card looks like before a recipe has cost anything; times and costs are left out, so that the same rows
-give the same files.
+The cards in dataset_cards/ show what a card looks like before you pay for a run. They contain no times and costs, so that the
+same rows give the same files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> int:
 
 
 def write(name: str, place: Path, target: Path) -> Path:
-    """Run a recipe on the demo model and write its card; recipes share the run directory, and what is the same in it."""
+    """Run a recipe on the demo model and write its card; all recipes share a run directory, so common stages run once."""
     import magpie_hf
     from magpie_hf.hub.card import write_card
     from magpie_hf.session.status import run_facts

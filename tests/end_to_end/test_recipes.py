@@ -119,7 +119,7 @@ def test_a_recipe_names_its_release_its_sources_and_what_is_our_choice(name):
     text = bundled_recipes()[name].read_text("utf-8")
     raw = yaml.safe_load(text)
     assert raw["name"] == name
-    assert text.startswith(("# Magpie-Align/", "# A recipe of our own"))
+    assert text.startswith(("# Magpie-Align/", "# Our own recipe"))
     assert re.search(r"sampling:.*# \S|sampling: \{.*\}  # \S", text), "the sampling's source"
     for stage in raw["stages"]:
         if isinstance(stage, dict) and stage.get("filter"):
