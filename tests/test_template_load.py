@@ -13,6 +13,7 @@ from magpie_hf.templates import load as _template_load
 from magpie_hf.templates.load import generation_config_of, load_tokenizer
 from magpie_hf.templates.template import ChatTemplate
 
+from .servers.http_server import STOP_POLL_S
 from .template_families import make_tokenizer, template
 from .template_families.table import TOKENIZERS
 
@@ -110,7 +111,7 @@ def model_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     with OneFileHub() as server:
         use_hub(server, monkeypatch)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(STOP_POLL_S,), daemon=True).start()
         yield server
         server.shutdown()
 

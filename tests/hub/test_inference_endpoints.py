@@ -13,6 +13,7 @@ from magpie_hf.errors import ArgumentError, HubError
 from magpie_hf.hub import inference_endpoints as endpoints
 from magpie_hf.hub import jobs
 from tests.end_to_end.harness import here
+from tests.servers.http_server import STOP_POLL_S
 
 from .conftest import TOKEN, use_hub
 
@@ -41,7 +42,7 @@ class EndpointsServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.wakes_at = self.url
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(STOP_POLL_S,), daemon=True)
 
     def __enter__(self):
         self._thread.start()

@@ -26,6 +26,7 @@ from .faults import Behaviour, Entry, Fault, Record
 
 
 READY_TIMEOUT_S = 120.0
+STOP_POLL_S = 0.01
 
 
 class FaultyServer:
@@ -52,7 +53,8 @@ class FaultyServer:
         self.app = FastAPI(openapi_url=None)
         self._since = time.monotonic()
         self._connections: dict[str, asyncio.Transport] = {}
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # asyncio sets TCP_NODELAY only on sockets that name TCP; without it each reply waits 40 ms for an ACK.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", port))
         self.port: int = self._socket.getsockname()[1]
@@ -167,7 +169,7 @@ class FaultyServer:
 
     def start(self) -> None:
         """Serve in a thread; returns when the port answers (at once if `refuse_s` holds it back)."""
-        self._server = uvicorn.Server(self._uvicorn_config())
+        self._server = _PromptServer(self._uvicorn_config())
         self._thread = threading.Thread(target=self._serve, name=f"server-{self.port}", daemon=True)
         self._thread.start()
         while not self.refuse_s and not self._server.started:
@@ -220,6 +222,22 @@ class FaultyServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+class _PromptServer(uvicorn.Server):
+    """Stops at once: uvicorn looks ten times a second whether to stop, and then waits a tenth of a second more."""
+
+    async def main_loop(self) -> None:
+        counter = 0
+        while not await self.on_tick(counter):
+            await asyncio.sleep(STOP_POLL_S)
+            counter += 1
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in self.servers:
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
 
 
 class _Front:

@@ -16,6 +16,7 @@ from magpie_hf.scoring.reward_endpoint import EndpointScorer
 from magpie_hf.scoring.reward_model import RewardModel
 from magpie_hf.session.status import run_status
 from tests.end_to_end.harness import nothing_twice
+from tests.servers.http_server import STOP_POLL_S
 
 
 PAIRS = [
@@ -192,7 +193,7 @@ class Server:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(STOP_POLL_S,), daemon=True).start()
 
     def __enter__(self):
         return self
