@@ -164,8 +164,8 @@ def shown(value: object) -> str:
 
 
 def columns_page() -> str:
-    from magpie_hf.hub.schema import RELEASED
-    from magpie_hf.stages import STAGES, stage_class
+    from magpie_hf.columns import REGISTER
+    from magpie_hf.hub.schema import column_order
 
     parts = [
         "# Columns\n",
@@ -173,16 +173,35 @@ def columns_page() -> str:
         "Conversations are in `messages` (role/content), the format of TRL and of chat templates. The `conversations` column "
         "(from/value) of the releases is read but never written, because trainers prefer it to `messages` and do not know "
         "its roles. See [Train on the rows](../how-to/train.md) for how to convert it.\n",
-        "| column | type | stage | released |\n|---|---|---|---|",
+        "*Written by* names the annotation or stage. *Shown in* lists where the column appears: reports, dataset cards, "
+        "and `magpie-hf agreement`. Labels are listed in order, the lowest first.\n",
+        "| column | type | written by | content | shown in | released |\n|---|---|---|---|---|---|",
     ]
-    for name in STAGES:
-        kind = stage_class(name)
-        if name in ("judge", "rubric"):
-            continue  # their columns are those of their rubrics
-        for column, feature in kind().features().items():
-            parts.append(f"| `{column}` | {feature_text(feature)} | {name} | {'yes' if column in RELEASED else ''} |")
-    parts.append("\nMore turns add `instruction_3`, `response_3`, and so on.\n")
+    types = column_types()
+    for name in column_order(REGISTER):
+        column = REGISTER[name]
+        shown = ", ".join(place for place in ("report", "card", "agreement") if getattr(column, place))
+        about = [column.title + (f" ({column.unit})" if column.unit and column.unit not in column.title else "")]
+        about += [", ".join(column.labels), f"alias `{column.alias}`" if column.alias else ""]
+        cells = [
+            f"`{name}`",
+            types.get(name, column.kind),
+            column.writer,
+            "; ".join(text for text in about if text),
+            shown,
+            "yes" if column.released else "",
+        ]
+        parts.append("| " + " | ".join(cells) + " |")
+    parts.append("\nLater turns add `instruction_2`, `response_2`, `instruction_3`, and so on.\n")
     return "\n".join(parts)
+
+
+def column_types() -> dict[str, str]:
+    """Return the type of each column that a stage writes."""
+    from magpie_hf.stages import STAGES, stage_class
+
+    kinds = (stage_class(name) for name in STAGES if name != "rubric")
+    return {name: feature_text(feature) for kind in kinds for name, feature in kind().features().items()}
 
 
 def feature_text(feature: object) -> str:

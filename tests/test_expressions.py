@@ -5,8 +5,9 @@ from datasets import Dataset, Features, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
+from magpie_hf.columns import SCALES
 from magpie_hf.errors import ArgumentError, DatasetError
-from magpie_hf.selection.expressions import SCALES, parse
+from magpie_hf.selection.expressions import parse
 
 
 FEATURES = Features(

@@ -15,8 +15,8 @@ from ..errors import StorageError
 from ..reports import svg
 from ..version import __version__
 from .citations import citations_of
-from .facts import chart_sheet, config_facts
-from .markdown import bar, cell, fenced, line, spaced
+from .facts import carded, chart_sheet, config_facts
+from .markdown import bar, cell, column, fenced, line, spaced
 from .origin import is_magpie, is_synthetic, owes_magpie, sentences, summary
 
 
@@ -35,9 +35,6 @@ SIZES = (
 MOST_LABELS = 16
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _CODE = re.compile(r"[A-Za-z]{2,3}")
-_LABELS = ("input_quality", "difficulty", "task_category", "language", "safety")
-_NUMBERS = ("instruction_tokens", "response_tokens", "instruct_reward", "reward_difference", "reward_margin",
-            "min_neighbor_distance")  # fmt: skip
 
 
 def build_card(
@@ -146,6 +143,7 @@ def _template() -> Any:
     environment.filters |= {
         "line": line,
         "cell": cell,
+        "column": column,
         "fenced": fenced,
         "bar": bar,
         "percent": svg.percent,
@@ -171,15 +169,11 @@ def _licence_of_all(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 def _shown(name: str, facts: Mapping[str, Any], plot: str | None) -> dict[str, Any]:
     """Return what the template shows of a config."""
     statistics = facts["statistics"]
-    labels = []
-    for column in _LABELS:
-        entry = statistics["labels"].get(column)
-        total = sum(entry["counts"].values()) if entry else 0
-        if entry and total:
-            shares = svg.shares(entry["counts"], MOST_LABELS)
-            labels.append({"name": column, "nulls": entry["nulls"], "shares": shares})
-    numbers = [(column, statistics["numbers"][column]) for column in _NUMBERS
-               if statistics["numbers"].get(column, {}).get("count")]  # fmt: skip
+    labels = [
+        {"name": label, "nulls": entry["nulls"], "shares": svg.shares(entry["counts"], MOST_LABELS)}
+        for label, entry in carded(statistics, "labels").items()
+    ]
+    numbers = list(carded(statistics, "numbers").items())
     return {"name": name, "plot": plot, "labels": labels, "numbers": numbers, **facts}
 
 

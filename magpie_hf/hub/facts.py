@@ -20,13 +20,11 @@ from .origin import TEXT_WRITERS, is_synthetic, origin_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMAT = 3
+FORMAT = 4
 SAMPLES = 3
 KEPT_CHARACTERS = 2000
 MOST_WRITERS = 20
 """Beyond so many different names a column called model is something else."""
-CHART_LABELS = ("task_category", "input_quality", "difficulty", "language", "safety")
-CHART_NUMBERS = ("instruction_tokens", "response_tokens", "instruct_reward", "min_neighbor_distance")
 _JUDGE_MODES = ("separate", "combined")
 _ROLES = ("responder", "judge", "guard", "base")
 
@@ -94,18 +92,20 @@ def joined_licence(models: Sequence[str], given: str | None) -> Licence:
 
 def chart_sheet(statistics: Mapping[str, Any], title: str) -> str:
     """Return the charts of a config as one SVG file; "" where there is nothing to draw."""
-    labels, numbers = statistics["labels"], statistics["numbers"]
-    charts = [
-        svg.bars(svg.shares(labels[name]["counts"]), title=name)
-        for name in CHART_LABELS
-        if sum(labels.get(name, {}).get("counts", {}).values())
-    ]
-    charts += [
-        svg.histogram(numbers[name]["histogram"], title=name, unit=name)
-        for name in CHART_NUMBERS
-        if numbers.get(name, {}).get("count")
-    ]
+    labels, numbers = carded(statistics, "labels"), carded(statistics, "numbers")
+    charts = [svg.bars(svg.shares(entry["counts"]), title=name) for name, entry in labels.items()]
+    charts += [svg.histogram(entry["histogram"], title=name, unit=name) for name, entry in numbers.items()]
     return svg.sheet(charts, title=title) if charts else ""
+
+
+def carded(statistics: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the columns of "labels" or "numbers" that a card shows, where they have values."""
+    return {
+        name: entry
+        for name, entry in statistics[kind].items()
+        if statistics["columns"].get(name, {}).get("card")
+        and (entry.get("count") or any(entry.get("counts", {}).values()))
+    }
 
 
 def writers(recipe: Mapping[str, Any], dataset: Dataset) -> list[str]:
@@ -136,6 +136,8 @@ def _distinct(dataset: Dataset, column: str, field: str | None = None) -> list[A
             if not pa.types.is_struct(values.type) or values.type.get_field_index(field) < 0:
                 return []
             values = pc.struct_field(values, field)
+        if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+            return []
         found |= dict.fromkeys(values.unique().to_pylist())
         if len(found) > MOST_WRITERS:
             return []

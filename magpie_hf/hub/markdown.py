@@ -24,6 +24,11 @@ def cell(text: object) -> str:
     return line(whole if len(whole) <= 300 else whole[:300] + " …")
 
 
+def column(name: object) -> str:
+    """Return a column's name for Markdown: as it is where it is a plain identifier, else as `cell`."""
+    return str(name) if re.fullmatch(r"[A-Za-z]\w{0,99}", str(name), re.ASCII) else cell(name)
+
+
 def fenced(text: object) -> str:
     """Return a text in a fence that nothing in it can close, cut, without hidden characters."""
     whole = str(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..columns import listed
+from ..columns import columns_of, listed
 from .manifest import public_name
 from .markdown import line
 
@@ -29,14 +29,6 @@ TEXT_WRITERS = (_WRITERS["responses"], *_FURTHER_WRITERS.values())
 """Columns, and fields of them, with the models that wrote other texts than instructions; `model` has those."""
 _TEXT_STAGES = ("instructions", "responses", "turns", "preference_responses")
 _OTHER_STAGES = ("select", "subset")
-_LABELLED = {
-    "quality_generator": "quality",
-    "difficulty_generator": "difficulty",
-    "task_category_generator": "category",
-    "reward_model": "reward",
-    "preference_model": "preference",
-}
-"""Which annotation wrote a column that names its model: all that is known of rows without their run."""
 
 
 def origin_of(recipe: Mapping[str, Any], run: Mapping[str, Any] | None, dataset: Dataset) -> dict[str, Any]:
@@ -53,8 +45,9 @@ def origin_of(recipe: Mapping[str, Any], run: Mapping[str, Any] | None, dataset:
     further = {what: _written(dataset, *where) for what, where in _FURTHER_WRITERS.items()}
     given = recipe.get("dataset")
     source = given.get("path") if isinstance(given, Mapping) else given
-    labelled = [name for column, name in _LABELLED.items() if column in dataset.column_names]
-    annotated = [name for name in stages if name not in (*_TEXT_STAGES, *_OTHER_STAGES)] if stages else labelled
+    annotated = (
+        [name for name in stages if name not in (*_TEXT_STAGES, *_OTHER_STAGES)] if stages else _labelled(dataset)
+    )
     is_answered = is_new and "responses" in stages
     return {
         "rows": len(dataset),
@@ -73,6 +66,12 @@ def origin_of(recipe: Mapping[str, Any], run: Mapping[str, Any] | None, dataset:
     }
 
 
+def _labelled(dataset: Dataset) -> list[str]:
+    """Return the annotations whose model the rows name: all that is known of rows without their run."""
+    known = columns_of(dataset.features).values()
+    return [column.writer for column in known if column.kind == "model" and column.writer not in _TEXT_STAGES]
+
+
 def _written(dataset: Dataset, column: str, field: str) -> tuple[int, list[str]]:
     """Return how many rows name the model that wrote them, and the models."""
     import pyarrow as pa
@@ -86,6 +85,8 @@ def _written(dataset: Dataset, column: str, field: str) -> tuple[int, list[str]]
         if not pa.types.is_struct(values.type) or values.type.get_field_index(field) < 0:
             return 0, []
         names = pc.struct_field(values, field)
+        if not (pa.types.is_string(names.type) or pa.types.is_large_string(names.type)):
+            return 0, []
         count += len(names) - names.null_count
         found |= dict.fromkeys(str(name) for name in names.unique().to_pylist() if name)
     return count, list(found)

@@ -1,46 +1,14 @@
-"""The columns of the released Magpie datasets, in their order, and where our own stand among them.
-
-Source: the viewers of the Qwen2, Phi-3 and Llama-3.1 releases (raw and filtered). Their `conversations` (from/value) is
-read in existing datasets and not written: rows made here hold `messages` (role/content), as TRL and chat templates read
-it. TRL's SFTTrainer prefers `conversations` where both are present, and trains on the roles human and gpt.
-"""
+"""The order of columns in datasets: that of the released Magpie datasets, then all others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-
-RELEASED = (
-    "uuid",
-    "model",
-    "gen_input_configs",
-    "instruction",
-    "response",
-    "conversations",
-    "task_category",
-    "other_task_category",
-    "task_category_generator",
-    "difficulty",
-    "intent",
-    "knowledge",
-    "difficulty_generator",
-    "input_quality",
-    "quality_explanation",
-    "quality_generator",
-    "llama_guard_2",
-    "reward_model",
-    "instruct_reward",
-    "min_neighbor_distance",
-    "repeat_count",
-    "min_similar_uuid",
-    "instruction_length",
-    "response_length",
-    "language",
-)
+from ..columns import RELEASED
 
 
 def column_order(names: Iterable[str]) -> list[str]:
-    """Return column names in the order of the releases: later turns behind the first, then all others as they came."""
+    """Return column names in the order of the releases: later turns after the first, then all others as given."""
     given = list(names)
     turns = sorted(
         (name for name in given if _turn(name)), key=lambda name: (_turn(name), not name.startswith("instruction"))

@@ -6,6 +6,7 @@ joined: one prompt with all their tasks, one JSON object with all their keys.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from ..columns import REGISTER, Column, Kind
 from ..errors import ArgumentError, did_you_mean, quoted
 
 
@@ -38,6 +40,10 @@ class Rubric:
     - `keys`: the answer's keys and what stands there, for the prompt; `schema`: a JSON schema of the whole object.
     - `columns`: key to column; a key that is not named here goes to `<name>_<key>`.
     - `generator_column`: the column that says which model judged. `aliases`: labels to put right, in lower case.
+    - `source`: the file that it was loaded from.
+
+    In the schema, the order of an `enum` is the order of the labels, the lowest first: conditions such as
+    `level >= 'medium'`, reports and weighted kappa use it. `title` is the heading in reports.
     """
 
     name: str
@@ -49,6 +55,7 @@ class Rubric:
     generator_column: str = ""
     aliases: dict[str, str] = field(default_factory=dict)
     version: int = 1
+    source: str = ""
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -61,7 +68,7 @@ class Rubric:
                 key="schema",
             )
         for key, kind in properties.items():
-            _feature(kind, f"{self.name}.{key}")
+            _dtype(kind, f"{self.name}.{key}")
         if not self.reads:
             raise ArgumentError(
                 f'The rubric "{self.name}" reads no column.', hint="As reads: [instruction].", key="reads"
@@ -82,9 +89,51 @@ class Rubric:
         """The column that says which model judged."""
         return self.generator_column or f"{self.name}_generator"
 
+    @property
+    def entries(self) -> tuple[Column, ...]:
+        """The rubric's columns as entries of the register: the answer's keys, the judge, and what went wrong."""
+        return (
+            *(self._entry(key, kind) for key, kind in self.properties.items()),
+            Column(self.judge_column, "model", writer=self.name),
+            Column(f"{self.name}_error", "error", writer=self.name, report=True),
+            Column(f"{self.name}_raw", writer=self.name),
+        )
+
+    def _entry(self, key: str, kind: Mapping[str, Any]) -> Column:
+        what, title = _kind(kind), str(kind.get("title", ""))
+        labels = tuple(map(str, kind["enum"])) if what == "label" else ()
+        is_label = what in ("label", "flag")
+        is_counted = is_label or what == "number" or (what == "list" and "enum" in kind["items"])
+        return Column(
+            self.column(key), what, labels, title, writer=self.name,
+            report=is_counted, card=is_counted and what != "list", agreement=is_label,
+        )  # fmt: skip
+
     def features(self) -> dict[str, Any]:
-        """Return the `datasets` features of the rubric's own columns."""
-        return {self.column(key): _feature(kind, key) for key, kind in self.properties.items()}
+        """Return the `datasets` features of the rubric's columns.
+
+        Columns that the register (`magpie_hf.columns`) does not describe as the rubric does bring their entry along.
+        """
+        types = {self.column(key): _dtype(kind) for key, kind in self.properties.items()}
+        return {entry.name: self._feature(entry, types.get(entry.name, "string")) for entry in self.entries}
+
+    def _feature(self, entry: Column, dtype: str) -> Any:
+        from datasets import Value
+
+        known = REGISTER.get(entry.name)
+        if known is None:
+            return entry.feature(dtype, annotation=self.annotation)
+        if known.labels and entry.labels and known.labels != entry.labels:
+            return dataclasses.replace(known, labels=entry.labels).feature(dtype)
+        return [Value(dtype)] if entry.kind == "list" else Value(dtype)
+
+    @property
+    def annotation(self) -> str:
+        """How `annotate` is asked for the rubric, as Python code."""
+        if self.name in BUILT_IN:
+            return json.dumps(self.name)
+        given = json.dumps(self.source) if self.source else f'{{"name": "{self.name}", …}}'
+        return f'{{"stage": "rubric", "rubric": {given}}}'
 
     def to_dict(self) -> dict[str, Any]:
         """Return what of the rubric can change an answer."""
@@ -123,7 +172,7 @@ def load_rubric(given: str | Mapping[str, Any] | Rubric) -> Rubric:
         raise ArgumentError(f"The rubric cannot be read: {error}.", where=str(path)) from None
     if not isinstance(raw, dict):
         raise ArgumentError("A rubric is a mapping.", where=str(path), hint="With name, task and schema.")
-    return _from_mapping(raw, str(path))
+    return _from_mapping(raw, str(path), str(given))
 
 
 @cache
@@ -138,7 +187,7 @@ def read_prompt(name: str) -> dict[str, Any]:
     return raw
 
 
-def _from_mapping(raw: Mapping[str, Any], where: str) -> Rubric:
+def _from_mapping(raw: Mapping[str, Any], where: str, source: str = "") -> Rubric:
     for key in raw:
         if key not in _KEYS:
             raise ArgumentError(
@@ -150,7 +199,7 @@ def _from_mapping(raw: Mapping[str, Any], where: str) -> Rubric:
     reads = raw.get("reads", ("instruction",))
     values = {**raw, "reads": (reads,) if isinstance(reads, str) else tuple(reads)}
     values["keys"] = dict(raw.get("keys") or dict.fromkeys(raw["schema"].get("properties", {}), ""))
-    return Rubric(**values)
+    return Rubric(**values, source=source)
 
 
 def shared_prompt(rubrics: Sequence[Rubric]) -> str:
@@ -177,16 +226,27 @@ def joined_schema(rubrics: Sequence[Rubric]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
 
 
-def _feature(kind: Mapping[str, Any], key: str) -> Any:
-    from datasets import Value
+def _dtype(kind: Mapping[str, Any], key: str = "") -> str:
+    """Return the type of a key's values, of a list's entries.
 
+    Raises:
+        ArgumentError: the key has a type that a column cannot have.
+    """
     name = kind.get("type")
     if name == "array" and isinstance(kind.get("items"), Mapping) and kind["items"].get("type") == "string":
-        return [Value("string")]
+        return "string"
     if name not in _TYPES:
         raise ArgumentError(
             f"The schema's key {quoted(key)} has the type {quoted(str(name))}.",
             hint=f"Types: {', '.join(_TYPES)}, and array of string.",
             key=key,
         )
-    return Value(_TYPES[name])
+    return _TYPES[name]
+
+
+def _kind(kind: Mapping[str, Any]) -> Kind:
+    """Return the register's kind for a key's JSON schema."""
+    if kind["type"] == "string":
+        return "label" if kind.get("enum") else "text"
+    kinds: dict[str, Kind] = {"array": "list", "boolean": "flag"}
+    return kinds.get(kind["type"], "number")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..columns import SCALES
+from ..columns import REGISTER, Column, columns_of
 from ..errors import DatasetError
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-COLUMNS = ("input_quality", "difficulty", "task_category", "safety", "language")
 
 
 def agreement(first: Dataset, second: Dataset, columns: Sequence[str] | None = None) -> dict[str, Any]:
@@ -30,14 +28,21 @@ def agreement(first: Dataset, second: Dataset, columns: Sequence[str] | None = N
     for dataset in (first, second):
         if "uuid" not in dataset.column_names:
             raise DatasetError("Rows are compared by uuid, and a dataset has none.", column="uuid")
-    shared = [name for name in COLUMNS if name in first.column_names and name in second.column_names]
-    names = list(columns) if columns is not None else shared
+    known = columns_of(second.features) | columns_of(first.features)
+    names = list(columns) if columns is not None else _compared(first, second, known)
     if not names:
+        writers = dict.fromkeys(column.writer for column in REGISTER.values() if column.agreement)
         raise DatasetError(
-            "The datasets share no annotation.", hint=f"Annotate both with one of {', '.join(COLUMNS)}."
+            "The datasets share no annotation.", hint=f"Annotate both with one of {', '.join(writers)}."
         )
     left, right = _matched(first, second)
-    return {name: _compare(first, second, name, left, right) for name in names}
+    return {name: _compare(first, second, known.get(name, Column(name)), left, right) for name in names}
+
+
+def _compared(first: Dataset, second: Dataset, known: Mapping[str, Column]) -> list[str]:
+    """Return the annotations that both datasets have."""
+    shared = {*first.column_names} & {*second.column_names}
+    return [name for name, column in known.items() if column.agreement and name in shared]
 
 
 def _matched(first: Dataset, second: Dataset) -> tuple[list[int], list[int]]:
@@ -49,15 +54,15 @@ def _matched(first: Dataset, second: Dataset) -> tuple[list[int], list[int]]:
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
-def _compare(first: Dataset, second: Dataset, name: str, left: list[int], right: list[int]) -> dict[str, Any]:
+def _compare(first: Dataset, second: Dataset, column: Column, left: list[int], right: list[int]) -> dict[str, Any]:
+    name, scale = column.name, column.labels
     for dataset in (first, second):
         if name not in dataset.column_names:
             raise DatasetError(f'A dataset has no column "{name}".', column=name)
     a_all, b_all = (list(dataset.with_format(None)[name]) for dataset in (first, second))
     pairs = [(a_all[a], b_all[b]) for a, b in zip(left, right, strict=True)]
     both = [(a, b) for a, b in pairs if a is not None and b is not None]
-    scale = SCALES.get(name)
-    labels = list(scale) if scale else sorted({label for pair in both for label in pair})
+    labels = list(scale) if scale else sorted({label for pair in both for label in pair}, key=str)
     table = confusion(both, labels)
     return {
         "rows": len(both),

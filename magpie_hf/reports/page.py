@@ -23,33 +23,6 @@ MAX_COMPARED = 3
 SHOWN_CHARACTERS = 600
 SAMPLES_PER_CATEGORY = 3
 GROUP_MEMBERS = 4
-TITLES = {
-    "input_quality": "Quality of instructions",
-    "difficulty": "Difficulty",
-    "task_category": "Task category",
-    "language": "Language",
-    "safety": "Safety",
-    "response_finish_reason": "How responses ended",
-    "instruction_length": "Instruction length, characters",
-    "response_length": "Response length, characters",
-    "instruction_tokens": "Instruction length, tokens",
-    "response_tokens": "Response length, tokens",
-    "instruct_reward": "Reward",
-    "base_reward": "Reward of the base model's answer",
-    "reward_difference": "Reward difference (r* - r_base)",
-    "min_neighbor_distance": "Distance to the nearest other instruction",
-    "repeat_count": "Near duplicates of a row",
-    "language_confidence": "Confidence of the language",
-}
-UNITS = {
-    "instruction_length": "characters", "response_length": "characters", "instruction_tokens": "tokens",
-    "response_tokens": "tokens", "min_neighbor_distance": "squared L2 of unit vectors, 0 to 4",
-    "instruct_reward": "reward", "reward_difference": "reward",
-}  # fmt: skip
-_NUMBERS = (
-    "instruction_tokens", "response_tokens", "instruction_length", "response_length", "instruct_reward",
-    "reward_difference", "min_neighbor_distance",
-)  # fmt: skip
 
 
 def write_report(
@@ -83,8 +56,12 @@ def write_report(
         facts=facts,
         provenance=_provenance(run),
         tiles=_tiles(facts),
-        labels=[_label_chart(key, entry) for key, entry in facts["labels"].items() if entry["counts"]],
-        numbers=[_number_chart(key, facts["numbers"][key]) for key in _NUMBERS if key in facts["numbers"]],
+        labels=[
+            _label_chart(facts["columns"][key], entry)
+            for key, entry in facts["labels"].items()
+            if any(entry["counts"].values())
+        ],
+        numbers=[_number_chart(facts["columns"][key], entry) for key, entry in facts["numbers"].items()],
         funnel=_funnel(funnel),
         verbs=root_verbs(text for text in sample["instruction"] if text),
         topics=_topics(topic_map(dataset, compare, name=name, seed=seed)),
@@ -107,7 +84,6 @@ def _template() -> Any:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"shown": shown, "percent": svg.percent, "compact": svg.compact}
-    environment.globals["titles"] = TITLES
     return environment.get_template("page.html.jinja")
 
 
@@ -124,25 +100,25 @@ def _safe_markup(text: str) -> Any:
     return markupsafe.Markup(text)  # noqa: S704 (our own SVG, whose texts svg.safe has escaped)
 
 
-def _label_chart(key: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _label_chart(column: Mapping[str, str], entry: Mapping[str, Any]) -> dict[str, Any]:
     counts = entry["counts"]
     total = sum(counts.values()) or 1
     top = max(counts, key=lambda label: counts[label])
-    title = f"{TITLES[key]}: {svg.percent(counts[top] / total)} {top}"
+    title = f"{column['title']}: {svg.percent(counts[top] / total)} {top}"
     nulls = f"{entry['nulls']:,} rows without" if entry["nulls"] else ""
     chart = svg.bars(svg.shares(counts), title=title)
     return {"title": title, "chart": _safe_markup(chart), "note": nulls, "table": list(counts.items())}
 
 
-def _number_chart(key: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _number_chart(column: Mapping[str, str], facts: Mapping[str, Any]) -> dict[str, Any]:
     if not facts["count"]:
         return {
-            "title": f"{TITLES[key]}: no values",
+            "title": f"{column['title']}: no values",
             "chart": "",
             "note": f"{facts['nulls']:,} rows without",
             "table": [],
         }
-    title = f"{TITLES[key]}: median {svg.compact(facts['quantiles']['50%'])}, mean {svg.compact(facts['mean'])}"
+    title = f"{column['title']}: median {svg.compact(facts['quantiles']['50%'])}, mean {svg.compact(facts['mean'])}"
     table = [
         ("mean", facts["mean"]),
         ("sd", facts["sd"]),
@@ -151,7 +127,7 @@ def _number_chart(key: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         ("max", facts["max"]),
     ]
     nulls = f"{facts['nulls']:,} rows without" if facts["nulls"] else ""
-    chart = svg.histogram(facts["histogram"], title=title, unit=UNITS.get(key, ""))
+    chart = svg.histogram(facts["histogram"], title=title, unit=column["unit"])
     return {
         "title": title,
         "chart": _safe_markup(chart),

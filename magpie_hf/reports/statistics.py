@@ -1,16 +1,18 @@
-"""Figures of a dataset: counted over Arrow batches, so a million rows take seconds and little memory.
+"""Statistics of a dataset: counted over Arrow batches, so that a million rows take seconds and little memory.
 
-A part whose columns are missing is left out, and `missing` says which annotation would fill it.
+What is counted is in the register of columns (`magpie_hf.columns`). Parts whose columns are missing are left out, and
+`missing` says which annotation would add them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..columns import ANNOTATION_OF, SCALES
+from ..columns import GENERATION_STAGES, NEED_SETTINGS, REGISTER, Column, Kind, columns_of
 
 
 if TYPE_CHECKING:
@@ -18,41 +20,43 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 20_000
 BINS = 30
-LABELS = ("input_quality", "difficulty", "task_category", "language", "safety", "response_finish_reason")
-NUMBERS = (
-    "instruction_length", "response_length", "instruction_tokens", "response_tokens", "instruct_reward",
-    "base_reward", "reward_difference", "reward_margin", "min_neighbor_distance", "repeat_count", "language_confidence",
-)  # fmt: skip
-LISTS = ("other_task_category", "safety_categories")
-ERRORS = ("quality_error", "difficulty_error", "category_error", "safety_error")
 LARGEST_GROUPS = 10
 
 
 def dataset_statistics(dataset: Dataset) -> dict[str, Any]:
-    """Return all figures, JSON-like: `rows`, `labels`, `numbers`, `lists`, `flags`, `errors`, `groups`, `turns`, `missing`.
+    """Return all figures, JSON-like: `rows`, `columns`, `labels`, `numbers`, `lists`, `flags`, `errors`, `groups`, `turns`, `missing`.
 
-    `labels`: column to {counts, nulls}, counts in the order of the scale where there is one, else by size. `numbers`:
-    column to {count, nulls, mean, sd, min, max, total, quantiles, histogram}. `turns`: tokens per turn.
+    `columns`: title, unit and place in cards of the columns that are counted. `labels`: column to {counts, nulls}, counts
+    in the order of the labels if they have one, else by size. `numbers`: column to {count, nulls, mean, sd, min, max,
+    total, quantiles, histogram}. `flags`: name to rows. `turns`: tokens per turn.
     """
-    names = set(dataset.column_names)
+    known = columns_of(dataset.features)
+    shown = {name: column for name, column in known.items() if column.report}
     facts: dict[str, Any] = {"rows": len(dataset)}
-    facts["labels"] = {name: label_counts(dataset, name) for name in LABELS if name in names}
-    facts["numbers"] = {name: number_facts(column_numbers(dataset, name)) for name in NUMBERS if name in names}
-    facts["lists"] = {name: _list_counts(dataset, name) for name in LISTS if name in names}
-    facts["flags"] = _flag_counts(dataset) if "flags" in names else {}
-    facts["errors"] = {name: label_counts(dataset, name)["counts"] for name in ERRORS if name in names}
-    facts["groups"] = _group_facts(dataset) if "group_id" in names else {}
-    facts["turns"] = _turn_facts(dataset) if {"instruction_tokens", "response_tokens"} <= names else {}
-    facts["missing"] = _missing(names)
+    facts["columns"] = {
+        name: {"title": column.heading, "unit": column.unit, "card": column.card} for name, column in shown.items()
+    }
+    facts["labels"] = {name: label_counts(dataset, name, shown[name].labels) for name in _of(shown, "label", "flag")}
+    facts["numbers"] = {name: number_facts(column_numbers(dataset, name)) for name in _of(shown, "number")}
+    facts["lists"] = {name: _list_counts(dataset, name) for name in _of(shown, "list")}
+    facts["flags"] = {flag: n for name in _of(shown, "flags") for flag, n in _flag_counts(dataset, name).items()}
+    facts["errors"] = {name: label_counts(dataset, name)["counts"] for name in _of(shown, "error")}
+    facts["groups"] = _group_facts(dataset) if "group_id" in known else {}
+    facts["turns"] = _turn_facts(dataset) if {"instruction_tokens", "response_tokens"} <= known.keys() else {}
+    facts["missing"] = _missing(known)
     return facts
+
+
+def _of(columns: Mapping[str, Column], *kinds: Kind) -> list[str]:
+    return [name for name, column in columns.items() if column.kind in kinds]
 
 
 def _batches(dataset: Dataset, *columns: str) -> Any:
     return dataset.select_columns([*columns]).with_format("arrow").iter(batch_size=BATCH_ROWS)
 
 
-def label_counts(dataset: Dataset, column: str) -> dict[str, Any]:
-    """Return how often each value of a text column occurs, and its nulls."""
+def label_counts(dataset: Dataset, column: str, labels: Sequence[str] = ()) -> dict[str, Any]:
+    """Return how often each value of a column of text or booleans occurs, and its nulls; `labels`: its order."""
     counts: Counter[str] = Counter()
     nulls = 0
     for table in _batches(dataset, column):
@@ -61,13 +65,14 @@ def label_counts(dataset: Dataset, column: str) -> dict[str, Any]:
             if value is None:
                 nulls += entry["counts"].as_py()
             else:
-                counts[str(value)] += entry["counts"].as_py()
-    if column in SCALES:
-        ordered = {label: counts.get(label, 0) for label in SCALES[column]}
-        ordered |= {label: count for label, count in counts.items() if label not in ordered}
-    else:
-        ordered = dict(counts.most_common())
+                counts[_text(value)] += entry["counts"].as_py()
+    ordered = {label: counts.get(label, 0) for label in labels}
+    ordered |= {label: count for label, count in counts.most_common() if label not in ordered}
     return {"counts": ordered, "nulls": nulls}
+
+
+def _text(value: str | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def column_numbers(dataset: Dataset, column: str) -> Any:
@@ -117,12 +122,12 @@ def _list_counts(dataset: Dataset, column: str) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def _flag_counts(dataset: Dataset) -> dict[str, int]:
+def _flag_counts(dataset: Dataset, column: str) -> dict[str, int]:
     import pyarrow.compute as pc
 
     counts: Counter[str] = Counter()
-    for table in _batches(dataset, "flags"):
-        struct = table["flags"].combine_chunks()
+    for table in _batches(dataset, column):
+        struct = table[column].combine_chunks()
         for field in struct.type:
             counts[field.name] += pc.sum(pc.struct_field(struct, field.name)).as_py() or 0
     return dict(counts)
@@ -157,9 +162,10 @@ def _turn_facts(dataset: Dataset) -> dict[str, Any]:
     return {"mean": float(both.mean()), "sd": float(both.std()), "total": float(both.sum()), "rows": len(both)}
 
 
-def _missing(names: set[str]) -> dict[str, str]:
-    """Return annotation to column for the annotations that the dataset lacks."""
-    first: dict[str, str] = {}
-    for column, annotation in ANNOTATION_OF.items():
-        first.setdefault(annotation, column)
-    return {annotation: column for annotation, column in first.items() if column not in names}
+def _missing(known: Mapping[str, Column]) -> dict[str, str]:
+    """Return annotation to its first column for the annotations of which the dataset has nothing to show."""
+    shown: dict[str, list[str]] = {}
+    for name, column in REGISTER.items():
+        if column.report and column.writer not in (*GENERATION_STAGES, *NEED_SETTINGS):
+            shown.setdefault(column.writer, []).append(name)
+    return {annotation: names[0] for annotation, names in shown.items() if not known.keys() & {*names}}

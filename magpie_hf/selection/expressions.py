@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..columns import ANNOTATION_OF, SCALES, missing_columns
+from ..columns import ALIASES, SCALES, annotation_calls, missing_columns, scales_of
 from ..errors import ArgumentError, MagpieError, quoted
 from .tree import (
-    ALIASES,
     BATCH_ROWS,
     HELP,
     MAX_LENGTH,
     BoolArray,
+    Scales,
     call_name,
     check_tree,
     error_at,
@@ -38,7 +38,7 @@ from .values import Evaluator
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["ALIASES", "SCALES", "Evaluation", "Expression", "parse"]
+__all__ = ["Evaluation", "Expression", "parse"]
 
 
 class Evaluation(NamedTuple):
@@ -58,15 +58,19 @@ class Expression:
 
     @cached_property
     def columns(self) -> frozenset[str]:
-        """The columns it reads, aliases resolved; bare labels are none."""
+        """The columns it reads, aliases resolved, on datasets without ordered labels of their own."""
+        return self.columns_on(SCALES)
+
+    def columns_on(self, scales: Scales) -> frozenset[str]:
+        """Return the columns it reads where these columns have ordered labels: a label without quotes is no column."""
         found = set()
-        for node, _ in walk(self.tree, None):
+        for node, scale in walk(self.tree, scales):
             if isinstance(node, ast.Attribute):
                 found.add(resolve_name(root_of(node).id))
             elif isinstance(node, ast.Call) and call_name(node) == "is_survivor":
                 found |= {"group_id", "uuid"}
-        found |= {resolve_name(node.id) for node, scale in walk(self.tree, None)
-                  if isinstance(node, ast.Name) and not (scale and node.id in SCALES[scale])}  # fmt: skip
+            elif isinstance(node, ast.Name) and not (scale and node.id in scales[scale]):
+                found.add(resolve_name(node.id))
         return frozenset(found)
 
     @cached_property
@@ -86,47 +90,50 @@ class Expression:
     def check(self, features: Mapping[str, Any]) -> None:
         """Raise DatasetError or ArgumentError for what cannot be evaluated on a dataset with these features.
 
-        Evaluates the expression on no rows: types, labels and columns are all looked at.
+        Evaluates the expression on no rows, so that types, labels and columns are all checked.
         """
-        missing = sorted(column for column in self.columns if column not in features)
+        scales = scales_of(features)
+        columns = self.columns_on(scales)
+        missing = sorted(column for column in columns if column not in features)
         if missing:
-            raise self._missing(missing, list(features))
+            raise self._missing(missing, list(features), scales)
         from datasets import Features
 
-        table = Features({name: features[name] for name in self.columns}).arrow_schema.empty_table()
-        Evaluator(self.text, table).truth(self.tree)
+        table = Features({name: features[name] for name in columns}).arrow_schema.empty_table()
+        Evaluator(self.text, table, scales).truth(self.tree)
 
-    def _missing(self, missing: list[str], there: list[str]) -> MagpieError:
-        """Return the error for names that are no columns: beside a misspelled column, a label is not read as one."""
-        labels = {label for scale in SCALES.values() for label in scale}
+    def _missing(self, missing: list[str], present: list[str], scales: Scales) -> MagpieError:
+        """Return the error for names that are not columns: beside a misspelled column, a label is not read as one."""
+        labels = {label for scale in {**SCALES, **scales}.values() for label in scale}
         columns = [name for name in missing if name not in labels] or missing
-        near = {
-            name: difflib.get_close_matches(name, [*there, *ALIASES, *ANNOTATION_OF, *labels], n=1) for name in columns
-        }
+        known = [*present, *ALIASES, *annotation_calls(), *labels]
         for name in columns:
-            if near[name] and near[name][0] in labels:
-                named = (n for n, _ in walk(self.tree, None) if isinstance(n, (ast.Name, ast.Attribute)))
+            similar = difflib.get_close_matches(name, known, n=1)
+            if similar and similar[0] in labels:
+                named = (n for n, _ in walk(self.tree, scales) if isinstance(n, (ast.Name, ast.Attribute)))
                 node = next((n for n in named if resolve_name(root_of(n).id) == name), self.tree)
-                hint = f'Did you mean "{near[name][0]}"?'
+                hint = f'Did you mean "{similar[0]}"?'
                 return error_at(self.text, node, f"{quoted(name)} is neither a column nor a label.", hint)
-        return missing_columns({name: [f"the condition {quoted(self.text)}"] for name in columns}, there, [*ALIASES])
+        return missing_columns({name: [f"the condition {quoted(self.text)}"] for name in columns}, present, [*ALIASES])
 
     def evaluate(self, dataset: Dataset) -> Evaluation:
-        """Return which rows are kept; reads the columns it needs only, some thousand rows at a time.
+        """Return which rows are kept; reads only the columns it needs, some thousand rows at a time.
 
         Raises:
             DatasetError: a column is missing; says which annotation writes it.
-            ArgumentError: a label is not on its scale, or types do not go together.
+            ArgumentError: a label is not on its scale, or types do not match.
         """
         self.check(dataset.features)
+        scales = scales_of(dataset.features)
+        columns = sorted(self.columns_on(scales))
         keep, unknown = np.zeros(len(dataset), dtype=bool), np.zeros(len(dataset), dtype=bool)
-        if not self.columns:
-            keep[:] = Evaluator(self.text, None).rows(self.tree).fill_null(False)
+        if not columns:
+            keep[:] = Evaluator(self.text, None, scales).rows(self.tree).fill_null(False)
             return Evaluation(keep, 0, unknown)
         at = 0
-        narrow = dataset.select_columns(sorted(self.columns)).with_format("arrow")
+        narrow = dataset.select_columns(columns).with_format("arrow")
         for table in narrow.iter(batch_size=BATCH_ROWS):
-            truth = Evaluator(self.text, table).rows(self.tree)
+            truth = Evaluator(self.text, table, scales).rows(self.tree)
             keep[at : at + len(table)] = truth.fill_null(False)
             unknown[at : at + len(table)] = truth.is_null()
             at += len(table)

@@ -6,13 +6,13 @@ row's position, so equal datasets give equal selections. Each step is a line of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..columns import SCALES, missing_columns
+from ..columns import scales_of
 from ..errors import ArgumentError, did_you_mean, quoted
 from .expressions import Expression, parse
 from .selections import SELECTIONS, Selection, as_selection, length_source, named_selection
@@ -64,14 +64,7 @@ def apply_selection(dataset: Dataset, selection: Selection) -> Selected:
         DatasetError: a column is missing; says which annotation writes it.
         ArgumentError: a label is off its scale, or types do not go together.
     """
-    if selection.where:
-        parse(selection.where).check(dataset.features)
-    has_lengths = selection.longest_by in dataset.column_names
-    wanted = [name for name in selection.columns if not (has_lengths and name == length_source(selection.longest_by))]
-    missing = [name for name in wanted if name not in dataset.column_names]
-    if missing:
-        who = f"the selection {quoted(selection.name)}"
-        raise missing_columns({name: [who] for name in missing}, dataset.column_names)
+    selection.check(dataset.features)
     keep = np.arange(len(dataset), dtype=np.int64)
     funnel: list[FunnelStep] = []
     for part in parse(selection.where).conjuncts if selection.where else ():
@@ -127,13 +120,13 @@ def _column(dataset: Dataset, name: str, rows: IntArray | None = None) -> Any:
     return data if rows is None else data.take(pa.array(rows))
 
 
-def _ordinals(data: Any, name: str) -> npt.NDArray[np.float64]:
-    """Return a column's values as numbers that sort as the column does; null sorts lowest."""
+def _ordinals(data: Any, name: str, labels: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Return a column's values as numbers that sort as the column does, by its `labels` if it has any; null is lowest."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if name in SCALES:
-        return np.asarray(pc.fill_null(pc.index_in(data, pa.array(SCALES[name])), -1)).astype(np.float64)
+    if labels:
+        return np.asarray(pc.fill_null(pc.index_in(data, pa.array(labels, data.type)), -1)).astype(np.float64)
     if not (pa.types.is_integer(data.type) or pa.types.is_floating(data.type) or pa.types.is_boolean(data.type)):
         raise ArgumentError(f"The column {quoted(name)} has no order to prefer by.", hint="Name a label or a number.")
     numbers = np.asarray(pc.cast(data, pa.float64()).fill_null(float("-inf")))
@@ -150,7 +143,9 @@ def _survivors(dataset: Dataset, keep: IntArray, by: str | None) -> IntArray:
     codes[alone] = np.arange(alone.sum()) + codes.max(initial=0) + 1
     ranks = np.empty(len(keep), dtype=np.int64)
     ranks[np.asarray(pc.sort_indices(uuids))] = np.arange(len(keep))
-    best = np.zeros(len(keep)) if by is None else -_ordinals(_column(dataset, by, keep), by)
+    best = np.zeros(len(keep))
+    if by is not None:
+        best = -_ordinals(_column(dataset, by, keep), by, scales_of(dataset.features).get(by, ()))
     order = np.lexsort((ranks, best, codes))
     first = np.ones(len(keep), dtype=bool)
     first[1:] = codes[order][1:] != codes[order][:-1]
@@ -161,10 +156,10 @@ def _by_quota(
     dataset: Dataset, keep: IntArray, column: str, quotas: Mapping[str, float], lengths: IntArray
 ) -> IntArray:
     """Return the longest rows of each label, as many as its quota says; labels without a quota are dropped."""
-    data = _column(dataset, column, keep)
+    data, scale = _column(dataset, column, keep), scales_of(dataset.features).get(column, ())
     parts = []
     for label, quota in quotas.items():
-        rows = keep[_labelled(data, column, label)]
+        rows = keep[_labelled(data, column, label, scale)]
         count = round(quota * len(keep)) if 0 < quota < 1 else int(quota)
         parts.append(_longest(rows, lengths, count))
     return np.unique(np.concatenate(parts)) if parts else keep[:0]
@@ -178,20 +173,17 @@ def _within(quotas: Mapping[str, float], longest: int | None) -> Mapping[str, fl
     return {label: round(longest * value / total) for label, value in quotas.items()}
 
 
-def _labelled(data: Any, column: str, label: str) -> npt.NDArray[np.bool_]:
+def _labelled(data: Any, column: str, label: str, scale: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Return which values are a label; "> easy" stands for all labels above it on the column's scale."""
     import pyarrow.compute as pc
 
-    if label.startswith(">") and column in SCALES:
-        least = label[1:].strip()
-        if least not in SCALES[column]:
-            raise ArgumentError(
-                f"{quoted(least)} is not a label of {column}.", hint=did_you_mean(least, SCALES[column])
-            )
-        found: npt.NDArray[np.bool_] = _ordinals(data, column) > SCALES[column].index(least)
+    is_above = label.startswith(">") and bool(scale)
+    wanted = label[1:].strip() if is_above else label
+    if scale and wanted not in scale:
+        raise ArgumentError(f"{quoted(wanted)} is not a label of {column}.", hint=did_you_mean(wanted, scale))
+    if is_above:
+        found: npt.NDArray[np.bool_] = _ordinals(data, column, scale) > scale.index(wanted)
         return found
-    if column in SCALES and label not in SCALES[column]:
-        raise ArgumentError(f"{quoted(label)} is not a label of {column}.", hint=did_you_mean(label, SCALES[column]))
     return np.asarray(pc.fill_null(pc.equal(data, label), False))
 
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..columns import SCALES, missing_columns, scales_of
 from ..errors import ArgumentError, did_you_mean, quoted
 from .expressions import parse
-from .tree import resolve_name
+from .tree import Scales, resolve_name
 
 
 TAU_1 = -12.0
@@ -88,8 +89,12 @@ class Selection:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it cannot do without."""
-        found = set(parse(self.where).columns) if self.where else set()
+        """The columns that it reads, on datasets without ordered labels of their own."""
+        return self.columns_on(SCALES)
+
+    def columns_on(self, scales: Scales) -> tuple[str, ...]:
+        """Return the columns that it reads where these columns have ordered labels."""
+        found = set(parse(self.where).columns_on(scales)) if self.where else set()
         if self.one_per_group:
             found |= {"group_id", "uuid"}
         if isinstance(self.one_per_group, str):
@@ -98,6 +103,22 @@ class Selection:
         if self.longest is not None or self.quotas:
             found.add(length_source(self.longest_by))
         return tuple(sorted(found))
+
+    def check(self, features: Mapping[str, Any], reader: str | None = None) -> None:
+        """Raise for what cannot be applied to a dataset with these features; `reader`: what to call it in the error.
+
+        Raises:
+            DatasetError: a column is missing; says which annotation writes it.
+            ArgumentError: a label is not on its scale, or types do not match.
+        """
+        if self.where:
+            parse(self.where).check(features)
+        computed = length_source(self.longest_by) if self.longest_by in features else ""
+        needed = [name for name in self.columns_on(scales_of(features)) if name != computed]
+        missing = [name for name in needed if name not in features]
+        if missing:
+            reader = reader or f"the selection {quoted(self.name)}"
+            raise missing_columns({name: [reader] for name in missing}, list(features))
 
 
 _PAPER = "Magpie, arXiv:2406.08464, Table 5"

@@ -1,27 +1,21 @@
-"""What the language of conditions has: names, scales, functions, and the check of a parsed tree against them."""
+"""What conditions may contain: names, scales and functions, and the check of a parsed tree against them."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ..columns import SCALES
+from ..columns import ALIASES
 from ..errors import ArgumentError, did_you_mean, quoted
 
 
 MAX_LENGTH = 10_000
 MAX_DEPTH = 50
 BATCH_ROWS = 10_000
-ALIASES = {
-    "quality": "input_quality",
-    "category": "task_category",
-    "reward": "instruct_reward",
-    "guard": "llama_guard_2",
-}
 FUNCTIONS = {
     "len": ("text",),
     "words": ("text",),
@@ -33,6 +27,10 @@ FUNCTIONS = {
     "is_survivor": (),
 }
 BoolArray = npt.NDArray[np.bool_]
+Scales: TypeAlias = Mapping[str, tuple[str, ...]]
+"""Ordered labels by column, the lowest first."""
+LABEL_OF = "label of "
+"""Beginning of the kind of values that are labels; the column whose scale they are on follows."""
 
 
 HELP = "As: quality >= good and min_neighbor_distance > 0 and language == 'EN' and not endswith(instruction, ':')."
@@ -114,35 +112,33 @@ def is_none(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
 
 
-def scale_of(node: ast.expr) -> str | None:
+def scale_of(node: ast.expr, scales: Scales) -> str | None:
     """Return the column of ordered labels that a node names, or None."""
-    return resolve_name(node.id) if isinstance(node, ast.Name) and resolve_name(node.id) in SCALES else None
+    return resolve_name(node.id) if isinstance(node, ast.Name) and resolve_name(node.id) in scales else None
 
 
-def walk(node: ast.expr, scale: str | None) -> Iterator[tuple[ast.expr, str | None]]:
+def walk(node: ast.expr, scales: Scales, scale: str | None = None) -> Iterator[tuple[ast.expr, str | None]]:
     """Yield nodes with the scale that they are compared on; functions' names and list entries' labels are no columns."""
     yield node, scale
     if isinstance(node, ast.Compare):
         left = node.left
         for right in node.comparators:  # as it is evaluated: pair by pair
-            own = scale_of(left) or scale_of(right)
-            yield from walk(left, own)
-            yield from walk(right, own)
+            own = scale_of(left, scales) or scale_of(right, scales)
+            yield from walk(left, scales, own)
+            yield from walk(right, scales, own)
             left = right
     elif isinstance(node, ast.Call):
         for argument in node.args:
-            yield from walk(argument, None)
+            yield from walk(argument, scales)
     elif not isinstance(node, ast.Attribute):
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.expr):
-                yield from walk(child, scale if isinstance(node, (ast.List, ast.Tuple)) else None)
+                yield from walk(child, scales, scale if isinstance(node, (ast.List, ast.Tuple)) else None)
 
 
 def named_kind(kind: str) -> str:
     """Return a type as error messages call it."""
-    return {"number": "a number", "text": "text", "bool": "true or false", "null": "null"}.get(
-        kind, f"a label of {kind}"
-    )
+    return {"number": "a number", "text": "text", "bool": "true or false", "null": "null"}.get(kind, f"a {kind}")
 
 
 def error_at(line: str, node: ast.AST, message: str, hint: str | None = None) -> ArgumentError:

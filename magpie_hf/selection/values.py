@@ -6,15 +6,14 @@ import ast
 from functools import reduce
 from typing import Any, NamedTuple
 
-from ..columns import SCALES
 from ..errors import did_you_mean, quoted
-from .tree import call_name, error_at, is_none, named_kind, resolve_name, scale_of
+from .tree import LABEL_OF, Scales, call_name, error_at, is_none, named_kind, resolve_name, scale_of
 
 
 class _Values(NamedTuple):
     """Values of rows (an Arrow array), or one literal for all of them (an Arrow scalar).
 
-    `kind` is "number", "text", "bool", "null", or the column whose scale the labels are on.
+    `kind` is "number", "text", "bool", "null", or `LABEL_OF` and the column whose scale the labels are on.
     """
 
     data: Any
@@ -23,11 +22,12 @@ class _Values(NamedTuple):
 
 
 class Evaluator:
-    """Evaluates a checked tree on one table of columns."""
+    """Evaluates a checked tree on one table of columns; `scales`: the ordered labels of those that have them."""
 
-    def __init__(self, line: str, table: Any) -> None:
+    def __init__(self, line: str, table: Any, scales: Scales) -> None:
         self.line = line
         self.table = table
+        self.scales = scales
 
     def rows(self, node: ast.expr) -> Any:
         """Return the truth of a node in each row: an Arrow bool array, null where unknown."""
@@ -49,7 +49,7 @@ class Evaluator:
             found = named_kind(values.kind)
             hint = "Compare it with something."
             raise error_at(self.line, node, f"This is {found}, and true or false is wanted.", hint)
-        return _operand(values)
+        return self._operand(values)
 
     def _compare(self, node: ast.Compare) -> Any:
         operands = [node.left, *node.comparators]
@@ -61,7 +61,7 @@ class Evaluator:
             return self._is_null(node, left, op, right)
         if isinstance(op, (ast.In, ast.NotIn)):
             return self._member(left, op, right)
-        scale = scale_of(left) or scale_of(right)
+        scale = scale_of(left, self.scales) or scale_of(right, self.scales)
         a, b = self.value(left, scale), self.value(right, scale)
         kinds = {a.kind, b.kind} - {"null"}
         if len(kinds) > 1:
@@ -69,7 +69,7 @@ class Evaluator:
             raise error_at(self.line, node, compared, "Both sides must be of one kind.")
         if "null" in (a.kind, b.kind):  # a column without any value: unknown in every row
             return _unknown()
-        return getattr(_compute(), _COMPARISONS[type(op)])(_operand(a), _operand(b))
+        return getattr(_compute(), _COMPARISONS[type(op)])(self._operand(a), self._operand(b))
 
     def _is_null(self, node: ast.Compare, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Any:
         if not (is_none(left) or is_none(right)) or not isinstance(op, (ast.Is, ast.IsNot, ast.Eq, ast.NotEq)):
@@ -92,7 +92,7 @@ class Evaluator:
         if isinstance(node, ast.Constant):
             return self._literal(node, node.value, scale)
         if isinstance(node, ast.Name):
-            if scale and node.id in SCALES[scale]:
+            if scale and node.id in self.scales[scale]:
                 return self._literal(node, node.id, scale)
             return self._column(node)
         if isinstance(node, ast.Attribute):
@@ -117,10 +117,11 @@ class Evaluator:
             return _Values(pa.scalar(float(value)), "number", True)
         if scale is None:
             return _Values(pa.scalar(value), "text", True)
-        if value not in SCALES[scale]:
+        labels = self.scales[scale]
+        if value not in labels:
             message = f"{quoted(value)} is not a label of {scale}."
-            raise error_at(self.line, node, message, did_you_mean(value, SCALES[scale]))
-        return _Values(pa.scalar(SCALES[scale].index(value), pa.int32()), scale, True)
+            raise error_at(self.line, node, message, did_you_mean(value, labels))
+        return _Values(pa.scalar(labels.index(value), pa.int32()), LABEL_OF + scale, True)
 
     def _column(self, node: ast.Name) -> _Values:
         name = resolve_name(node.id)
@@ -153,7 +154,7 @@ class Evaluator:
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
             return _Values(data, "number")
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            return _Values(data, name if name in SCALES else "text")
+            return _Values(data, LABEL_OF + name if name in self.scales else "text")
         raise error_at(self.line, node, f"The column holds {kind}, which conditions cannot compare.")
 
     def _call(self, node: ast.Call) -> _Values:
@@ -161,7 +162,7 @@ class Evaluator:
         if name == "is_survivor":
             return _Values(compute.equal(self.table["group_id"], self.table["uuid"]), "bool")
         text = self.value(node.args[0])
-        if text.kind not in ("text", *SCALES) or text.literal:
+        if not (text.kind == "text" or text.kind.startswith(LABEL_OF)) or text.literal:
             raise error_at(self.line, node, f"{name} looks at a column of text.")
         if name == "len":
             return _Values(compute.utf8_length(text.data), "number")
@@ -182,22 +183,22 @@ class Evaluator:
 
     def _arithmetic(self, node: ast.BinOp) -> _Values:
         a, b = self._numbers(node.left), self._numbers(node.right)
-        result = getattr(_compute(), _ARITHMETIC[type(node.op)])(_operand(a), _operand(b))
+        result = getattr(_compute(), _ARITHMETIC[type(node.op)])(self._operand(a), self._operand(b))
         return _Values(_where(_compute().is_finite(result), result), "number", a.literal and b.literal)
 
+    def _operand(self, values: _Values) -> Any:
+        """Return values as kernels take them: labels as places on their scale, numbers as float64, NaN as null."""
+        import pyarrow as pa
 
-def _operand(values: _Values) -> Any:
-    """Return values as kernels take them: labels as places on their scale, numbers as float64, NaN as null."""
-    import pyarrow as pa
-
-    if values.kind == "null":
-        return _unknown()
-    if values.kind in SCALES and not values.literal:  # a label that is not on the scale counts as null
-        return _compute().index_in(values.data, pa.array(SCALES[values.kind], values.data.type))
-    if values.kind == "number":
-        numbers = _compute().cast(values.data, pa.float64(), safe=False)
-        return _where(_compute().invert(_compute().is_nan(numbers)), numbers)
-    return values.data
+        if values.kind == "null":
+            return _unknown()
+        if values.kind.startswith(LABEL_OF) and not values.literal:  # a label that is not on the scale counts as null
+            labels = self.scales[values.kind.removeprefix(LABEL_OF)]
+            return _compute().index_in(values.data, pa.array(labels, values.data.type))
+        if values.kind == "number":
+            numbers = _compute().cast(values.data, pa.float64(), safe=False)
+            return _where(_compute().invert(_compute().is_nan(numbers)), numbers)
+        return values.data
 
 
 def _where(condition: Any, numbers: Any) -> Any:

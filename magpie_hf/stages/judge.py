@@ -80,13 +80,7 @@ class Judge(RowStage):
 
     def features(self) -> dict[str, Any]:
         """Return each rubric's columns, who judged, and what went wrong."""
-        from datasets import Value
-
-        features: dict[str, Any] = {}
-        for rubric in self.loaded:
-            own = (rubric.judge_column, f"{rubric.name}_error", f"{rubric.name}_raw")
-            features |= rubric.features() | {name: Value("string") for name in own}
-        return features
+        return {name: feature for rubric in self.loaded for name, feature in rubric.features().items()}
 
     def check_template(self, template: ChatTemplate) -> None:
         """Raise TemplateError if the template refuses a lone user message."""

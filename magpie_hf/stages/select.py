@@ -83,9 +83,9 @@ class Select(SetStage):
 
     def check_features(self, features: Mapping[str, Any]) -> None:
         """Raise for a condition that cannot be evaluated on such rows: unknown columns and labels, types that clash."""
-        if self.selection.where:
-            parse(self.selection.where).check(features)
-        super().check_features(features)
+        self.selection.check(features, f'the stage "{self.label}"')
+        if {*self.needs} <= {*features}:
+            super().check_features(features)
 
     def derived(self) -> dict[str, Any]:
         """Return the selection in full: what its name stands for."""

@@ -3,7 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magpie_hf.hub.schema import RELEASED, column_order
+from magpie_hf.columns import RELEASED
+from magpie_hf.hub.schema import column_order
 
 
 names = st.lists(
