@@ -30,8 +30,8 @@ HEAVY = ("torch", "transformers", "datasets", "numpy", "aiohttp", "huggingface_h
 # What belongs to a folder but stands lower has a line of its own.
 LAYERS = (
     ("errors", "version", "backoff", "messages", "nearest"),
-    ("columns", "demo", "judging", "models", "plugins", "sampling", "storage"),
-    ("engines.base", "reports", "selection"),
+    ("columns", "demo", "models", "plugins", "sampling", "storage"),
+    ("engines.base", "judging", "reports", "selection"),
     ("hub", "templates"),
     ("engines", "stage"),
     ("scoring",),
