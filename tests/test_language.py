@@ -24,12 +24,14 @@ AVOIDED = re.compile(
 )
 SCANNED = [
     "README.md",
+    "CHANGELOG.md",
     "CONTRIBUTING.md",
     "Makefile",
+    "docs",
     "recipes",
 ]
 # Written from code that is not scanned yet, or holding what the test looks for.
-NOT_SCANNED = ("docs/reference", "docs/architecture.md", "tests/test_language.py")
+NOT_SCANNED = ("docs/reference", "docs/how-to/write-", "tests/test_language.py")
 # Texts that models are sent or trained on, and names that are not ours to change: file, and the words that it may hold.
 ALLOWED: dict[str, set[str]] = {}
 
