@@ -1,12 +1,21 @@
-"""How long to wait before a retry: growing waits with jitter, or what the server's `Retry-After` header says."""
+"""The retry policy for all servers: which statuses are transient, how long to wait, and when to stop trying."""
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
+
+
+OVERLOADED = frozenset({429, 503})
+"""The server works, and asks for fewer requests."""
+NOT_READY = OVERLOADED | {502, 504}
+"""The request has not been processed: the server is overloaded, or is still starting behind a proxy."""
+TRANSIENT = NOT_READY | {408, 425, 500, 520, 521, 522, 523, 524}
+"""The same request may succeed later. 409 and 412 are not among them: on the Hub they are conflicts."""
 
 
 class Backoff(NamedTuple):
@@ -20,9 +29,38 @@ class Backoff(NamedTuple):
         full = min(self.longest_s, self.first_s * 2.0 ** min(attempt, 30))
         return full * (0.5 + 0.5 * draw())
 
+    def limited(self, doublings: int) -> Backoff:
+        """Return the same waits, doubled at most so many times."""
+        return self._replace(longest_s=min(self.longest_s, self.first_s * 2.0**doublings))
+
+
+class Attempts:
+    """The attempts of one request: says how long to wait before the next one, and when there is none."""
+
+    def __init__(self, backoff: Backoff, *, limit: int | None = None, timeout_s: float | None = None) -> None:
+        """Start the clock: at most `limit` attempts, the last of which starts within `timeout_s`."""
+        self._backoff = backoff
+        self._limit = limit
+        self._end = None if timeout_s is None else time.monotonic() + timeout_s
+        self.failed = 0
+
+    def next_wait_s(self, retry_after: str | None = None) -> float | None:
+        """Count a failed attempt and return the wait before the next one, None if there are no attempts left.
+
+        `retry_after`: the server's `Retry-After` header, which replaces our own wait up to the longest one.
+        """
+        self.failed += 1
+        left_s = float("inf") if self._end is None else self._end - time.monotonic()
+        if self.failed == self._limit or left_s <= 0:
+            return None
+        requested_s = retry_after_s(retry_after)
+        if requested_s is None:
+            return min(left_s, self._backoff.wait_s(self.failed - 1))
+        return min(left_s, requested_s, self._backoff.longest_s)
+
 
 def retry_after_s(value: str | None, now: datetime | None = None) -> float | None:
-    """Read a `Retry-After` header, seconds or an HTTP date, as seconds from now (0 or more); None if unreadable."""
+    """Read a `Retry-After` header, seconds or an HTTP date, as seconds from now (0 or more); None if invalid."""
     if not value:
         return None
     try:

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from ..backoff import TRANSIENT
+
 
 logger = logging.getLogger("magpie_hf")
 SILENCE_S = 60.0
 """Longest silence in a request. A commit that takes the Hub longer is not lost: the next try finds it made."""
 LEAST_SILENCE_S = 1.0
-TRANSIENT = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
-"""Statuses under which the same request may succeed a little later."""
 _LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
 _xet_guard = threading.Lock()
 _xet_off: list[bool] = []

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import random
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from ..backoff import TRANSIENT, Backoff, retry_after_s
 from ..errors import ArgumentError, HubError, quoted
-from .patience import TRANSIENT, NoAnswer, Patience, is_of_library
+from .patience import NoAnswer, Patience, is_of_library
 
 
 logger = logging.getLogger("magpie_hf")
@@ -362,11 +362,8 @@ def _is_of_the_net(error: BaseException) -> bool:
 def wait_s(attempt: int, error: BaseException | None = None) -> float:
     """Return how long to wait before trying again: doubling with jitter, or as long as the Hub says."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    said = headers.get("Retry-After") or headers.get("retry-after")
-    if said and re.fullmatch(r"\d+(\.\d+)?", str(said)):
-        return float(said)
-    longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (attempt - 1))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 (jitter)
+    asked_s = retry_after_s(headers.get("Retry-After") or headers.get("retry-after"))
+    return Backoff(FIRST_WAIT_S, LONGEST_WAIT_S).wait_s(attempt - 1) if asked_s is None else asked_s
 
 
 def _said(error: BaseException) -> str:

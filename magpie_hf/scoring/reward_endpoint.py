@@ -1,43 +1,40 @@
-"""A reward model behind a server: vLLM's `/pooling`, which applies the model's chat template and gives its score."""
+"""A reward model on a server: vLLM's `/pooling`, which applies the model's chat template and returns its score."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any
 
-from ..backoff import retry_after_s
+from ..backoff import TRANSIENT, Backoff
+from ..engines.remote.classify import INVALID
+from ..engines.remote.client import HttpClient
 from ..engines.remote.servers import error_text, normal_address, read_key
-from ..engines.remote.transport import Transport
 from ..engines.remote.untrusted import clean_text, count_or_none, name_or_none
-from ..engines.remote.wire import MALFORMED, Reply
+from ..engines.remote.wire import MALFORMED, Address, Question, Reply
 from ..errors import EngineError, EngineUnavailableError, quoted
 from ..messages import conversation
 from ..models import ModelRef
 from .reward_model import Scored
 
 
+PATH = "/pooling"
 TIMEOUT_S = 120.0
 ATTEMPTS = 6
-FIRST_WAIT_S = 0.5
-LONGEST_WAIT_S = 60.0
-_TRANSIENT = {408, 409, 425, 429, 500, 502, 503, 504}
+BACKOFF = Backoff(0.5, 60.0)
 
 
 class EndpointScorer:
-    """Scores conversations by a server's `/pooling`.
+    """Scores conversations with a server's `/pooling`.
 
-    `api_key_env`: name of the variable with its key; without it none is sent, the Hub's login neither. `concurrency`:
-    requests at once. A conversation beyond `max_length` is cut by the server (`truncate_prompt_tokens`).
+    `api_key_env`: name of the environment variable with its key; without it no key is sent, and never the Hub's token.
+    `concurrency`: maximum number of requests in flight. The server truncates a conversation longer than `max_length`
+    tokens (`truncate_prompt_tokens`).
     """
 
     def __init__(
         self, endpoint: str, ref: ModelRef, *, api_key_env: str | None = None, concurrency: int = 32, max_length: int = 4096
     ) -> None:  # fmt: skip
-        self._address = normal_address(endpoint, ("/pooling", "/v1"))
+        self._server = Address(normal_address(endpoint, (PATH, "/v1")))
         self._model = ref.name
         self._key = read_key(api_key_env)
         self._max_length = max_length
@@ -47,77 +44,58 @@ class EndpointScorer:
         """Return the reward of each (instruction, response), in order.
 
         Raises:
-            EngineUnavailableError: the server does not answer, or only with transient errors.
-            EngineError: the server refuses what is asked of it.
+            EngineUnavailableError: the server does not reply, or only with transient errors.
+            EngineError: the server refuses access or the model.
         """
-        transport = self._transport()
-        pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="magpie-reward")
-        transport.start()
-        try:
-            return list(pool.map(partial(self._score, transport), pairs))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            transport.close()
+        with HttpClient(key=self._key, connections=self._concurrency, timeout_s=TIMEOUT_S) as client:
+            replies = client.ask_all(
+                [self._question(*pair) for pair in pairs],
+                is_final=self._is_final,
+                give_up=self._give_up,
+                backoff=BACKOFF,
+                attempts=ATTEMPTS,
+            )
+        return [self._scored(reply) for reply in replies]
 
-    def _transport(self) -> Transport:
-        """Return connections to the server: its replies are read as those of all servers, as untrusted."""
-        return Transport(
-            [self._address],
-            judge=lambda *_: None,
-            recognise=lambda *_: None,
-            probe_path="/pooling",
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else None,
-            concurrency=self._concurrency,
-            timeout_s=TIMEOUT_S,
-        )
+    def close(self) -> None:
+        """Do nothing: no connection stays open between calls of `score`."""
 
-    def _score(self, transport: Transport, pair: tuple[str, str]) -> Scored:
-        texts = [clean_text(text) for text in pair]
-        messages = conversation((texts[0], texts[1]))
+    def _question(self, instruction: str, response: str) -> Question:
         body = {
             "model": self._model,
-            "messages": messages,
+            "messages": conversation((clean_text(instruction), clean_text(response))),
             "add_generation_prompt": False,
             "truncate_prompt_tokens": self._max_length,
         }
-        reply = self._ask(transport, body)
+        return Question(self._server, "POST", PATH, body)
+
+    def _is_final(self, _: Question, reply: Reply) -> bool:
+        """Whether a reply is a score, or a refusal of its row only. Raises EngineError if it concerns all rows."""
+        if reply.fault is not None or reply.status in TRANSIENT:
+            return False
+        if reply.status != 200 and reply.status not in INVALID:
+            raise EngineError(
+                f"The reward server replied with status {reply.status}: {quoted(_message(reply))}.",
+                where=self._server.url + PATH,
+                hint="Check URL, model and key (api_key_env).",
+            )
+        return True
+
+    def _give_up(self, _: Question, reply: Reply) -> Reply:
+        reason = reply.fault.message if reply.fault is not None else f"status {reply.status}"
+        raise EngineUnavailableError(
+            f"The reward server is not available ({reason}, {ATTEMPTS} attempts).",
+            where=self._server.url + PATH,
+            hint="Check the server, then run the same command again: finished rows are kept.",
+        )
+
+    def _scored(self, reply: Reply) -> Scored:
         if reply.status != 200:
             return Scored(None, error=f"status {reply.status}: {_message(reply)}"[:200])
         tokens, reward = _tokens(reply), _single(reply)
         if reward is None:
-            return Scored(None, tokens=tokens, error=_message(reply) or "the server gave no single number")
+            return Scored(None, tokens=tokens, error=_message(reply) or "the server returned no single number")
         return Scored(reward, tokens >= self._max_length, tokens)
-
-    def _ask(self, transport: Transport, body: dict[str, Any]) -> Reply:
-        """Return the reply to a row's request: a score, or a refusal of this row."""
-        wait, last = FIRST_WAIT_S, ""
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(wait)
-                wait *= 2
-            reply = transport.ask(transport.endpoints[0], "POST", "/pooling", body, timeout_s=TIMEOUT_S)
-            if reply.fault is not None:
-                last = reply.fault.message
-            elif reply.status in _TRANSIENT:
-                last = f"status {reply.status}"
-                asked = retry_after_s(reply.headers.get("Retry-After")) or 0.0
-                wait = max(wait, min(asked, LONGEST_WAIT_S))
-            elif reply.status in (200, 400, 413, 422):
-                return reply
-            else:
-                raise EngineError(
-                    f"The reward server says {reply.status}: {quoted(_message(reply))}.",
-                    where=f"{self._address}/pooling",
-                    hint="Check address, model and key (api_key_env).",
-                )
-        raise EngineUnavailableError(
-            f"The reward server does not answer ({last}, {ATTEMPTS} times).",
-            where=f"{self._address}/pooling",
-            hint="Look at the server, then run the same command again: finished rows are kept.",
-        )
-
-    def close(self) -> None:
-        """Nothing stays open between calls of `score`."""
 
 
 def _message(reply: Reply) -> str:
@@ -130,7 +108,7 @@ def _tokens(reply: Reply) -> int:
 
 
 def _single(reply: Reply) -> float | None:
-    """Return the one finite number of a reply: `data[0].data`, however it is wrapped; None if there is none."""
+    """Return the only finite number of a reply, `data[0].data` in any nesting; None if there is none."""
     try:
         found = reply.payload["data"][0]["data"]
         while isinstance(found, list):

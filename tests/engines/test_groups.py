@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from magpie_hf.engines.base import Capabilities, Prompt, Request
 from magpie_hf.engines.groups import fitted
 from magpie_hf.engines.remote.openai import OpenAIEngine
-from magpie_hf.engines.remote.pacing import AdaptiveLimit, has_room
+from magpie_hf.engines.remote.pacing import AdaptiveLimit, has_capacity
 from magpie_hf.models import ModelRef
 from magpie_hf.sampling import SamplingParams
 
@@ -133,7 +133,7 @@ def test_a_group_takes_a_small_part_of_the_samples_in_flight(concurrency, max_n)
 
 @given(st.integers(0, 2048), st.integers(1, 64), st.integers(1, 1024))
 def test_a_request_fits_under_a_limit_with_all_its_samples_or_goes_alone(in_flight, samples, limit):
-    if has_room(in_flight, samples, limit):
+    if has_capacity(in_flight, samples, limit):
         assert in_flight + samples <= limit or in_flight == 0
     else:
         assert in_flight > 0

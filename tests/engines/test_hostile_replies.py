@@ -287,8 +287,7 @@ def assert_score(url):
 
 
 @pytest.mark.parametrize("value", ANYTHING.values(), ids=ANYTHING)
-def test_a_reward_that_is_not_one_number_is_null(monkeypatch, value):
-    monkeypatch.setattr(reward_endpoint, "FIRST_WAIT_S", 0.0)
+def test_a_reward_that_is_not_one_number_is_null(value):
     good = {"data": [{"data": [[0.5]]}], "usage": {"prompt_tokens": 3}}
     says = [good]
     with Scripted(lambda a, n: says[0]) as server:
@@ -298,8 +297,7 @@ def test_a_reward_that_is_not_one_number_is_null(monkeypatch, value):
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_a_reward_reply_that_cannot_be_read_ends_with_what_to_do(monkeypatch, body):
-    monkeypatch.setattr(reward_endpoint, "FIRST_WAIT_S", 0.0)
+def test_a_reward_reply_that_cannot_be_read_ends_with_what_to_do(body):
     with Scripted(lambda a, n: (200, body)) as server:
         assert_score(server.url)
 
@@ -374,7 +372,6 @@ WIRE = {
 
 @pytest.mark.parametrize("parts", WIRE.values(), ids=WIRE)
 def test_what_is_hardly_http_is_a_named_error(parts, monkeypatch):
-    monkeypatch.setattr(reward_endpoint, "FIRST_WAIT_S", 0.0)
     monkeypatch.setattr(reward_endpoint, "TIMEOUT_S", 0.3)
     monkeypatch.setattr(detect, "TIMEOUT_S", 0.3)
     with Raw(parts) as server:
@@ -419,12 +416,11 @@ DRIPS = {
 
 @pytest.mark.parametrize("parts", DRIPS.values(), ids=DRIPS)
 def test_a_byte_at_a_time_holds_nothing_up_for_ever(parts, monkeypatch):
-    monkeypatch.setattr(reward_endpoint, "FIRST_WAIT_S", 0.0)
     monkeypatch.setattr(reward_endpoint, "TIMEOUT_S", 0.1)
     monkeypatch.setattr(detect, "TIMEOUT_S", 0.1)
     with Raw(parts, pause_s=0.02) as server:
         for engine in (TgiEngine, OpenAIEngine):
-            with pytest.raises(MagpieError, match="No endpoint answers"):
+            with pytest.raises(MagpieError, match="No endpoint replies"):
                 engine("org/model", endpoints=[server.url], timeout_s=0.1, **QUICK).open()
         with pytest.raises(MagpieError, match="no reply in time"):
             detect.server_kind(server.url)

@@ -487,9 +487,9 @@ def test_a_dead_endpoint_is_set_aside_and_used_again_when_it_is_back():
             got = [next(stream) for _ in range(100)]
             b.stop()
             got += [next(stream) for _ in range(400)]
-            assert eventually(lambda: e.transport.endpoints[1].is_aside)
+            assert eventually(lambda: e.transport.endpoints[1].is_down)
             again = Scripted(b.script, port=int(b.url.rpartition(":")[2])).start()
-            assert eventually(lambda: not e.transport.endpoints[1].is_aside)
+            assert eventually(lambda: not e.transport.endpoints[1].is_down)
             got += list(stream)
             assert again.num_posts > 0
             again.stop()
@@ -504,7 +504,7 @@ def test_an_endpoint_that_comes_back_with_another_model_ends_the_run():
             stream = e.generate(requests(100_000))
             next(stream)
             b.stop()
-            assert eventually(lambda: next(stream) and e.transport.endpoints[1].is_aside)
+            assert eventually(lambda: next(stream) and e.transport.endpoints[1].is_down)
             with (
                 Scripted(tgi(model_id="org/other"), port=int(b.url.rpartition(":")[2])),
                 pytest.raises(ModelMismatchError, match="org/other"),
@@ -570,7 +570,7 @@ def test_a_server_that_starts_slowly_is_waited_for():
 def test_a_server_that_is_not_there_is_an_error_with_its_address():
     with Scripted(tgi()) as server:
         url = server.url
-    with pytest.raises(EngineUnavailableError, match="port right") as caught:
+    with pytest.raises(EngineUnavailableError, match="port correct") as caught:
         engine(url, startup_timeout_s=0.05).open()
     assert url in str(caught.value)
     assert "no connection" in str(caught.value)
@@ -581,7 +581,7 @@ def test_one_endpoint_that_is_not_there_at_the_start_is_set_aside():
         pass
     with Scripted(tgi()) as server, engine(gone, server, startup_timeout_s=0.05) as e:
         assert len(texts(e)) == 8
-        assert e.transport.endpoints[0].is_aside
+        assert e.transport.endpoints[0].is_down
 
 
 # The request loop

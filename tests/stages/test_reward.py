@@ -207,11 +207,6 @@ def pooled(value, tokens=9):
     return {"data": [{"data": value}], "usage": {"prompt_tokens": tokens}}
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr("magpie_hf.scoring.reward_endpoint.FIRST_WAIT_S", 0.0)
-
-
 def test_a_server_scores_and_gets_the_whole_conversation(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_never_sent")
     with Server(lambda n, body: (200, {}, pooled([[len(body["messages"][1]["content"]) / 10]]))) as server:
@@ -262,3 +257,11 @@ def test_a_server_that_is_gone_stops_the_run_with_what_to_do():
         EndpointScorer("http://127.0.0.1:9", demo_model("reward")).score(PAIRS[:1])
     with Server(lambda n, body: (401, {}, {})) as server, pytest.raises(EngineError, match="401"):
         EndpointScorer(server.url, demo_model("reward")).score(PAIRS[:1])
+
+
+def test_a_reward_server_that_fails_ends_the_run_at_the_first_row_without_attempts_left():
+    with Server(lambda n, body: (500, {}, {})) as server:
+        scorer = EndpointScorer(server.url, demo_model("reward"), concurrency=1)
+        with pytest.raises(EngineUnavailableError, match="status 500"):
+            scorer.score(PAIRS[:1] * 50)
+        assert len(server.seen) < 50 * 6

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 
 from ...errors import CapabilityError, PromptMismatchError
 from ..base import Prompt
-from .judging import readable
-from .wire import Endpoint
+from .classify import parsing
+from .wire import Address
 
 
-Count = Callable[[Endpoint, str], int | None]
+Count = Callable[[Address, str], int | None]
 
 
-def adds_bos(endpoints: Sequence[Endpoint], count: Count, prompt: Prompt) -> bool:
+def adds_bos(endpoints: Sequence[Address], count: Count, prompt: Prompt) -> bool:
     """Return whether all servers add a BOS, so that it must be left out of the text; `count` asks one for its count.
 
     Raises:
@@ -29,7 +29,7 @@ def adds_bos(endpoints: Sequence[Endpoint], count: Count, prompt: Prompt) -> boo
     return verdicts == {True}
 
 
-def _is_doubled(endpoint: Endpoint, count: Count, prompt: Prompt) -> bool:
+def _is_doubled(endpoint: Address, count: Count, prompt: Prompt) -> bool:
     wanted = len(prompt.token_ids)
     counted = _counted(endpoint, count, prompt.text)
     if counted == wanted:
@@ -44,8 +44,8 @@ def _is_doubled(endpoint: Endpoint, count: Count, prompt: Prompt) -> bool:
     )
 
 
-def _counted(endpoint: Endpoint, count: Count, text: str) -> int:
-    with readable(endpoint.url):
+def _counted(endpoint: Address, count: Count, text: str) -> int:
+    with parsing(endpoint.url):
         counted = count(endpoint, text)
     if counted is None:
         raise CapabilityError(

@@ -1,15 +1,13 @@
-"""What kind of server answers at an address: TGI, or one with OpenAI's completions (vLLM, SGLang, llama.cpp)."""
+"""Which kind of server runs at an address: TGI, or one with OpenAI's completions (vLLM, SGLang, llama.cpp)."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from ...errors import EngineUnavailableError
+from .client import HttpClient
 from .servers import normal_address
-from .transport import Transport
-from .wire import Reply
+from .wire import Address, Question, Reply
 
 
 TIMEOUT_S = 10.0
@@ -19,47 +17,31 @@ _SUFFIXES = ("/generate_stream", "/generate", "/v1/completions", "/v1/chat/compl
 def server_kind(endpoint: str, api_key_env: str | None = None) -> str:
     """Return the engine for a server: "tgi" or "openai".
 
-    The key, if there is one, comes from the environment variable named and goes to this address only.
+    The key, if there is one, is read from the environment variable `api_key_env` and sent to this address only.
 
     Raises:
-        ArgumentError: the address cannot be used.
-        EngineUnavailableError: nothing answers, or nothing that is known here.
+        ArgumentError: the URL is invalid.
+        EngineUnavailableError: there is no reply, or it is from an unknown kind of server.
     """
     if not endpoint.startswith(("http://", "https://")):
-        return "tgi"  # the recipe's check names what is wrong with it
-    with _connected(normal_address(endpoint, _SUFFIXES), api_key_env) as transport:
-        info = transport.ask(transport.endpoints[0], "GET", "/info", timeout_s=TIMEOUT_S)
+        return "tgi"  # the recipe's check says what is wrong with the URL
+    server = Address(normal_address(endpoint, _SUFFIXES))
+    key = os.environ.get(api_key_env, "").strip() if api_key_env else ""
+    with HttpClient(key=key, connections=1, timeout_s=TIMEOUT_S) as client:
+        info = client.ask(Question(server, "GET", "/info"))
         if isinstance(info.payload, dict) and "model_id" in info.payload:
             return "tgi"
-        models = transport.ask(transport.endpoints[0], "GET", "/v1/models", timeout_s=TIMEOUT_S)
+        models = client.ask(Question(server, "GET", "/v1/models"))
         if isinstance(models.payload, dict) and "data" in models.payload:
             return "openai"
     raise EngineUnavailableError(
-        f"No known server answers ({_trouble(models) or 'neither TGI nor OpenAI completions'}).",
+        f"No supported server found ({_problem(models) or 'neither TGI nor OpenAI completions'}).",
         where=endpoint,
-        hint="Check the address, or name the engine: --engine tgi or --engine openai.",
+        hint="Check the URL, or select the engine: --engine tgi or --engine openai.",
     )
 
 
-@contextmanager
-def _connected(address: str, api_key_env: str | None) -> Iterator[Transport]:
-    key = os.environ.get(api_key_env, "").strip() if api_key_env else ""
-    transport = Transport(
-        [address],
-        judge=lambda *_: None,
-        recognise=lambda *_: None,
-        probe_path="/info",
-        headers={"Authorization": f"Bearer {key}"} if key else None,
-        concurrency=1,
-    )
-    transport.start()
-    try:
-        yield transport
-    finally:
-        transport.close()
-
-
-def _trouble(reply: Reply) -> str:
+def _problem(reply: Reply) -> str:
     if reply.fault is not None:
         return reply.fault.message
     return "" if reply.status == 200 else f"status {reply.status}"

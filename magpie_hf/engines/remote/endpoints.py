@@ -15,20 +15,20 @@ from ...models import ModelRef, resolve_model
 from ..base import Capabilities, Engine, EngineStats, Failure, Generation, Prompt, Request, Served
 from ..groups import Groups, halves
 from .bos import adds_bos
-from .calls import Outcome
-from .judging import REFUSED, checked_all, judge_status, readable, recognised
+from .classify import REFUSED, check_all, classify_status, guarded, parsing
+from .client import HttpClient
 from .pacing import CONCURRENCY
 from .servers import error_text, is_about_n, is_commit, is_starting, names_match, normal_address, read_key, redirected
-from .transport import Transport
+from .transport import CallResult, Endpoint, Transport
 from .untrusted import name_or_none
-from .wire import MALFORMED, Endpoint, Reply, Verdict, unavailable
+from .wire import MALFORMED, Address, Fault, Question, Reply, unavailable
 
 
 logger = logging.getLogger(__name__)
 
 # How often the caller looks whether there is room again while no answer arrives.
 POLL_S = 0.2
-MEET_S = 10.0  # longest wait for one answer to `probe_path`
+MEET_S = 10.0  # longest wait for one answer to `info_path`
 # A group of samples holds its slots until its slowest is done, so a group takes at most this share of them.
 GROUP_SHARE = 1 / 16
 
@@ -39,7 +39,7 @@ class EndpointEngine(Engine):
     takes_endpoints = True
     # Asked when the engine opens and when an endpoint comes back; and ends of an address that are dropped, as the
     # engine adds its own paths.
-    probe_path: str
+    info_path: str
     suffixes: tuple[str, ...] = ()
 
     def __init__(
@@ -137,14 +137,14 @@ class EndpointEngine(Engine):
             return
         self._secret = read_key(self.api_key_env)
         self.stats = EngineStats()
+        connections = self.concurrency + len(self.addresses)  # a request has at least one sample
         self._transport = Transport(
             self.addresses,
-            judge=self._judge,
-            recognise=recognised(self._recognise),
-            probe_path=self.probe_path,
-            headers={"Authorization": f"Bearer {self._secret}"} if self._secret else None,
+            HttpClient(key=self._secret, connections=connections, timeout_s=self.timeout_s),
+            classify=self._classify,
+            recognize=guarded(self._recognize),
+            info_path=self.info_path,
             concurrency=self.concurrency,
-            timeout_s=self.timeout_s,
             max_retries=self.max_retries,
             max_outage_s=self.max_outage_s,
             backoff=self.backoff,
@@ -152,7 +152,7 @@ class EndpointEngine(Engine):
         self._transport.start()
         try:
             met = self._meet(self._transport)
-            with readable(", ".join(self.addresses[:3])):
+            with parsing(", ".join(self.addresses[:3])):
                 self._capabilities = self._learn(met)
         except BaseException:
             self.close()
@@ -185,7 +185,7 @@ class EndpointEngine(Engine):
         """
         if self.capabilities().token_ids:
             return
-        met = [e for e in self.transport.endpoints if not e.is_aside]
+        met = [e for e in self.transport.endpoints if not e.is_down]
         self._drops_bos = adds_bos(met, self._count_prompt, prompt)
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Generation]:
@@ -197,26 +197,26 @@ class EndpointEngine(Engine):
         is_waiting = False
         try:
             while True:
-                while not source.is_done and not is_waiting and batch.has_room():
+                while not source.is_done and not is_waiting and batch.has_capacity():
                     group = source.next_group()
                     if group is None:
                         is_waiting = True
                         break
-                    batch.submit(*self._encode(group), group, len(group))
+                    batch.submit(*self._encode(group), group)
                     self.stats.requests += 1
                 if batch.outstanding == 0:
                     if source.is_done:
                         return
                     is_waiting = False
                     continue
-                outcome = batch.get(POLL_S)
-                if outcome is not None:
+                result = batch.get(POLL_S)
+                if result is not None:
                     is_waiting = False
-                    pieces = self._pieces(outcome)
+                    pieces = self._pieces(result)
                     for piece in pieces:
-                        batch.submit(*self._encode(piece), piece, len(piece))
+                        batch.submit(*self._encode(piece), piece)
                     if not pieces:
-                        yield from self._generations(outcome)
+                        yield from self._generations(result)
         finally:
             batch.close()
             self.stats.busy_s += time.monotonic() - started
@@ -227,13 +227,13 @@ class EndpointEngine(Engine):
         """Return how many samples may share a request now."""
         return max(1, min(self.capabilities().max_n, int(GROUP_SHARE * self.concurrency)))
 
-    def _pieces(self, outcome: Outcome) -> list[list[Request]]:
-        """Return the groups to ask for in place of one that the server refused, none if the outcome counts.
+    def _pieces(self, result: CallResult) -> list[list[Request]]:
+        """Return the groups to ask for in place of one that the server refused, none if the result counts.
 
         A refusal may be about `n` whatever its words are: only a single sample's is about the sample. One that names
         `n` lowers it for what follows.
         """
-        group, failure = outcome.call.tag, outcome.failure
+        group, failure = result.call.group, result.failure
         if failure is None or failure.code != "validation" or len(group) == 1:
             return []
         pieces = halves(group)
@@ -245,14 +245,14 @@ class EndpointEngine(Engine):
         self.stats.requests += len(pieces)
         return pieces
 
-    def _generations(self, outcome: Outcome) -> list[Generation]:
-        group: list[Request] = outcome.call.tag
-        failure = outcome.failure
+    def _generations(self, result: CallResult) -> list[Generation]:
+        group = result.call.group
+        failure = result.failure
         generations: list[Generation] = []
-        if outcome.reply is not None:
+        if result.reply is not None:
             try:
-                generations = self._decode(group, outcome.reply, outcome.served)
-                checked_all(generations, group, outcome.served)
+                generations = self._decode(group, result.reply, result.served)
+                check_all(generations, group, result.served)
                 self.stats.prompt_tokens += sum(g.prompt_tokens or 0 for g in generations)
                 self.stats.completion_tokens += sum(g.completion_tokens or 0 for g in generations)
             except MALFORMED as error:
@@ -262,8 +262,8 @@ class EndpointEngine(Engine):
             self.stats.by_code[failure.code] = self.stats.by_code.get(failure.code, 0) + len(group)
             generations = [Generation(r.key, seed=r.sampling.seed, failure=failure) for r in group]
         for generation in generations:
-            generation.seconds = outcome.seconds
-            generation.served = generation.served or outcome.served
+            generation.seconds = result.seconds
+            generation.served = generation.served or result.served
         return generations
 
     def _text(self, prompt: Prompt) -> str:
@@ -271,37 +271,38 @@ class EndpointEngine(Engine):
 
     def _meet(self, transport: Transport) -> list[Endpoint]:
         """Ask each endpoint who it is, for as long as it may take to start; set aside those that never answer."""
-        waiting = list(transport.endpoints)
-        last = Reply()
-        end = time.monotonic() + self.startup_timeout_s
-        attempt = 0
-        while True:
-            replies = transport.ask_all(
-                [(e, "GET", self.probe_path, None) for e in waiting], timeout_s=min(MEET_S, self.timeout_s)
-            )
-            late = []
-            for endpoint, reply in zip(waiting, replies, strict=True):
-                if is_starting(reply):
-                    late.append(endpoint)
-                    last = reply
-                else:
-                    endpoint.served = recognised(self._recognise)(endpoint, reply)
-            waiting = late
-            left_s = end - time.monotonic()
-            if not waiting or left_s <= 0:
-                break
-            if attempt == 0:
-                logger.warning("waiting for %s", ", ".join(e.url for e in waiting))
-            time.sleep(min(left_s, self.backoff.wait_s(min(attempt, 2))))
-            attempt += 1
-        met = [e for e in transport.endpoints if e not in waiting]
-        if not met:
-            raise unavailable(self.addresses, self.startup_timeout_s, last)
-        for endpoint in waiting:
-            transport.set_aside(endpoint)
-        return met
+        met: list[Endpoint] = []
+        by_url = {endpoint.url: endpoint for endpoint in transport.endpoints}
+        waiting: set[str] = set()
+        recognize = guarded(self._recognize)
 
-    def _check_model(self, endpoint: Endpoint, served: str, revision: str | None = None) -> None:
+        def is_met(question: Question, reply: Reply) -> bool:
+            endpoint = by_url[question.server.url]
+            if is_starting(reply):
+                if endpoint.url not in waiting:
+                    logger.warning("Waiting for %s to start", endpoint.url)
+                waiting.add(endpoint.url)
+                return False
+            endpoint.served = recognize(endpoint, reply)
+            met.append(endpoint)
+            return True
+
+        replies = transport.client.ask_all(
+            [Question(endpoint, "GET", self.info_path) for endpoint in transport.endpoints],
+            timeout_s=min(MEET_S, self.timeout_s),
+            is_final=is_met,
+            backoff=self.backoff.limited(2),
+            attempts=None,
+            within_s=self.startup_timeout_s,
+        )
+        if not met:
+            raise unavailable(self.addresses, self.startup_timeout_s, replies[-1])
+        for endpoint in transport.endpoints:
+            if endpoint not in met:
+                transport.mark_down(endpoint)
+        return [endpoint for endpoint in transport.endpoints if endpoint in met]
+
+    def _check_model(self, endpoint: Address, served: str, revision: str | None = None) -> None:
         """Raise ModelMismatchError unless the server holds the model asked for, and its revision if one was given."""
         if self.allow_model_mismatch:
             return
@@ -323,7 +324,7 @@ class EndpointEngine(Engine):
                 asked=asked,
             )
 
-    def _refused(self, endpoint: Endpoint, status: int) -> EngineError:
+    def _refused(self, endpoint: Address, status: int) -> EngineError:
         """Return the error for a server that wants a key, or another one. Never shows the key."""
         if self.api_key_env:
             hint = f"Check the key in the environment variable {self.api_key_env} (api_key_env)."
@@ -333,7 +334,7 @@ class EndpointEngine(Engine):
             f"{endpoint.url} refuses access ({status}).", hint=hint, endpoint=endpoint.url, status=status
         )
 
-    def _check_access(self, endpoint: Endpoint, reply: Reply) -> None:
+    def _check_access(self, endpoint: Address, reply: Reply) -> None:
         """Raise for replies that say the address or the key is wrong."""
         if reply.fault is not None and reply.fault.error is not None:
             raise reply.fault.error
@@ -342,17 +343,17 @@ class EndpointEngine(Engine):
         if 300 <= reply.status < 400:
             raise redirected(endpoint.url, reply)
 
-    def _judge(self, endpoint: Endpoint, reply: Reply) -> Verdict | None:
+    def _classify(self, endpoint: Address, reply: Reply) -> Fault | None:
         """Say what a reply to a generation request means. Runs in the transport's thread."""
         status = reply.status
         if status == 200:
-            return self._judge_payload(reply)
+            return self._classify_payload(reply)
         message = f"{status}: {self._message(reply)}"
         if status in REFUSED:
-            return Verdict("fatal", "refused", error=self._refused(endpoint, status))
+            return Fault("fatal", "refused", error=self._refused(endpoint, status))
         if 300 <= status < 400:
-            return Verdict("fatal", "redirect", error=redirected(endpoint.url, reply))
-        return judge_status(reply, message)
+            return Fault("fatal", "redirect", error=redirected(endpoint.url, reply))
+        return classify_status(reply, message)
 
     def _message(self, reply: Reply) -> str:
         """Return the server's error text, without the key, at most 200 characters."""
@@ -362,19 +363,19 @@ class EndpointEngine(Engine):
         return name_or_none(text) or ""
 
     @abstractmethod
-    def _recognise(self, endpoint: Endpoint, reply: Reply) -> Served | None:
-        """Say who answered `probe_path`; raises if it is the wrong server."""
+    def _recognize(self, endpoint: Address, reply: Reply) -> Served | None:
+        """Say who answered `info_path`; raises if it is the wrong server."""
 
     @abstractmethod
-    def _learn(self, met: Sequence[Endpoint]) -> Capabilities:
+    def _learn(self, met: Sequence[Address]) -> Capabilities:
         """Find out what the endpoints that answered can do."""
 
     @abstractmethod
-    def _count_prompt(self, endpoint: Endpoint, text: str) -> int | None:
+    def _count_prompt(self, endpoint: Address, text: str) -> int | None:
         """Return how many tokens the server counts in a prompt, None if it does not say."""
 
     @abstractmethod
-    def _judge_payload(self, reply: Reply) -> Verdict | None:
+    def _classify_payload(self, reply: Reply) -> Fault | None:
         """Say what is wrong with the content of a 200 reply, None if it can be decoded."""
 
     @abstractmethod

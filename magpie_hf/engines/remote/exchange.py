@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .untrusted import MAX_BODY_BYTES
-from .wire import CONNECT_TIMEOUT_S, JSON_HEADERS, Endpoint, Reply, Verdict, fault_of, read_reply, watched_socket
+from .wire import CONNECT_TIMEOUT_S, JSON_HEADERS, Address, Fault, Reply, fault_of, read_reply, watched_socket
 
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Exchange:
             await self._session.close()
 
     async def send(
-        self, endpoint: Endpoint, method: str, path: str, body: bytes | None, timeout_s: float | None = None
+        self, server: Address, method: str, path: str, body: bytes | None, timeout_s: float | None = None
     ) -> Reply:
         """Return the reply, or what kept it from arriving; within `timeout_s`, if given, from first to last byte."""
         assert self._session is not None  # noqa: S101 (for the type checker; open() made it)
@@ -64,12 +64,12 @@ class Exchange:
             async with (
                 asyncio.timeout(self._timeout_s + BODY_S if timeout_s is None else timeout_s),
                 self._session.request(
-                    method, endpoint.url + path, data=body, proxy=endpoint.proxy, allow_redirects=False
+                    method, server.url + path, data=body, proxy=server.proxy, allow_redirects=False
                 ) as response,
             ):
                 raw = await _read(response)
                 if raw is None:
-                    return Reply(fault=Verdict("transient", "bad_reply", "the reply is too large"))
+                    return Reply(fault=Fault("transient", "bad_reply", "the reply is too large"))
                 return read_reply(response.status, raw, response.headers)
         except Exception as error:  # noqa: BLE001 (whatever a server can make the client library raise)
             return Reply(fault=fault_of(error))

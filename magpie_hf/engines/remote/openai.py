@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from ...sampling import SamplingParams
 from ..base import Capabilities, Generation, Request, Served
 from ..groups import fitted
 from ..stops import Ending, end_text, to_send
+from .client import is_settled
 from .endpoints import EndpointEngine
 from .openai_probe import (
     EXTRAS,
@@ -30,7 +30,7 @@ from .openai_probe import (
 from .pacing import CONCURRENCY
 from .replies import completion_counts, context_of, is_choice, kept_ids, text_of, usage_of
 from .servers import names_match
-from .wire import Endpoint, Reply, Verdict, to_json
+from .wire import Address, Fault, Question, Reply, to_json
 
 
 PATH = "/v1/completions"
@@ -58,7 +58,7 @@ class OpenAIEngine(EndpointEngine):
     """
 
     name = "openai"
-    probe_path = "/v1/models"
+    info_path = "/v1/models"
     suffixes = (PATH, CHAT_PATH, "/v1")
 
     def __init__(
@@ -116,7 +116,7 @@ class OpenAIEngine(EndpointEngine):
             self._model_name = ""
         super().open()
 
-    def _recognise(self, endpoint: Endpoint, reply: Reply) -> Served | None:
+    def _recognize(self, endpoint: Address, reply: Reply) -> Served | None:
         self._check_access(endpoint, reply)
         if reply.status in (404, 405, 500):
             # `transformers serve` lists the Hub cache, and fails where there is none.
@@ -143,7 +143,7 @@ class OpenAIEngine(EndpointEngine):
         root = model.get("root")
         return Served(model=root if isinstance(root, str) and root else model["id"])
 
-    def _pick(self, endpoint: Endpoint, models: list[dict[str, Any]]) -> dict[str, Any] | None:
+    def _pick(self, endpoint: Address, models: list[dict[str, Any]]) -> dict[str, Any] | None:
         """Return the entry of `/v1/models` to use; None if the server lists none, or not the name that was given."""
         if self.served_model_name:
             return next((m for m in models if m["id"] == self.served_model_name), None)
@@ -167,7 +167,7 @@ class OpenAIEngine(EndpointEngine):
             hint="Start them with one name, and give it with --set engine.served_model_name=NAME.",
         )
 
-    def _learn(self, met: Sequence[Endpoint]) -> Capabilities:
+    def _learn(self, met: Sequence[Address]) -> Capabilities:
         names = {self._names[e.url] for e in met}
         if len(names) > 1:
             raise self._named_differently(names)
@@ -185,43 +185,47 @@ class OpenAIEngine(EndpointEngine):
             max_context=min((self._contexts[e.url] for e in met if e.url in self._contexts), default=None),
         )
 
-    def _probe(self, endpoint: Endpoint) -> Traits:
+    def _probe(self, endpoint: Address) -> Traits:
         refuse = partial(self._no_completions, endpoint)
         return Probe(partial(self._ask, endpoint), refuse, self.max_n, self.token_texts).run()
 
-    def _ask(self, endpoint: Endpoint, *fields: dict[str, Any]) -> list[Reply]:
+    def _ask(self, endpoint: Address, *fields: dict[str, Any]) -> list[Reply]:
         """Send small completion requests at the same time, again while the server is overloaded or starting.
 
         Raises EngineError if it stays so, or if the server refuses access.
         """
-        bodies = [{"model": self._model_name, "prompt": PROBE_PROMPT, "max_tokens": 1} | f for f in fields]
-        replies: list[Reply | None] = [None] * len(bodies)
-        for attempt in range(PROBE_TRIES):
-            open_ones = [i for i, reply in enumerate(replies) if reply is None]
-            questions = [(endpoint, "POST", PATH, bodies[i]) for i in open_ones]
-            sent = self.transport.ask_all(questions, timeout_s=min(self.timeout_s, PROBE_TIMEOUT_S))
-            for i, reply in zip(open_ones, sent, strict=True):
-                self._check_access(endpoint, reply)
-                may_pass = reply.fault is not None or reply.status in (429, 502, 503, 504)
-                # A 500 is how some servers answer what they cannot do: the last one counts as a refusal.
-                if not may_pass and (reply.status != 500 or attempt == PROBE_TRIES - 1):
-                    replies[i] = reply
-            if all(reply is not None for reply in replies):
-                break
-            time.sleep(self.backoff.wait_s(min(attempt, 2)))
-        if any(reply is None for reply in replies):
+        base = {"model": self._model_name, "prompt": PROBE_PROMPT, "max_tokens": 1}
+
+        def is_final(question: Question, reply: Reply) -> bool:
+            self._check_access(question.server, reply)
+            return is_settled(question, reply)
+
+        def give_up(_: Question, reply: Reply) -> Reply:
+            # Some servers reply with 500 to what they do not support: after the last attempt it counts as a refusal.
+            if reply.fault is None and reply.status == 500:
+                return reply
             raise EngineError(
-                f"{endpoint.url} answers GET /v1/models, but no completion request: it is overloaded or broken.",
+                f"{endpoint.url} replies to GET /v1/models, but to no completion request: it is overloaded or broken.",
                 hint="Look at the server's log; try again later.",
                 endpoint=endpoint.url,
             )
-        return [reply for reply in replies if reply is not None]
 
-    def _no_completions(self, endpoint: Endpoint, reply: Reply) -> EngineError:
+        return self.transport.client.ask_all(
+            [Question(endpoint, "POST", PATH, base | f) for f in fields],
+            timeout_s=min(self.timeout_s, PROBE_TIMEOUT_S),
+            is_final=is_final,
+            give_up=give_up,
+            backoff=self.backoff.limited(2),
+            attempts=PROBE_TRIES,
+        )
+
+    def _no_completions(self, endpoint: Address, reply: Reply) -> EngineError:
         """Return the error for a server whose answer to the plainest completion request was a 4xx."""
         message = self._message(reply)
         if reply.status in (404, 405) and self._model_name not in message and "model" not in message.lower():
-            chat = self.transport.ask(endpoint, "POST", CHAT_PATH, {"model": self._model_name, "messages": []})
+            chat = self.transport.client.ask(
+                Question(endpoint, "POST", CHAT_PATH, {"model": self._model_name, "messages": []})
+            )
             if chat.fault is None and chat.status not in (404, 405):
                 return CapabilityError(
                     f"{endpoint.url} has chat completions only: it puts every prompt into its chat template. Magpie "
@@ -244,7 +248,7 @@ class OpenAIEngine(EndpointEngine):
             endpoint=endpoint.url,
         )
 
-    def _count_prompt(self, endpoint: Endpoint, text: str) -> int | None:
+    def _count_prompt(self, endpoint: Address, text: str) -> int | None:
         reply = self._ask(endpoint, {"prompt": text, "temperature": 0})[0]
         if reply.status != 200:
             raise EngineError(f"{endpoint.url} cannot take the prompt: {quoted(self._message(reply))}.")
@@ -317,7 +321,7 @@ class OpenAIEngine(EndpointEngine):
 
     def _prove_field(self, name: str, value: Any, heeds: Any) -> None:
         takes = self._traits.config_field or name in self._traits.extras
-        if not takes or not all(heeds(e) for e in self.transport.endpoints if not e.is_aside):
+        if not takes or not all(heeds(e) for e in self.transport.endpoints if not e.is_down):
             raise self._cannot(f"apply {name} = {value}: it {'ignores' if takes else 'refuses'} the field")
         self._proved.add(name)
 
@@ -327,25 +331,25 @@ class OpenAIEngine(EndpointEngine):
             hint="Leave the setting out, or use a server that has it, such as vLLM.",
         )
 
-    def _heeds_top_k(self, endpoint: Endpoint) -> bool:
+    def _heeds_top_k(self, endpoint: Address) -> bool:
         """Whether `top_k` = 1 makes texts equal that would differ at a high temperature."""
         params = SamplingParams(temperature=PROBE_TEMPERATURE, top_k=1, max_tokens=PROBE_TOKENS)
         fields = [self._sampling_fields(params.with_seed(PROBE_SEED + i)) for i in range(2)]
         return len({text_of(reply) for reply in self._ask(endpoint, *fields)}) == 1
 
-    def _heeds_repetition_penalty(self, endpoint: Endpoint) -> bool:
+    def _heeds_repetition_penalty(self, endpoint: Address) -> bool:
         """Whether a strong `repetition_penalty` changes a greedy text."""
         params = [SamplingParams(temperature=0, max_tokens=2 * PROBE_TOKENS, repetition_penalty=p) for p in (1.0, 5.0)]
         fields = [self._sampling_fields(p) | {"prompt": "one two one two one two one"} for p in params]
         return len({text_of(reply) for reply in self._ask(endpoint, *fields)}) == 2
 
-    def _judge_payload(self, reply: Reply) -> Verdict | None:
+    def _classify_payload(self, reply: Reply) -> Fault | None:
         choices = reply.payload.get("choices") if isinstance(reply.payload, dict) else None
         if not isinstance(choices, list) or not choices or not all(map(is_choice, choices)):
-            return Verdict("transient", "bad_reply", "the reply has no choices with text")
+            return Fault("transient", "bad_reply", "the reply has no choices with text")
         odd = {str(c.get("finish_reason")) for c in choices} - {"length", *_STOPPED}
         if odd:
-            return Verdict("transient", "aborted", f"finish_reason {quoted(min(odd), 40)}")
+            return Fault("transient", "aborted", f"finish_reason {quoted(min(odd), 40)}")
         return None
 
     def _decode(self, group: Sequence[Request], reply: Reply, served: Served | None) -> list[Generation]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from ...backoff import NOT_READY
 from ...errors import ArgumentError, EngineError, quoted
 from ...models import ModelRef
 from .wire import Reply
@@ -27,15 +28,14 @@ _ABOUT_N = re.compile(
 )
 
 
-_STARTING = (429, 502, 503, 504)
 MAX_ERROR = 10_000  # characters that are looked at
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CACHE_DIR = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
 
 def is_starting(reply: Reply) -> bool:
-    """Whether a server that gave this reply may be there later: no connection, or 429, 502, 503, 504."""
-    return (reply.fault is not None and reply.fault.error is None and reply.status == 0) or reply.status in _STARTING
+    """Whether the server may still be starting: there is no connection, or a proxy replies in its place."""
+    return (reply.fault is not None and reply.fault.error is None and reply.status == 0) or reply.status in NOT_READY
 
 
 def read_key(name: str | None) -> str:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from ...backoff import retry_after_s
 from ...errors import ArgumentError, CapabilityError, PromptMismatchError, quoted
 from ...sampling import SamplingParams
 from ..base import Capabilities, Generation, Request, Served
 from ..groups import fitted
 from ..stops import Ending, end_text, end_tokens, to_send
+from .client import ASK_TIMEOUT_S, is_settled
 from .endpoints import EndpointEngine
 from .tgi_types import check_parameters, tgi_client, tgi_error
-from .transport import ASK_TIMEOUT_S
 from .untrusted import count_or_none, header_count
-from .wire import Endpoint, Reply, Verdict, to_json
+from .wire import Address, Fault, Question, Reply, to_json
 
 
 # TGI's default of --max-stop-sequences, for servers whose /info does not say.
@@ -37,11 +35,11 @@ class TgiEngine(EndpointEngine):
     """
 
     name = "tgi"
-    probe_path = "/info"
+    info_path = "/info"
     suffixes = ("/generate_stream", "/generate")
     _max_stop = MAX_STOP_SEQUENCES
 
-    def _recognise(self, endpoint: Endpoint, reply: Reply) -> Served:
+    def _recognize(self, endpoint: Address, reply: Reply) -> Served:
         self._check_access(endpoint, reply)
         info = reply.payload
         if reply.status != 200 or not isinstance(info, dict) or not isinstance(info.get("model_id"), str):
@@ -60,9 +58,9 @@ class TgiEngine(EndpointEngine):
             version=f"tgi {version}" if version else "tgi",
         )
 
-    def _learn(self, met: Sequence[Endpoint]) -> Capabilities:
+    def _learn(self, met: Sequence[Address]) -> Capabilities:
         tgi_client()
-        replies = self.transport.ask_all([(e, "GET", "/info", None) for e in met], timeout_s=30.0)
+        replies = self.transport.client.ask_all([Question(e, "GET", self.info_path) for e in met], timeout_s=30.0)
         infos = [reply.payload if isinstance(reply.payload, dict) else {} for reply in replies]
         contexts, slots, stops = (
             [count for info in infos if (count := count_or_none(info.get(name), least)) is not None]
@@ -70,7 +68,7 @@ class TgiEngine(EndpointEngine):
         )
         self._max_stop = min(stops, default=MAX_STOP_SEQUENCES)
         if slots:
-            self.transport.set_most(min(slots))
+            self.transport.set_limit(min(slots))
         return Capabilities(
             token_ids=False,
             seeded=True,
@@ -80,15 +78,17 @@ class TgiEngine(EndpointEngine):
             max_context=min(contexts, default=None),
         )
 
-    def _takes_grammar(self, endpoint: Endpoint) -> bool:
+    def _takes_grammar(self, endpoint: Address) -> bool:
         """Whether the server was not started without grammar support."""
         grammar = {"type": "json", "value": {"type": "object", "properties": {"ok": {"type": "boolean"}}}}
         parameters = {"max_new_tokens": 1, "do_sample": False, "details": True, "grammar": grammar}
-        reply = self.transport.ask(endpoint, "POST", "/generate", {"inputs": "Hello", "parameters": parameters})
+        reply = self.transport.client.ask(
+            Question(endpoint, "POST", "/generate", {"inputs": "Hello", "parameters": parameters})
+        )
         self._check_access(endpoint, reply)
         return reply.status != 422
 
-    def _count_prompt(self, endpoint: Endpoint, text: str) -> int | None:
+    def _count_prompt(self, endpoint: Address, text: str) -> int | None:
         parameters = {"max_new_tokens": 1, "do_sample": False, "details": True, "decoder_input_details": True}
         reply = self._ask_again(endpoint, {"inputs": text, "parameters": parameters})
         if reply.fault is not None or reply.status != 200:
@@ -98,18 +98,20 @@ class TgiEngine(EndpointEngine):
             )
         return _prompt_tokens(reply)
 
-    def _ask_again(self, endpoint: Endpoint, body: dict[str, Any]) -> Reply:
+    def _ask_again(self, endpoint: Address, body: dict[str, Any]) -> Reply:
         """Return the reply to a question at the start, asked again while the server is overloaded or fails."""
-        reply, end = Reply(), time.monotonic() + ASK_TIMEOUT_S
-        for attempt in range(self.max_retries + 1):
-            reply = self.transport.ask(endpoint, "POST", "/generate", body)
-            self._check_access(endpoint, reply)
-            passed = reply.fault is None and reply.status not in (429, 500, 502, 503, 504)
-            if passed or time.monotonic() > end:
-                break
-            if attempt < self.max_retries:
-                asked = retry_after_s(reply.headers.get("Retry-After"))
-                time.sleep(self.backoff.wait_s(attempt) if asked is None else min(asked, self.backoff.longest_s))
+
+        def is_final(question: Question, reply: Reply) -> bool:
+            self._check_access(question.server, reply)
+            return is_settled(question, reply)
+
+        (reply,) = self.transport.client.ask_all(
+            [Question(endpoint, "POST", "/generate", body)],
+            is_final=is_final,
+            backoff=self.backoff,
+            attempts=self.max_retries + 1,
+            within_s=ASK_TIMEOUT_S,
+        )
         return reply
 
     def _encode(self, group: Sequence[Request]) -> tuple[str, bytes]:
@@ -139,27 +141,27 @@ class TgiEngine(EndpointEngine):
     def _turn_ends(self, sampling: SamplingParams) -> list[str]:
         return [text for i in sampling.stop_token_ids if (text := self.token_texts.get(i))]
 
-    def _judge(self, endpoint: Endpoint, reply: Reply) -> Verdict | None:
+    def _classify(self, endpoint: Address, reply: Reply) -> Fault | None:
         client = tgi_client()
         error = None if reply.status == 200 else tgi_error(reply.payload)
         message = f"{reply.status}: {self._message(reply)}"
         if isinstance(error, client.generation):
-            return Verdict("transient", "generation", message, retries=GENERATION_RETRIES, ends_row=True)
+            return Fault("transient", "generation", message, retries=GENERATION_RETRIES, ends_row=True)
         if isinstance(error, client.incomplete):
-            return Verdict("transient", "incomplete_generation", message)
+            return Fault("transient", "incomplete_generation", message)
         if isinstance(error, client.overloaded):
             reply = reply._replace(status=429)
         elif isinstance(error, client.validation):
             reply = reply._replace(status=422)
-        return super()._judge(endpoint, reply)
+        return super()._classify(endpoint, reply)
 
-    def _judge_payload(self, reply: Reply) -> Verdict | None:
+    def _classify_payload(self, reply: Reply) -> Fault | None:
         answer = reply.payload
         details = answer.get("details") if isinstance(answer, dict) else None
         if not isinstance(details, dict) or not isinstance(answer.get("generated_text"), str):
-            return Verdict("transient", "bad_reply", "the reply has no generated_text or no details")
+            return Fault("transient", "bad_reply", "the reply has no generated_text or no details")
         if details.get("finish_reason") not in _REASONS:
-            return Verdict("transient", "bad_reply", f"finish_reason {quoted(details.get('finish_reason'), 40)}")
+            return Fault("transient", "bad_reply", f"finish_reason {quoted(details.get('finish_reason'), 40)}")
         return None
 
     def _decode(self, group: Sequence[Request], reply: Reply, served: Served | None) -> list[Generation]:

@@ -1,63 +1,200 @@
-"""The HTTP client of the endpoint engines: one pool of connections, many requests at once, several endpoints.
+"""Requests to several endpoints at once: which endpoint gets which request, retries, and endpoints that are down.
 
-It runs in a thread with an event loop of its own, so that it works inside a running loop (notebooks) and keeps every
-slot busy while the caller is doing something else. It knows no protocol: a `Judge` says what a reply means.
+Composed of an `HttpClient` (connections and their thread), `Endpoint`s (what is known of each server) and `Batch`es (the
+requests of one `generate`). It knows no server protocol: the engine's `classify` tells what is wrong with a reply.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import Sequence
-from typing import Any
+import queue
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import NamedTuple
 
-from ...errors import EngineError
-from .calls import Batch, Call
-from .dispatch import Dispatcher
-from .wire import Endpoint, Reply, to_json
+from ...backoff import Backoff, retry_after_s
+from ...errors import EngineError, MagpieError
+from ..base import Failure, Request, Served
+from .client import CLOSE_TIMEOUT_S, HttpClient
+from .pacing import CONCURRENCY, SLOW_SHARE, START_LIMIT, AdaptiveLimit, has_capacity
+from .wire import MALFORMED, Address, Fault, Reply, unavailable
 
 
 logger = logging.getLogger(__name__)
 
-# Longest that a question outside of `generate` takes, first and last byte included: enough for a large model's first,
-# cold request of a few tokens.
-ASK_TIMEOUT_S = 120.0
+PROBE_TIMEOUT_S = 10.0
+# Broken connections and timeouts in a row, without a reply between them, until an endpoint counts as down; one that
+# refuses connections does at once.
+FAILURES_UNTIL_DOWN = 3
+MAX_MESSAGE = 200
 
 
-class Transport(Dispatcher):
-    """Sends calls to the endpoint with the fewest in flight, and again when that may help.
+class Endpoint(Address):
+    """One server and what is known of it. Used by the client's thread only, once the transport has started."""
 
-    These are the methods for the caller's thread; what they start runs in the loop's (`Dispatcher`).
+    __slots__ = ("failures", "in_flight", "is_down", "is_reverifying", "limit", "outages", "paused_until", "served")
 
-    `headers` are sent to the endpoints only: redirects are not followed. `probe_path` is asked when an endpoint was set
-    aside; `recognise` says what the reply tells of the server, and raises if it is the wrong one.
+    def __init__(self, url: str, limit: AdaptiveLimit) -> None:
+        super().__init__(url)
+        self.limit = limit
+        self.in_flight = 0
+        self.failures = 0  # in a row
+        self.outages = 0  # since the last success
+        self.paused_until = 0.0
+        self.is_down = False
+        self.is_reverifying = False
+        self.served: Served | None = None
+
+
+Classify = Callable[[Endpoint, Reply], Fault | None]
+Recognize = Callable[[Endpoint, Reply], Served | None]
+
+
+class Call:
+    """An HTTP request for a group of samples, which may be sent more than once."""
+
+    __slots__ = (
+        *("attempts", "batch", "body", "endpoint", "group", "overloads", "path", "samples", "sent_at"),
+        "waited_from",
+    )
+
+    def __init__(self, batch: Batch, path: str, body: bytes, group: Sequence[Request]) -> None:
+        self.batch = batch
+        self.path = path
+        self.body = body
+        self.group = group
+        self.samples = len(group)
+        self.attempts = 0
+        self.overloads = 0
+        self.sent_at = 0.0
+        self.waited_from: float | None = None
+        self.endpoint: Endpoint | None = None
+
+
+class CallResult(NamedTuple):
+    """How a call ended: a reply or a failure; `served` and `seconds` are of the last attempt."""
+
+    call: Call
+    reply: Reply | None
+    failure: Failure | None
+    served: Served | None
+    seconds: float
+
+
+class Batch:
+    """The calls of one `generate`; results arrive in completion order. For one thread.
+
+    `outstanding` and `sleeping` count samples, as the limits of the transport do.
     """
 
-    def start(self) -> None:
-        """Start the thread and open the pool; no connection is made yet."""
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self.exchange.open(), self._loop).result()
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.arrived: queue.SimpleQueue[CallResult | MagpieError] = queue.SimpleQueue()
+        self.outstanding = 0
+        self.sleeping = 0
+        self.is_closed = False
+
+    def submit(self, path: str, body: bytes, group: Sequence[Request]) -> None:
+        """Queue a request for a group of samples; it is sent as soon as an endpoint has capacity."""
+        self.outstanding += len(group)
+        self._transport.submit(Call(self, path, body, group))
+
+    def get(self, timeout_s: float) -> CallResult | None:
+        """Wait for the next result; None after `timeout_s`. Raises the error that ended the transport."""
+        try:
+            result = self.arrived.get(timeout=timeout_s)
+        except queue.Empty:
+            self._transport.check()
+            return None
+        if isinstance(result, MagpieError):
+            raise result
+        self.outstanding -= result.call.samples
+        return result
+
+    def has_capacity(self) -> bool:
+        """Whether another sample would be sent soon: those waiting for a retry use no slot."""
+        capacity = self._transport.capacity()
+        return self.outstanding - self.sleeping < capacity and self.outstanding < 2 * capacity
 
     def close(self) -> None:
-        """Drop everything, close the connections and end the thread."""
-        if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result(timeout=10)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(timeout=10)
+        """Cancel the calls in flight."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._transport.cancel(self)
+
+
+class Transport:
+    """Sends each call to the endpoint with the fewest samples in flight, and again where a retry may help.
+
+    All limits count samples: a call for `n` texts counts `n`. Public methods are for the caller's thread, private ones
+    run in the client's.
+
+    `client` is started and closed by the transport. `info_path` is requested from an endpoint that was down; `recognize`
+    reads the reply, and raises if it is the wrong server.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        client: HttpClient,
+        *,
+        classify: Classify,
+        recognize: Recognize,
+        info_path: str,
+        concurrency: int = CONCURRENCY,
+        max_retries: int = 8,
+        max_outage_s: float = 600.0,
+        backoff: Backoff = Backoff(),  # noqa: B008 (immutable)
+    ) -> None:
+        self.client = client
+        self._loop = client.loop
+        self.concurrency = concurrency
+        self.max_retries = max_retries
+        self.max_outage_s = max_outage_s
+        self.backoff = backoff
+        self.retries = 0
+        self._start_limit = START_LIMIT
+        self._max_limit = concurrency
+        self.endpoints = [Endpoint(url, self._new_limit()) for url in urls]
+        self._classify = classify
+        self._recognize = recognize
+        self._info_path = info_path
+        self._in_flight = 0
+        self._turn = 0
+        self._pending: deque[Call] = deque()
+        self._inbox: deque[Call] = deque()
+        self._is_woken = False
+        self._running: dict[asyncio.Task[None], Call] = {}
+        self._sleeping: dict[Call, asyncio.TimerHandle] = {}
+        self._batches: set[Batch] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._outage_from: float | None = None
+        self._error: MagpieError | None = None
+
+    def start(self) -> None:
+        """Start the client; no connection is made yet."""
+        self.client.start()
+
+    def close(self) -> None:
+        """End all batches and close the connections."""
+        if self.client.is_running:
+            self.client.run(self._end_batches()).result(timeout=CLOSE_TIMEOUT_S)
+            self.client.close()
 
     def check(self) -> None:
-        """Raise what ended the transport, if anything did."""
+        """Raise the error that ended the transport, if there is one."""
         if self._error is not None:
             raise self._error
-        if not self._thread.is_alive():
+        if not self.client.is_running:
             raise EngineError("The engine is closed.")
 
-    def room(self) -> int:
-        """Return how many samples may be out now, and a few more that wait so that a freed slot is filled at once."""
-        limits = sum(int(e.limit.limit) for e in self.endpoints if not e.is_aside)
-        most = max(1, min(self.concurrency, limits))
-        return most + max(1, most // 8)
+    def capacity(self) -> int:
+        """Return how many samples may be submitted: those in flight, and a few more so that a free slot is filled at once."""
+        limits = sum(int(e.limit.limit) for e in self.endpoints if not e.is_down)
+        limit = max(1, min(self.concurrency, limits))
+        return limit + max(1, limit // 8)
 
     def batch(self) -> Batch:
         """Return a new set of calls with results of its own."""
@@ -73,47 +210,287 @@ class Transport(Dispatcher):
             self._is_woken = True
             self._loop.call_soon_threadsafe(self._take_inbox)
 
-    def drop(self, batch: Batch) -> None:
+    def cancel(self, batch: Batch) -> None:
         """Cancel a batch's calls; their connections are closed."""
-        if self._thread.is_alive():
-            future = asyncio.run_coroutine_threadsafe(self._cancel(batch), self._loop)
-            # A generator that nobody holds any more may be closed by the garbage collector, in this very thread.
-            if threading.current_thread() is not self._thread:
-                future.result(timeout=10)
+        if self.client.is_running:
+            future = self.client.run(self._cancel(batch))
+            # A generator without references may be closed by the garbage collector, in this very thread.
+            if not self.client.is_own_thread:
+                future.result(timeout=CLOSE_TIMEOUT_S)
 
-    def ask(
-        self, endpoint: Endpoint, method: str, path: str, body: Any = None, *, timeout_s: float | None = None
-    ) -> Reply:
-        """Send one request to one endpoint, once, and wait for the reply."""
-        return self.ask_all([(endpoint, method, path, body)], timeout_s=timeout_s)[0]
-
-    def ask_all(
-        self, questions: Sequence[tuple[Endpoint, str, str, Any]], *, timeout_s: float | None = None
-    ) -> list[Reply]:
-        """Send several requests at the same time, each once, and wait for all replies, `timeout_s` at most."""
-        limit_s = min(self.timeout_s, ASK_TIMEOUT_S) if timeout_s is None else timeout_s
-
-        async def gather() -> list[Reply]:
-            sent = [
-                self.exchange.send(e, method, path, None if body is None else to_json(body), limit_s)
-                for e, method, path, body in questions
-            ]
-            return list(await asyncio.gather(*sent))
-
-        self.check()
-        future = asyncio.run_coroutine_threadsafe(gather(), self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def set_most(self, limit: int) -> None:
-        """Let each endpoint have up to `limit` in flight from the start: that is what it says it takes."""
-        self._start_limit = self._most = limit
+    def set_limit(self, limit: int) -> None:
+        """Let each endpoint have up to `limit` samples in flight from the start, as it says it accepts."""
+        self._start_limit = self._max_limit = limit
         for endpoint in self.endpoints:
             endpoint.limit = self._new_limit()
 
-    def set_aside(self, endpoint: Endpoint) -> None:
-        """Send an endpoint nothing until it answers `probe_path` again."""
-        self._loop.call_soon_threadsafe(self._set_aside, endpoint)
+    def mark_down(self, endpoint: Endpoint) -> None:
+        """Send an endpoint no requests until it replies to `info_path` again."""
+        self._loop.call_soon_threadsafe(self._mark_down, endpoint)
+
+    def _new_limit(self) -> AdaptiveLimit:
+        ceiling = max(1, min(self._max_limit, self.concurrency))
+        return AdaptiveLimit(float(min(self._start_limit, ceiling)), float(ceiling))
+
+    async def _end_batches(self) -> None:
+        self._error = self._error or EngineError("The engine was closed while it was generating.")
+        for batch in list(self._batches):
+            await self._cancel(batch)
+            batch.arrived.put(self._error)
+
+    async def _cancel(self, batch: Batch) -> None:
+        batch.is_closed = True
+        self._batches.discard(batch)
+        for call in [c for c in self._sleeping if c.batch is batch]:
+            self._sleeping.pop(call).cancel()
+        tasks = [task for task, call in self._running.items() if call.batch is batch]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._pending = deque(c for c in self._pending if c.batch is not batch)
+        self._dispatch()
+
+    def _take_inbox(self) -> None:
+        self._is_woken = False
+        while self._inbox:
+            self._pending.append(self._inbox.popleft())
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        while self._pending and self._error is None:
+            call = self._pending[0]
+            if not has_capacity(self._in_flight, call.samples, self.concurrency):
+                return
+            # A call that failed goes to another endpoint if one has capacity.
+            other = self._freest(call.samples, other_than=call.endpoint) if call.attempts else None
+            endpoint = other or self._freest(call.samples)
+            if endpoint is None:
+                return
+            self._pending.popleft()
+            if not call.batch.is_closed:
+                self._launch(call, endpoint)
+
+    def _freest(self, samples: int, other_than: Endpoint | None = None) -> Endpoint | None:
+        now = self._loop.time()
+        best: Endpoint | None = None
+        # Starts at another endpoint each time, so that equally free ones take turns.
+        self._turn = (self._turn + 1) % len(self.endpoints)
+        for endpoint in self.endpoints[self._turn :] + self.endpoints[: self._turn]:
+            if (
+                endpoint is other_than
+                or endpoint.is_down
+                or endpoint.is_reverifying
+                or not has_capacity(endpoint.in_flight, samples, int(endpoint.limit.limit))
+                or endpoint.paused_until > now
+            ):
+                continue
+            if best is None or endpoint.in_flight < best.in_flight:
+                best = endpoint
+        if best is None:
+            self._wake_after_pause(now)
+        return best
+
+    def _wake_after_pause(self, now: float) -> None:
+        ends = [e.paused_until for e in self.endpoints if e.paused_until > now and not e.is_down]
+        if ends and (self._timer is None or self._timer.when() > min(ends) or self._timer.when() <= now):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(min(ends) + 0.001, self._dispatch)
+
+    def _launch(self, call: Call, endpoint: Endpoint) -> None:
+        self._in_flight += call.samples
+        endpoint.in_flight += call.samples
+        call.endpoint = endpoint
+        self._running[self._loop.create_task(self._send(call, endpoint))] = call
+
+    async def _send(self, call: Call, endpoint: Endpoint) -> None:
+        call.sent_at = self._loop.time()
+        out = endpoint.in_flight
+        try:
+            reply = await self.client.exchange.send(endpoint, "POST", call.path, call.body)
+            fault = reply.fault or self._fault_of(endpoint, reply)
+            out = endpoint.in_flight
+        except Exception as error:
+            # Without a result the caller would wait forever.
+            self._end(EngineError(f"The reply of {endpoint.url} cannot be parsed ({type(error).__name__})."))
+            raise
+        finally:
+            self._in_flight -= call.samples
+            endpoint.in_flight -= call.samples
+            self._running.pop(asyncio.current_task(), None)  # type: ignore[arg-type]
+        self._settle(call, endpoint, reply, fault, out)
+        self._dispatch()
+
+    def _fault_of(self, endpoint: Endpoint, reply: Reply) -> Fault | None:
+        try:
+            return self._classify(endpoint, reply)
+        except MALFORMED as error:
+            return Fault("transient", "bad_reply", f"the reply is malformed ({type(error).__name__})")
+
+    def _settle(self, call: Call, endpoint: Endpoint, reply: Reply, fault: Fault | None, out: int) -> None:
+        now = self._loop.time()
+        if fault is None or fault.retry != "transient" or not fault.is_connection:
+            endpoint.failures = 0
+            self._outage_from = None
+        if fault is None:
+            endpoint.outages = 0
+            self._grow(call, endpoint, out, now)
+            self._finish(call, reply, None)
+        elif fault.retry == "fatal":
+            self._end(fault.error or EngineError(fault.message))
+        elif fault.retry == "never":
+            self._grow(call, endpoint, out, now)
+            self._finish(call, None, Failure(fault.code, False, fault.message[:MAX_MESSAGE]))
+        elif fault.retry == "overload":
+            self._slow_down(call, endpoint, fault, out, now)
+        else:
+            self._retry(call, endpoint, fault, out, now)
+
+    def _grow(self, call: Call, endpoint: Endpoint, out: int, now: float) -> None:
+        if now - call.sent_at <= SLOW_SHARE * self.client.timeout_s:
+            endpoint.limit.succeeded(out, call.samples)
+
+    def _finish(self, call: Call, reply: Reply | None, failure: Failure | None) -> None:
+        served = call.endpoint.served if call.endpoint else None
+        if not call.batch.is_closed:
+            call.batch.arrived.put(CallResult(call, reply, failure, served, self._loop.time() - call.sent_at))
+
+    def _slow_down(self, call: Call, endpoint: Endpoint, fault: Fault, out: int, now: float) -> None:
+        endpoint.limit.overloaded(out, call.sent_at, now)
+        call.waited_from = now if call.waited_from is None else call.waited_from
+        if now - call.waited_from > self.max_outage_s:
+            self._finish(call, None, Failure(fault.code, True, fault.message[:MAX_MESSAGE]))
+            return
+        self.retries += 1
+        retry_after = retry_after_s(fault.retry_after)
+        if retry_after is None:
+            self._sleep(call, self.backoff.wait_s(call.overloads))
+        else:
+            wait_s = min(retry_after, self.max_outage_s)
+            if wait_s >= 1:
+                logger.info("%s is overloaded and asks to wait %.0f s", endpoint.url, wait_s)
+            endpoint.paused_until = max(endpoint.paused_until, now + wait_s)
+            self._pending.appendleft(call)
+        call.overloads += 1
+
+    def _retry(self, call: Call, endpoint: Endpoint, fault: Fault, out: int, now: float) -> None:
+        call.attempts += fault.weight
+        call.waited_from = None
+        if fault.code == "timeout":
+            # The server's queue may be longer than the timeout.
+            endpoint.limit.overloaded(out, call.sent_at, now)
+        if fault.is_connection:
+            endpoint.failures += 1
+            if fault.weight == 0 or endpoint.failures >= FAILURES_UNTIL_DOWN:
+                self._mark_down(endpoint, Reply(fault=fault))
+            elif fault.code != "timeout":
+                self._reverify(endpoint)
+        most = self.max_retries if fault.retries is None else min(fault.retries, self.max_retries)
+        if call.attempts > most:
+            self._finish(call, None, Failure(fault.code, not fault.ends_row, fault.message[:MAX_MESSAGE]))
+            return
+        self.retries += 1
+        if fault.weight == 0:
+            # It never reached the server, and another one may accept it at once.
+            self._pending.appendleft(call)
+        else:
+            self._sleep(call, self.backoff.wait_s(call.attempts - 1))
+
+    def _sleep(self, call: Call, wait_s: float) -> None:
+        call.batch.sleeping += 1
+        self._sleeping[call] = self._loop.call_later(wait_s, self._wake, call)
+
+    def _wake(self, call: Call) -> None:
+        if self._sleeping.pop(call, None) is not None:
+            call.batch.sleeping -= 1
+            self._pending.appendleft(call)
+            self._dispatch()
+
+    def _mark_down(self, endpoint: Endpoint, reply: Reply | None = None) -> None:
+        if endpoint.is_down:
+            return
+        endpoint.is_down = True
+        endpoint.outages += 1
+        others = sum(not e.is_down for e in self.endpoints)
+        logger.warning("%s does not reply and gets no more requests; %d other endpoint(s) left", endpoint.url, others)
+        if others == 0 and self._outage_from is None:
+            self._outage_from = self._loop.time()
+        if reply is not None and others == 0 and self._is_outage_too_long():
+            # It replies to `info_path` and to no request.
+            self._end(unavailable([e.url for e in self.endpoints], self.max_outage_s, reply))
+            return
+        self._run_in_background(self._revive(endpoint))
+
+    def _run_in_background(self, work: Coroutine[object, object, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _reverify(self, endpoint: Endpoint) -> None:
+        """Identify an endpoint again whose connection broke, before it gets more requests: it may have been restarted."""
+        if not endpoint.is_down and not endpoint.is_reverifying:
+            endpoint.is_reverifying = True
+            self._run_in_background(self._identify(endpoint))
+
+    async def _identify(self, endpoint: Endpoint) -> None:
+        reply = await self.client.exchange.send(endpoint, "GET", self._info_path, None, PROBE_TIMEOUT_S)
+        endpoint.is_reverifying = False
+        if reply.fault is not None or reply.status != 200:
+            self._mark_down(endpoint, reply)
+        elif self._is_recognized(endpoint, reply):
+            self._dispatch()
+
+    def _is_recognized(self, endpoint: Endpoint, reply: Reply) -> bool:
+        try:
+            endpoint.served = self._recognize(endpoint, reply) or endpoint.served
+        except MagpieError as error:
+            self._end(error)
+            return False
+        return True
+
+    async def _revive(self, endpoint: Endpoint) -> None:
+        attempt = 0
+        while True:
+            # An endpoint that replies to this and then to no request is asked less and less often.
+            await asyncio.sleep(self._next_probe_s(attempt + endpoint.outages - 1))
+            reply = await self.client.exchange.send(endpoint, "GET", self._info_path, None, PROBE_TIMEOUT_S)
+            if reply.fault is None and reply.status == 200:
+                break
+            if attempt == 0:
+                self._move_calls_from(endpoint)
+            attempt += 1
+            if self._is_outage_too_long():
+                self._end(unavailable([e.url for e in self.endpoints], self.max_outage_s, reply))
+                return
+        if not self._is_recognized(endpoint, reply):
+            return
+        logger.warning("%s replies again", endpoint.url)
+        endpoint.is_down = False
+        endpoint.failures = 0
+        endpoint.paused_until = 0.0
+        endpoint.limit = self._new_limit()
+        self._dispatch()
+
+    def _is_outage_too_long(self) -> bool:
+        return self._outage_from is not None and self._loop.time() - self._outage_from >= self.max_outage_s
+
+    def _next_probe_s(self, attempt: int) -> float:
+        wait_s = self.backoff.wait_s(attempt)
+        if self._outage_from is None:
+            return wait_s
+        left_s = self._outage_from + self.max_outage_s - self._loop.time()
+        return max(0.0, min(wait_s, left_s))
+
+    def _move_calls_from(self, endpoint: Endpoint) -> None:
+        """Send the calls in flight at an endpoint that is down to other endpoints: it will not reply to them."""
+        for task, call in [(t, c) for t, c in self._running.items() if c.endpoint is endpoint]:
+            task.cancel()
+            if not call.batch.is_closed:
+                self.retries += 1
+                self._pending.appendleft(call)
+        self._loop.call_soon(self._dispatch)
+
+    def _end(self, error: MagpieError) -> None:
+        self._error = error
+        for batch in self._batches:
+            batch.arrived.put(error)
