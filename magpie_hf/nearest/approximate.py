@@ -1,31 +1,35 @@
 """Approximate search for large sets on the CPU: an inverted file (faiss IVF), its recall measured against exact search.
 
-Near duplicates lie in the same cell or in one beside it nearly always, so few cells a row find them; how many are
-missed is measured on a sample, and told.
+Near-duplicates are almost always in the same cell or in an adjacent one, so it is enough to search a few cells per
+row; the share that is missed is measured on a sample and reported.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .blocks import Progress
-from .state import RECHECK, BoolArray, FloatArray, IntArray, State, Vectors
+from .blocks import Blocks, Progress, best_matches
+from .state import NO_COSINE, RECHECK, BoolArray, DoubleArray, FloatArray, IntArray, State, Vectors
+
+
+if TYPE_CHECKING:
+    import faiss
 
 
 NEIGHBORS = 8
 PROBES = 16
-TRAIN_ROWS_PER_CELL = 39  # faiss's own least number of training points a centroid
+TRAIN_ROWS_PER_CELL = 39  # the least number of training points per centroid for faiss
 BATCH = 8192
 SAMPLE = 2048
 
 
 class Recall(NamedTuple):
-    """Measured on `sampled` rows: share of rows whose nearest row was found, and of those with a near duplicate.
+    """Measured on `sampled` rows: the share whose nearest row was found, of all and of those with a near-duplicate.
 
-    Rows in which near duplicates were found are drawn more often than others, and count for as much less: else the
-    share would be that of the rows where the search did well. None where no sampled row has one.
+    Rows with near-duplicates are drawn more often than others and weigh less accordingly; otherwise the share would be
+    that of the rows on which the search did well. None where no sampled row has one.
     """
 
     nearest: float | None
@@ -33,8 +37,10 @@ class Recall(NamedTuple):
     sampled: int
 
 
-def build_index(vectors: Vectors, *, cells: int | None = None, seed: int = 0, progress: Progress | None = None) -> Any:
-    """Return a faiss index of all valid rows, whose ids are the rows' numbers."""
+def build_index(
+    vectors: Vectors, *, cells: int | None = None, seed: int = 0, progress: Progress | None = None
+) -> faiss.IndexIVFFlat:
+    """Return a faiss index of all valid rows; its ids are row numbers."""
     import faiss
 
     rows = np.flatnonzero(vectors.valid)
@@ -57,7 +63,7 @@ def build_index(vectors: Vectors, *, cells: int | None = None, seed: int = 0, pr
 def search_approximately(
     vectors: Vectors, state: State, threshold: float, *, seed: int = 0, progress: Progress | None = None
 ) -> Recall:
-    """Find neighbours of all rows in an index, join near duplicates, and measure the recall."""
+    """Find the neighbors of all rows with an index, group near-duplicates, and measure the recall."""
     rows = np.flatnonzero(vectors.valid)
     if not len(rows):
         return Recall(None, None, 0)
@@ -70,31 +76,31 @@ def search_approximately(
     return measure_recall(vectors, state, threshold, seed=seed)
 
 
-def _search_batch(index: Any, vectors: Vectors, state: State, rows: IntArray, threshold: float) -> None:
+def _search_batch(index: faiss.IndexIVFFlat, vectors: Vectors, state: State, rows: IntArray, threshold: float) -> None:
     block = vectors.rows(rows)
     cosines, found = index.search(block, NEIGHBORS + 1)
     own = found == rows[:, None]
-    cosines = np.where(own | (found < 0), -3.0, cosines).astype(np.float32)
+    cosines = np.where(own | (found < 0), NO_COSINE, cosines).astype(np.float32)
     best = cosines.argmax(axis=1)
     at = np.arange(len(rows))
-    has = cosines[at, best] > -3.0
+    has = cosines[at, best] > NO_COSINE
     state.see(rows[has], cosines[at, best][has], found[at, best][has])
     least = 1 - (threshold + RECHECK) / 2
-    full = cosines.min(axis=1, where=~own, initial=2.0) > least  # as many as were asked for: there may be more
+    full = cosines.min(axis=1, where=~own, initial=2.0) > least  # as many as requested: there may be more
     near = (cosines > least) & ~full[:, None]
     _join(vectors, state, rows[near.nonzero()[0]], found[near], cosines[near], threshold)
     saturated = np.flatnonzero(full)
     for start in range(0, len(saturated), 64):
         some = saturated[start : start + 64]
         limits, values, ids = index.range_search(block[some], least)
-        counts = np.diff(limits.astype(np.int64))
+        counts: IntArray = (limits[1:] - limits[:-1]).astype(np.int64)
         _join(vectors, state, np.repeat(rows[some], counts), ids.astype(np.int64), values, threshold)
 
 
 def _join(
     vectors: Vectors, state: State, left: IntArray, right: IntArray, cosines: FloatArray, threshold: float
 ) -> None:
-    """Join pairs; each is met from both sides (or, where a cell was missed, from one), so counts go to the left only."""
+    """Join pairs. Each is found from both sides (from one if a cell was missed), so only the left row is counted."""
     other = left != right
     left, right = left[other], right[other]
     distances = 2 - 2 * cosines[other].astype(np.float64)
@@ -108,36 +114,23 @@ def _join(
 
 
 def measure_recall(vectors: Vectors, state: State, threshold: float, *, seed: int = 0, sample: int = SAMPLE) -> Recall:
-    """Compare sampled rows with exact search; each drawn row stands for the rows like it that were not drawn."""
+    """Compare sampled rows with exact search; each sampled row is weighted by the number of rows it represents."""
     rng = np.random.default_rng(seed)
-    drawn, stands_for = [], []
+    drawn, weights = [], []
     for rows, number in (
         (np.flatnonzero(vectors.valid & (state.repeats > 0)), sample // 2),
         (np.flatnonzero(vectors.valid & (state.repeats == 0)), sample),
     ):
         some = rng.permutation(rows)[:number]
         drawn.append(some)
-        stands_for.append(np.full(len(some), len(rows) / max(len(some), 1)))
-    some, weight = np.concatenate(drawn), np.concatenate(stands_for)
-    truth = _exact_best(vectors, some)
-    found = np.where(state.nearest[some] >= 0, state.best[some], -3.0)
+        weights.append(np.full(len(some), len(rows) / max(len(some), 1)))
+    some, weight = np.concatenate(drawn), np.concatenate(weights)
+    truth, _ = best_matches(vectors.rows(some), Blocks(vectors, keep=False), some)
+    found = np.where(state.nearest[some] >= 0, state.best[some], NO_COSINE)
     hit = found >= truth - 1e-5
     near = 2 - 2 * truth < threshold
     return Recall(_share(hit, weight), _share(hit[near], weight[near]), len(some))
 
 
-def _share(hit: BoolArray, weight: Any) -> float | None:
+def _share(hit: BoolArray, weight: DoubleArray) -> float | None:
     return float((hit * weight).sum() / weight.sum()) if len(hit) else None
-
-
-def _exact_best(vectors: Vectors, rows: IntArray) -> Any:
-    queries = vectors.rows(rows)
-    best = np.full(len(rows), -3.0, dtype=np.float32)
-    for start in range(0, len(vectors), BATCH):
-        block = slice(start, min(start + BATCH, len(vectors)))
-        product = queries @ vectors.rows(block).T
-        product[:, ~vectors.valid[block]] = -3.0
-        inside = np.flatnonzero((rows >= block.start) & (rows < block.stop))
-        product[inside, rows[inside] - block.start] = -3.0
-        np.maximum(best, product.max(axis=1), out=best)
-    return best

@@ -1,35 +1,39 @@
 """Exact search: blocks of rows against blocks of rows, each pair of blocks once, on the CPU or a GPU.
 
-The work is one matrix product a pair of blocks and two passes over it while it is in the cache: the best of each row,
-the best of each column. Everything else only looks at rows that have a better neighbour there, or a near duplicate;
-pairs of near duplicates are counted and joined product by product and never kept, so groups may be of any size.
+The work is one matrix product per pair of blocks and two passes over it while it is in the cache: the best of each
+row, the best of each column. Everything else only looks at rows that have a better neighbor there, or a near-duplicate;
+pairs of near-duplicates are counted and joined product by product and never stored, so groups may be of any size.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .blocks import CPU_BLOCK, GPU_BLOCK, Blocks, Progress, products, side_by_side
-from .state import RECHECK, BoolArray, FloatArray, IntArray, State, Vectors
+from .blocks import CPU_BLOCK, GPU_BLOCK, Blocks, precision_of_products
+from .state import NO_COSINE, RECHECK, BoolArray, FloatArray, IntArray, State, Vectors
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 ENTRIES_AT_ONCE = 1 << 20
-"""Entries of a product that are looked at together for near duplicates: all of them may be."""
+"""Entries of a product that are examined together for near-duplicates: all of them may be near."""
 ROUGH = 4e-3
 """Distances from float16 or tf32 products err by less: both keep 11 bits, so a cosine near 1 is within 2^-10."""
 
 
 class ExactSearch:
-    """All nearest neighbours and near duplicates of a set.
+    """All nearest neighbors and near-duplicates of a set.
 
-    `device`: "cpu" or a CUDA device. `precision`: of the products: "float32", "tf32" or "float16"; what comes out is
-    computed again in float64 from the vectors where it is near the threshold, and with rough products (the last two)
-    for all candidates for the nearest row among near duplicates.
+    `device`: "cpu" or a CUDA device. `precision`: of the products: "float32", "tf32" or "float16". Distances close to
+    the threshold are computed again in float64 from the vectors; with rough products (the last two), so are those of
+    all candidates for the nearest row among near-duplicates.
 
-    `advance` does one row of blocks; between two calls, `done` and `state.arrays()` are all that has to be saved.
+    `advance` does one row of blocks; between two calls, `done` and `state.arrays()` are all there is to save.
     """
 
     def __init__(
@@ -52,7 +56,6 @@ class ExactSearch:
         self._blocks = Blocks(vectors, self.block_rows, device, precision)
         self._slack = RECHECK if precision == "float32" else ROUGH
         self._lock = threading.Lock()
-        self._own = threading.local()
 
     @property
     def num_blocks(self) -> int:
@@ -60,31 +63,24 @@ class ExactSearch:
         return len(self._blocks)
 
     def advance(self) -> bool:
-        """Compare the next block with itself and all behind it; return False when there is none left."""
+        """Compare the next block with itself and all later ones; return False when all are done."""
         number = self.done
         if number >= self.num_blocks:
             return False
-        with products(self.precision):
+        with precision_of_products(self.precision):
             left = self._blocks.load(number)
             others = range(number, self.num_blocks)
-            side_by_side(self.device, lambda other: self._compare(number, left, other), others)
+            self._blocks.products(left, others, lambda other, product: self._take(number, other, product))
         self.done += 1
         return True
 
-    def _compare(self, number: int, left: Any, other: int) -> None:
-        """Take one product in: best of rows and columns, pairs over the threshold."""
-        import torch
-
+    def _take(self, number: int, other: int, product: Tensor) -> None:
+        """Use the product of two blocks: best of rows and columns, pairs under the threshold."""
         is_same = other == number
-        right = left if is_same else self._blocks.load(other)
-        product = torch.mm(left, right.T, out=self._buffer(len(left), len(right), left.dtype))
-        for place, axis in ((number, 0), (other, 1)):
-            bad = self._blocks.invalid(place)
-            if bad is not None:
-                product.index_fill_(axis, bad, -3.0)
-        first, second = (_numbers(self._blocks.span(place)) for place in (number, other))
+        self._blocks.mask_invalid(product, 0, number)
+        first, second = (_numbers(self._blocks.span(block)) for block in (number, other))
         if is_same:
-            product.fill_diagonal_(-3.0)
+            product.fill_diagonal_(NO_COSINE)
         best = product.amax(dim=1)
         below = best if is_same else product.amax(dim=0)
         self._see(first, second, product, best)
@@ -92,25 +88,17 @@ class ExactSearch:
             self._see(second, first, product.T, below)
         self._near(first, second, product, best, below, is_same)
 
-    def _buffer(self, rows: int, columns: int, kind: Any) -> Any:
-        """Return memory for a product, the thread's own: getting it anew each time costs as much as a pass."""
-        import torch
-
-        if getattr(self._own, "memory", None) is None:
-            self._own.memory = torch.empty(self.block_rows**2, dtype=kind, device=self.device)
-        return self._own.memory[: rows * columns].view(rows, columns)
-
     def _least(self, slack: float) -> float:
         return 1 - (self.threshold + slack) / 2
 
-    def _see(self, rows: IntArray, others: IntArray, product: Any, best: Any) -> None:
-        """Note the rows whose best other row is here; where it is, is only looked up for these: they are few soon."""
+    def _see(self, rows: IntArray, others: IntArray, product: Tensor, best: Tensor) -> None:
+        """Update the rows whose nearest row is in this product; only for these, soon few, is its position looked up."""
         import torch
 
         cosines: FloatArray = best.float().cpu().numpy()
-        better = (cosines >= self.state.best[rows]) & (cosines > -3.0)
+        better = (cosines >= self.state.best[rows]) & (cosines > NO_COSINE)
         if self.precision != "float32":
-            better &= cosines <= self._least(self._slack)  # the others are told apart in `_rank`
+            better &= cosines <= self._least(self._slack)  # `_rank` orders the others
         here = np.flatnonzero(better)
         if not len(here):
             return
@@ -120,7 +108,9 @@ class ExactSearch:
         with self._lock:
             self.state.see(rows[here], cosines[here], others[at])
 
-    def _near(self, first: IntArray, second: IntArray, product: Any, best: Any, below: Any, is_same: bool) -> None:
+    def _near(
+        self, first: IntArray, second: IntArray, product: Tensor, best: Tensor, below: Tensor, is_same: bool
+    ) -> None:
         """Find the entries under the threshold, and count and join their rows."""
         least = self._least(self._slack)
         rows = (best > least).nonzero()[:, 0]
@@ -139,8 +129,8 @@ class ExactSearch:
             self._settle(a, b, near, near & (cosines < self._least(-self._slack)))
             self._join(a, b, near.cpu().numpy(), is_same)
 
-    def _settle(self, a: IntArray, b: IntArray, near: Any, unsure: Any) -> None:
-        """Decide entries that are too near to the threshold, in place."""
+    def _settle(self, a: IntArray, b: IntArray, near: Tensor, unsure: Tensor) -> None:
+        """Decide entries that are too close to the threshold, in place, from the vectors."""
         import torch
 
         rows, columns = unsure.nonzero(as_tuple=True)
@@ -149,12 +139,12 @@ class ExactSearch:
         distances = self._blocks.distances(a[rows.cpu().numpy()], b[columns.cpu().numpy()])
         near[rows, columns] = torch.from_numpy(distances < self.threshold).to(near.device)
 
-    def _rank(self, a: IntArray, b: IntArray, candidates: Any, is_same: bool) -> None:
-        """Note the nearest rows among candidates whose cosines are too rough to tell which it is."""
+    def _rank(self, a: IntArray, b: IntArray, candidates: Tensor, is_same: bool) -> None:
+        """Find the nearest rows among candidates whose cosines are too rough to order them."""
         rows, columns = (part.cpu().numpy() for part in candidates.nonzero(as_tuple=True))
         left, right = a[rows], b[columns]
         cosines = (1 - self._blocks.distances(left, right) / 2).astype(np.float32)
-        # Of several entries of one row the last is noted: the nearest, and of equally near ones the smallest rank.
+        # Of several entries of one row the last counts: the nearest, and of equally near ones the smallest rank.
         for one, other in ((left, right),) if is_same else ((left, right), (right, left)):
             order = np.lexsort((-self.state.rank[other], cosines))
             with self._lock:
@@ -175,10 +165,3 @@ class ExactSearch:
 
 def _numbers(span: slice) -> IntArray:
     return np.arange(span.start, span.stop, dtype=np.int64)
-
-
-def search_all(search: ExactSearch, progress: Progress | None = None) -> None:
-    """Run a search to its end."""
-    while search.advance():
-        if progress is not None:
-            progress(search.done, search.num_blocks)

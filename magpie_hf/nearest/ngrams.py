@@ -1,4 +1,4 @@
-"""Overlap by word n-grams: which benchmark prompts stand, wholly or in large part, in a row.
+"""Overlap by word n-grams: which benchmark prompts a row contains, wholly or in large part.
 
 13 words are the length that GPT-3's authors used to find test sets in training text (arXiv:2005.14165, appendix C).
 """
@@ -18,19 +18,19 @@ _WORD = re.compile(r"\w+")
 
 
 class Overlap(NamedTuple):
-    """The prompt that a text shares most with: its number (-1: none), and the share of its n-grams found, 0 to 1."""
+    """The prompt with which a text overlaps most: its number (-1: none), and the share of its n-grams found, 0 to 1."""
 
     prompt: int
     share: float
 
 
 def words_of(text: str) -> list[str]:
-    """Return a text's words, case and form of the letters made equal."""
+    """Return a text's words, normalized (NFKC) and casefolded."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def ngrams_of(text: str, size: int) -> set[int]:
-    """Return the hashes of a text's word n-grams; a text of fewer words is one n-gram. No words, none."""
+    """Return the hashes of a text's word n-grams; a text with fewer words is one n-gram."""
     words = words_of(text)
     if not words:
         return set()
@@ -45,7 +45,7 @@ def _hash(text: str) -> int:
 class NgramIndex:
     """The n-grams of benchmark prompts.
 
-    A prompt of fewer words than `size` is found only as a whole text: its words stand in many others by chance.
+    A prompt with fewer than `size` words matches whole texts only: its words occur in many others by chance.
     """
 
     def __init__(self, prompts: Iterable[str | None], size: int = WORDS) -> None:
@@ -63,7 +63,7 @@ class NgramIndex:
                 self.holders.setdefault(gram, []).append(number)
 
     def overlap(self, text: str | None) -> Overlap:
-        """Return the prompt whose n-grams a text holds the largest share of."""
+        """Return the prompt of whose n-grams the text contains the largest share."""
         words = words_of(text or "")
         seen: set[int] = set()
         for size in self.lengths:

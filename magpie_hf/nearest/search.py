@@ -1,4 +1,4 @@
-"""Neighbours of a set: copies joined first, the method chosen by size and device, results the same for any row order."""
+"""SearchResult within a set: exact copies are joined first, the method depends on size and device, the row order is irrelevant."""
 
 from __future__ import annotations
 
@@ -7,35 +7,54 @@ import time
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from .approximate import search_approximately
 from .blocks import CPU_BLOCK, GPU_BLOCK, Progress
 from .exact import ExactSearch
-from .state import FloatArray, IntArray, State, Vectors
+from .state import BoolArray, FloatArray, IntArray, Matrix, PickedRows, State, Vectors
 
 
 THRESHOLD = 0.05
-"""Distance under which two instructions count as near duplicates: the default of the releases' script."""
+"""Distance under which two instructions count as near-duplicates: the default of the releases' script."""
 METHODS = ("auto", "exact", "approximate")
 EXACT_FLOPS_CPU = 2.5e13
-"""Above this, the CPU searches approximately: some five minutes of exact search on two cores."""
+"""Above this, the CPU searches approximately: about five minutes of exact search on two cores."""
 EXACT_FLOPS_GPU = 1e16
 """Above this, a GPU does too."""
 BYTES_PER_ROW = 80
-"""Memory of a search beside the vectors: the state's arrays, their copies while they are reduced."""
+"""Memory of a search in addition to the vectors: the arrays of its state, and copies while they are reduced."""
 SAVE_EVERY_S = 20.0
 
 
+class SearchReport(TypedDict):
+    """How a search was done and what it found. `flops`: of an exact search; `recall`: of an approximate one."""
+
+    method: str
+    device: str
+    precision: str
+    threshold: float
+    num_rows: int
+    num_vectors: int
+    dim: int
+    invalid_rows: int
+    duplicate_rows: int
+    groups: int
+    seconds: float
+    flops: float | None
+    recall: dict[str, float | int | None] | None
+
+
 @dataclass
-class Neighbors:
-    """What was found; all arrays are (num_rows,).
+class SearchResult:
+    """Result of a search; all arrays are (num_rows,).
 
     `distance`: float32, squared L2 to the nearest other row, NaN where there is none. `nearest`: int64 row, or -1.
     `repeats`: int64, rows under the threshold. `smallest`: int64, the smallest rank among these and the row itself, or
-    -1 where there are none. `group`: int64, the smallest rank in the row's group. `report`: how it was done.
+    -1 where there are none. `group`: int64, the smallest rank in the row's group.
     """
 
     distance: FloatArray
@@ -43,7 +62,7 @@ class Neighbors:
     repeats: IntArray
     smallest: IntArray
     group: IntArray
-    report: dict[str, Any] = field(default_factory=dict)
+    report: SearchReport = field(init=False)
 
 
 def choose_method(num_rows: int, dim: int, device: str = "cpu") -> str:
@@ -53,7 +72,7 @@ def choose_method(num_rows: int, dim: int, device: str = "cpu") -> str:
 
 
 def find_neighbors(
-    matrix: Any,
+    matrix: Matrix,
     *,
     rank: IntArray | None = None,
     copies: IntArray | None = None,
@@ -64,26 +83,26 @@ def find_neighbors(
     block_rows: int | None = None,
     directory: Path | None = None,
     progress: Progress | None = None,
-) -> Neighbors:
-    """Find each row's nearest row, its near duplicates and its group.
+) -> SearchResult:
+    """Find each row's nearest row, its near-duplicates and its group.
 
     Args:
         matrix: (num_vectors, dim), float32 or float16, may be a memory map; rows need not have unit length.
         rank: (num_rows,) int64, a permutation: which rows are preferred; by default their order.
         copies: (num_rows,) int64, the vector of each row, where equal texts share one; by default one each.
-        threshold: Distance under which rows are near duplicates.
+        threshold: Distance under which rows are near-duplicates.
         method: "exact", "approximate", or "auto".
         device: "cpu" or a CUDA device, for exact search.
         precision: Of the products on a GPU: "float32", "tf32" or "float16".
         block_rows: Rows of a block.
-        directory: Where an exact search keeps its state, to go on after an interruption.
-        progress: Called with blocks done and blocks in all.
+        directory: Where an exact search saves its state, to resume after an interruption.
+        progress: Called with the number of blocks done and the total.
     """
     started = time.monotonic()
     copies = np.arange(len(matrix), dtype=np.int64) if copies is None else np.asarray(copies, dtype=np.int64)
     rank = np.arange(len(copies), dtype=np.int64) if rank is None else np.asarray(rank, dtype=np.int64)
     copies, used, content = _equal_vectors(matrix, copies)
-    vectors = Vectors(_Rows(matrix, used))
+    vectors = Vectors(PickedRows(matrix, used))
     least = np.full(len(used), len(copies), dtype=np.int64)
     np.minimum.at(least, copies, rank)
     state = State(least, np.bincount(copies, minlength=len(used)).astype(np.int64))
@@ -115,23 +134,8 @@ def find_neighbors(
     return found
 
 
-class _Rows:
-    """Some rows of a matrix, read when they are asked for."""
-
-    def __init__(self, matrix: Any, rows: IntArray) -> None:
-        self._matrix, self._rows = matrix, rows
-        self.shape = (len(rows), *matrix.shape[1:])
-        self._is_all = len(rows) == len(matrix) and bool((rows == np.arange(len(rows))).all())
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, where: Any) -> Any:
-        return self._matrix[where] if self._is_all else self._matrix[self._rows[where]]
-
-
-def _equal_vectors(matrix: Any, copies: IntArray) -> tuple[IntArray, IntArray, bytes]:
-    """Return each row's vector among the different ones, where these lie in the matrix, and a hash of all."""
+def _equal_vectors(matrix: Matrix, copies: IntArray) -> tuple[IntArray, IntArray, bytes]:
+    """Return each row's index among the distinct vectors, the positions of these in the matrix, and a hash of all."""
     width = matrix.shape[1] * matrix.dtype.itemsize if len(matrix) else 0
     digests = np.empty((len(matrix), 2), dtype=np.uint64)
     for start in range(0, len(matrix), 8192):
@@ -153,32 +157,32 @@ def _equal_vectors(matrix: Any, copies: IntArray) -> tuple[IntArray, IntArray, b
 
 
 def _run_exact(search: ExactSearch, directory: Path | None, progress: Progress | None, content: bytes) -> None:
-    """Run a search, saving its state now and then; go on from what was saved of the very same search."""
-    place = None if directory is None else directory / "search.npz"
+    """Run a search, saving its state from time to time; resume from a saved state of the same search."""
+    file = None if directory is None else directory / "search.npz"
     facts = _facts(search, content)
-    if place is not None and place.is_file():
+    if file is not None and file.is_file():
         try:
-            with place.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as saved:
                 if np.array_equal(saved["facts"], facts):
                     search.state.restore({name: saved[name] for name in search.state.arrays()})
                     search.done = int(saved["done"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            search.done = 0  # a damaged state: from the beginning
-            search.state.forget()
+            search.done = 0  # a damaged state: start from the beginning
+            search.state.reset()
     last = time.monotonic()
     while search.advance():
         if progress is not None:
             progress(search.done, search.num_blocks)
-        if place is not None and time.monotonic() - last > SAVE_EVERY_S:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            part = place.with_name("search.part.npz")
-            np.savez(part, facts=facts, done=np.int64(search.done), **search.state.arrays())
-            part.replace(place)
+        if file is not None and time.monotonic() - last > SAVE_EVERY_S:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_name("search.part.npz")
+            np.savez(part, facts=facts, done=np.int64(search.done), **search.state.arrays())  # type: ignore[arg-type]
+            part.replace(file)
             last = time.monotonic()
 
 
-def _facts(search: ExactSearch, content: bytes) -> Any:
-    """Return a hash of all that a saved state depends on: the vectors, their ranks and weights, how they are compared."""
+def _facts(search: ExactSearch, content: bytes) -> npt.NDArray[np.uint8]:
+    """Return a hash of all that a saved state depends on: vectors, ranks and weights, and how they are compared."""
     state = search.state
     digest = hashlib.blake2b(content, digest_size=16)
     digest.update(state.rank.tobytes() + state.weight.tobytes())
@@ -186,8 +190,8 @@ def _facts(search: ExactSearch, content: bytes) -> Any:
     return np.frombuffer(digest.digest(), dtype=np.uint8)
 
 
-def _expand(vectors: Vectors, state: State, copies: IntArray, rank: IntArray) -> Neighbors:
-    """Turn what was found of the different vectors into what holds for rows, copies counted."""
+def _expand(vectors: Vectors, state: State, copies: IntArray, rank: IntArray) -> SearchResult:
+    """Turn the results for distinct vectors into results for rows, copies included."""
     count = state.weight
     own = np.flatnonzero(state.nearest >= 0)
     distance = np.full(len(vectors), np.nan)
@@ -202,7 +206,7 @@ def _expand(vectors: Vectors, state: State, copies: IntArray, rank: IntArray) ->
     alone = ~vectors.valid[copies]
     if several.any():
         nearest[several] = _other_copies(copies, several)
-    return Neighbors(
+    return SearchResult(
         row_distance,
         np.where(alone, -1, nearest),
         row_repeats,
@@ -211,8 +215,8 @@ def _expand(vectors: Vectors, state: State, copies: IntArray, rank: IntArray) ->
     )
 
 
-def _other_copies(copies: IntArray, several: Any) -> IntArray:
-    """Return for each row of a vector with copies another row of it."""
+def _other_copies(copies: IntArray, several: BoolArray) -> IntArray:
+    """Return another row with the same vector for each row whose vector has copies."""
     rows = np.flatnonzero(several)
     order = rows[np.argsort(copies[rows], kind="stable")]
     same = np.r_[copies[order][1:] == copies[order][:-1], False]
@@ -223,4 +227,4 @@ def _other_copies(copies: IntArray, several: Any) -> IntArray:
     return other[rows]
 
 
-__all__ = ["CPU_BLOCK", "GPU_BLOCK", "METHODS", "THRESHOLD", "Neighbors", "choose_method", "find_neighbors"]
+__all__ = ["CPU_BLOCK", "GPU_BLOCK", "METHODS", "THRESHOLD", "SearchResult", "choose_method", "find_neighbors"]

@@ -1,8 +1,9 @@
-"""What a search knows so far: nearest neighbours, near duplicates counted and joined to groups."""
+"""Vectors, and the state of a search: nearest neighbors, counts and groups of near-duplicates."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,17 +12,52 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+DoubleArray = npt.NDArray[np.float64]
+Selector: TypeAlias = slice | IntArray
+NO_COSINE = -3.0
+"""Stands for the cosine of rows that are not compared; lower than any cosine."""
 RECHECK = 1e-4
-"""Distances this near to the threshold or to zero are computed again from the vectors: float32 products err by 1e-6."""
+"""Distances this close to the threshold are computed again from the vectors: float32 products err by 1e-6."""
+
+
+class Matrix(Protocol):
+    """An array of (rows, dim), in memory or mapped from a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and dimensions."""
+
+    @property
+    def dtype(self) -> np.dtype[np.float16] | np.dtype[np.float32]:
+        """The type of its numbers."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, where: Selector, /) -> npt.NDArray[np.float16] | FloatArray: ...
+
+
+class PickedRows:
+    """Some rows of a matrix, read when they are used."""
+
+    def __init__(self, matrix: Matrix, rows: IntArray) -> None:
+        self._matrix, self._rows = matrix, rows
+        self.shape, self.dtype = (len(rows), *matrix.shape[1:]), matrix.dtype
+        self._is_all = len(rows) == len(matrix) and bool((rows == np.arange(len(rows))).all())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, where: Selector, /) -> npt.NDArray[np.float16] | FloatArray:
+        return self._matrix[where if self._is_all else self._rows[where]]
 
 
 class Vectors:
     """Rows of a matrix as unit vectors in float32, block by block; the matrix may be a memory map in float16.
 
-    `valid`: (num_rows,) bool, False for rows that are zero or not finite: they have no neighbour.
+    `valid`: (num_rows,) bool, False for rows that are zero or not finite: they have no neighbors.
     """
 
-    def __init__(self, matrix: Any, block_rows: int = 1024) -> None:
+    def __init__(self, matrix: Matrix, block_rows: int = 1024) -> None:
         self.matrix = matrix
         self._scale = np.zeros(len(matrix), dtype=np.float64)
         for start in range(0, len(matrix), block_rows):
@@ -36,10 +72,10 @@ class Vectors:
 
     @property
     def dim(self) -> int:
-        """Numbers of a vector."""
+        """Dimensions of a vector."""
         return int(self.matrix.shape[1]) if len(self.matrix.shape) > 1 else 0
 
-    def rows(self, where: Any) -> FloatArray:
+    def rows(self, where: Selector) -> FloatArray:
         """Return some rows as unit vectors, (number, dim) float32; invalid ones as zeros."""
         scale = self._scale[where]
         block = _as_float32(self.matrix[where])
@@ -52,18 +88,23 @@ class Vectors:
         out[scale == 0] = 0
         return out
 
-    def distances(self, left: IntArray, right: IntArray) -> npt.NDArray[np.float64]:
-        """Return the distance of each pair of rows, computed from their difference in float64: (number,)."""
-        out = np.empty(len(left), dtype=np.float64)
-        for start in range(0, len(left), 1024):
-            some = slice(start, start + 1024)
-            difference = np.subtract(self.rows(left[some]), self.rows(right[some]), dtype=np.float64)
-            out[some] = np.einsum("ij,ij->i", difference, difference)
-        return out
+    def distances(self, left: IntArray, right: IntArray) -> DoubleArray:
+        """Return the distance of each pair of rows: (number,)."""
+        return distances_between(self, left, self, right)
 
 
-def _as_float32(block: Any) -> FloatArray:
-    """Return a block as float32; half precision by torch, which does it several times as fast as numpy."""
+def distances_between(one: Vectors, left: IntArray, other: Vectors, right: IntArray) -> DoubleArray:
+    """Return the distance of each pair of rows of two sets, computed from their difference in float64: (number,)."""
+    out = np.empty(len(left), dtype=np.float64)
+    for start in range(0, len(left), 1024):
+        some = slice(start, start + 1024)
+        difference = np.subtract(one.rows(left[some]), other.rows(right[some]), dtype=np.float64)
+        out[some] = np.einsum("ij,ij->i", difference, difference)
+    return out
+
+
+def _as_float32(block: npt.NDArray[np.float16] | FloatArray) -> FloatArray:
+    """Return a block as float32; torch converts half precision several times as fast as numpy."""
     given = np.asarray(block)
     if given.dtype != np.float16:
         return np.asarray(given, dtype=np.float32)
@@ -74,10 +115,10 @@ def _as_float32(block: Any) -> FloatArray:
 
 
 class State:
-    """Arrays over all rows: nearest row and its cosine, number of near duplicates, smallest of them, and groups.
+    """Arrays over all rows: nearest row and its cosine, number of near-duplicates, smallest of them, and groups.
 
-    `rank`: (num_rows,) int64, the order in which rows are preferred; so results do not depend on the rows' order.
-    `weight`: (num_rows,) int64, how many rows of the dataset each stands for.
+    `rank`: (num_rows,) int64, the order in which rows are preferred, so that results do not depend on the rows' order.
+    `weight`: (num_rows,) int64, how many rows of the dataset each row represents.
     """
 
     def __init__(self, rank: IntArray, weight: IntArray | None = None) -> None:
@@ -90,18 +131,17 @@ class State:
         self.smallest = rank.copy()
         self.parent = np.arange(count, dtype=np.int64)
 
-    def arrays(self) -> dict[str, Any]:
-        """Return what has to be saved to go on later."""
-        names = ("best", "nearest", "repeats", "smallest", "parent")
-        return {name: getattr(self, name) for name in names}
+    def arrays(self) -> dict[str, FloatArray | IntArray]:
+        """Return the arrays to save, from which `restore` continues."""
+        return {name: getattr(self, name) for name in "best nearest repeats smallest parent".split()}
 
-    def restore(self, arrays: dict[str, Any]) -> None:
-        """Take up what `arrays` gave."""
+    def restore(self, arrays: Mapping[str, FloatArray | IntArray]) -> None:
+        """Continue from saved arrays."""
         for name, values in arrays.items():
             getattr(self, name)[:] = values
 
     def see(self, rows: IntArray, cosines: FloatArray, others: IntArray) -> None:
-        """Note each row's best other row of a block; of equal ones the one of the smallest rank."""
+        """Update the nearest row of rows from a block; of equal ones the one with the smallest rank."""
         old = self.nearest[rows]
         tie = (cosines == self.best[rows]) & (old >= 0) & (self.rank[others] < self.rank[old])
         better = (cosines > self.best[rows]) | tie
@@ -109,14 +149,14 @@ class State:
         self.nearest[rows[better]] = others[better]
 
     def see_last(self, rows: IntArray, cosines: FloatArray, others: IntArray) -> None:
-        """Note the last of each row's entries, where a row may have several."""
+        """Update from the last entry of each row, where a row may have several."""
         last = len(rows) - 1 - np.unique(rows[::-1], return_index=True)[1]
         self.see(rows[last], cosines[last], others[last])
 
     def count(self, rows: IntArray, near: BoolArray) -> tuple[IntArray, IntArray]:
-        """Return for each column of `near`, (rows, columns), its number of near duplicates and their smallest rank.
+        """Return the number of near-duplicates of each column of `near`, (rows, columns), and their smallest rank.
 
-        Each column has one at least.
+        Each column has at least one.
         """
         if (self.weight[rows] == 1).all():
             number = np.count_nonzero(near, axis=0)
@@ -126,12 +166,12 @@ class State:
         return number, self.rank[rows[order[near[order].argmax(axis=0)]]]
 
     def add(self, rows: IntArray, number: IntArray, smallest: IntArray) -> None:
-        """Add what `count` found for rows, each given once."""
+        """Add the result of `count` for rows, each given once."""
         self.repeats[rows] += number
         self.smallest[rows] = np.minimum(self.smallest[rows], smallest)
 
     def link(self, rows: IntArray, columns: IntArray, near: BoolArray) -> None:
-        """Join the groups of rows and columns where `near`, (rows, columns), says so; each has a partner."""
+        """Join the groups of rows and columns that are `near`, (rows, columns); each has at least one partner."""
         self.union(rows, columns[near.argmax(axis=1)])
         self.union(columns, rows[near.argmax(axis=0)])
         while True:
@@ -153,11 +193,11 @@ class State:
             if not differ.any():
                 return
             left, right = np.minimum(a[differ], b[differ]), np.maximum(a[differ], b[differ])
-            # The last write of a root wins; pairs whose link was overwritten are tried again.
+            # Where a root is written twice, the last write wins; the overwritten pairs are joined in the next pass.
             parent[right] = left
 
     def roots(self, rows: IntArray) -> IntArray:
-        """Return each row's root; paths on the way are halved."""
+        """Return each row's root, halving the paths on the way."""
         parent = self.parent
         found = parent[rows]
         while True:
@@ -168,12 +208,12 @@ class State:
             parent[rows] = above
             found = above
 
-    def forget(self) -> None:
-        """Start anew."""
+    def reset(self) -> None:
+        """Forget all that was found."""
         self.__init__(self.rank, self.weight)  # type: ignore[misc]
 
     def groups(self) -> IntArray:
-        """Return for each row the smallest rank in its group: (num_rows,) int64."""
+        """Return the smallest rank in each row's group: (num_rows,) int64."""
         roots = self.roots(np.arange(len(self.parent), dtype=np.int64))
         least = self.rank.copy()
         np.minimum.at(least, roots, self.rank)

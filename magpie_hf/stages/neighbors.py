@@ -1,7 +1,7 @@
-"""`neighbors`: near duplicates of instructions, by embeddings.
+"""`neighbors`: near-duplicates of instructions, by embeddings.
 
-Source of columns, embedder and threshold: the releases' script (all-mpnet-base-v2, squared L2 under 0.05). Unlike it,
-a group is closed under nearness and has one survivor whatever the rows' order, and duplicates are not capped at 500.
+Source of columns, embedder and threshold: the releases' script (all-mpnet-base-v2, squared L2 under 0.05). Unlike
+there, groups are transitive, the row that is kept does not depend on the row order, and duplicates are not capped at 500.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ import numpy as np
 
 from ..errors import ArgumentError, DatasetError
 from ..models import ModelRef
-from ..nearest.search import BYTES_PER_ROW, METHODS, THRESHOLD, find_neighbors
+from ..nearest.search import BYTES_PER_ROW, METHODS, THRESHOLD, SearchReport, SearchResult, find_neighbors
+from ..nearest.state import IntArray, PickedRows
 from ..scoring.embedding import EmbeddingStore, Encode, embed_texts, load_embedder, text_keys
 from ..stage import ModelChoice, SetResult, SetStage, Workspace, resolved, silent
 from ..storage.rundir import stable_hash
 
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 MODEL = "sentence-transformers/all-mpnet-base-v2"
-"""The releases' embedder."""
+"""The embedder of the releases."""
 PRECISIONS = ("float32", "tf32", "float16")
 
 
 @dataclass(frozen=True)
 class Embedding(SetStage):
-    """What all stages on embeddings have in common; see `Neighbors`."""
+    """Settings and methods that all stages on embeddings share; see `Neighbors`."""
 
     model: str | None = resolved(None)
     revision: str | None = resolved(None)
@@ -43,22 +45,22 @@ class Embedding(SetStage):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The text, and the row's name."""
+        """The text, and the row's uuid."""
         return (self.column, "uuid")
 
     def models(self, generator: str) -> dict[str, ModelChoice]:
-        """Return the embedder: the demo's beside the demo model, else the releases'."""
+        """Return the embedder: the demo embedder with the demo model, otherwise that of the releases."""
         name = self.model or ("demo" if generator == "demo" else MODEL)
         return {"embedder": ModelChoice(name, self.revision, "embedder")}
 
     def store(self, work: Workspace) -> EmbeddingStore:
-        """Return the embedder's sidecar: shared by all stages and sizes of a run."""
+        """Return the stored vectors of this embedder: shared by all stages and sizes of a run."""
         ref = work.context.refs["embedder"]
         name = stable_hash([ref.name, ref.revision, self.prompt, self.max_seq_length], 12)
         return EmbeddingStore(work.shared / f"embeddings-{name}")
 
     def embed(self, store: EmbeddingStore, dataset: Dataset, column: str, work: Workspace) -> None:
-        """Embed the column's texts that the store lacks."""
+        """Embed the texts of the column that are not yet in the store."""
 
         def texts() -> Iterator[Sequence[str]]:
             for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=4096):
@@ -80,11 +82,11 @@ class Embedding(SetStage):
 
 @dataclass(frozen=True)
 class Neighbors(Embedding):
-    """Finds each instruction's nearest other one, and its group of near duplicates.
+    """Finds the nearest other instruction of each instruction, and its group of near-duplicates.
 
     - `model`, `revision`: the embedder: a sentence-transformers model, or "demo". `column`: the text embedded.
-    - `prompt`: put before each text, for embedders that want one. `max_seq_length`: most tokens read.
-    - `threshold`: squared L2 distance under which two rows are near duplicates.
+    - `prompt`: put before each text, for embedders that need one. `max_seq_length`: most tokens read.
+    - `threshold`: squared L2 distance under which two rows are near-duplicates.
     - `method`: "exact", "approximate" (its recall is measured), or "auto": by size and device.
     - `precision`: of the products on a GPU: "float32", "tf32", "float16". `device`, `batch_size`: of the embedder.
     - `embeddings`: keep each row's vector (float16) as the column `embedding`.
@@ -120,7 +122,7 @@ class Neighbors(Embedding):
         return own | ({"embedding": List(Value("float16"))} if self.embeddings else {})
 
     def apply(self, dataset: Dataset, work: Workspace) -> SetResult:
-        """Embed, search, and name the groups by their survivors."""
+        """Embed, search, and name each group after the row of it that is kept."""
         check_memory(len(dataset))
         with self.store(work) as store:
             self.embed(store, dataset, self.column, work)
@@ -129,13 +131,10 @@ class Neighbors(Embedding):
             uuids = column_of(dataset, "uuid")
             rank = ranks(uuids)
             text = np.flatnonzero(at >= 0)
-            place, copies = np.unique(at[text], return_inverse=True)
-            matrix = store.matrix
-            if len(place) != len(store) or not (place == np.arange(len(place))).all():
-                matrix = _Picked(matrix, place)
+            used, copies = np.unique(at[text], return_inverse=True)
             with work.listener.steps(f"{self.label}: search", len(dataset)) as done:
                 found = find_neighbors(
-                    matrix,
+                    PickedRows(store.matrix, used),
                     rank=rank[text],
                     copies=copies.astype(np.int64),
                     threshold=self.threshold,
@@ -148,17 +147,18 @@ class Neighbors(Embedding):
             columns = _columns(len(dataset), text, found, uuids, rank)
             if self.embeddings:
                 columns["embedding"] = [None if n < 0 else store.matrix[n] for n in at]
-        facts = found.report | {"rows_without_text": len(dataset) - len(text)}
-        if facts["invalid_rows"]:
+        self._report(found.report, work)
+        return SetResult(columns, None, {**found.report, "rows_without_text": len(dataset) - len(text)})
+
+    def _report(self, report: SearchReport, work: Workspace) -> None:
+        """Log rows with unusable embeddings, and the recall of an approximate search."""
+        if report["invalid_rows"]:
             work.listener.note(
-                f"{self.label}: {facts['invalid_rows']} rows have an embedding that is zero or no number."
+                f"{self.label}: {report['invalid_rows']} rows have an embedding that is zero or not finite."
             )
-        if facts["recall"]:
-            shown = ", ".join(
-                f"{name} {value:.1%}" for name, value in facts["recall"].items() if isinstance(value, float)
-            )
-            work.listener.note(f"{self.label}: approximate search; measured recall: {shown or 'unknown'}.")
-        return SetResult(columns, None, facts)
+        if report["recall"]:
+            shares = (f"{name} {value:.1%}" for name, value in report["recall"].items() if isinstance(value, float))
+            work.listener.note(f"{self.label}: approximate search; measured recall: {', '.join(shares) or 'unknown'}.")
 
     def _search_device(self) -> str:
         import torch
@@ -168,38 +168,24 @@ class Neighbors(Embedding):
         return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
-class _Picked:
-    """Some rows of a matrix, read when they are asked for."""
-
-    def __init__(self, matrix: Any, rows: Any) -> None:
-        self._matrix, self._rows = matrix, rows
-        self.shape, self.dtype = (len(rows), *matrix.shape[1:]), matrix.dtype
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, where: Any) -> Any:
-        return self._matrix[self._rows[where]]
-
-
 def has_text(text: str | None) -> bool:
-    """Tell whether there is something to embed."""
+    """Return whether there is something to embed."""
     return text is not None and bool(text.strip())
 
 
-def vectors_of(dataset: Dataset, column: str, store: EmbeddingStore) -> Any:
-    """Return where each row's vector is in the store, or -1 for rows without text: (num_rows,) int64."""
+def vectors_of(dataset: Dataset, column: str, store: EmbeddingStore) -> IntArray:
+    """Return the index of each row's vector in the store, or -1 for rows without text: (num_rows,) int64."""
     at = np.full(len(dataset), -1, dtype=np.int64)
     start = 0
     for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=4096):
         texts = table[column].to_pylist()
-        there = np.array([has_text(text) for text in texts], dtype=bool)
-        at[start : start + len(texts)][there] = store.find(text_keys([text for text in texts if has_text(text)]))
+        is_text = np.array([has_text(text) for text in texts], dtype=bool)
+        at[start : start + len(texts)][is_text] = store.find(text_keys([text for text in texts if has_text(text)]))
         start += len(texts)
     return at
 
 
-def column_of(dataset: Dataset, name: str) -> Any:
+def column_of(dataset: Dataset, name: str) -> pa.StringArray:
     """Return a column of text as one Arrow array."""
     import pyarrow as pa
 
@@ -207,12 +193,12 @@ def column_of(dataset: Dataset, name: str) -> Any:
     return data.combine_chunks() if isinstance(data, pa.ChunkedArray) else data
 
 
-def ranks(uuids: Any) -> Any:
-    """Return the place of each row in the order of uuids, (num_rows,) int64: what decides who survives."""
+def ranks(uuids: pa.StringArray) -> IntArray:
+    """Return each row's rank in the order of uuids, (num_rows,) int64: it decides which row of a group is kept."""
     import pyarrow.compute as pc
 
     if uuids.null_count:
-        raise DatasetError(f"{uuids.null_count} rows have no uuid.", hint="Drop the column to have it made anew.")
+        raise DatasetError(f"{uuids.null_count} rows have no uuid.", hint="Drop the column so that new ones are made.")
     order = np.asarray(pc.sort_indices(uuids)).astype(np.int64)
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
@@ -220,21 +206,23 @@ def ranks(uuids: Any) -> Any:
 
 
 def check_memory(num_rows: int, dim: int = 0) -> None:
-    """Raise ArgumentError if the search's arrays, and an index of float32 vectors, do not fit.
+    """Raise ArgumentError if the arrays of the search, and an index of float32 vectors, do not fit into memory.
 
-    Asked before anything is embedded, and again when the vectors' size is known.
+    Checked before anything is embedded, and again when the size of the vectors is known.
     """
     from ..engines.local.hf import available_memory
 
     wanted = num_rows * (2 * BYTES_PER_ROW + 4 * dim)
     if wanted > available_memory():
         raise ArgumentError(
-            f"A search over {num_rows:,} rows needs about {wanted / 1e9:.0f} GB of memory, and less is free.",
+            f"A search over {num_rows:,} rows needs about {wanted / 1e9:.0f} GB of memory, which is more than is free.",
             hint="Use a machine with more memory, or annotate parts of the dataset.",
         )
 
 
-def _columns(num_rows: int, text: Any, found: Any, uuids: Any, rank: Any) -> dict[str, Any]:
+def _columns(
+    num_rows: int, text: IntArray, found: SearchResult, uuids: pa.StringArray, rank: IntArray
+) -> dict[str, Any]:
     import pyarrow as pa
 
     by_rank = uuids.take(pa.array(np.argsort(rank)))
@@ -248,7 +236,7 @@ def _columns(num_rows: int, text: Any, found: Any, uuids: Any, rank: Any) -> dic
         found.smallest,
         found.group,
     )
-    # Ranks of the search are those of the whole, so each stands for the uuid at that place in the order.
+    # The ranks are those of the whole dataset, so each one stands for the uuid at that position in the order.
     return {
         "min_neighbor_distance": pa.array(distance, mask=np.isnan(distance)),
         "repeat_count": repeats,
