@@ -143,11 +143,11 @@ def test_checksums_see_every_byte_across_blocks(tmp_path, monkeypatch):
     path = tmp_path / "file"
     data = bytes(range(256)) * 20
     path.write_bytes(data)
-    found = {file_record(path)["xxh3_128"]}
+    found = {file_record(path).xxh3_128}
     for at in range(0, len(data), 97):
         path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         os.utime(path, ns=(at + 1, at + 1))
-        found.add(file_record(path)["xxh3_128"])
+        found.add(file_record(path).xxh3_128)
     assert len(found) == 1 + len(range(0, len(data), 97))
 
 
@@ -162,8 +162,8 @@ def test_an_empty_file_has_a_checksum_and_a_missing_one_is_named(tmp_path):
 def test_a_cache_whose_record_was_lost_is_made_again(make, null, tmp_path):
     expected = make(num_rows=6).to_list()
     with RunDir(tmp_path / "run") as run_dir:
-        for state in run_dir.state["stages"].values():
-            state.pop("files")
+        for state in run_dir.state.stages.values():
+            state.files = {}
         run_dir.save()
     null.reset()
     assert make(num_rows=6).to_list() == expected

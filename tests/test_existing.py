@@ -107,7 +107,7 @@ def test_force_replaces_the_dataset_and_keeps_the_finished_rows(make, null, othe
 
 def test_a_run_that_failed_before_its_first_row_is_not_in_the_way(make, other_model, tmp_path):
     with RunDir(tmp_path / "run").own() as run_dir:
-        run_dir.state["recipe"] = {"model": "misspelled", "name": "x"}
+        run_dir.state.recipe = {"model": "misspelled", "name": "x"}
         run_dir.save()
     assert len(make(num_rows=2, model=other_model)) == 2
 

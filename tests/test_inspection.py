@@ -22,6 +22,7 @@ from magpie_hf.session.status import RunReport, StageReport, differences, explai
 from magpie_hf.storage.loading import load_rows
 from magpie_hf.storage.lock import running_owner
 from magpie_hf.storage.rundir import RunDir
+from magpie_hf.storage.state import Totals
 from tests.end_to_end.harness import here
 from tests.stages import conftest as runs
 
@@ -58,13 +59,13 @@ def test_a_finished_run_shows_rows_reasons_tokens_and_where_its_dataset_lies(mak
     assert first.by_code == {"ok": first.done - first.by_code["unfinished"], "unfinished": first.by_code["unfinished"]}
     assert first.prompt_tokens == 10 * first.done
     assert stages["responses"].completion_tokens == 12 * 40
-    assert report.outputs["rows"] == len(dataset) == 40
-    assert report.outputs["columns"] == dataset.column_names
+    assert report.output.rows == len(dataset) == 40
+    assert report.output.columns == dataset.column_names
     totals = report.totals
-    assert totals["tokens"] == sum(stage.prompt_tokens + stage.completion_tokens for stage in report.stages)
-    assert totals["cost"] == pytest.approx(totals["engine_seconds"])
-    assert totals["cost_per_1000_rows"] == pytest.approx(totals["cost"] * 25)
-    assert [session["outcome"] for session in report.sessions] == ["done"]
+    assert totals.tokens == sum(stage.prompt_tokens + stage.completion_tokens for stage in report.stages)
+    assert totals.cost == pytest.approx(totals.engine_seconds)
+    assert totals.cost_per_1000_rows == pytest.approx(totals.cost * 25)
+    assert [session.outcome for session in report.sessions] == ["done"]
 
 
 def test_a_stopped_stage_is_counted_from_its_journal(make, tmp_path):
@@ -72,9 +73,9 @@ def test_a_stopped_stage_is_counted_from_its_journal(make, tmp_path):
     with pytest.raises(BudgetExceeded):
         make(stages=["instructions", brief], budget={"max_tokens_total": 1200}, engine={"window": 4})
     run_dir = RunDir.read(tmp_path / "run")
-    for state in run_dir.state["stages"].values():
-        if state["name"] == "responses":
-            state["counters"] = {}  # as after a kill -9 between two saves
+    for state in run_dir.state.stages.values():
+        if state.name == "responses":
+            state.counts = None  # as after a kill -9 between two saves
     run_dir.save()
     stage = by_name(run_status(tmp_path / "run"))["responses"]
     assert stage.status == "stopped"
@@ -88,8 +89,8 @@ def test_status_follows_the_size_that_was_asked_for_last(make, tmp_path):
     make(num_rows=60)
     make(num_rows=20)
     state = RunDir.read(tmp_path / "run").state
-    assert {stage["rows_out"] for stage in state["stages"].values()} == {20}
-    assert state["outputs"]["rows"] == 20
+    assert {stage.rows_out for stage in state.stages.values()} == {20}
+    assert state.output.rows == 20
 
 
 def test_a_run_that_went_back_to_its_cache_is_done_again(make, null, tmp_path):
@@ -169,7 +170,7 @@ def test_looking_needs_a_run_and_settings_that_can_be_used(make, tmp_path):
         explain_changes(tmp_path / "run", {"num_rows": -3})
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": "x"}', "null", '{"no": 1}', "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", '{"version": "x"}', "null", '{"no": 1}', "\x00"])
 def test_a_file_that_is_no_state_is_one_readable_error(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(MagpieError) as caught:
@@ -183,9 +184,9 @@ def test_a_run_that_is_on_has_an_owner_stages_to_come_and_a_rest(make, tmp_path)
         make(stages=["instructions", brief, "lengths"], budget={"max_tokens_total": 1200}, engine={"window": 4})
     assert run_status(tmp_path / "run").owner is None
     with RunDir(tmp_path / "run").own() as run_dir:
-        responses = next(state for state in run_dir.state["stages"].values() if state["name"] == "responses")
-        assert responses["status"] == "stopped"
-        responses["status"] = "running"
+        responses = next(state for state in run_dir.state.stages.values() if state.name == "responses")
+        assert responses.status == "stopped"
+        responses.status = "running"
         run_dir.save()
         report = run_status(tmp_path / "run")
     assert report.owner["pid"] == os.getpid()
@@ -202,8 +203,8 @@ def test_only_the_stage_of_the_current_session_is_shown_as_running(make, null, t
     with pytest.raises(KeyboardInterrupt):
         make(engine={"window": 4})
     run_dir = RunDir.read(tmp_path / "run")
-    for state in run_dir.state["stages"].values():
-        state["status"] = "running"  # as after a kill -9
+    for state in run_dir.state.stages.values():
+        state.status = "running"  # as after a kill -9
     run_dir.save()
     recipe = load_recipe(run_dir.recipe, {"num_rows": 60})
     with run_dir.own(), Session(recipe, run_dir).recorded():
@@ -213,7 +214,7 @@ def test_only_the_stage_of_the_current_session_is_shown_as_running(make, null, t
 
 def test_no_row_is_shown_as_accepted_where_all_were_rejected(monkeypatch, capsys):
     stage = StageReport("responses", "done", 5, 100, {"fragment": 5}, 0, 0, 0.0, {})
-    report = RunReport("run", {}, [stage], {}, [], {}, [])
+    report = RunReport("run", {}, [stage], Totals(), [], None, [])
     monkeypatch.setattr("magpie_hf.session.status.run_status", lambda _: report)
     show_status(Path("run"))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("responses")]
@@ -276,14 +277,14 @@ def test_the_totals_of_a_run_that_is_not_finished_are_those_of_its_rows(make, nu
     place = RunDir.read(tmp_path / "run")
     report = run_status(place.path)
     tokens = sum(stage.prompt_tokens + stage.completion_tokens for stage in report.stages)
-    assert report.totals["tokens"] == tokens == report.limits[0].spent > 0
+    assert report.totals.tokens == tokens == report.limits[0].spent > 0
 
 
 def test_a_run_that_has_only_the_copy_of_its_state_is_still_one(make, tmp_path):
     make(num_rows=8)
     (tmp_path / "run" / "run.json").unlink()
     facts, _ = run_facts(tmp_path / "run")
-    assert facts["recipe"]["num_rows"] == 8
+    assert facts.recipe["num_rows"] == 8
     (data,) = (tmp_path / "run" / "data").iterdir()
     data.write_bytes(data.read_bytes()[:-9] + b"x" * 9)
     with pytest.raises(DatasetError, match="is damaged"):

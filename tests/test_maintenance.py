@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 import magpie_hf
@@ -33,7 +31,7 @@ def places(tmp_path):
 
 
 def finish(tmp_path, name="all"):
-    return magpie_hf.run(RunDir.read(tmp_path / name).state["recipe"], output=tmp_path / name)
+    return magpie_hf.run(RunDir.read(tmp_path / name).recipe, output=tmp_path / name)
 
 
 def test_shards_make_disjoint_samples_and_together_nothing_twice(make, null, tmp_path):
@@ -58,10 +56,10 @@ def test_a_merged_run_keeps_tokens_reasons_and_seconds_of_its_shards(make, tmp_p
 def test_merging_again_changes_nothing(make, tmp_path):
     shards(make, num_rows=200)
     merge_runs(places(tmp_path), tmp_path / "all")
-    before = {key: dict(state["counters"]) for key, state in RunDir.read(tmp_path / "all").state["stages"].items()}
+    before = {key: state.counts for key, state in RunDir.read(tmp_path / "all").state.stages.items()}
     files = sorted(path.name for path in (tmp_path / "all").rglob("*.jnl"))
     merge_runs(places(tmp_path), tmp_path / "all")
-    after = {key: dict(state["counters"]) for key, state in RunDir.read(tmp_path / "all").state["stages"].items()}
+    after = {key: state.counts for key, state in RunDir.read(tmp_path / "all").state.stages.items()}
     assert after == before
     assert sorted(path.name for path in (tmp_path / "all").rglob("*.jnl")) == files
 
@@ -125,9 +123,9 @@ def test_only_runs_of_one_recipe_are_merged(make, tmp_path):
     make("a", num_rows=4)
     for name, changed in {"b": {"seed": 5}, "c": {"sampling": {"top_p": 0.9}}, "d": {"num_rows": 9}}.items():
         make(name, **{"num_rows": 4, **changed})
-        with pytest.raises(ArgumentError, match="no shards of one run"):
+        with pytest.raises(ArgumentError, match="not shards of one run"):
             merge_runs([tmp_path / "a", tmp_path / name], tmp_path / "all")
-    with pytest.raises(ArgumentError, match="No run"):
+    with pytest.raises(ArgumentError, match="no runs to merge"):
         merge_runs([], tmp_path / "all")
     with pytest.raises(ArgumentError, match="no run"):
         merge_runs([tmp_path / "nowhere"], tmp_path / "all")
@@ -183,8 +181,8 @@ def test_opening_again_survives_a_clock_that_went_back(make, null, tmp_path):
 def test_merging_and_opening_leave_valid_recipes_behind(make, tmp_path):
     shards(make, num_rows=30)
     merged = merge_runs(places(tmp_path), tmp_path / "all")
-    assert load_recipe(json.loads((tmp_path / "all" / "run.json").read_text())["recipe"]).num_rows == 30
-    assert merged.state["merged_from"] == [[part, PARTS] for part in range(PARTS)]
+    assert load_recipe(RunDir.read(tmp_path / "all").recipe).num_rows == 30
+    assert merged.state.merged_from == [(part, PARTS) for part in range(PARTS)]
 
 
 def test_rows_that_a_shard_opened_again_reach_the_run_that_it_was_merged_into(make, null, tmp_path):
@@ -205,7 +203,7 @@ def test_rows_that_a_shard_opened_again_reach_the_run_that_it_was_merged_into(ma
         merge_runs(places(tmp_path), tmp_path / "all")
         assert None not in finish(tmp_path)["response"]
     assert null.log == []
-    assert sorted(state.get("reopened") or 0 for state in RunDir.read(tmp_path / "all").state["stages"].values()) == [
+    assert sorted(state.reopened for state in RunDir.read(tmp_path / "all").state.stages.values()) == [
         0,
         3,
     ]

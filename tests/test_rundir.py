@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magpie_hf.errors import ArgumentError, RunLockedError, StorageError
-from magpie_hf.storage.rundir import RunDir, stable_hash, write_atomically
+from magpie_hf.storage.hashing import stable_hash
+from magpie_hf.storage.rundir import RunDir, write_atomically
+from magpie_hf.storage.state import Pins, RunState, SavedRows, state_text
 
 
 HOLD = "import sys, time; from magpie_hf.storage.rundir import RunDir; RunDir(sys.argv[1]).own(); print('held', flush=True); time.sleep(60)"
@@ -92,14 +94,14 @@ def test_the_owner_from_whom_a_run_was_taken_writes_nothing_more(tmp_path):
     old = RunDir(tmp_path).own()
     old.save()
     new = RunDir(tmp_path).own(take_over=True)
-    new.state["outputs"] = {"rows": 5}
+    new.state.output = SavedRows("f", 5)
     new.save()
     with pytest.raises(RunLockedError, match="taken over") as caught:
         old.save()
     assert "finished rows are kept" in caught.value.hint
     old.release()
     new.save()
-    assert RunDir.read(tmp_path).state["outputs"] == {"rows": 5}
+    assert RunDir.read(tmp_path).state.output == SavedRows("f", 5)
     new.release()
 
 
@@ -107,12 +109,12 @@ def test_the_old_owner_writes_nothing_more_even_if_the_new_one_has_ended(tmp_pat
     old = RunDir(tmp_path).own()
     old.save()
     with RunDir(tmp_path).own(take_over=True) as new:
-        new.state["outputs"] = {"rows": 5}
+        new.state.output = SavedRows("f", 5)
         new.save()
     with pytest.raises(RunLockedError, match="taken over"):
         old.save()
     old.release()
-    assert RunDir.read(tmp_path).state["outputs"] == {"rows": 5}
+    assert RunDir.read(tmp_path).state.output == SavedRows("f", 5)
 
 
 def test_an_owner_whose_lock_was_deleted_stops_at_the_next_save(tmp_path):
@@ -134,18 +136,18 @@ def test_an_owner_who_lost_the_run_to_another_host_stops_at_the_next_save(tmp_pa
 
 def test_state_and_pins_come_back(tmp_path):
     with RunDir(tmp_path).own() as run_dir:
-        assert run_dir.pin("commit", lambda: "abc") == "abc"
-        run_dir.stage_state("instructions", "f" * 32)["status"] = "done"
+        assert run_dir.pin_model("a/b@main", lambda: "abc") == "abc"
+        run_dir.stage_state("instructions", "f" * 32).status = "done"
         run_dir.save()
     again = RunDir.read(tmp_path)
-    assert again.pin("commit", lambda: pytest.fail("asked again")) == "abc"
-    assert again.state["stages"]["instructions-ffffffffffff"]["status"] == "done"
+    assert again.pin_model("a/b@main", lambda: pytest.fail("asked again")) == "abc"
+    assert again.state.stages["instructions-ffffffffffff"].status == "done"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_run_of_a_later_format_is_refused(tmp_path):
-    (tmp_path / "run.json").write_text('{"format": 99}')
-    with pytest.raises(StorageError, match="format 99"):
+    (tmp_path / "run.json").write_text('{"version": 99}')
+    with pytest.raises(StorageError, match="version 99"):
         RunDir(tmp_path)
 
 
@@ -167,8 +169,8 @@ def damages(text):
 @pytest.mark.parametrize("damage", list(damages("")))
 def test_a_damaged_state_is_read_from_its_copy(tmp_path, caplog, damage):
     with RunDir(tmp_path).own() as run_dir:
-        run_dir.pin("commit", lambda: "abc")
-        run_dir.stage_state("instructions", "f" * 32)["status"] = "done"
+        run_dir.pin_model("a/b@main", lambda: "abc")
+        run_dir.stage_state("instructions", "f" * 32).status = "done"
         run_dir.save()
     text = run_dir.file.read_text()
     run_dir.file.write_bytes(damages(text)[damage].encode("utf-8", "surrogateescape"))
@@ -183,10 +185,10 @@ def test_a_damaged_state_is_read_from_its_copy(tmp_path, caplog, damage):
 
 def test_a_state_that_was_deleted_is_read_from_its_copy(tmp_path):
     with RunDir(tmp_path).own() as run_dir:
-        run_dir.pin("commit", lambda: "abc")
+        run_dir.pin_model("a/b@main", lambda: "abc")
         run_dir.save()
     run_dir.file.unlink()
-    assert RunDir.read(tmp_path).state["pins"] == {"commit": "abc"}
+    assert RunDir.read(tmp_path).state.pins == Pins({"a/b@main": "abc"})
 
 
 def test_where_the_copy_is_damaged_too_the_stages_are_found_by_their_journals(tmp_path):
@@ -195,14 +197,14 @@ def test_where_the_copy_is_damaged_too_the_stages_are_found_by_their_journals(tm
     for name in ("run.json", "run.json.bak"):
         (tmp_path / name).write_text("{")
     state = RunDir.read(tmp_path).state
-    assert [stage["name"] for stage in state["stages"].values()] == ["responses"]
+    assert [stage.name for stage in state.stages.values()] == ["responses"]
     with pytest.raises(StorageError, match="recipe of this run is not known") as caught:
         _ = RunDir.read(tmp_path).recipe
     assert "--output" in caught.value.hint
 
 
 def test_a_file_that_is_not_a_runs_state_is_an_error_that_names_it(tmp_path):
-    (tmp_path / "run.json").write_text('{"format": 1, "sta')
+    (tmp_path / "run.json").write_text('{"version": 2, "sta')
     with pytest.raises(StorageError, match="cannot be read") as caught:
         RunDir(tmp_path)
     assert caught.value.where == str(tmp_path / "run.json")
@@ -245,8 +247,8 @@ def test_a_state_that_is_damaged_while_waiting_gives_the_lock_back(tmp_path):
 
 
 def test_reading_needs_no_lock(holder, tmp_path):
-    (tmp_path / "run.json").write_text('{"format": 1, "sessions": [1]}')
-    assert RunDir.read(tmp_path).state["sessions"] == [1]
+    (tmp_path / "run.json").write_text(state_text(RunState(plan=["a"])))
+    assert RunDir.read(tmp_path).state.plan == ["a"]
 
 
 def test_the_state_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -302,7 +304,7 @@ def test_a_hash_survives_being_written_as_json_in_another_order(value):
 
 def test_hashes_are_the_same_in_every_process(tmp_path):
     script = (
-        "from magpie_hf.storage.rundir import stable_hash; print(stable_hash({'x': {'b', 'a'}, 'y': [1, 'ü', None]}))"
+        "from magpie_hf.storage.hashing import stable_hash; print(stable_hash({'x': {'b', 'a'}, 'y': [1, 'ü', None]}))"
     )
     found = {
         subprocess.run(
@@ -321,11 +323,11 @@ def test_the_pins_have_a_file_of_their_own_that_is_written_only_when_they_change
     with RunDir(tmp_path).own() as run_dir:
         run_dir.save()
         assert not run_dir.pins_file.exists()
-        run_dir.pin("commit", lambda: "abc")
+        run_dir.pin_model("a/b@main", lambda: "abc")
         run_dir.save()
         first = run_dir.pins_file.stat().st_ino
         run_dir.save()
         assert run_dir.pins_file.stat().st_ino == first
-        run_dir.pin("date", lambda: None)
+        run_dir.pin_date("x", lambda: None)
         run_dir.save()
-    assert json.loads(run_dir.pins_file.read_text())["pins"] == {"commit": "abc", "date": None}
+    assert json.loads(run_dir.pins_file.read_text())["pins"] == {"models": {"a/b@main": "abc"}, "dates": {"x": None}}

@@ -212,8 +212,8 @@ def test_a_template_that_refuses_a_later_stages_prompt_is_named_before_any_row_i
 
 def test_a_stage_that_uses_no_engine_has_no_seed_in_its_identity_but_whose_tokens_it_counts(apply, tmp_path):
     apply(of(["x"]).add_column("response", ["y"]), Lengths(), seed=1)
-    (state,) = RunDir.read(tmp_path / "run").state["stages"].values()
-    assert set(state["identity_fields"]) == {"stage", "version", "parameters", "tokenizer"}
+    (state,) = RunDir.read(tmp_path / "run").state.stages.values()
+    assert set(state.identity_fields) == {"stage", "version", "parameters", "tokenizer"}
 
 
 def test_another_models_tokens_are_not_taken_from_the_cache(apply, tiny_model_dir, tmp_path):
@@ -231,9 +231,9 @@ def test_another_models_tokens_are_not_taken_from_the_cache(apply, tiny_model_di
 def test_engine_settings_that_change_no_text_are_in_no_identity(apply, tmp_path):
     apply(of(["One?"]), Responses(), engine={"window": 3})
     apply(of(["One?"]), Responses(), engine={"window": 5})
-    (state,) = RunDir.read(tmp_path / "run").state["stages"].values()
-    assert set(state["identity_fields"]) == {"stage", "version", "parameters", "seed", "engine", "template"}
-    assert str(tmp_path) not in str(state["identity_fields"])
+    (state,) = RunDir.read(tmp_path / "run").state.stages.values()
+    assert set(state.identity_fields) == {"stage", "version", "parameters", "seed", "engine", "template"}
+    assert str(tmp_path) not in str(state.identity_fields)
 
 
 def test_shares_are_no_part_of_a_stages_parameters_and_rows_hold_their_setting():

@@ -23,6 +23,7 @@ from ..session.status import run_facts
 from ..storage.checksums import check_files
 from ..storage.loading import as_dataset, load_rows, quiet_datasets
 from ..storage.rundir import RunDir, is_run
+from ..storage.state import RunState
 from .synthesis import run as run_recipe
 
 
@@ -114,24 +115,23 @@ def _push_run(place: Path, settings: PushSettings) -> str:
 def _subsets(run_dir: RunDir, settings: PushSettings) -> Iterator[Subset]:
     """Yield what a finished run has to publish: its subsets, and its rows."""
     place = run_dir.path
-    for config, made in run_dir.state.get("subsets", {}).items():
+    for config, saved in run_dir.state.subsets.items():
         if config == settings.config:
             raise ArgumentError(f"{config!r} is also the name of a subset of this run.", key="config_name")
-        if made["rows"]:
+        if saved.rows:
             known, funnel = run_facts(place, config)
-            check_files(place, made["files"], made.get("checksums"))
-            rows = _parquet([place / name for name in made["files"]])
-            subset = prepared(place, settings, rows, config, made["files"], run=known, funnel=funnel)
+            check_files(place, saved.files)
+            rows = _parquet([place / name for name in saved.files])
+            subset = prepared(place, settings, rows, config, list(saved.files), run=known, funnel=funnel)
             assert subset is not None  # noqa: S101 (it has rows)
             yield subset
-    outputs = run_dir.state["outputs"]
-    if outputs.get("rows") == 0:
+    output = run_dir.state.output
+    if output is not None and not output.rows:
         logger.warning("The run's last rows are none: nothing passed its conditions. Only its subsets are published.")
         return
     known, funnel = run_facts(place)
-    last = prepared(
-        place, settings, load_rows(str(place)), settings.config, outputs.get("files", []), run=known, funnel=funnel
-    )
+    files = list(output.files) if output is not None else []
+    last = prepared(place, settings, load_rows(str(place)), settings.config, files, run=known, funnel=funnel)
     if last is not None:
         yield last
 
@@ -180,12 +180,11 @@ def resume_from_hub(
         state = download_run(remote, name, head, place)
     logger.info("%s: %s is here, in %s", repo_id, run_name(state), place)
     changes: dict[str, Any] = {"push": _push_section(repo_id, revision, state)} if push else {}
-    shard = "/".join(map(str, state["shard"])) if state.get("shard") else None
-    recipe = {key: value for key, value in state["recipe"].items() if key != "push"}
-    return run_recipe(recipe, {**changes, **(overrides or {})}, output=place, shard=shard, **options)
+    recipe = {key: value for key, value in state.recipe.items() if key != "push"}
+    return run_recipe(recipe, {**changes, **(overrides or {})}, output=place, shard=state.shard_name, **options)
 
 
-def _push_section(repo_id: str, revision: str | None, state: Mapping[str, Any]) -> dict[str, Any]:
+def _push_section(repo_id: str, revision: str | None, state: RunState) -> dict[str, Any]:
     """Return the recipe's `push` for going on: the same settings, as far as they travelled."""
-    section = dict(state.get("push") or {})
+    section = state.push.given if state.push else {}
     return {**section, "repo": repo_id, **({"revision": revision} if revision else {})}

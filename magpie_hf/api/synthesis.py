@@ -206,7 +206,7 @@ def run(
             allow_mixed=allow_mixed,
             show_progress=show_progress,
         )
-        run_dir.state["shard"] = list(part)
+        run_dir.state.shard = (part.part, part.parts)
         with session.recorded(), named_disk_errors(run_dir.path):
             stages = planned_stages(built, part, rows.column_names if rows is not None else ())
             check_stages(session, stages, rows)
@@ -261,7 +261,7 @@ def _run_stages(
             continue
         rows = run_stage(stage, rows, session.environment_of(stage))
     named = {stage.config for stage in session.recipe.stages if isinstance(stage, Subset)}
-    run_dir.state["subsets"] = {name: made for name, made in run_dir.state.get("subsets", {}).items() if name in named}
+    run_dir.state.subsets = {name: saved for name, saved in run_dir.state.subsets.items() if name in named}
     written = write_output(rows, run_dir, session.recipe.output.get("format", "parquet"), session.used_stages())
     if session.recipe.output.get("report"):
         from ..reports import write_report
@@ -269,7 +269,8 @@ def _run_stages(
         known, funnel = run_facts(run_dir.path)
         write_report(written, run_dir.path / "report.html", run=known, funnel=funnel)
     if publisher is not None:
-        _announce(publisher, written, publisher.settings.config, run_dir.state["outputs"]["files"])
+        output = run_dir.state.output
+        _announce(publisher, written, publisher.settings.config, list(output.files) if output else [])
     return written
 
 

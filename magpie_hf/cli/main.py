@@ -368,8 +368,7 @@ def _retry(options: argparse.Namespace) -> int:
     # Goes on in any case: rows that an interrupted retry opened are open still.
     run_dir = RunDir.read(options.run)
     state, recipe = run_dir.state, load_recipe(run_dir.recipe, overrides_of(options))
-    shard = "/".join(map(str, state["shard"])) if "shard" in state else None
-    return carry_out(recipe, options.rows, output=options.run, shard=shard, force=options.force)
+    return carry_out(recipe, options.rows, output=options.run, shard=state.shard_name, force=options.force)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..recipe.schema import Recipe
     from ..session.probe import Setting
+    from ..session.status import RunReport, StageReport
 
 
 def carry_out(recipe: Recipe, rows: int, **options: Any) -> int:
@@ -70,43 +71,61 @@ def harmless(text: str) -> str:
 
 
 def show_status(path: Path) -> None:
-    """Print a run's stages, what was not accepted and why, and what it cost."""
-    from ..execution.driver import rejected_by_code
+    """Print the stages of a run with their rejected rows and reasons, and what the run cost."""
     from ..session.status import run_status
 
     report = run_status(path)
     width = max([14, *(len(stage.name) + 2 for stage in report.stages)])
-    print(f"\n{'stage':<{width}}{'status':<10}{'rows':>16}{'tokens':>14}{'rows/s':>9}  not accepted")
-    for stage in report.stages:
+    print(f"\n{'stage':<{width}}{'status':<10}{'rows':>16}{'tokens':>14}{'rows/s':>9}  rejected")
+    _show_stages([stage for stage in report.stages if stage.is_current], width)
+    earlier = [stage for stage in report.stages if not stage.is_current]
+    if earlier:
+        print("of earlier settings:")
+        _show_stages(earlier, width)
+    _show_totals(report)
+    for limit in report.limits:
+        print(f"budget: {limit.setting}, {limit.shown(limit.spent)} used ({limit.spent / limit.value:.0%})")
+    if report.owner is not None:
+        _show_progress(report, report.owner)
+        return
+    last = report.sessions[-1] if report.sessions else None
+    if last is not None and last.outcome != "done":
+        print(f"last session: began {last.started}, ended as: {last.outcome}")
+    if last is not None and last.stopped_by is not None:
+        print(f"stopped by budget.{last.stopped_by.limit} in stage {last.stopped_by.stage}")
+
+
+def _show_stages(stages: Sequence[StageReport], width: int) -> None:
+    from ..execution.driver import rejected_by_code
+
+    for stage in stages:
         accepted = stage.by_code.get("ok", 0) if stage.by_code else stage.done
         shown = f"{accepted:,}" + (f" / {stage.total:,}" if stage.total else "")
         tokens = stage.prompt_tokens + stage.completion_tokens
-        rate = f"{stage.done / stage.seconds:.1f}" if stage.seconds else "-"
+        rate = f"{stage.rows_per_s:.1f}" if stage.rows_per_s else "-"
         reasons = harmless(rejected_by_code(stage.by_code, stage.special_tokens)) or "-"
         print(f"{stage.name:<{width}}{stage.status:<10}{shown:>16}{tokens:>14,}{rate:>9}  {reasons}")
-    totals, rows = report.totals, report.outputs.get("rows")
-    if totals:
-        line = f"in all: {totals['tokens']:,} tokens, {totals['engine_seconds']:.1f} s with an engine open"
-        line += f", {totals['tokens'] / rows:,.0f} tokens a kept row" if rows else ""
-        if totals.get("cost") is not None:
-            line += f", cost {totals['cost']:.4f}"
-        if totals.get("cost_per_1000_rows") is not None:
-            line += f", {totals['cost_per_1000_rows']:.4f} per 1,000 kept rows"
-        print(line)
-    for limit in report.limits:
-        print(f"budget: {limit.setting}, {limit.shown(limit.spent)} used ({limit.spent / limit.value:.0%})")
-    last = report.sessions[-1] if report.sessions else {}
-    if report.owner is not None:
-        print(f"running: process {report.owner.get('pid')} on {harmless(str(report.owner.get('host')))[:100]}")
-        for stage in report.stages:
-            if stage.status == "running" and stage.left is not None:
-                eta = "" if stage.eta_s is None else f", about {duration(stage.eta_s)} at the rate so far"
-                print(f"{stage.name}: {stage.left:,} rows left{eta}")
-        return
-    if last.get("outcome") not in (None, "done"):
-        print(f"last session: began {last['started']}, ended as: {last['outcome']}")
-    if "stopped_by" in last:
-        print(f"stopped by budget.{last['stopped_by']['limit']} in stage {last['stopped_by']['stage']}")
+
+
+def _show_totals(report: RunReport) -> None:
+    totals, rows = report.totals, report.output.rows if report.output else 0
+    line = f"in total: {totals.tokens:,} tokens, {totals.engine_seconds:.1f} s with an engine open"
+    line += f", {totals.tokens / rows:,.0f} tokens per kept row" if rows else ""
+    if totals.cost is not None:
+        line += f", cost {totals.cost:.4f}"
+    if totals.cost_per_1000_rows is not None:
+        line += f", {totals.cost_per_1000_rows:.4f} per 1,000 kept rows"
+    print(line)
+
+
+def _show_progress(report: RunReport, owner: Mapping[str, object]) -> None:
+    print(f"running: process {owner.get('pid')} on {harmless(str(owner.get('host')))[:100]}")
+    for stage in report.stages:
+        if stage.status == "running" and stage.left is not None:
+            eta = (
+                "estimating the time" if stage.eta_s is None else f"about {duration(stage.eta_s)} at the current rate"
+            )
+            print(f"{stage.name}: {stage.left:,} rows left, {eta}")
 
 
 def duration(seconds: float) -> str:
@@ -162,9 +181,10 @@ def show_published(place: Path) -> None:
 
     from ..storage.rundir import RunDir
 
-    hub = RunDir.read(place).state.get("hub") or {}
-    revision = f"  (revision {hub['revision']})" if hub.get("revision") else ""
-    print(f"\nPublished: {constants.ENDPOINT}/datasets/{hub.get('repo')}{revision}")
+    published = RunDir.read(place).state.published
+    if published is not None:
+        revision = f"  (revision {published.revision})" if published.revision else ""
+        print(f"\nPublished: {constants.ENDPOINT}/datasets/{published.repo}{revision}")
 
 
 def show_recipes() -> None:

@@ -223,9 +223,9 @@ def run_instructions(stage: Instructions, num_rows: int, env: Environment, shard
         picks = _choose(stage, points)
         samples = _samples(picks, shares, sum(needs))
         locations = array("q", (points[g].locations[i] for g, i in zip(*samples.values(), strict=True)))
-        store.state["samples"] = _funnel(points)
+        store.state.samples = _funnel(points)
         _write(stage, env, store, journal, samples, locations)
-    store.done(sum(store.state["samples"].values()), len(locations), counters)
+    store.done(sum(store.state.samples.values()), len(locations), counters)
     return store.require_cached()
 
 

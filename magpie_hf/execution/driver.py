@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from copy import copy
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..engines.base import Engine, Generation, Prompt, Request
 from ..errors import TooManyFailures
 from ..storage.journal import Journal
+from ..storage.state import Counts
 from .budget import InFlight
 
 
@@ -47,26 +49,12 @@ class OpenRow:
 
 
 @dataclass
-class StageCounters:
-    """What a stage has done so far, earlier sessions counted in.
+class StageCounters(Counts):
+    """The counts of a stage over all sessions, and of this one.
 
-    `total`: rows wanted, or None while that is open. `done`: finished rows, `by_code` by their code, `special_tokens`:
-    those with the code `special_token` by the token that was left in them; `generated`: finished rows that took tokens.
-    `seconds`: wall time with the engine open. `pending`: rows that met transient failures in this session.
-    `session_*`: what this session did.
+    `session_*`: rows, completion tokens and seconds of this session.
     """
 
-    total: int | None = None
-    done: int = 0
-    by_code: dict[str, int] = field(default_factory=dict)
-    special_tokens: dict[str, int] = field(default_factory=dict)
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    generated: int = 0
-    seconds: float = 0.0
-    pending: int = 0
-    retries: int = 0
-    accepted: int | None = None
     session_rows: int = 0
     session_tokens: int = 0
     session_seconds: float = 0.0
@@ -96,9 +84,9 @@ class StageCounters:
         """Return how many rows were not accepted, by code: "empty 3, special_token 2 (<|im_start|> 2)", or ""."""
         return rejected_by_code(self.by_code, self.special_tokens)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what run.json keeps."""
-        return {k: v for k, v in asdict(self).items() if not k.startswith("session_")}
+    def counts(self) -> Counts:
+        """Return a copy of the counts over all sessions."""
+        return Counts(**{item.name: copy(getattr(self, item.name)) for item in fields(Counts)})
 
 
 def rejected_by_code(by_code: Mapping[str, int], special_tokens: Mapping[str, int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ from ..engines.base import Engine
 from ..models import ModelRef, resolve_model
 from ..stage import Context, ModelChoice, Stage
 from ..storage.keys import content_fingerprint
-from ..storage.rundir import RunDir, stable_hash
+from ..storage.rundir import RunDir, stable_hash, stage_key
+from ..storage.state import StageState
 from .progress import Listener
 
 
@@ -70,11 +71,14 @@ class Environment:
             fields["tokenizer"] = {"model": self.model, "revision": self.revision}
         return fields
 
-    def state_of(self, stage: Stage) -> dict[str, Any] | None:
-        """Return what run.json holds of the stage as it is now, None if it never began."""
+    def key_of(self, stage: Stage) -> str:
+        """Return the key that the stage has in the state of the run with its current settings."""
+        return stage_key(stage.label, stable_hash(self.identity_of(stage), 32))
+
+    def state_of(self, stage: Stage) -> StageState | None:
+        """Return the state of the stage with its current settings, None if it has never begun."""
         identity = stable_hash(self.identity_of(stage), 32)
-        states: Iterable[dict[str, Any]] = self.run_dir.state["stages"].values()
-        return next((state for state in states if state.get("identity") == identity), None)
+        return next((state for state in self.run_dir.state.stages.values() if state.identity == identity), None)
 
     def fingerprint_of(self, dataset: Dataset) -> str:
         """Return the lineage of a dataset: its fingerprint if we made it, else a hash of its content."""

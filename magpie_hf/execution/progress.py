@@ -19,6 +19,8 @@ from .driver import SAVE_EVERY_S, StageCounters
 logger = logging.getLogger("magpie_hf")
 LOG_EVERY_S = 30.0
 PROJECT_FROM = 0.01
+RATE_FROM_ROWS = 3
+"""Rows after which the counts are saved for the first time, so that `status` can show a rate."""
 
 
 class Listener:
@@ -90,7 +92,8 @@ class Listener:
         elif now - self._last_log >= LOG_EVERY_S:
             self._last_log = now
             logger.info("%s: %s of %s rows, %s", self._stage, shown_rows(counters), counters.total, rates(counters))
-        if now - self._last_save >= SAVE_EVERY_S and self.on_save is not None:
+        is_due = now - self._last_save >= SAVE_EVERY_S or counters.session_rows == RATE_FROM_ROWS
+        if is_due and self.on_save is not None:
             self._last_save = now
             self.on_save(counters)
         if not self._projected:

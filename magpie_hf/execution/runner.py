@@ -56,7 +56,7 @@ def _run_set_stage(stage: SetStage, dataset: Dataset, env: Environment, store: S
     directory = store.directory / f"work-{store.fingerprint[:12]}"
     work = Workspace(directory, env.run_dir.path / "stages" / "shared", env.context(stage), env.listener)
     started = time.monotonic()
-    store.state["status"] = "running"
+    store.state.status = "running"
     env.run_dir.save()
     result = stage.apply(dataset, work)
     if result.indices is None:
@@ -65,8 +65,8 @@ def _run_set_stage(stage: SetStage, dataset: Dataset, env: Environment, store: S
     else:
         store.write_rows(dataset, result.indices)
         kept = len(result.indices)
-    store.state["report"] = dict(result.report)
-    store.state["seconds"] = store.state.get("seconds", 0.0) + time.monotonic() - started
+    store.state.report = dict(result.report)
+    store.state.seconds += time.monotonic() - started
     store.done(len(dataset), kept)
     shutil.rmtree(directory, ignore_errors=True)
     return store.require_cached()

@@ -16,9 +16,10 @@ from ..errors import ModelMismatchError, StorageError
 from ..stage import CODE_NUMBERS, CODES, Stage
 from ..storage.checksums import damage, file_record
 from ..storage.disk import writing
+from ..storage.hashing import stable_hash
 from ..storage.journal import Index, Int64Array, Journal
 from ..storage.loading import quiet_datasets
-from ..storage.rundir import stable_hash
+from ..storage.state import ServedState
 from .driver import StageCounters
 from .environment import Environment
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MOST_FINGERPRINTS = 16  # that are kept
+_SERVED = ("model", "revision", "dtype", "version")
 
 
 class StageStore:
@@ -41,9 +43,9 @@ class StageStore:
         self.identity = stable_hash(self.identity_fields, 32)
         self.directory = env.run_dir.stage_dir(stage.label, self.identity)
         self.state = env.run_dir.stage_state(stage.label, self.identity)
-        reopened = self.state.get("reopened", 0)  # how often `retry` opened finished rows again
+        reopened = self.state.reopened  # how often `retry` opened finished rows again
         self.fingerprint = stable_hash([self.identity, input_fingerprint, extra, reopened], 32)
-        self.state.update({"identity_fields": self.identity_fields, "kind": stage.kind})
+        self.state.identity_fields, self.state.kind = self.identity_fields, stage.kind
 
     @property
     def cache_file(self) -> Path:
@@ -63,13 +65,13 @@ class StageStore:
         dataset._fingerprint = self.fingerprint
         self.env.known[self.fingerprint] = None
         # What run.json says may be of another size of this run, or from before a kill.
-        self.state.update({"status": "done", "rows_out": len(dataset), "fingerprint": self.fingerprint})
+        self.state.status, self.state.rows_out, self.state.fingerprint = "done", len(dataset), self.fingerprint
         self.env.listener.stage_cached(self.stage.label, len(dataset))
         return dataset
 
     def _is_whole(self) -> bool:
         """Whether the finished stage's file is as it was written; say if it is not."""
-        record = self.state.get("files", {}).get(self.cache_file.name)
+        record = self.state.files.get(self.cache_file.name)
         if record is None:  # killed between writing the file and recording it, or recorded in a run.json that was lost
             return False
         problem = damage(self.cache_file, record)
@@ -170,12 +172,12 @@ class StageStore:
             with contextlib.suppress(OSError):
                 _drop_orphans(self.directory)
             raise
-        older = {name: kept for name, kept in self.state.get("files", {}).items() if (self.directory / name).is_file()}
-        self.state["files"] = {**older, self.cache_file.name: record}
+        older = {name: kept for name, kept in self.state.files.items() if (self.directory / name).is_file()}
+        self.state.files = {**older, self.cache_file.name: record}
 
     def counters(self, journal: Journal, index: Index, rows: Int64Array) -> StageCounters:
         """Return the counts of the journal's rows that this run uses, and the engine-seconds of earlier sessions."""
-        counters = StageCounters(seconds=float(self.state.get("counters", {}).get("seconds", 0.0)))
+        counters = StageCounters(seconds=self.state.counts.seconds if self.state.counts else 0.0)
         counters.add_index(index, rows, CODES)
         special = index.locations[rows[index.codes[rows] == CODE_NUMBERS["special_token"]]]
         found = (journal.read(location).get("why") for location in special.tolist())
@@ -184,21 +186,20 @@ class StageStore:
 
     def begin(self, counters: StageCounters) -> None:
         """Record that the stage is running."""
-        self.state["status"] = "running"
+        self.state.status = "running"
         self.save(counters)
 
     def save(self, counters: StageCounters) -> None:
         """Write the stage's counts to run.json."""
-        self.state["counters"] = counters.to_dict()
+        self.state.counts = counters.counts()
         self.env.run_dir.save()
 
     def done(self, rows_in: int, rows_out: int, counters: StageCounters | None = None) -> None:
         """Record that the stage is finished."""
-        self.state.update(
-            {"status": "done", "rows_in": rows_in, "rows_out": rows_out, "fingerprint": self.fingerprint}
-        )
+        self.state.status, self.state.fingerprint = "done", self.fingerprint
+        self.state.rows_in, self.state.rows_out = rows_in, rows_out
         if counters is not None:
-            self.state["counters"] = counters.to_dict()
+            self.state.counts = counters.counts()
         self.env.run_dir.save()
 
     def check_served(self, engine: Engine) -> None:
@@ -206,24 +207,25 @@ class StageStore:
         if engine.served is not None:
             self.check_reply(engine.served)
 
-    def check_reply(self, served: Any) -> None:
+    def check_reply(self, served: Served) -> None:
         """Raise ModelMismatchError if another model serves than the one that made the stage's earlier rows."""
-        seen = {k: v for k, v in served._asdict().items() if v is not None}
-        before: dict[str, Any] = self.state.setdefault("served", {})
-        self._note_fingerprint(before, seen.pop("fingerprint", None))
-        changed = {k: (before[k], v) for k, v in seen.items() if k in before and before[k] != v}
+        before = self.state.served
+        self._note_fingerprint(before, served.fingerprint)
+        seen = {name: value for name, value in served._asdict().items() if name in _SERVED and value is not None}
+        changed = {name: (old, new) for name, new in seen.items() if (old := getattr(before, name)) not in (None, new)}
         if changed and not self.env.allow_mixed:
             shown = "; ".join(f"{name}: {old} before, {new} now" for name, (old, new) in changed.items())
             raise ModelMismatchError(
-                f'Stage "{self.stage.name}": the server changed in mid-run ({shown}).',
-                hint="Start the same server again, or add --allow-mixed to go on (every row keeps its own provenance).",
+                f'Stage "{self.stage.name}": the server changed during the run ({shown}).',
+                hint="Start the same server again, or add --allow-mixed to continue (every row keeps its own provenance).",
                 changed=changed,
             )
-        before.update({k: v for k, v in seen.items() if k in Served._fields})
+        for name, value in seen.items():
+            setattr(before, name, value)
 
-    def _note_fingerprint(self, before: dict[str, Any], fingerprint: str | None) -> None:
+    def _note_fingerprint(self, before: ServedState, fingerprint: str | None) -> None:
         """Keep the fingerprints of the stage's replies, and warn at the second: other settings, or replicas that differ."""
-        known: list[str] = before.setdefault("fingerprints", []) if fingerprint else []
+        known = before.fingerprints
         if not fingerprint or fingerprint in known or len(known) >= _MOST_FINGERPRINTS:
             return
         known.append(fingerprint)

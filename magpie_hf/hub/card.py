@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..columns import SHAREGPT
 from ..errors import StorageError
 from ..reports import svg
+from ..storage.state import RunFacts
 from ..version import __version__
 from .citations import citations_of
 from .facts import carded, chart_sheet, config_facts
@@ -43,7 +44,7 @@ def build_card(
     repo_id: str = "me/my-dataset",
     config_name: str = "default",
     title: str | None = None,
-    run: Mapping[str, Any] | None = None,
+    run: RunFacts | None = None,
     funnel: Sequence[Any] | None = None,
     license: str | None = None,
     existing: str = "",

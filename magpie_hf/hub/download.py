@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import logging
 import os
 import re
@@ -13,12 +13,14 @@ from typing import Any
 
 from ..errors import ArgumentError, HubError, StorageError, did_you_mean, quoted
 from ..storage.rundir import RunDir
+from ..storage.state import RunState, load_state
 from .manifest import ROOT, SEGMENT_SUFFIX, public_recipe, runs_of
 from .remote import Head, Remote, check_online
 
 
 logger = logging.getLogger("magpie_hf")
 _KEY = re.compile(r"[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def find_run(remote: Remote, run: str | None = None) -> tuple[str, Head]:
@@ -48,8 +50,8 @@ def find_run(remote: Remote, run: str | None = None) -> tuple[str, Head]:
     return run or names[0], head
 
 
-def download_run(remote: Remote, name: str, head: Head, output: Path) -> dict[str, Any]:
-    """Put a run's finished rows and its state into a directory; what is there already stays. Return run.json.
+def download_run(remote: Remote, name: str, head: Head, output: Path) -> RunState:
+    """Download the finished rows and the state of a run into a directory, keeping existing files; return the state.
 
     Raises:
         HubError: the Hub cannot be reached; what has come stays, and the same command goes on.
@@ -73,7 +75,7 @@ def download_run(remote: Remote, name: str, head: Head, output: Path) -> dict[st
         state = _state(arriving / root / "run.json", remote)
         run_dir = RunDir(output)
         if not run_dir.exists:  # what this machine knows of the run counts more than what was sent from it
-            run_dir.state.update(state)
+            run_dir.state = state
             run_dir.save()  # before the journals: they alone would be taken for a run that lost its state
         for path, entry in head.files.items():
             if path.startswith(f"{root}/stages/"):
@@ -93,16 +95,12 @@ def download_run(remote: Remote, name: str, head: Head, output: Path) -> dict[st
     return state
 
 
-def _state(path: Path, remote: Remote) -> dict[str, Any]:
+def _state(path: Path, remote: Remote) -> RunState:
     try:
-        state = json.loads(path.read_text("utf-8"))
+        state = load_state(path)
     except ValueError as error:
-        raise HubError(f"The run's state cannot be read: {error}.", where=remote.url) from error
-    parts = [state.get(key) if isinstance(state, Mapping) else None for key in ("stages", "recipe")]
-    if not all(isinstance(part, Mapping) for part in parts):
-        raise HubError("What lies there is no run's state.", where=remote.url)
-    _refuse_own_code(state["recipe"], remote)
-    state.pop("checksum", None)  # of the state as it was sent, not as it is saved here
+        raise HubError(f"The run.json in this repository is damaged: {error}.", where=remote.url) from error
+    _refuse_own_code(state.recipe, remote)
     return trusted(state)
 
 
@@ -129,22 +127,19 @@ def _class_names(value: Any) -> Iterator[str]:
         yield from _class_names(inner)
 
 
-def trusted(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return of a run's state that came from elsewhere what cannot turn this machine against its user.
+def trusted(state: RunState) -> RunState:
+    """Return the parts of a downloaded state that are safe to use on this machine.
 
-    No addresses that texts or keys would be sent to, no code of models' repositories, no paths; pins only for the model
-    that they are called after.
+    Without addresses that texts or keys would be sent to, code of model repositories, and paths. A model can only be
+    pinned to a commit.
     """
-    pins = state.get("pins")
-    stages = {
-        key: stage for key, stage in state["stages"].items() if _KEY.fullmatch(key) and isinstance(stage, Mapping)
-    }
-    return {
-        **state,
-        "recipe": _without_code(public_recipe(state["recipe"])),
-        "stages": stages,
-        "pins": {key: pin for key, pin in pins.items() if _is_own(key, pin)} if isinstance(pins, Mapping) else {},
-    }
+    commits = {key: pin for key, pin in state.pins.models.items() if pin is None or _COMMIT.fullmatch(pin)}
+    return dataclasses.replace(
+        state,
+        recipe=_without_code(public_recipe(state.recipe)),
+        stages={key: stage for key, stage in state.stages.items() if _KEY.fullmatch(key)},
+        pins=dataclasses.replace(state.pins, models=commits),
+    )
 
 
 def _without_code(value: Any) -> Any:
@@ -155,15 +150,6 @@ def _without_code(value: Any) -> Any:
             )
         return {key: _without_code(inner) for key, inner in value.items() if key != "trust_remote_code"}
     return [_without_code(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _is_own(key: str, pin: Any) -> bool:
-    """Whether a pin says nothing but which commit of the model in its key, or which date."""
-    if not key.startswith("model "):
-        return pin is None or isinstance(pin, str)
-    name = key.removeprefix("model ").rpartition("@")[0]
-    is_commit = isinstance(pin, list) and len(pin) == 4 and all(part is None or isinstance(part, str) for part in pin)
-    return is_commit and pin[:2] == [name, name]
 
 
 def _inside(output: Path, path: str) -> Path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError
 from ..reports import svg
 from ..reports.statistics import dataset_statistics
+from ..storage.state import RunFacts, Totals
 from .licences import Licence, licence_of
 from .manifest import public_name, public_recipe
 from .markdown import line
@@ -32,22 +33,22 @@ _ROLES = ("responder", "judge", "guard", "base")
 def config_facts(
     splits: Mapping[str, Dataset],
     *,
-    run: Mapping[str, Any] | None = None,
+    run: RunFacts | None = None,
     funnel: Sequence[Any] | None = None,
     license: str | None = None,
     sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return the facts of a config, JSON-like.
 
-    `splits`: name to rows; figures are those of the first. `run`: {"recipe", "totals", "stages"} of the run that made
-    it. `funnel`: its selection's steps. `license`: a Hub licence id; by default that of data made with the models.
+    `splits`: name to rows; figures are those of the first. `run`: the run that made it. `funnel`: its selection's steps. `license`: a Hub licence id; by default that of data made with the models.
     `sizes`: split to bytes of its files.
 
     Raises:
         ArgumentError: the licence of the model's data is not known, and none is given.
     """
     dataset = next(iter(splits.values()))
-    recipe = public_recipe((run or {}).get("recipe") or {})
+    run = run or RunFacts()
+    recipe = public_recipe(run.recipe)
     models = writers(recipe, dataset)
     licence = joined_licence(models, license)
     statistics = dataset_statistics(dataset)
@@ -70,7 +71,7 @@ def config_facts(
         "limits": list(_limits(statistics, origin)),
         "samples": _samples(dataset),
         "columns": list(dataset.column_names),
-        "totals": _totals(run),
+        "totals": _totals(run.totals),
     }
 
 
@@ -183,23 +184,18 @@ def _sampling(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _stages(run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    out = []
-    for state in ((run or {}).get("stages") or {}).values():
-        counters = state.get("counters", {})
-        tokens = counters.get("prompt_tokens", 0) + counters.get("completion_tokens", 0)
-        served = state.get("served") or {}
-        out.append(
-            {
-                "name": state.get("name", ""),
-                "rows_in": state.get("rows_in"),
-                "rows_out": state.get("rows_out"),
-                "tokens": tokens,
-                "model": public_name(str(served.get("model") or "")),
-                "version": (state.get("identity_fields") or {}).get("version"),
-            }
-        )
-    return out
+def _stages(run: RunFacts) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": state.name,
+            "rows_in": state.rows_in,
+            "rows_out": state.rows_out,
+            "tokens": state.counts.tokens if state.counts else 0,
+            "model": public_name(state.served.model or ""),
+            "version": state.version,
+        }
+        for state in run.stages.values()
+    ]
 
 
 def _limits(facts: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterator[str]:
@@ -255,11 +251,10 @@ def _cut(text: str) -> str:
     return text if len(text) <= KEPT_CHARACTERS else f"{text[:KEPT_CHARACTERS]} … ({len(text):,} characters)"
 
 
-def _totals(run: Mapping[str, Any] | None) -> list[list[str]]:
-    totals = (run or {}).get("totals") or {}
-    out = [["Tokens", f"{totals['tokens']:,}"]] if totals.get("tokens") else []
-    if totals.get("engine_seconds"):
-        out.append(["engine-hours", f"{totals['engine_seconds'] / 3600:.2f}"])
-    if totals.get("cost") is not None:
-        out.append(["cost", f"{totals['cost']:.2f}"])
+def _totals(totals: Totals) -> list[list[str]]:
+    out = [["Tokens", f"{totals.tokens:,}"]] if totals.tokens else []
+    if totals.engine_seconds:
+        out.append(["engine-hours", f"{totals.engine_seconds / 3600:.2f}"])
+    if totals.cost is not None:
+        out.append(["cost", f"{totals.cost:.2f}"])
     return out

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,26 +21,25 @@ from typing import Any
 import yaml
 
 from ..storage.rundir import RunDir
+from ..storage.state import PushedSettings, RunState, state_text
 
 
 ROOT = ".magpie"
 SEGMENT_SUFFIX = ".bin"
 """Behind .jnl: the Hub keeps .bin files in LFS by its default .gitattributes."""
 _PRIVATE_KEYS = ("output", "push", "budget")
-_PUSH_KEYS = ("config", "license", "state", "every_s")
+_PUSH_KEYS = tuple(item.name for item in dataclasses.fields(PushedSettings))
 
 
-def run_name(state: Mapping[str, Any]) -> str:
-    """Return the name that a run has on the Hub: its recipe's, and a hash of what was asked."""
-    recipe = state.get("recipe", {})
-    name = str(recipe.get("name", "magpie"))
-    shard = state.get("shard") or [0, 1]
-    part = f"-{shard[0]}-of-{shard[1]}" if shard[1] != 1 else ""
-    return f"{name}-{state.get('recipe_hash', 'run')}{part}"
+def run_name(state: RunState) -> str:
+    """Return the name of a run on the Hub: the name of its recipe, and a hash of what the recipe asks for."""
+    number, parts = state.shard
+    part = f"-{number}-of-{parts}" if parts != 1 else ""
+    return f"{state.recipe.get('name', 'magpie')}-{state.recipe_hash or 'run'}{part}"
 
 
-def run_root(state: Mapping[str, Any]) -> str:
-    """Return where a run's state lies in the repository."""
+def run_root(state: RunState) -> str:
+    """Return the folder of a run's state in the repository."""
     return f"{ROOT}/runs/{run_name(state)}"
 
 
@@ -78,27 +77,28 @@ def _exists(name: str) -> bool:
         return False
 
 
-def public_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's state as it goes to the Hub."""
-    kept = {key: value for key, value in state.items() if key not in ("hub", "budget", "outputs", "subsets")}
-    kept["recipe"] = public_recipe(state.get("recipe", {}))
-    kept["sessions"] = [
-        {key: session.get(key) for key in ("started", "ended", "outcome", "versions")}
-        for session in state.get("sessions", [])
-    ]
-    kept["outputs"] = {}
-    push = state.get("recipe", {}).get("push")
-    kept["push"] = {key: push[key] for key in _PUSH_KEYS if key in push} if isinstance(push, Mapping) else {}
-    return kept
+def public_state(state: RunState) -> RunState:
+    """Return a run's state as it is sent to the Hub: without paths, addresses, and what belongs to this machine."""
+    push = state.recipe.get("push")
+    given = {key: push[key] for key in _PUSH_KEYS if key in push} if isinstance(push, Mapping) else {}
+    return dataclasses.replace(
+        state,
+        recipe=public_recipe(state.recipe),
+        budget={},
+        sessions=[dataclasses.replace(session, stopped_by=None) for session in state.sessions],
+        output=None,
+        subsets={},
+        published=None,
+        push=PushedSettings(**given),
+    )
 
 
 def state_files(run_dir: RunDir) -> dict[str, bytes]:
     """Return the small files that travel with a run, by path in the repository."""
     state = RunDir.read(run_dir.path).state if run_dir.exists else run_dir.state
     root = run_root(state)
-    recipe = yaml.safe_dump(public_recipe(state.get("recipe", {})), sort_keys=False, allow_unicode=True)
-    text = json.dumps(public_state(state), indent=2, ensure_ascii=False, default=str) + "\n"
-    files = {f"{root}/run.json": text.encode(), f"{root}/recipe.yaml": recipe.encode()}
+    recipe = yaml.safe_dump(public_recipe(state.recipe), sort_keys=False, allow_unicode=True)
+    files = {f"{root}/run.json": state_text(public_state(state)).encode(), f"{root}/recipe.yaml": recipe.encode()}
     report = run_dir.path / "report.html"
     if report.is_file():
         files[f"{root}/report.html"] = report.read_bytes()
@@ -115,9 +115,9 @@ def closed_segments(run_dir: RunDir, *, all_closed: bool = False) -> Iterator[tu
         return
     state = RunDir.read(run_dir.path).state
     root = run_root(state)
-    for key, stage in state["stages"].items():
+    for key, stage in state.stages.items():
         segments = sorted((run_dir.path / "stages" / key / "journal").glob("*.jnl"))
-        closed = segments if all_closed or stage.get("status") == "done" else segments[:-1]
+        closed = segments if all_closed or stage.status == "done" else segments[:-1]
         for path in closed:
             yield f"{root}/stages/{key}/journal/{path.name}{SEGMENT_SUFFIX}", path
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..columns import columns_of, listed
+from ..storage.state import RunFacts
 from .manifest import public_name
 from .markdown import line
 
@@ -31,7 +32,7 @@ _TEXT_STAGES = ("instructions", "responses", "turns", "preference_responses")
 _OTHER_STAGES = ("select", "subset")
 
 
-def origin_of(recipe: Mapping[str, Any], run: Mapping[str, Any] | None, dataset: Dataset) -> dict[str, Any]:
+def origin_of(recipe: Mapping[str, Any], run: RunFacts, dataset: Dataset) -> dict[str, Any]:
     """Return where rows come from, JSON-like.
 
     `rows`: how many. `is_new`: the run synthesized them, be they none. `synthesized`: how many instructions are Magpie's.
@@ -40,7 +41,7 @@ def origin_of(recipe: Mapping[str, Any], run: Mapping[str, Any] | None, dataset:
     `annotations`: what was annotated. `source`: the dataset that the rows come from, "" if it is not known.
     """
     is_new = bool(recipe) and not recipe.get("dataset")
-    stages = [str(state.get("name", "")) for state in ((run or {}).get("stages") or {}).values()]
+    stages = [state.name for state in run.stages.values()]
     written = {what: _written(dataset, *where) for what, where in _WRITERS.items()}
     further = {what: _written(dataset, *where) for what, where in _FURTHER_WRITERS.items()}
     given = recipe.get("dataset")

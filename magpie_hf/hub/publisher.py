@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..errors import HubError, MagpieError
 from ..storage.rundir import RunDir
+from ..storage.state import Published
 from .download import download_run
 from .manifest import closed_segments, run_name, run_root, state_files
 from .push import Subset, push_subset
@@ -34,9 +35,9 @@ class Publisher:
     def __init__(self, run_dir: RunDir, settings: PushSettings, *, resume: str = "") -> None:
         self.run_dir = run_dir
         self.settings = settings
-        known = run_dir.state.get("hub") or {}
-        is_same = known.get("repo_asked") == settings.repo
-        pull_request = known.get("revision") if is_same and settings.create_pr else None
+        known = run_dir.state.published
+        is_same = known is not None and known.repo_asked == settings.repo
+        pull_request = known.revision if known is not None and is_same and settings.create_pr else None
         self.remote = Remote(
             settings.repo,
             revision=pull_request or settings.revision,
@@ -79,17 +80,13 @@ class Publisher:
             return
         theirs = download_run(self.remote, run_name(mine), head, root)
         logger.info("Going on with the rows of this run that lie in %s.", self.remote.url)
-        mine["pins"] = {**theirs["pins"], **mine["pins"]}
-        for key, stage in theirs["stages"].items():
-            mine["stages"].setdefault(key, stage)
+        mine.pins = theirs.pins.updated(mine.pins)
+        for key, stage in theirs.stages.items():
+            mine.stages.setdefault(key, stage)
         self.run_dir.save()
 
     def _remember(self) -> None:
-        self.run_dir.state["hub"] = {
-            "repo_asked": self.settings.repo,
-            "repo": self.remote.repo_id,
-            "revision": self.remote.revision,
-        }
+        self.run_dir.state.published = Published(self.settings.repo, self.remote.repo_id, self.remote.revision)
 
     def ready(self, subset: Subset) -> None:
         """Publish a config that is whole, as soon as the thread comes to it."""

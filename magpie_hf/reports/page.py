@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
 from ..storage.disk import writing
+from ..storage.state import RunFacts
 from . import svg
 from .statistics import dataset_statistics
 from .topics import TopicMap, topic_map
@@ -30,7 +31,7 @@ def write_report(
     path: str | Path,
     *,
     title: str | None = None,
-    run: Mapping[str, Any] | None = None,
+    run: RunFacts | None = None,
     funnel: Sequence[Mapping[str, Any]] | None = None,
     compare: Mapping[str, Dataset] | None = None,
     sample_rows: int = SAMPLE_ROWS,
@@ -38,7 +39,7 @@ def write_report(
 ) -> Path:
     """Write the report of a dataset and return the file's path.
 
-    `run`: {"recipe", "totals"} of the run that made it. `funnel`: steps with condition, rows_in, rows_out, nulls.
+    `run`: the run that made it. `funnel`: steps with condition, rows_in, rows_out, nulls.
     `compare`: up to three other datasets, for the map of topics. `sample_rows`: rows that verbs and samples are drawn
     from, by `seed`.
 
@@ -50,7 +51,7 @@ def write_report(
         raise ArgumentError(f"{len(compare)} datasets cannot be told apart on one map.", hint="Give three at most.")
     facts = dataset_statistics(dataset)
     sample = _sample(dataset, sample_rows, seed)
-    name = str((run or {}).get("recipe", {}).get("name") or "this dataset")
+    name = str((run or RunFacts()).recipe.get("name") or "this dataset")
     page = _template().render(
         title=title or (f"Report: {name}" if run else "Dataset report"),
         facts=facts,
@@ -171,18 +172,18 @@ def _without_path(model: str) -> str:
     return Path(model).name if model.startswith(("/", "~", ".")) else model
 
 
-def _provenance(run: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    recipe = (run or {}).get("recipe") or {}
-    totals = (run or {}).get("totals") or {}
+def _provenance(run: RunFacts | None) -> list[tuple[str, str]]:
+    run = run or RunFacts()
+    recipe, totals = run.recipe, run.totals
     lines = [
         (key, _without_path(str(recipe[key])) if key == "model" else str(recipe[key]))
         for key in ("name", "model", "revision", "num_rows", "seed", "order")
         if recipe.get(key)
     ]
-    if totals.get("tokens"):
-        lines.append(("tokens spent", f"{totals['tokens']:,}"))
-    if totals.get("engine_seconds"):
-        lines.append(("engine-hours", f"{totals['engine_seconds'] / 3600:.2f}"))
+    if totals.tokens:
+        lines.append(("tokens spent", f"{totals.tokens:,}"))
+    if totals.engine_seconds:
+        lines.append(("engine-hours", f"{totals.engine_seconds / 3600:.2f}"))
     return lines
 
 

@@ -25,8 +25,8 @@ def check_continues(recipe: Recipe, run_dir: RunDir, *, force: bool = False) -> 
     Raises:
         ArgumentError: the directory holds the run of another recipe; names it.
     """
-    before = run_dir.state.get("recipe")
-    if force or not isinstance(before, Mapping) or not _has_rows(run_dir):
+    before = run_dir.state.recipe
+    if force or not before or not _has_rows(run_dir):
         return
     changed = list(_changes(before, recipe))
     if changed:
@@ -42,7 +42,7 @@ def check_continues(recipe: Recipe, run_dir: RunDir, *, force: bool = False) -> 
 def _has_rows(run_dir: RunDir) -> bool:
     """Whether there is anything to lose: a run that failed at its start (e.g., a misspelled model) has nothing."""
     stages = run_dir.path / "stages"
-    return bool(run_dir.state["outputs"]) or any(stages.glob("*/journal/*.jnl")) or any(stages.glob("*/*.arrow"))
+    return run_dir.state.output is not None or any(stages.glob("*/journal/*.jnl")) or any(stages.glob("*/*.arrow"))
 
 
 def _changes(before: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
@@ -93,14 +93,14 @@ def _stages(raw: Mapping[str, Any]) -> list[str]:
 
 def _described(raw: Mapping[str, Any], run_dir: RunDir) -> str:
     """Return the name, model, stages, rows and last time of a run, for people."""
-    rows, sessions = run_dir.state["outputs"].get("rows"), run_dir.state["sessions"]
-    last = sessions[-1] if sessions else {}
+    output, sessions = run_dir.state.output, run_dir.state.sessions
+    last = (sessions[-1].ended or sessions[-1].started) if sessions else None
     model = raw.get("model") or (raw.get("judge") or {}).get("model")
     parts = [
         f"recipe {quoted(_name(raw))}",
         f"model {quoted(model)}" if model else "",
         f"stages {', '.join(_stages(raw))}",
-        "no dataset yet" if rows is None else f"{rows:,} rows",
-        f"last used {last.get('ended') or last.get('started')}" if last else "",
+        "no dataset yet" if output is None else f"{output.rows:,} rows",
+        f"last used {last}" if last else "",
     ]
     return ", ".join(part for part in parts if part)

@@ -1,51 +1,50 @@
-"""Change finished runs: join the shards of a job array, open failed rows again."""
+"""Change finished runs: merge the shards of a job array, reopen failed rows."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import ArgumentError, StorageError, did_you_mean
 from ..recipe.schema import load_recipe
 from ..stage import CODE_NUMBERS, CODES
 from ..storage.journal import CODE_REOPENED, Journal, halves_key
 from ..storage.rundir import RunDir
+from ..storage.state import Counts, MergedCounts, RunState, StageState
 from .existing import check_continues
 
 
 def merge_runs(
     paths: Sequence[str | Path], output: str | Path, *, force: bool = False, take_over: bool = False
 ) -> RunDir:
-    """Join the journals of runs of one recipe (shards of a job array) in a new run directory.
+    """Merge the journals of runs of one recipe (shards of a job array) into a new run directory.
 
-    The same recipe, run with that directory as output, then takes all rows from there and makes only what no shard
-    has: usually nothing, at most a few samples. `force`, `take_over`: as in `magpie_hf.run`.
+    The same recipe, run with that directory as output, then reuses all rows and generates only those that no shard
+    has: usually none, at most a few samples. `force`, `take_over`: as in `magpie_hf.run`.
 
     Raises:
-        ArgumentError: the runs are not of one recipe, or the directory holds another one's.
+        ArgumentError: the runs are not of one recipe, or the directory holds the run of another one.
         StorageError: a file cannot be copied.
     """
     runs = [RunDir.read(path) for path in paths]
     if not runs:
-        raise ArgumentError("No run was given to merge.", hint="Give the shards' run directories.")
+        raise ArgumentError("There are no runs to merge.", hint="Give the shards' run directories.")
     _check_same(runs)
     recipe = runs[0].recipe
     with RunDir(output).own(take_over=take_over) as merged:
         check_continues(load_recipe(recipe), merged, force=force)
-        merged.state["pins"] = {**runs[0].state["pins"], **merged.state["pins"]}
-        merged.state["recipe"] = recipe
-        merged.state["merged_from"] = [run.state.get("shard") for run in runs]
+        merged.state.pins = runs[0].state.pins.updated(merged.state.pins)
+        merged.state.recipe = recipe
+        merged.state.merged_from = [run.state.shard for run in runs]
         merged.save()  # before the journals: an interrupted merge leaves a run whose state is known
         for run in runs:
-            for key, state in run.state["stages"].items():
+            for key, state in run.state.stages.items():
                 _copy_journal(run.path / "stages" / key / "journal", merged.path / "stages" / key / "journal")
-                target = merged.state["stages"].setdefault(
-                    key, {k: state[k] for k in ("name", "identity", "identity_fields", "kind", "served") if k in state}
-                )
-                _add_counts(target, state, "/".join(map(str, run.state.get("shard", [0, 1]))))
+                target = merged.state.stages.setdefault(key, _new_stage(state))
+                _add_counts(target, state, run.state.shard_name)
         merged.save()
     return merged
 
@@ -53,20 +52,25 @@ def merge_runs(
 def _check_same(runs: Sequence[RunDir]) -> None:
     first = runs[0]
     for run in runs[1:]:
-        for name in ("recipe_hash", "recipe", "pins"):
-            mine, other = _asked(first, name), _asked(run, name)
-            if mine != other:
-                raise ArgumentError(
-                    f"{run.path} and {first.path} differ in their {name.replace('_', ' ')}, so they are no shards of one run.",
-                    hint="Merge only runs of the same recipe, started with the same settings and --shard i/n.",
-                )
+        mine, other = _asked(first.state), _asked(run.state)
+        changed = next((name for name in mine if mine[name] != other[name]), None)
+        if changed is not None:
+            raise ArgumentError(
+                f"{run.path} and {first.path} differ in their {changed}, so they are not shards of one run.",
+                hint="Merge only runs of the same recipe, started with the same settings and --shard i/n.",
+            )
 
 
-def _asked(run: RunDir, name: str) -> Any:
-    value = run.state.get(name)
-    if name == "recipe" and isinstance(value, dict):
-        return {key: value.get(key) for key in ("model", "num_rows", "sampling", "stages", "seed")}
-    return value
+def _asked(state: RunState) -> dict[str, object]:
+    """Return what shards of one run have in common."""
+    recipe = {key: state.recipe.get(key) for key in ("model", "num_rows", "sampling", "stages", "seed")}
+    return {"recipe hash": state.recipe_hash, "recipe": recipe, "pins": state.pins}
+
+
+def _new_stage(state: StageState) -> StageState:
+    """Return the state of a merged stage before its first shard is added."""
+    kept = dataclasses.replace(state, counts=None, status="pending", rows_in=None, rows_out=None, fingerprint=None)
+    return dataclasses.replace(kept, files={}, report={}, samples={}, seconds=0.0, reopened=0, merged={})
 
 
 def _copy_journal(source: Path, target: Path) -> None:
@@ -87,30 +91,28 @@ def _copy_journal(source: Path, target: Path) -> None:
             ) from error
 
 
-def _add_counts(target: dict[str, Any], state: Mapping[str, Any], shard: str) -> None:
-    """Add a shard's engine-seconds, and how often its rows were opened again: then stages behind them collect anew."""
-    counters = target.setdefault("counters", {})
-    seconds = _added(target, "merged_seconds", shard, state.get("counters", {}).get("seconds", 0.0))
-    counters["seconds"] = counters.get("seconds", 0.0) + seconds
-    reopened = _added(target, "merged_reopened", shard, state.get("reopened", 0))
-    if reopened > 0:  # it falls where a shard's state was rebuilt
-        target["reopened"] = target.get("reopened", 0) + reopened
-        target["status"] = "reopened"
+def _add_counts(target: StageState, state: StageState, shard: str) -> None:
+    """Add what a shard's engine-seconds and reopened counts grew by since it was last merged.
 
-
-def _added(target: dict[str, Any], name: str, shard: str, now: float) -> Any:
-    """Return what a shard's count grew by since it was last merged: merging twice adds nothing."""
-    merged = target.setdefault(name, {})
-    before, merged[shard] = merged.get(shard, 0), now
-    return now - before
+    If rows were reopened, the stages behind this one collect again.
+    """
+    merged = target.merged.get(shard, MergedCounts())
+    now = MergedCounts(state.counts.seconds if state.counts else 0.0, state.reopened)
+    target.counts = target.counts or Counts()
+    target.counts.seconds += now.seconds - merged.seconds
+    reopened = now.reopened - merged.reopened
+    if reopened > 0:  # negative if the state of a shard was rebuilt
+        target.reopened += reopened
+        target.status = "reopened"
+    target.merged[shard] = now
 
 
 def reopen_rows(path: str | Path, codes: str | Sequence[str], *, take_over: bool = False) -> dict[str, int]:
-    """Open the rows again that finished with one of these codes; return how many a stage.
+    """Reopen the rows that finished with one of these codes, so that they run again; return their number per stage.
 
     Raises:
-        ArgumentError: no such code, or one of rows that are fine.
-        RunLockedError: the run is on.
+        ArgumentError: there is no such code, or it is not an error.
+        RunLockedError: another process runs this.
     """
     codes = [codes] if isinstance(codes, str) else codes
     for code in codes:
@@ -120,12 +122,12 @@ def reopen_rows(path: str | Path, codes: str | Sequence[str], *, take_over: bool
     RunDir.read(path)
     opened: dict[str, int] = {}
     with RunDir(path).own(take_over=take_over) as run_dir:
-        for key, state in run_dir.state["stages"].items():
+        for key, state in run_dir.state.stages.items():
             count = _reopen(run_dir.path / "stages" / key / "journal", wanted)
             if count:
-                opened[state["name"]] = opened.get(state["name"], 0) + count
-                state["reopened"] = state.get("reopened", 0) + 1
-                state["status"] = "reopened"
+                opened[state.name] = opened.get(state.name, 0) + count
+                state.reopened += 1
+                state.status = "reopened"
         run_dir.save()
     return opened
 

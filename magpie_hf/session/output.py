@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import StorageError
 from ..hub.push import write_shards
@@ -16,6 +17,7 @@ from ..storage.checksums import damaged_files, file_records
 from ..storage.disk import writing
 from ..storage.loading import quiet_datasets
 from ..storage.rundir import RunDir, is_run
+from ..storage.state import SavedRows
 
 
 if TYPE_CHECKING:
@@ -30,94 +32,85 @@ _OUR_FILE = re.compile(r"train-\d{5}-of-\d{5}\.parquet|data-\d{5}-of-\d{5}\.arro
 def write_output(dataset: Dataset, run_dir: RunDir, file_format: str, stages: Sequence[str] | None = None) -> Dataset:
     """Put the columns in the released order and write the dataset into the run directory; return it.
 
-    `file_format`: "parquet" (data/train-*.parquet), "arrow" (`save_to_disk` into dataset/), or "none". What is there
-    already under the same fingerprint is left alone. `stages`: which of run.json's made it.
+    `file_format`: "parquet" (data/train-*.parquet), "arrow" (`save_to_disk` into dataset/), or "none". Nothing is
+    written if the same dataset is saved already. `stages`: keys of the stages that made it.
     """
     fingerprint = str(dataset._fingerprint)
     ordered = dataset.select_columns(column_order(dataset.column_names))
-    outputs = run_dir.state["outputs"]
-    written = outputs.get("fingerprint") == fingerprint and outputs.get("format") == file_format
-    if not (written and _is_whole(run_dir.path, outputs)):
+    saved = run_dir.state.output
+    is_saved = saved is not None and (saved.fingerprint, saved.format) == (fingerprint, file_format)
+    if saved is None or not is_saved or not _is_whole(run_dir.path, saved):
         run_dir.check_owner()
         check_target(run_dir.path, file_format)
         with writing("the dataset", run_dir.path), quiet_datasets():
-            files = _write(ordered, run_dir.path, file_format)
-            checksums = file_records(run_dir.path, files)
-        if outputs.get("fingerprint") != fingerprint:
+            files = file_records(run_dir.path, _write(ordered, run_dir.path, file_format))
+        if saved is None or saved.fingerprint != fingerprint:
             _drop_stale(run_dir.path, file_format)
-        run_dir.state["outputs"] = {
-            "fingerprint": fingerprint,
-            "format": file_format,
-            "files": files,
-            "checksums": checksums,
-            "rows": len(dataset),
-            "columns": ordered.column_names,
-        }
+        saved = SavedRows(fingerprint, len(dataset), file_format, files, ordered.column_names)
+        run_dir.state.output = saved
         run_dir.save()
     if stages is not None:
-        run_dir.state["outputs"]["stages"] = list(stages)
+        run_dir.state.output = dataclasses.replace(saved, stages=list(stages))
         run_dir.save()
     return ordered
 
 
-def _is_whole(place: Path, made: Mapping[str, Any]) -> bool:
-    """Whether all files of a dataset that was written are as they were written; say which are not."""
-    problems = damaged_files(place, made.get("files", []), made.get("checksums"))
+def _is_whole(place: Path, saved: SavedRows) -> bool:
+    """Whether all files of a saved dataset are as they were written; warn about those that are not."""
+    problems = damaged_files(place, saved.files)
     if problems:
         logger.warning("The dataset saved in %s is damaged (%s): written again.", place, ", ".join(problems[:5]))
     return not problems
 
 
 def write_subset(dataset: Dataset, run_dir: RunDir, config: str, stages: Sequence[str] | None = None) -> list[str]:
-    """Write the rows that there are at this point as a config of their own, CONFIG/train-*.parquet; return the files."""
+    """Write the rows at this point of the run as a config of their own, CONFIG/train-*.parquet; return the files."""
     fingerprint = str(dataset._fingerprint)
-    subsets = run_dir.state.setdefault("subsets", {})
-    known = subsets.get(config, {})
-    if known.get("fingerprint") == fingerprint and _is_whole(run_dir.path, known):
-        return [str(name) for name in known["files"]]
+    subsets = run_dir.state.subsets
+    saved = subsets.get(config)
+    if saved is not None and saved.fingerprint == fingerprint and _is_whole(run_dir.path, saved):
+        return list(saved.files)
     target = run_dir.path / config
     if target.exists() and not _is_ours(target):
         raise StorageError(
-            f"The subset {config!r} would be written here, and files lie here that no run wrote.",
+            f"The subset {config!r} would be written here, but this directory contains files that no run wrote.",
             where=str(target),
-            hint="Choose another place with --output, or another name for the subset.",
+            hint="Choose another --output, or another name for the subset.",
         )
     run_dir.check_owner()
     ordered = dataset.select_columns(column_order(dataset.column_names))
     with writing("the subset", target), quiet_datasets():
-        files = _replace(ordered, target, "parquet")
-        checksums = file_records(run_dir.path, files)
-    subsets[config] = {
-        "fingerprint": fingerprint,
-        "files": files,
-        "checksums": checksums,
-        "rows": len(dataset),
-        "columns": ordered.column_names,
-        **({} if stages is None else {"stages": list(stages)}),
-    }
+        files = file_records(run_dir.path, _replace(ordered, target, "parquet"))
+    subsets[config] = SavedRows(
+        fingerprint,
+        len(dataset),
+        files=files,
+        columns=ordered.column_names,
+        stages=None if stages is None else list(stages),
+    )
     run_dir.save()
-    return files
+    return list(files)
 
 
 def _drop_stale(place: Path, file_format: str) -> None:
-    """Remove what an earlier dataset of this run left in another format: `load_dataset` would go on reading it."""
+    """Remove the files of an earlier dataset of this run in another format: `load_dataset` would still read them."""
     for other, directory in DIRECTORIES.items():
         if other != file_format and _is_ours(place / directory):
             shutil.rmtree(place / directory, ignore_errors=True)
 
 
 def check_target(place: Path, file_format: str) -> None:
-    """Refuse to replace a directory of somebody's: asked before the run, as the dataset is written at its end.
+    """Refuse to replace a directory that no run wrote; checked before the run, as the dataset is written at its end.
 
     Raises:
-        StorageError: the dataset's directory holds files that no run wrote.
+        StorageError: the dataset's directory contains files that no run wrote.
     """
     target = place / DIRECTORIES.get(file_format, "")
     if file_format in DIRECTORIES and target.exists() and not _is_ours(target):
         raise StorageError(
-            "The dataset would be written here, and files lie here that no run wrote.",
+            "The dataset would be written here, but this directory contains files that no run wrote.",
             where=str(target),
-            hint="Choose another place with --output.",
+            hint="Choose another --output.",
         )
 
 
@@ -134,12 +127,12 @@ def _write(dataset: Dataset, place: Path, file_format: str) -> list[str]:
 
 
 def _replace(dataset: Dataset, target: Path, file_format: str) -> list[str]:
-    """Write the dataset beside the target and put it in its place; return the files, relative to the run."""
+    """Write the dataset beside the target, then replace the target; return the files, relative to the run."""
     place = target.parent
     fresh = place / f".{target.name}-new"
     shutil.rmtree(fresh, ignore_errors=True)
     if file_format == "arrow":
-        # Without a row, save_to_disk writes no file unless asked for one, and load_from_disk then fails.
+        # Without rows, save_to_disk writes no file unless num_shards is given, and load_from_disk then fails.
         dataset.save_to_disk(str(fresh), num_shards=None if len(dataset) else 1)
     else:
         write_shards(dataset, fresh)

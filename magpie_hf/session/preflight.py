@@ -6,8 +6,8 @@ A run pays for its rows stage by stage. A last stage that cannot run at all must
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from ..engines import check_installed
 from ..errors import MagpieError
@@ -15,6 +15,7 @@ from ..execution.candidates import Shard
 from ..recipe.schema import Recipe
 from ..stage import Stage, check_columns
 from ..stages.subset import Subset
+from ..storage.state import StageState
 from .session import Session
 
 
@@ -61,23 +62,27 @@ def check_stages(session: Session, stages: Iterable[Stage], rows: Dataset | None
             if {*stage.needs} <= {*rows.column_names}:
                 stage.check_columns(rows)
     num_rows = session.recipe.num_rows if rows is None else len(rows)
+    plan: list[str] = []
     for stage in planned:
         with _naming(stage):
-            state = session.environment_of(stage).state_of(stage) or {}
-            if state.get("status") == "done" and _rows_of(session, stage, state) == num_rows:
-                num_rows = state["rows_out"]
+            env = session.environment_of(stage)
+            plan.append(env.key_of(stage))
+            state = env.state_of(stage)
+            if state is not None and state.status == "done" and _rows_of(session, stage, state) == num_rows:
+                num_rows = state.rows_out or 0
                 continue
             _check_needs(session, stage)
         if not stage.features():  # a selection: how many rows come behind it is not known yet
             num_rows = -1
+    session.run_dir.state.plan = list(dict.fromkeys(plan))
 
 
-def _rows_of(session: Session, stage: Stage, state: Mapping[str, Any]) -> int:
+def _rows_of(session: Session, stage: Stage, state: StageState) -> int | None:
     """Return the number of rows that a finished stage was asked for."""
     if stage.name != "instructions":
-        return int(state["rows_in"])
-    is_shard = (session.run_dir.state.get("shard") or (0, 1))[1] > 1
-    return session.recipe.num_rows if is_shard else int(state["rows_out"])
+        return state.rows_in
+    is_shard = session.run_dir.state.shard[1] > 1
+    return session.recipe.num_rows if is_shard else state.rows_out
 
 
 def _check_needs(session: Session, stage: Stage) -> None:

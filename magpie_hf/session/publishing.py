@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ..hub.push import Subset, write_shards
 from ..hub.settings import PushSettings
 from ..recipe.schema import Recipe
 from ..storage.rundir import RunDir
+from ..storage.state import RunFacts
 
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def prepared(
     config: str,
     files: list[str],
     *,
-    run: Mapping[str, Any] | None,
+    run: RunFacts | None,
     funnel: Any,
 ) -> Subset | None:
     """Return a run's config as it can be published, None if it has no rows.

@@ -9,7 +9,7 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from ..messages import user
 from ..models import ModelRef, resolve_model
 from ..recipe.schema import Recipe, RoleSpec
 from ..stage import ModelChoice, Stage
-from ..storage.rundir import RunDir, stable_hash
+from ..storage.hashing import stable_hash
+from ..storage.rundir import RunDir
+from ..storage.state import Counts, SessionState, StoppedBy, Totals
 from ..templates.guard import GuardTemplate
 from ..templates.plain import PlainTemplate
 from ..templates.template import ChatTemplate
@@ -91,7 +93,7 @@ class Session:
 
     def used_stages(self) -> list[str]:
         """Return the keys in run.json of the stages that took part so far, in order: others are of earlier settings."""
-        by_fingerprint = {state.get("fingerprint"): key for key, state in self.run_dir.state["stages"].items()}
+        by_fingerprint = {state.fingerprint: key for key, state in self.run_dir.state.stages.items()}
         return [by_fingerprint[fingerprint] for fingerprint in self._known if fingerprint in by_fingerprint]
 
     @property
@@ -136,17 +138,17 @@ class Session:
         return engine
 
     def _spent_elsewhere(self, key: str) -> tuple[int, float]:
-        return spent(self.run_dir, but=key)
+        return self.run_dir.state.spent(but=key)
 
     def summary(self, rows: int) -> str:
         """Return what a finished run says at its end: rows, what was rejected and why, tokens, time, and where it is."""
         rejected = []
         for key in self.used_stages():
-            state = self.run_dir.state["stages"][key]
-            counters = state.get("counters", {})
-            reasons = rejected_by_code(counters.get("by_code", {}), counters.get("special_tokens", {}))
-            rejected += [f"{state['name']}: rejected {reasons}"] if reasons else []
-        tokens, seconds = spent(self.run_dir)
+            state = self.run_dir.state.stages[key]
+            counts = state.counts or Counts()
+            reasons = rejected_by_code(counts.by_code, counts.special_tokens)
+            rejected += [f"{state.name}: rejected {reasons}"] if reasons else []
+        tokens, seconds = self.run_dir.state.spent()
         lines = [f"{rows:,} rows, {tokens:,} tokens, {seconds:.1f} s of generation", *rejected]
         return "\n".join([*lines, f"Saved in {self.run_dir.path}"])
 
@@ -159,34 +161,34 @@ class Session:
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
         """Record the session in run.json: when, with which versions, how it ended."""
-        record: dict[str, Any] = {"started": _now(), "versions": dict(versions()), "outcome": "killed"}
+        record = SessionState(_now(), dict(versions()))
+        state = self.run_dir.state
         self._mark_stopped()  # a killed session could not
-        self.run_dir.state["sessions"].append(record)
-        self.run_dir.state["recipe"] = self.recipe.raw
-        self.run_dir.state["recipe_hash"] = self.recipe.hash
-        self.run_dir.state["budget"] = {k: v for k, v in asdict(self.recipe.budget).items() if v is not None}
+        state.sessions.append(record)
+        state.recipe, state.recipe_hash = dict(self.recipe.raw), self.recipe.hash
+        state.budget = {k: v for k, v in asdict(self.recipe.budget).items() if v is not None}
         self.run_dir.save()
         try:
             yield
-            record["outcome"] = "done"
+            record.outcome = "done"
         except BaseException as error:
-            record["outcome"] = type(error).__name__
+            record.outcome = type(error).__name__
             if isinstance(error, BudgetExceeded):
-                record["stopped_by"] = {name: error.data[name] for name in ("stage", "limit", "value", "spent")}
+                record.stopped_by = StoppedBy(**{item.name: error.data[item.name] for item in fields(StoppedBy)})
             raise
         finally:
             self.close()
-            record["ended"] = _now()
+            record.ended = _now()
             self._mark_stopped()
-            self.run_dir.state["totals"] = totals(self.run_dir, self.recipe)
+            state.totals = totals(self.run_dir, self.recipe)
             with contextlib.suppress(MagpieError):  # a full disk must not hide the error that matters
                 self.run_dir.save()
 
     def _mark_stopped(self) -> None:
         """Record that no stage is running: only the current session's stage may be shown as running."""
-        for state in self.run_dir.state["stages"].values():
-            if state.get("status") == "running":
-                state["status"] = "stopped"
+        for state in self.run_dir.state.stages.values():
+            if state.status == "running":
+                state.status = "stopped"
 
 
 def pinned_model(spec: RoleSpec, run_dir: RunDir) -> ModelRef:
@@ -200,8 +202,8 @@ def pinned(name: str, revision: str | None, run_dir: RunDir, kind: str = "model"
         return ModelRef("", "", None, None)
     if name == "demo" or Path(os.path.expanduser(name)).is_dir():
         return resolve_model(name, revision, kind=kind)
-    found = run_dir.pin(f"model {name}@{revision or 'main'}", lambda: list(resolve_model(name, revision)))
-    return ModelRef(*found)
+    commit = run_dir.pin_model(f"{name}@{revision or 'main'}", lambda: resolve_model(name, revision).revision)
+    return ModelRef(name, name, commit, commit)
 
 
 def template_date(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, role: str = "generator") -> str | None:
@@ -212,9 +214,8 @@ def template_date(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, role: str = "g
     given = spec.template.get("date")
     if given is not None:
         return str(given)
-    key = f"template date {stable_hash([ref.name, ref.revision, spec.template], 8)}"
-    found: str | None = run_dir.pin(key, lambda: load_template(spec, ref, None, role).date)
-    return found
+    key = stable_hash([ref.name, ref.revision, spec.template], 8)
+    return run_dir.pin_date(key, lambda: load_template(spec, ref, None, role).date)
 
 
 def load_template(
@@ -273,24 +274,13 @@ def make_engine(role: RoleSpec, ref: ModelRef, token_texts: dict[int, str] | Non
     return engine
 
 
-def spent(run_dir: RunDir, but: str | None = None) -> tuple[int, float]:
-    """Return the tokens and engine-seconds of all stages in run.json (but one, by key)."""
-    tokens, seconds = 0, 0.0
-    for key, state in run_dir.state["stages"].items():
-        counters = state.get("counters", {})
-        if key != but:
-            tokens += counters.get("prompt_tokens", 0) + counters.get("completion_tokens", 0)
-            seconds += counters.get("seconds", 0.0)
-    return tokens, seconds
-
-
-def totals(run_dir: RunDir, recipe: Recipe) -> dict[str, Any]:
-    """Return tokens, engine-seconds and, with a price, the cost of the run, whole and per 1,000 kept rows."""
-    tokens, seconds = spent(run_dir)
+def totals(run_dir: RunDir, recipe: Recipe) -> Totals:
+    """Return tokens, engine-seconds and, with a price, the cost of the run, in total and per 1,000 kept rows."""
+    tokens, seconds = run_dir.state.spent()
     cost = recipe.budget.cost(seconds)
-    kept = run_dir.state["outputs"].get("rows")
-    per_thousand = None if cost is None or not kept else cost / kept * 1000
-    return {"tokens": tokens, "engine_seconds": seconds, "cost": cost, "cost_per_1000_rows": per_thousand}
+    output = run_dir.state.output
+    per_thousand = None if cost is None or output is None or not output.rows else cost / output.rows * 1000
+    return Totals(tokens, seconds, cost, per_thousand)
 
 
 @functools.cache

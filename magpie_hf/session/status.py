@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,18 +15,21 @@ from ..recipe.schema import Recipe, load_recipe
 from ..stage import CODES, Stage
 from ..stages.instructions import Instructions
 from ..stages.subset import Subset
+from ..storage.hashing import stable_hash
 from ..storage.journal import Journal
 from ..storage.lock import running_owner
-from ..storage.rundir import RunDir, is_run, stable_hash
+from ..storage.rundir import RunDir, is_run, stage_name
+from ..storage.state import Counts, JsonObject, RunFacts, RunState, SavedRows, SessionState, StageState, Totals
 from .session import Session
 
 
 class StageReport(NamedTuple):
-    """One stage of a run: finished rows by code, tokens, and engine-seconds; `total` is None while that is open.
+    """One stage of a run: finished rows by code, tokens, and engine-seconds; `total` is None while it is unknown.
 
-    `status`: "done", "running", "stopped", or "to come". `left`: rows that are still wanted, `eta_s`: the seconds that
-    they take at the rate so far; None where that is not known.
-    `special_tokens`: rows rejected for a special token, by the token.
+    `status`: "done", "running", "stopped", "reopened" (by `retry`), "recovered" (run.json was lost), "pending", or
+    "to come". `left`: rows that are still wanted; `eta_s`: the seconds that they take at the rate so far, None while
+    that is unknown. `rows_per_s`: finished rows per engine-second. `special_tokens`: rows rejected for a special token,
+    by the token. `is_current`: whether the stage belongs to the settings of the last session.
     """
 
     name: str
@@ -39,137 +43,150 @@ class StageReport(NamedTuple):
     special_tokens: dict[str, int]
     left: int | None = None
     eta_s: float | None = None
+    rows_per_s: float | None = None
+    is_current: bool = True
 
 
 class RunReport(NamedTuple):
-    """A run: its stages in order, its totals, its sessions, its files, and what is spent of each limit of its budget.
+    """A run: its stages, totals, sessions and saved rows, and what is spent of each limit of its budget.
 
-    `owner`: host and pid of the process that runs it now, None if none does.
+    `stages`: those of the current recipe in order, then those of earlier settings. `owner`: host and pid of the process
+    that runs it now, None if none does.
     """
 
     path: str
-    recipe: dict[str, Any]
+    recipe: JsonObject
     stages: list[StageReport]
-    totals: dict[str, Any]
-    sessions: list[dict[str, Any]]
-    outputs: dict[str, Any]
+    totals: Totals
+    sessions: list[SessionState]
+    output: SavedRows | None
     limits: list[Limit]
     owner: dict[str, Any] | None = None
 
 
 def run_status(path: str | Path) -> RunReport:
-    """Return what a run directory holds; works while the run is on.
+    """Return the status of a run directory; works while the run is on.
 
     Raises:
         ArgumentError: there is no run.
     """
     run_dir = RunDir.read(path)
     state, owner = run_dir.state, running_owner(run_dir.path / "lock")
-    current = [stage for stage in state["stages"].values() if stage.get("counters") or stage.get("status")]
-    is_done = owner is None and _ended_done(state)
-    stages = [_stage_report(run_dir, stage, is_running=owner is not None) for stage in current]
+    is_done = owner is None and state.ended_done
+    stages = list(_stage_reports(run_dir, is_running=owner is not None, is_done=is_done))
     tokens = sum(stage.prompt_tokens + stage.completion_tokens for stage in stages)
-    seconds, budget = sum(stage.seconds for stage in stages), Budget(**state.get("budget", {}))
-    live = {"tokens": tokens, "engine_seconds": seconds, "cost": budget.cost(seconds)}
-    return RunReport(
-        str(path),
-        state.get("recipe", {}),
-        stages if is_done else [*stages, *_stages_to_come(state.get("recipe", {}), {stage.name for stage in stages})],
-        state.get("totals", {}) if is_done else state.get("totals", {}) | live,
-        state["sessions"],
-        state["outputs"],
-        budget.used(tokens, seconds),
-        owner,
-    )
+    seconds, budget = sum(stage.seconds for stage in stages), Budget(**state.budget)  # type: ignore[arg-type]
+    totals = state.totals or Totals()
+    if not is_done:
+        live = Totals(tokens, seconds, budget.cost(seconds))
+        totals = dataclasses.replace(live, cost_per_1000_rows=totals.cost_per_1000_rows)
+    used = budget.used(tokens, seconds)
+    return RunReport(str(path), state.recipe, stages, totals, state.sessions, state.output, used, owner)
 
 
-def _ended_done(state: Mapping[str, Any]) -> bool:
-    """Whether the run's last session came to its end."""
-    return [session.get("outcome") for session in state["sessions"][-1:]] == ["done"]
+def _stage_reports(run_dir: RunDir, *, is_running: bool, is_done: bool) -> Iterator[StageReport]:
+    """Yield the stages of the current recipe in order, those that have not begun too, then those of earlier settings."""
+    state = run_dir.state
+    begun = {key: stage for key, stage in state.stages.items() if stage.has_begun}
+    plan = [key for key in state.plan if key in begun or not is_done] or list(begun)
+    for key in plan:
+        if key in begun:
+            yield _stage_report(run_dir, begun[key], is_running=is_running)
+        else:
+            yield _to_come(stage_name(key))
+    if not state.plan and not is_done:  # stopped before the stages were checked
+        yield from _recipe_stages(state.recipe, {stage.name for stage in begun.values()})
+    for key, stage in begun.items():
+        if key not in plan:
+            yield _stage_report(run_dir, stage, is_running=is_running)._replace(is_current=False)
 
 
-def _stages_to_come(raw: Mapping[str, Any], begun: set[str]) -> list[StageReport]:
-    """Return the recipe's stages that have not begun; none if the recipe cannot be read here."""
+def _recipe_stages(raw: JsonObject, begun: set[str]) -> Iterator[StageReport]:
+    """Yield the recipe's stages that have not begun; none if the recipe cannot be read here."""
     try:
         recipe = load_recipe(raw)
     except MagpieError:
-        return []
-    names = [stage.label for stage in recipe.stages if not isinstance(stage, Subset)]
-    return [StageReport(name, "to come", 0, None, {}, 0, 0, 0.0, {}) for name in names if name not in begun]
+        return
+    labels = [stage.label for stage in recipe.stages if not isinstance(stage, Subset)]
+    yield from (_to_come(label) for label in labels if label not in begun)
 
 
-def _stage_report(run_dir: RunDir, state: Mapping[str, Any], *, is_running: bool) -> StageReport:
-    counters = dict(state.get("counters", {}))
-    status = str(state.get("status", "pending"))
-    done, by_code = counters.get("done", state.get("rows_out", 0)), counters.get("by_code", {})
-    if status != "done" and state.get("kind") == "row":
-        done, by_code, counters = _recount(run_dir, state, counters)
+def _to_come(name: str) -> StageReport:
+    return StageReport(name, "to come", 0, None, {}, 0, 0, 0.0, {})
+
+
+def _stage_report(run_dir: RunDir, state: StageState, *, is_running: bool) -> StageReport:
+    saved = state.counts or Counts(done=state.rows_out or 0)
+    counts, status = saved, str(state.status)
+    if status != "done" and state.kind == "row":
+        counts = _recounted(run_dir, state, saved)
     if status == "running" and not is_running:
         status = "stopped"
-    total, seconds = counters.get("total", state.get("rows_in")), counters.get("seconds", 0.0)
-    counted = done if counters.get("accepted") is None else by_code.get("ok", 0)
+    total = state.rows_in if counts.total is None else counts.total
+    counted = counts.done if counts.accepted is None else counts.by_code.get("ok", 0)
     left = None if status == "done" or total is None else max(total - counted, 0)
     return StageReport(
-        state["name"],
+        state.name,
         status,
-        done,
+        counts.done,
         total,
-        by_code,
-        counters.get("prompt_tokens", 0),
-        counters.get("completion_tokens", 0),
-        seconds,
-        counters.get("special_tokens", {}),
+        counts.by_code,
+        counts.prompt_tokens,
+        counts.completion_tokens,
+        counts.seconds,
+        counts.special_tokens,
         left,
-        left * seconds / counted if left is not None and counted and seconds else None,
+        _eta_s(left, saved),
+        saved.done / saved.seconds if saved.seconds else None,
     )
 
 
-def _recount(
-    run_dir: RunDir, state: Mapping[str, Any], counters: dict[str, Any]
-) -> tuple[int, dict[str, int], dict[str, Any]]:
+def _eta_s(left: int | None, saved: Counts) -> float | None:
+    """Return how long the remaining rows take; rows and seconds of the rate are from the same moment."""
+    counted = saved.done if saved.accepted is None else saved.accepted
+    return left * saved.seconds / counted if left is not None and counted and saved.seconds else None
+
+
+def _recounted(run_dir: RunDir, state: StageState, saved: Counts) -> Counts:
     """Count a stage that is not finished from its journal: run.json may be seconds old, or from before a kill."""
-    index = Journal(run_dir.stage_dir(state["name"], state["identity"]) / "journal").index()
-    numbers, counts = _unique(index.codes)
-    by_code = {
-        CODES[number] if number < len(CODES) else f"code {number}": count
-        for number, count in zip(numbers, counts, strict=True)
-    }
-    counters["prompt_tokens"] = int(index.prompt_tokens.sum())
-    counters["completion_tokens"] = int(index.completion_tokens.sum())
-    return len(index.codes), by_code, counters
-
-
-def _unique(values: Any) -> tuple[list[int], list[int]]:
     import numpy as np
 
-    numbers, counts = np.unique(values, return_counts=True)
-    return numbers.tolist(), counts.tolist()
+    index = Journal(run_dir.stage_dir(state.name, state.identity) / "journal").index()
+    numbers, counts = np.unique(index.codes, return_counts=True)
+    return dataclasses.replace(
+        saved,
+        done=len(index.codes),
+        by_code={
+            CODES[number] if number < len(CODES) else f"code {number}": count
+            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+        },
+        prompt_tokens=int(index.prompt_tokens.sum()),
+        completion_tokens=int(index.completion_tokens.sum()),
+    )
 
 
-def run_facts(place: Path, config: str | None = None) -> tuple[dict[str, Any] | None, list[Any] | None]:
-    """Return what a run directory says of its dataset: recipe, totals and stages, and the funnels of its selections.
+def run_facts(place: Path, config: str | None = None) -> tuple[RunFacts | None, list[JsonObject] | None]:
+    """Return what a run directory knows of its dataset: recipe, totals and stages, and the funnels of its selections.
 
     `config`: of that subset instead: only the stages that made it.
     """
     if not is_run(place.expanduser()):
         return None, None
     state = RunDir.read(place.expanduser()).state
-    made = state.get("subsets", {}).get(config, {}) if config else state["outputs"]
-    stages = state["stages"]
-    if "stages" in made:
-        stages = {key: stages[key] for key in made["stages"] if key in stages}
-    funnel = [step for stage in stages.values() for step in stage.get("report", {}).get("funnel", [])]
-    facts = {"recipe": state.get("recipe", {}), "totals": _totals(state, stages), "stages": stages}
-    return facts, funnel or None
+    saved = state.subsets.get(config) if config else state.output
+    stages = state.stages
+    if saved is not None and saved.stages is not None:
+        stages = {key: stages[key] for key in saved.stages if key in stages}
+    funnel = [step for stage in stages.values() for step in stage.funnel]
+    return RunFacts(state.recipe, _totals(state, stages.values()), stages), funnel or None
 
 
-def _totals(state: Mapping[str, Any], stages: Mapping[str, Any]) -> dict[str, Any]:
+def _totals(state: RunState, stages: Iterable[StageState]) -> Totals:
     """Return what these stages cost."""
-    counted = [stage.get("counters", {}) for stage in stages.values()]
-    tokens = sum(c.get("prompt_tokens", 0) + c.get("completion_tokens", 0) for c in counted)
-    seconds = sum(c.get("seconds", 0.0) for c in counted)
-    budget = Budget(**state.get("budget", {}))
-    return {"tokens": tokens, "engine_seconds": seconds, "cost": budget.cost(seconds)}
+    counted = [stage.counts for stage in stages if stage.counts is not None]
+    seconds = sum(counts.seconds for counts in counted)
+    budget = Budget(**state.budget)  # type: ignore[arg-type]
+    return Totals(sum(counts.tokens for counts in counted), seconds, budget.cost(seconds))
 
 
 class StageChange(NamedTuple):
@@ -200,7 +217,7 @@ def explain_changes(path: str | Path, overrides: Mapping[str, Any]) -> list[Stag
     now = load_recipe(run_dir.recipe, overrides)
     identities = [_identities(recipe, run_dir) for recipe in (before, now)]
     changes: list[StageChange] = []
-    is_done = _ended_done(run_dir.state)
+    is_done = run_dir.state.ended_done
     session = Session(now, run_dir, show_progress=False)
     upstream, is_selected, inputs = False, False, _Inputs(before, now)
     for name, stage in zip(identities[1], now.stages, strict=True):
@@ -225,7 +242,7 @@ def _left(change: StageChange, finished: int, total: int | None) -> StageChange:
 def _finished_rows(session: Session, stage: Stage) -> int:
     """Return how many rows a row stage has finished (of instructions: accepted) with these settings; else 0."""
     state = session.environment_of(stage).state_of(stage)
-    if state is None or state.get("kind") != "row":
+    if state is None or state.kind != "row":
         return 0
     report = _stage_report(session.run_dir, state, is_running=False)
     return report.by_code.get("ok", 0) if isinstance(stage, Instructions) else report.done

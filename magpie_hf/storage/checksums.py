@@ -1,8 +1,8 @@
 """Sizes and checksums of finished files, kept in run.json, so that a damaged file is noticed before it is read.
 
-xxh3 of blocks of 16 MiB, and of their digests: not against forgers but against bits that flip and files that are cut.
-Read at several GB/s from memory; several blocks at once, for file systems that answer slowly. A file that has been
-checked is not read again in this process as long as its size, time of change and inode are the same.
+The checksum is xxh3 of the digests of 16 MiB blocks. It protects against flipped bits and truncated files, not against
+forgery. Several blocks are read at once, for slow file systems. A file that was checked is not read again in the same
+process while its size, modification time and inode stay the same.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..errors import DatasetError
+from .state import FileRecord
 
 
 BLOCK_BYTES = 16 << 20
@@ -23,58 +24,57 @@ _READERS = 4
 
 
 class _Stamp(NamedTuple):
-    """What shows that a file was not written since."""
+    """Size, modification time and inode: equal if the file was not written since."""
 
     size: int
     time_ns: int
     inode: int
 
 
-def file_record(path: Path) -> dict[str, Any]:
-    """Return a file's size and checksum, as run.json keeps them. Raises OSError."""
+def file_record(path: Path) -> FileRecord:
+    """Return the size and checksum of a file. Raises OSError."""
     stamp = _stamp(path)
-    return {"size": stamp.size, "xxh3_128": _checksum(path, stamp)}
+    return FileRecord(stamp.size, _checksum(path, stamp))
 
 
-def file_records(root: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def file_records(root: Path, names: Iterable[str]) -> dict[str, FileRecord]:
     """Return the records of files by their names relative to `root`. Raises OSError."""
     return {name: file_record(root / name) for name in names}
 
 
-def damage(path: Path, record: Any) -> str | None:
-    """Return what is wrong with a file, in words, or None if it is as it was recorded."""
-    if not isinstance(record, Mapping):
+def damage(path: Path, record: FileRecord | None) -> str | None:
+    """Return how a file differs from its record, or None if it does not."""
+    if record is None:
         return "no checksum was recorded"
     try:
         stamp = _stamp(path)
-        if stamp.size != record.get("size"):
-            return f"{stamp.size:,} bytes instead of {record.get('size')}"
-        return None if _checksum(path, stamp) == record.get("xxh3_128") else "its checksum differs"
+        if stamp.size != record.size:
+            return f"{stamp.size:,} bytes instead of {record.size:,}"
+        return None if _checksum(path, stamp) == record.xxh3_128 else "its checksum differs"
     except FileNotFoundError:
         return "the file is missing"
     except OSError as error:
         return f"it cannot be read: {error.strerror or error}"
 
 
-def damaged_files(root: Path, names: Iterable[str], records: Any) -> list[str]:
-    """Return "NAME (what is wrong)" for each of these files that is not as it was recorded."""
-    known = records if isinstance(records, Mapping) else {}
-    found = {name: damage(root / name, known.get(name)) for name in names}
+def damaged_files(root: Path, records: Mapping[str, FileRecord]) -> list[str]:
+    """Return "NAME (how it differs)" for each file that differs from its record."""
+    found = {name: damage(root / name, record) for name, record in records.items()}
     return [f"{name} ({problem})" for name, problem in found.items() if problem]
 
 
-def check_files(root: Path, names: Iterable[str], records: Any) -> None:
-    """Raise DatasetError for files that are not as they were recorded; files without a record are not checked.
+def check_files(root: Path, records: Mapping[str, FileRecord]) -> None:
+    """Raise DatasetError for files that differ from their records.
 
     Raises:
         DatasetError: files are damaged; names them.
     """
-    problems = damaged_files(root, names, records) if records else []
+    problems = damaged_files(root, records)
     if problems:
         raise DatasetError(
             f"The dataset saved here is damaged: {', '.join(problems[:5])}.",
             where=str(root),
-            hint="Run the command that made it again: it writes the damaged files anew from the finished rows.",
+            hint="Run the command that made it again: it writes the damaged files again from the finished rows.",
             files=problems,
         )
 
@@ -103,7 +103,7 @@ def _read_checksum(path: str, size: int) -> str:
         at, end = start, min(start + BLOCK_BYTES, size)
         while at < end:
             count = os.preadv(handle, [buffer[: end - at]], at)
-            if not count:  # cut while it is read
+            if not count:  # truncated while it is read
                 break
             digest.update(buffer[:count])
             at += count

@@ -63,18 +63,18 @@ def load_rows(
 def _run_output(place: Path) -> Dataset:
     import datasets
 
-    outputs = RunDir.read(place).state.get("outputs", {})
-    files = [str(place / name) for name in outputs.get("files", [])]
-    check_files(place, outputs.get("files", []), outputs.get("checksums"))
-    if outputs.get("format") == "arrow":
-        return datasets.Dataset.load_from_disk(str(place / "dataset"))
-    if not files:
+    output = RunDir.read(place).state.output
+    if output is not None:
+        check_files(place, output.files)
+        if output.format == "arrow":
+            return datasets.Dataset.load_from_disk(str(place / "dataset"))
+    if output is None or not output.files:
         raise DatasetError(
-            "This run has written no dataset yet, or its state was lost.",
+            "This run has not written a dataset yet, or its state was lost.",
             where=str(place),
             hint="Run its recipe with this directory as --output: finished rows are kept.",
         )
-    return _read_parquet(files)
+    return _read_parquet([str(place / name) for name in output.files])
 
 
 def _read_parquet(files: Sequence[str]) -> Dataset:

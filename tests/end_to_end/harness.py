@@ -117,5 +117,5 @@ def without_provenance(table: list[dict]) -> list[dict]:
 
 def tokens_spent(run: Path) -> int:
     """Return the tokens that run.json counts over all stages."""
-    states = RunDir.read(run).state["stages"].values()
-    return sum(s.get("counters", {}).get("completion_tokens", 0) for s in states)
+    stages = RunDir.read(run).state.stages.values()
+    return sum(stage.counts.completion_tokens for stage in stages if stage.counts)

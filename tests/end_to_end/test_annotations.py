@@ -62,7 +62,7 @@ def test_the_showcase_writes_every_annotation_a_selection_and_a_report(reference
     assert row["min_neighbor_distance"] > 0
     assert row["reward_difference"] == pytest.approx(row["instruct_reward"] - row["base_reward"])
     assert row["task_category_generator"] == row["reward_model"] == row["base_model"] == "demo"
-    funnel = next(s["report"]["funnel"] for s in RunDir.read(place).state["stages"].values() if s["name"] == "select")
+    funnel = next(s.funnel for s in RunDir.read(place).state.stages.values() if s.name == "select")
     assert funnel[0]["rows_in"] == NUM_ROWS
     assert funnel[-1]["rows_out"] == len(found)
     page = (place / "report.html").read_text("utf-8")
@@ -133,7 +133,7 @@ def test_lean_selects_the_rows_of_the_papers_order_and_saves_responses(tmp_path)
     for order in ("paper", "lean"):
         stage = next(s for s in run_status(tmp_path / order).stages if s.name == "responses")
         tokens[order] = stage.completion_tokens
-    early = next(s for s in RunDir.read(tmp_path / "lean").state["stages"].values() if "select-early" in s["name"])
+    early = next(s for s in RunDir.read(tmp_path / "lean").state.stages.values() if "select-early" in s.name)
     dropped = early["rows_in"] - early["rows_out"]
     assert dropped > 5
     assert tokens["lean"] < tokens["paper"] * (1 - dropped / 60 / 3)

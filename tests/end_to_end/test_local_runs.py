@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
@@ -117,7 +116,7 @@ def test_a_second_process_is_told_who_owns_the_run_and_can_take_it_over_without_
     assert rows(place) == reference[0]
     after = records(place)
     assert all(set(counts) <= set(after[stage]) for stage, counts in before.items()), "no finished row was lost"
-    assert len(RunDir.read(place).state["sessions"]) == 2, "the first owner wrote nothing over the second's state"
+    assert len(RunDir.read(place).state.sessions) == 2, "the first owner wrote nothing over the second's state"
 
 
 CALL = (
@@ -184,9 +183,9 @@ def test_quickstart_ends_with_rows_counts_and_where_the_dataset_lies(tmp_path, d
     assert len(table) == 20
     assert list(table[0])[:6] == ["uuid", "model", "gen_input_configs", "instruction", "response", "instruction_2"]
     assert table[0]["messages"][0] == {"role": "user", "content": table[0]["instruction"]}
-    state = json.loads((place / "run.json").read_text())
-    assert state["sessions"][-1]["outcome"] == "done"
-    assert state["totals"]["tokens"] > 0
+    state = RunDir.read(place).state
+    assert state.ended_done
+    assert state.totals.tokens > 0
 
 
 def test_a_dataset_that_was_pushed_nowhere_is_a_plain_dataset(tmp_path, demo_model_dir):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 
 import pytest
 
 import magpie_hf
 from magpie_hf.errors import BudgetExceeded
+from magpie_hf.storage.rundir import RunDir
 from tests.end_to_end.harness import here, nothing_twice, num_records, rows
 from tests.servers.completions_server import CompletionsServer
 from tests.servers.faults import Fault
@@ -105,8 +105,8 @@ def test_a_budget_ends_a_run_that_then_goes_on(tmp_path, demo_model_dir):
     arguments = ["run", "quickstart", "--set", "num_rows=40", "--output", tmp_path / "run", "--rows", "0"]
     output = here(*arguments, "--set", "budget.max_tokens_total=1500", code=75)
     assert "max_tokens_total = 1,500 would be exceeded by another row" in output
-    totals = json.loads((tmp_path / "run" / "run.json").read_text())["totals"]
-    assert 1000 < totals["tokens"] <= 1650, "what is in flight counts at its expected size"
+    totals = RunDir.read(tmp_path / "run").state.totals
+    assert 1000 < totals.tokens <= 1650, "what is in flight counts at its expected size"
     assert "magpie-hf run quickstart" in output
     kept = num_records(tmp_path / "run")
     assert kept > 0
@@ -119,9 +119,9 @@ def test_a_budget_ends_a_run_that_then_goes_on(tmp_path, demo_model_dir):
 def test_a_price_gives_the_cost_of_a_thousand_kept_rows(tmp_path, demo_model_dir):
     arguments = ["run", "quickstart", "--set", "num_rows=10", "--output", tmp_path / "run", "--rows", "0"]
     output = here(*arguments, "--set", "budget.price_per_gpu_hour=3.6")
-    totals = json.loads((tmp_path / "run" / "run.json").read_text())["totals"]
-    assert totals["cost"] == pytest.approx(totals["engine_seconds"] / 1000)
-    assert totals["cost_per_1000_rows"] == pytest.approx(totals["cost"] * 100)
+    totals = RunDir.read(tmp_path / "run").state.totals
+    assert totals.cost == pytest.approx(totals.engine_seconds / 1000)
+    assert totals.cost_per_1000_rows == pytest.approx(totals.cost * 100)
     assert "per 1,000 kept rows" in output
 
 

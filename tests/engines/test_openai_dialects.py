@@ -108,9 +108,9 @@ def test_an_n_limit_that_falls_in_a_run_finishes_every_row(serve, tmp_path):
         run(server, tmp_path / "run", num_rows=40)
     assert len(rows(tmp_path / "run")) == 40
     assert not any(row["response"] is None for row in rows(tmp_path / "run"))
-    (first, _) = RunDir.read(tmp_path / "run").state["stages"].values()
+    (first, _) = RunDir.read(tmp_path / "run").state.stages.values()
     assert refused, "a limit that nobody ran into"
-    assert "validation" not in first["counters"]["by_code"]
+    assert "validation" not in first.counts.by_code
 
 
 def test_a_server_started_again_with_other_settings_goes_on_with_a_warning(serve, tmp_path, caplog):
@@ -119,23 +119,23 @@ def test_a_server_started_again_with_other_settings_goes_on_with_a_warning(serve
     with caplog.at_level(logging.WARNING), serve(fingerprint="vllm-0.33.0-bbbb") as server:
         run(server, tmp_path / "run", num_rows=24)
     assert caplog.text.count('Stage "instructions": replies have different system fingerprints') == 1
-    served = next(iter(RunDir.read(tmp_path / "run").state["stages"].values()))["served"]
-    assert served["fingerprints"] == ["vllm-0.32.0-aaaa", "vllm-0.33.0-bbbb"]
+    served = next(iter(RunDir.read(tmp_path / "run").state.stages.values())).served
+    assert served.fingerprints == ["vllm-0.32.0-aaaa", "vllm-0.33.0-bbbb"]
 
 
 def test_replicas_with_fingerprints_of_their_own_serve_one_run(serve, tmp_path):
     with serve(fingerprint="vllm-tp2") as a, serve(fingerprint="vllm-tp4") as b:
         settings = {"kind": "openai", "endpoints": [a.url, b.url], "concurrency": 8}
         magpie_hf.run({**RECIPE, "engine": settings}, output=tmp_path / "run")
-    served = next(iter(RunDir.read(tmp_path / "run").state["stages"].values()))["served"]
-    assert sorted(served["fingerprints"]) == ["vllm-tp2", "vllm-tp4"]
+    served = next(iter(RunDir.read(tmp_path / "run").state.stages.values())).served
+    assert sorted(served.fingerprints) == ["vllm-tp2", "vllm-tp4"]
 
 
 def test_another_model_behind_the_same_fingerprint_still_ends_the_run(serve, tmp_path):
     with serve() as server:
         run(server, tmp_path / "run", stages=["instructions"])
-        state = RunDir.read(tmp_path / "run").state["stages"]
-        assert next(iter(state.values()))["served"]["model"] == "demo"
+        state = RunDir.read(tmp_path / "run").state.stages
+        assert next(iter(state.values())).served.model == "demo"
         reply = server.dialect.reply
         server.dialect.reply = lambda name, *rest: reply(name, *rest) | {"model": "other"}
         with pytest.raises(ModelMismatchError, match="model: demo before, other now"):

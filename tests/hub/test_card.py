@@ -10,26 +10,31 @@ from magpie_hf.errors import ArgumentError
 from magpie_hf.hub.card import BEGIN, END, build_card, fenced, line, write_card
 from magpie_hf.hub.licences import licence_of
 from magpie_hf.hub.manifest import public_recipe
+from magpie_hf.storage.state import RunFacts, StageState, from_json
 from tests.end_to_end.harness import here
 
 
-RUN = {
-    "recipe": {
-        "name": "mine",
-        "model": "meta-llama/Meta-Llama-3-8B-Instruct",
-        "seed": 3,
-        "sampling": [{"temperature": 1.1, "share": 2}],
+RUN = from_json(
+    RunFacts,
+    {
+        "recipe": {
+            "name": "mine",
+            "model": "meta-llama/Meta-Llama-3-8B-Instruct",
+            "seed": 3,
+            "sampling": [{"temperature": 1.1, "share": 2}],
+        },
+        "totals": {"tokens": 1234, "engine_seconds": 7200.0, "cost": 1.5},
+        "stages": {
+            "a": {
+                "name": "responses",
+                "identity": "a",
+                "rows_in": 5,
+                "rows_out": 5,
+                "counts": {"prompt_tokens": 10, "completion_tokens": 20},
+            }
+        },
     },
-    "totals": {"tokens": 1234, "engine_seconds": 7200.0, "cost": 1.5},
-    "stages": {
-        "a": {
-            "name": "responses",
-            "rows_in": 5,
-            "rows_out": 5,
-            "counters": {"prompt_tokens": 10, "completion_tokens": 20},
-        }
-    },
-}
+)
 FUNNEL = [{"condition": "quality >= good | x", "rows_in": 5, "rows_out": 3, "nulls": 1}]
 
 
@@ -61,10 +66,10 @@ def config(model, field="input_generator"):
     return [{field: model}] * 3
 
 
-ANNOTATED = {
-    "recipe": {"dataset": {"path": "HuggingFaceH4/ultrachat_200k"}},
-    "stages": {"a": {"name": "quality"}, "b": {"name": "lengths"}, "c": {"name": "select"}},
-}
+ANNOTATED = RunFacts(
+    {"dataset": {"path": "HuggingFaceH4/ultrachat_200k"}},
+    stages={name: StageState(name, name) for name in ("quality", "lengths", "select")},
+)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +199,7 @@ def test_hostile_rows_stay_inside_their_fence(text):
     card = build_card(
         rows(instruction=[text] * 3, response=[text] * 3, language=[text[:30]] * 3),
         license="mit",
-        run={"recipe": {"model": text[:60]}},
+        run=RunFacts({"model": text[:60]}),
     )
     assert len(card) < 40_000
     assert "\u202e" not in card

@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 
 from magpie_hf.hub.card import BEGIN, END, render_card
 from magpie_hf.hub.facts import chart_sheet, config_facts
+from magpie_hf.storage.state import RunFacts, StageState, Totals
 from tests.servers.hub_rules import card_errors
 
 
@@ -79,7 +80,8 @@ def a_card(texts, plots=True):
     )
     recipe = {"name": "mine", "model": text[:80], "description": text, "system_prompt": text, "sampling": [{"temperature": 1.0, "system_prompt": text}],
               "judge": {"model": text}, "revision": text}  # fmt: skip
-    run = {"recipe": recipe, "stages": {"a": {"name": text, "rows_in": 1, "rows_out": 1}}, "totals": {"tokens": 3}}
+    stage = StageState(text, "a", rows_in=1, rows_out=1)
+    run = RunFacts(recipe, Totals(tokens=3), {"a": stage})
     funnel = [{"condition": text, "rows_in": 2, "rows_out": 1, "nulls": 0}]
     facts = config_facts({"train": rows}, run=run, funnel=funnel, license="mit")
     files = {name: {"train": f"{name}/train-*"} for name in ("raw", "filtered")}

@@ -21,6 +21,7 @@ from magpie_hf.hub.download import download_run, find_run
 from magpie_hf.hub.manifest import public_name, public_recipe
 from magpie_hf.hub.remote import Remote
 from magpie_hf.storage.rundir import RunDir
+from magpie_hf.storage.state import Pins, RunState, from_json, state_text
 from tests.end_to_end.harness import finish, here, kill_when, nothing_twice, num_records, rows, start
 from tests.servers.hub_server import HubFault, HubServer
 
@@ -75,7 +76,7 @@ def test_a_run_is_published_with_its_subsets_recipe_and_state(hub, recipe, tmp_p
     card.validate(repo_type="dataset")
     for words in ("| raw | 24 |", "response\\_length &gt; 12", "For the tests.", "Charts of raw", "SFTTrainer"):
         assert words in card.text or words in str(card), words
-    assert "me/mine" in json.loads((tmp_path / "run" / "run.json").read_text())["hub"]["repo"]
+    assert "me/mine" in RunDir.read(tmp_path / "run").state.published.repo
 
 
 def test_the_raw_config_is_there_while_later_stages_are_not_even_begun(hub, recipe, tmp_path):
@@ -294,22 +295,20 @@ def test_a_run_from_elsewhere_cannot_send_keys_or_run_code():
             ],
             "dataset": {"path": "/etc/passwd"},
         },
-        "stages": {"../../x": {"name": "x"}, "responses-0123": {"name": "responses", "identity": "0123"}, "bad": 3},
-        "pins": {
-            "model a/b@main": ["evil/model", "evil/model", "0" * 40, "0" * 40],
-            "model c/d@main": ["c/d", "c/d", "1" * 40, "1" * 40],
-            "template date x": "2026-01-01",
-            "other": {"x": 1},
+        "stages": {
+            "../../x": {"name": "x", "identity": "x"},
+            "responses-0123": {"name": "responses", "identity": "0123"},
         },
+        "pins": {"models": {"a/b@main": "refs/pr/evil", "c/d@main": "1" * 40}, "dates": {"x": "2026-01-01"}},
     }
-    kept = trusted(evil)
-    text = json.dumps(kept)
+    kept = trusted(from_json(RunState, evil))
+    text = state_text(kept)
     assert "evil" not in text
     assert "HF_TOKEN" not in text
     assert "trust_remote_code" not in text
     assert "/etc" not in text
-    assert set(kept["stages"]) == {"responses-0123"}
-    assert set(kept["pins"]) == {"model c/d@main", "template date x"}
+    assert set(kept.stages) == {"responses-0123"}
+    assert kept.pins == Pins({"c/d@main": "1" * 40}, {"x": "2026-01-01"})
 
 
 def test_rows_of_others_need_a_licence_before_they_are_annotated(hub, tmp_path):
@@ -590,4 +589,4 @@ def test_the_state_that_came_from_the_hub_has_a_copy_and_a_checksum(hub, recipe,
     assert "checksum" in json.loads(text)
     (tmp_path / "there" / "run.json").write_text(text[:99])
     again = RunDir.read(tmp_path / "there").state
-    assert (again["recipe"], again["pins"]) == (state["recipe"], state["pins"])
+    assert (again.recipe, again.pins) == (state.recipe, state.pins)

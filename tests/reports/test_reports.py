@@ -20,6 +20,7 @@ from magpie_hf.errors import ArgumentError, DatasetError
 from magpie_hf.reports import agreement, dataset_statistics, svg_charts, write_report
 from magpie_hf.reports.svg import points, safe
 from magpie_hf.reports.verbs import root_verbs
+from magpie_hf.storage.state import RunFacts, Totals
 from tools.demo.grammar import conversations
 
 
@@ -149,7 +150,7 @@ def test_parts_whose_columns_are_missing_name_the_annotation(tmp_path):
 
 def test_a_report_shows_figures_charts_samples_groups_and_the_run(tmp_path):
     funnel = [{"condition": "quality >= good", "rows_in": 400, "rows_out": 150, "nulls": 3}]
-    run = {"recipe": {"name": "mine", "model": "demo"}, "totals": {"tokens": 12345, "engine_seconds": 7200}}
+    run = RunFacts({"name": "mine", "model": "demo"}, Totals(tokens=12345, engine_seconds=7200.0))
     page, text = page_of(DATA, tmp_path, run=run, funnel=funnel, compare={"other": realistic(100, 2)})
     for words in (
         "Report: mine",

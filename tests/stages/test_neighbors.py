@@ -61,8 +61,8 @@ def annotate(data, place, **settings):
 
 
 def report(place, name="neighbors"):
-    stages = RunDir.read(place).state["stages"].values()
-    return next(state["report"] for state in stages if state["name"] == name)
+    stages = RunDir.read(place).state.stages.values()
+    return next(state.report for state in stages if state.name == name)
 
 
 def test_copies_have_distance_zero_one_group_and_one_survivor(tmp_path):

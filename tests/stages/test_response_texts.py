@@ -136,8 +136,8 @@ def test_the_tokens_of_rejected_responses_are_counted_though_a_killed_session_di
     run = scripted(lambda request, n: [GOOD, TOOL][n])
     run(rows("a b c", "d e f"), "responses")
     with RunDir(tmp_path / "run").own() as run_dir:
-        (state,) = run_dir.state["stages"].values()
-        state["counters"]["special_tokens"] = {}
+        (state,) = run_dir.state.stages.values()
+        state.counts.special_tokens = {}
         run_dir.save()
     for file in (tmp_path / "run" / "stages").glob("*/*.arrow"):
         file.unlink()

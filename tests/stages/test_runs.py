@@ -36,6 +36,7 @@ from magpie_hf.stages import stage_class
 from magpie_hf.stages.turns import Turns
 from magpie_hf.storage.journal import Journal
 from magpie_hf.storage.rundir import RunDir
+from magpie_hf.storage.state import ServedState, StoppedBy
 from tests.end_to_end.harness import nothing_twice
 
 
@@ -135,6 +136,7 @@ import threading
 from collections import Counter
 from magpie_hf.engines import ENGINES
 import magpie_hf
+from magpie_hf.storage.state import ServedState, StoppedBy
 ENGINES["null"] = "tests.null_engine:NullEngine"
 recipe = {{"model": {str(tiny_model_dir)!r}, "num_rows": 40, "engine": "null",
           "stages": ["instructions", "responses", "lengths"]}}
@@ -225,7 +227,7 @@ def test_a_budget_finishes_what_is_in_flight_and_a_larger_one_resumes(make, null
     asked = len(null.log)
     report = run_status(tmp_path / "run")
     assert sum(stage.done for stage in report.stages) == asked > 20
-    assert report.totals["tokens"] <= 1500
+    assert report.totals.tokens <= 1500
     make(engine={"window": 8})
     assert len(set(null.log)) == len(null.log), "nothing in flight was lost"
 
@@ -237,12 +239,12 @@ def test_a_limit_that_is_too_small_for_any_row_stops_the_run_before_a_request(ma
         make(budget={"max_tokens_total": 500})
     assert null.log == []
     last = run_status(tmp_path / "run").sessions[-1]
-    assert last["stopped_by"] == {"stage": "instructions", "limit": "max_tokens_total", "value": 500, "spent": 0}
+    assert last.stopped_by == StoppedBy("instructions", "max_tokens_total", 500, 0)
 
 
 def test_tokens_spent_under_earlier_settings_of_a_stage_count_too(make, null, tmp_path):
     make(stages=["instructions"])
-    before = run_status(tmp_path / "run").totals["tokens"]
+    before = run_status(tmp_path / "run").totals.tokens
     null.reset()
     with pytest.raises(BudgetExceeded) as caught:
         make(stages=[{"stage": "instructions", "max_scripts": 1}], budget={"max_tokens_total": 1100})
@@ -257,7 +259,7 @@ def test_an_interrupt_keeps_everything_finished(make, null, tmp_path):
     null.die_after = None
     make(engine={"window": 4})
     nothing_twice(tmp_path / "run")
-    assert run_status(tmp_path / "run").sessions[0]["outcome"] == "KeyboardInterrupt"
+    assert run_status(tmp_path / "run").sessions[0].outcome == "KeyboardInterrupt"
 
 
 def test_a_model_that_changes_in_mid_run_stops_it_unless_allowed(make, null):
@@ -284,8 +286,8 @@ def test_a_fingerprint_that_changes_is_recorded_and_does_not_stop_the_run(make, 
     null.reset()
     null.served_now = Served(model="m", fingerprint="server-2-bbbb")
     make(stages=["instructions"])
-    (state,) = RunDir.read(tmp_path / "run").state["stages"].values()
-    assert state["served"] == {"model": "m", "fingerprints": ["server-1-aaaa", "server-2-bbbb"]}
+    (state,) = RunDir.read(tmp_path / "run").state.stages.values()
+    assert state.served == ServedState("m", fingerprints=["server-1-aaaa", "server-2-bbbb"])
     assert caplog.text.count("different system fingerprints (server-1-aaaa, server-2-bbbb)") == 1
 
 
@@ -296,7 +298,7 @@ def test_shards_merged_equal_one_run(make, null, tiny_model_dir, tmp_path):
         make(f"s{part}", shard=f"{part}/4", **settings)
     null.reset()
     merged = merge_runs([tmp_path / f"s{part}" for part in range(4)], tmp_path / "all")
-    dataset = magpie_hf.run(load_recipe(merged.state["recipe"]), output=tmp_path / "all")
+    dataset = magpie_hf.run(load_recipe(merged.state.recipe), output=tmp_path / "all")
     assert dataset.to_list() == whole.to_list()
     assert len(null.log) < 60, "a tenth of all requests at most: shards make a little more than their part"
     nothing_twice(tmp_path / "all")
@@ -305,7 +307,7 @@ def test_shards_merged_equal_one_run(make, null, tiny_model_dir, tmp_path):
 def test_runs_of_different_recipes_are_not_merged(make, tmp_path):
     make("a")
     make("b", seed=5)
-    with pytest.raises(magpie_hf.MagpieError, match="no shards of one run"):
+    with pytest.raises(magpie_hf.MagpieError, match="not shards of one run"):
         merge_runs([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
 
 
@@ -538,7 +540,7 @@ def test_the_same_model_in_another_directory_is_the_same_run(make, null, tiny_mo
 def test_a_finished_run_says_from_python_too_what_was_made_and_where_it_is(make, tmp_path, caplog):
     with caplog.at_level("INFO", "magpie_hf"):
         make(engine={"unfinished_every": 3})
-    tokens = run_status(tmp_path / "run").totals["tokens"]
+    tokens = run_status(tmp_path / "run").totals.tokens
     (summary,) = [record.message for record in caplog.records if "Saved in" in record.message]
     assert summary.startswith(f"40 rows, {tokens:,} tokens, ")
     assert "instructions: rejected unfinished " in summary

@@ -1,0 +1,433 @@
+"""The state of a run as typed data. This is the only module that knows the keys of run.json and pins.json.
+
+`run.json` and its copy `run.json.bak` hold a `RunState`, `pins.json` holds its `Pins` alone. Each file has a `version`
+and a `checksum` of its content. When a file is read:
+
+- A key with a value of the wrong type, a wrong checksum, or a file that is no run state: `ValueError` with the key.
+- Another version: `StorageError` that says what to do; the file is left as it is.
+- Unknown keys are ignored, and are not written back.
+- A missing key that has a default gets its default.
+
+Nothing here opens or locks a run directory: that is `rundir`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import functools
+import json
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from ..errors import StorageError
+from .hashing import stable_hash, to_plain
+
+
+VERSION = 2
+"""Raised whenever an older reader would misunderstand the file."""
+JsonObject = dict[str, Any]
+"""A parsed JSON mapping with keys of its own: a recipe as written, the fields of an identity, the facts of a stage."""
+StageStatus = Literal["pending", "running", "stopped", "done", "reopened", "recovered"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """Size in bytes and checksum of a finished file."""
+
+    size: int
+    xxh3_128: str
+
+
+@dataclass
+class Counts:
+    """Counts of a stage over all sessions.
+
+    `total`: rows wanted, None while that is unknown. `done`: finished rows, `by_code`: the same by their code,
+    `accepted`: those that count towards the total, None where all do. `special_tokens`: rows rejected for a special
+    token, by the token. `generated`: finished rows that took tokens. `seconds`: wall time with the engine open.
+    `pending`: rows with transient failures in the last session.
+    """
+
+    total: int | None = None
+    done: int = 0
+    by_code: dict[str, int] = field(default_factory=dict)
+    special_tokens: dict[str, int] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    generated: int = 0
+    seconds: float = 0.0
+    pending: int = 0
+    retries: int = 0
+    accepted: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass
+class ServedState:
+    """What the server said of itself when it made a stage's rows; `fingerprints`: the system fingerprints of replies."""
+
+    model: str | None = None
+    revision: str | None = None
+    dtype: str | None = None
+    version: str | None = None
+    fingerprints: list[str] = field(default_factory=list)
+
+
+@dataclass
+class MergedCounts:
+    """What `merge` has added from one shard so far."""
+
+    seconds: float = 0.0
+    reopened: int = 0
+
+
+@dataclass
+class StageState:
+    """The state of one stage with one identity.
+
+    `identity_fields`: what the identity is the hash of. `fingerprint`: of its last output. `files`: cached Arrow files
+    by name. `report`: what a set stage found. `samples`: how many instruction samples were kept and why others were not.
+    `seconds`: time of set stages. `reopened`: how often `retry` opened finished rows again. `merged`: by shard ("0/4").
+    """
+
+    name: str
+    identity: str
+    kind: str = "row"
+    status: StageStatus = "pending"
+    identity_fields: JsonObject = field(default_factory=dict)
+    rows_in: int | None = None
+    rows_out: int | None = None
+    fingerprint: str | None = None
+    counts: Counts | None = None
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    served: ServedState = field(default_factory=ServedState)
+    report: JsonObject = field(default_factory=dict)
+    samples: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    reopened: int = 0
+    merged: dict[str, MergedCounts] = field(default_factory=dict)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the stage has run, in any session."""
+        return self.counts is not None or self.status != "pending"
+
+    @property
+    def version(self) -> int | None:
+        """The version of the stage's class that made the rows."""
+        found: int | None = self.identity_fields.get("version")
+        return found
+
+    @property
+    def funnel(self) -> list[JsonObject]:
+        """The steps of a selection: condition, rows_in, rows_out, nulls."""
+        return list(self.report.get("funnel", ()))
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedBy:
+    """The limit that ended a session: its name, its value, what was spent of it, and the stage that was running."""
+
+    stage: str
+    limit: str
+    value: float
+    spent: float
+
+
+@dataclass
+class SessionState:
+    """One session of a run: when, with which packages, and how it ended ("done", or the name of an error)."""
+
+    started: str
+    versions: dict[str, str] = field(default_factory=dict)
+    outcome: str = "killed"
+    ended: str | None = None
+    stopped_by: StoppedBy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRows:
+    """A dataset that was written into the run directory.
+
+    `files`: paths relative to the run directory, in order. `stages`: keys of the stages that made it, None if unknown.
+    """
+
+    fingerprint: str
+    rows: int
+    format: str = "parquet"
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    columns: list[str] = field(default_factory=list)
+    stages: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a run took: tokens, seconds with an engine open, and with a price its cost, also for 1,000 kept rows."""
+
+    tokens: int = 0
+    engine_seconds: float = 0.0
+    cost: float | None = None
+    cost_per_1000_rows: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Where a run is published: the repository as the recipe names it, its full id, and the branch or pull request."""
+
+    repo_asked: str
+    repo: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PushedSettings:
+    """The publishing settings that are sent along to the Hub, for `resume_from_hub`."""
+
+    config: str | None = None
+    license: str | None = None
+    state: bool | None = None
+    every_s: float | None = None
+
+    @property
+    def given(self) -> JsonObject:
+        """The settings that were given, as a recipe's `push` section has them."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclass
+class Pins:
+    """What was found at the run's first start and stays fixed.
+
+    `models`: the commit of each Hub model, by "NAME@REVISION". `dates`: the date that a chat template prints as today
+    (None if it prints none), by a hash of model and template settings.
+    """
+
+    models: dict[str, str | None] = field(default_factory=dict)
+    dates: dict[str, str | None] = field(default_factory=dict)
+
+    def updated(self, newer: Pins) -> Pins:
+        """Return these pins with those of another run; where both have one, the other's."""
+        return Pins({**self.models, **newer.models}, {**self.dates, **newer.dates})
+
+
+@dataclass
+class RunState:
+    """The state of a run.
+
+    `recipe`: as it was run last, in the form of a recipe file; empty if it was lost. `recipe_hash`: of what it asks for.
+    `shard`: part and number of parts. `merged_from`: the shards that `merge` joined. `budget`: the limits that were set.
+    `plan`: keys of the current recipe's stages, in order. `stages`: by the name of the stage's directory; those of
+    earlier settings too. `output`: the run's last rows. `subsets`: the rows at other points, by config.
+    `published`: where on the Hub. `push`: only in a state on the Hub.
+    """
+
+    version: int = VERSION
+    recipe: JsonObject = field(default_factory=dict)
+    recipe_hash: str | None = None
+    shard: tuple[int, int] = (0, 1)
+    merged_from: list[tuple[int, int]] = field(default_factory=list)
+    budget: dict[str, float] = field(default_factory=dict)
+    pins: Pins = field(default_factory=Pins)
+    plan: list[str] = field(default_factory=list)
+    stages: dict[str, StageState] = field(default_factory=dict)
+    sessions: list[SessionState] = field(default_factory=list)
+    output: SavedRows | None = None
+    subsets: dict[str, SavedRows] = field(default_factory=dict)
+    totals: Totals | None = None
+    published: Published | None = None
+    push: PushedSettings | None = None
+
+    @property
+    def ended_done(self) -> bool:
+        """Whether the last session finished everything that was asked for."""
+        return bool(self.sessions) and self.sessions[-1].outcome == "done"
+
+    @property
+    def shard_name(self) -> str:
+        """The shard as it is given on the command line: "0/4"."""
+        return "/".join(map(str, self.shard))
+
+    def spent(self, but: str | None = None) -> tuple[int, float]:
+        """Return the tokens and engine-seconds of all stages; `but`: without the stage of that key."""
+        counted = [stage.counts for key, stage in self.stages.items() if key != but and stage.counts is not None]
+        return sum(counts.tokens for counts in counted), sum((counts.seconds for counts in counted), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What a report or a card says of the run that made some rows; `stages`: those that made them, by key."""
+
+    recipe: JsonObject = field(default_factory=dict)
+    totals: Totals = field(default_factory=Totals)
+    stages: dict[str, StageState] = field(default_factory=dict)
+
+
+@dataclass
+class _PinsFile:
+    pins: Pins
+    version: int = VERSION
+
+
+def state_text(state: RunState) -> str:
+    """Return the text of run.json."""
+    return _text(state)
+
+
+def pins_text(pins: Pins) -> str:
+    """Return the text of pins.json."""
+    return _text(_PinsFile(pins))
+
+
+def load_state(path: Path) -> RunState:
+    """Read a run.json.
+
+    Raises:
+        ValueError: it is missing, damaged, or no run state; names the key.
+        StorageError: it cannot be read, or has another version.
+    """
+    return _load(path, RunState)
+
+
+def load_pins(path: Path) -> Pins:
+    """Read a pins.json; raises as `load_state`."""
+    return _load(path, _PinsFile).pins
+
+
+def _text(value: RunState | _PinsFile) -> str:
+    plain = json.loads(json.dumps(_to_json(value), ensure_ascii=False, default=to_plain))
+    return json.dumps({**plain, "checksum": stable_hash(plain)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _to_json(value: object) -> object:
+    """Return a dataclass as JSON; fields that are None are left out."""
+    if dataclasses.is_dataclass(value):
+        fields = ((item.name, getattr(value, item.name)) for item in dataclasses.fields(value))
+        return {name: _to_json(inner) for name, inner in fields if inner is not None}
+    if isinstance(value, Mapping):
+        return {name: _to_json(inner) for name, inner in value.items()}
+    return [_to_json(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _load(path: Path, kind: type[T]) -> T:
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError("the file is missing") from None
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise ValueError(error.strerror) from error
+        raise StorageError(
+            f"The run's state cannot be read: {error.strerror or error}.",
+            where=str(path),
+            hint="Check the permissions of this file.",
+        ) from error
+    if not isinstance(data, dict) or "version" not in data:
+        raise ValueError('this file is not the state of a run: it has no key "version"')
+    checksum = data.pop("checksum", None)
+    if checksum is not None and checksum != stable_hash(data):
+        raise ValueError("its checksum differs")
+    _check_version(data["version"], path)
+    return from_json(kind, data)
+
+
+def _check_version(version: object, path: Path) -> None:
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise ValueError(f"version: expected an integer, found {_shown(version)}")
+    if version != VERSION:
+        newer = version > VERSION
+        raise StorageError(
+            f"This run was written with state version {version}; this magpie_hf reads version {VERSION}.",
+            where=f"{path}, key version",
+            hint="Upgrade magpie_hf." if newer else "Choose another --output, or use the magpie_hf that wrote it.",
+            version=version,
+        )
+
+
+def from_json(kind: type[T], data: object) -> T:
+    """Return parsed JSON as an object of a dataclass.
+
+    Raises:
+        ValueError: a value has the wrong type or a required key is missing; names the key.
+    """
+    found: T = _read(kind, data, "")
+    return found
+
+
+def _read(kind: Any, data: Any, where: str) -> Any:
+    """Return a JSON value as one of the type that a field declares."""
+    if kind is Any:
+        return data
+    if dataclasses.is_dataclass(kind):
+        return _read_fields(kind, _checked(data, dict, where), where)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is types.UnionType:
+        return None if data is None else _read(inner[0], data, where)
+    if origin is Literal:
+        if data not in inner:
+            raise ValueError(f"{where}: expected one of {', '.join(inner)}, found {_shown(data)}")
+        return data
+    if origin is dict:
+        items = _checked(data, dict, where).items()
+        return {name: _read(inner[1], value, _joined(where, name)) for name, value in items}
+    if origin is list:
+        return [_read(inner[0], value, f"{where}[{at}]") for at, value in enumerate(_checked(data, list, where))]
+    if origin is tuple:
+        values = _checked(data, list, where)
+        if len(values) != len(inner):
+            raise ValueError(f"{where}: expected {len(inner)} values, found {len(values)}")
+        return tuple(_read(one, value, f"{where}[{at}]") for at, (one, value) in enumerate(zip(inner, values)))  # noqa: B905
+    return _checked(data, kind, where)
+
+
+def _read_fields(kind: Any, data: Mapping[str, Any], where: str) -> Any:
+    values = {
+        name: _read(declared, data[name], _joined(where, name))
+        for name, declared in _types(kind).items()
+        if name in data
+    }
+    needed = (item for item in dataclasses.fields(kind) if _is_required(item))
+    for item in needed:
+        if item.name not in values:
+            raise ValueError(f"{_joined(where, item.name)}: the key is missing")
+    return kind(**values)
+
+
+def _is_required(item: dataclasses.Field[Any]) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+@functools.cache
+def _types(kind: type[object]) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _checked(data: Any, kind: type[object], where: str) -> Any:
+    accepted = (int, float) if kind is float else kind
+    if isinstance(data, accepted) and (kind is bool or not isinstance(data, bool)):
+        return data
+    raise ValueError(f"{where or 'the file'}: expected {_KINDS[kind]}, found {_shown(data)}")
+
+
+_KINDS: dict[type[object], str] = {
+    dict: "a mapping", list: "a list", str: "a text", int: "an integer", float: "a number", bool: "true or false",
+}  # fmt: skip
+
+
+def _shown(data: object) -> str:
+    text = json.dumps(data, ensure_ascii=False, default=to_plain)
+    return text if len(text) <= 60 else f"{text[:60]} …"
+
+
+def _joined(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
