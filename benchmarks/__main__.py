@@ -1,7 +1,7 @@
 """Run every benchmark and write the tables to benchmarks/RESULTS.md.
 
     python -m benchmarks                 all of them
-    python -m benchmarks endpoint local  those named so (bench_endpoint.py, bench_local.py)
+    python -m benchmarks endpoint local  only these (bench_endpoint.py, bench_local.py)
 
 A benchmark is a module `bench_*.py` that prints a Markdown table of `measure | value | limit`.
 """
@@ -26,7 +26,7 @@ VERSIONS = ("torch", "transformers", "datasets", "huggingface_hub", "aiohttp")
 
 
 class Ended(NamedTuple):
-    """A benchmark's table, its first docstring line, how long it took, and whether it ended well."""
+    """A benchmark's table, the first line of its docstring, its duration, and whether it succeeded."""
 
     name: str
     title: str
@@ -41,7 +41,7 @@ def title_of(name: str) -> str:
 
 
 def run(name: str) -> Ended:
-    """Run one benchmark in a process of its own; what it prints is shown as it comes."""
+    """Run one benchmark in a separate process and show its output while it runs."""
     print(f"== {title_of(name)}", flush=True)
     start = time.monotonic()
     command = [sys.executable, "-u", "-m", f"benchmarks.bench_{name}"]
@@ -56,13 +56,13 @@ def run(name: str) -> Ended:
 
 
 def machine() -> str:
-    """Return what the numbers were measured with."""
+    """Return the versions and the machine of the measurements."""
     packages = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
     return f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}; {packages}"
 
 
 def write(results: list[Ended]) -> None:
-    """Write the tables, those of the benchmarks that were not run this time kept."""
+    """Write the tables; keep those of benchmarks that did not run this time."""
     kept = sections()
     for ended in results:
         note = "" if ended.is_good else "\n\n**It failed; the table is not complete.**"
@@ -74,7 +74,7 @@ def write(results: list[Ended]) -> None:
 
 
 def sections() -> dict[str, str]:
-    """Return the text of each benchmark's section as it stands in the file."""
+    """Return the current section of each benchmark in the file."""
     if not RESULTS.exists():
         return {}
     _, *parts = RESULTS.read_text(encoding="utf-8").split("\n## ")
@@ -82,7 +82,7 @@ def sections() -> dict[str, str]:
 
 
 def main() -> int:
-    """Return 0 if all benchmarks ended well."""
+    """Return 0 if all benchmarks succeeded."""
     known = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")

@@ -1,7 +1,7 @@
-"""Benchmark (h): what annotations without a judge cost a row, and how far a combined judge goes.
+"""Benchmark (h): the cost per row of annotations without a judge, and the tokens and agreement of a combined judge.
 
-Flags against a plain pass over the same texts (lower, split), languages against lingua's calls one by one, the reader of
-judges' answers against `json.loads`; tokens of three judge passes against one, on the demo model, and their agreement.
+Compares flags with a plain pass over the same texts (lower, split), languages with lingua's calls one by one, the parser of
+judges' replies with `json.loads`, and three judge requests with one on the demo model.
 
     python -m benchmarks.bench_annotations --rows 5000
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def per_row(work: Callable[[], object], rows: int) -> float:
-    """Return microseconds a row, the best of three."""
+    """Return microseconds per row, the best of three runs."""
     best = float("inf")
     for _ in range(3):
         started = time.perf_counter()
@@ -45,7 +45,7 @@ def main() -> None:
     plain = per_row(lambda: [(a.lower().split(), b.lower().split()) for a, b in texts], rows)
     flags = per_row(lambda: [flags_of(a, b, "stop") for a, b in texts], rows)
     print(f"| flags | {flags:.0f} µs a row, {flags / plain:.0f} times lower and split | - |")
-    judge = Language().bind(None)  # type: ignore[arg-type]  # it asks its context for nothing
+    judge = Language().bind(None)  # type: ignore[arg-type]  # it does not use its context
     instructions = [a for a, _ in texts]
     batch = per_row(lambda: judge({"instruction": instructions}), rows)
     some = instructions[:500]

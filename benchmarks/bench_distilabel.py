@@ -1,8 +1,8 @@
-"""Benchmark (e): distilabel 1.5.3's MagpieGenerator on the demo model, against ours on the same model.
+"""Benchmark (e): distilabel 1.5.3's MagpieGenerator compared with magpie_hf, both on the demo model.
 
-distilabel gets an environment of its own (.cache/distilabel), as it needs transformers below 5; where that cannot be
-installed the benchmark says so and ends well. Both write one instruction and one response a row, at most
-`--max-tokens` each; distilabel's time starts when its model is loaded, ours with the call.
+distilabel is installed into a separate environment (.cache/distilabel), because it requires transformers below 5. If the
+installation fails, the benchmark reports it and succeeds. Both generate one instruction and one response per row, with at most
+`--max-tokens` each. distilabel's time starts when its model is loaded, ours with the call.
 
     python -m benchmarks.bench_distilabel
 """
@@ -26,7 +26,7 @@ LIMIT = 20
 
 
 def install() -> str | None:
-    """Set up distilabel's environment if it is not there; return what went wrong, or None."""
+    """Set up distilabel's environment if it does not exist; return the error, or None."""
     python, stamp = ENVIRONMENT / "bin" / "python", ENVIRONMENT / ".ready"
     if stamp.exists():
         return None
@@ -66,7 +66,7 @@ def child(model: str, rows: int, batch: int, max_tokens: int) -> None:
 
 
 def theirs(args: argparse.Namespace) -> float:
-    """Return distilabel's rows a second."""
+    """Return distilabel's rows per second."""
     options = ["--model", args.model, "--max-tokens", str(args.max_tokens), "--batch", str(args.batch)]
     command = [str(ENVIRONMENT / "bin" / "python"), __file__, "--child", "--rows", str(args.rows), *options]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -77,7 +77,7 @@ def theirs(args: argparse.Namespace) -> float:
 
 
 def ours(args: argparse.Namespace) -> float:
-    """Return our rows a second, from the call to the dataset."""
+    """Return our rows per second, from the call until the dataset is returned."""
     import magpie_hf
 
     recipe = {
@@ -96,7 +96,7 @@ def ours(args: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    """Print a table, or why there is none."""
+    """Print a table, or the reason why it cannot be measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=128, help="rows of distilabel")
     parser.add_argument("--our-rows", type=int, default=2000)

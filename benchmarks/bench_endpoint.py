@@ -1,10 +1,9 @@
-"""Benchmark (b): the endpoint engines against a bare asyncio load generator, and against what the server could give.
+"""Benchmark (b): the endpoint engines compared with a plain asyncio load generator and with the ideal rate of the server.
 
-On a simulated TGI (256 slots, log-normal latency drawn from each request's seed, so that both clients meet the same
-latencies) the yardstick is the ideal: each request takes the first free slot at once and costs nothing else. Then on
-the test TGI server, which really generates, the yardstick is the bare client. On a simulated completions server of 1,024
-slots with 1 % long texts, as vLLM serves on an 80 GB card, the openai engine is compared with the bare client in the same
-run, as a ratio, for groups of several sizes.
+On a simulated TGI server (256 slots, log-normal latency drawn from each request's seed, so both clients have the same
+latencies), the reference is the ideal rate: each request takes the first free slot immediately, without overhead. On the test
+TGI server, which really generates, the reference is the plain client. On a simulated completions server with 1,024 slots and
+1 % long texts, similar to vLLM on an 80 GB GPU, the openai engine is compared with the plain client for several group sizes.
 
     python -m benchmarks.bench_endpoint --requests 6000
 """
@@ -48,27 +47,27 @@ class Load(NamedTuple):
 
     @property
     def seeds(self) -> Iterable[int]:
-        """The seeds to send."""
+        """Return the seeds to send."""
         return count(self.first_seed) if self.is_endless else range(self.first_seed, self.first_seed + self.num)
 
 
 class Measured(NamedTuple):
-    """When each answer was there, in seconds from the start, in order."""
+    """The times of all replies, in seconds from the start, in order."""
 
     times: list[float]
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds to the last answer."""
+        """Return the seconds until the last reply."""
         return self.times[-1]
 
     def steady_rate(self) -> float:
-        """Answers a second between a tenth and nine tenths of them, without the run-up and the end."""
+        """Return the replies per second between the first and the last tenth of them, without startup and end."""
         cut = len(self.times) // 10
         return (len(self.times) - 2 * cut - 1) / (self.times[-cut - 1] - self.times[cut])
 
     def late_rate(self) -> float:
-        """Answers a second in the second half, when all slots have long been in use."""
+        """Return the replies per second in the second half, when all slots are in use."""
         half = len(self.times) // 2
         return (len(self.times) - half - 1) / (self.times[-1] - self.times[half])
 
@@ -82,12 +81,12 @@ class Measured(NamedTuple):
 
 
 def bare(url: str, load: Load) -> Measured:
-    """Run `concurrency` workers that post and read JSON, and nothing else."""
+    """Run `concurrency` workers that only post and read JSON."""
     return _bare(url + "/generate", load, _tgi_body)
 
 
 def bare_completions(url: str, load: Load) -> Measured:
-    """Run the same against a completions server, one sample a request."""
+    """Run the same with a completions server, one sample per request."""
     return _bare(url + "/v1/completions", load, _completions_body)
 
 
@@ -160,7 +159,7 @@ def _through(made: Engine, load: Load) -> Measured:
 
 
 def ideal_s(latency: Latency, slots: int, load: Load) -> float:
-    """Return the seconds that the load takes if each request begins the moment a slot is free."""
+    """Return the seconds that the load takes if each request starts as soon as a slot is free."""
     free = [0.0] * slots
     end = 0.0
     for seed in range(load.first_seed, load.first_seed + load.num):
@@ -171,7 +170,7 @@ def ideal_s(latency: Latency, slots: int, load: Load) -> float:
 
 
 def simulated(args: argparse.Namespace) -> None:
-    """Compare both clients with the ideal on the simulated server, and once more with a few very slow rows."""
+    """Compare both clients with the ideal rate on the simulated server, then again with a few very slow rows."""
     latency = Latency(args.median_s, args.sigma)
     load = Load(args.requests, args.slots, 16)
     best = ideal_s(latency, args.slots, load)
@@ -213,7 +212,7 @@ def wide(args: argparse.Namespace) -> None:
 
 
 def real(args: argparse.Namespace) -> None:
-    """Compare both clients on the server that really generates; the best of `--repeats` each, taken in turn."""
+    """Compare both clients on the server that really generates: the best of `--repeats` alternating runs each."""
     best: dict[str, float] = {}
     with ServerProcess("tgi_server", args.model, "--model-id", "demo") as server:
         bare(server.url, Load(64, 64, args.max_tokens))

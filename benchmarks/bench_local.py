@@ -1,8 +1,8 @@
-"""Compare the local engine with a bare `model.generate` loop, in one process, in turns.
+"""Compare the local engine with a plain `model.generate` loop, in one process, in alternating runs.
 
-Tasks: instructions (the pre-query prompt N times, sampled) and responses (N different prompts, greedy). The loop is
-the best of its batch sizes; it decodes its texts too, and runs on the same weights, dtype and number of threads.
-Prints Markdown tables. The machine should be calm: the load is printed with the result.
+Tasks: instructions (the pre-query prompt N times, sampled) and responses (N different prompts, greedy). The loop uses its best
+batch size, decodes its texts too, and has the same weights, dtype and number of threads. Prints Markdown tables. The machine
+should be idle; its load is printed with the result.
 
     python benchmarks/bench_local.py --model demo --threads 2 --instructions 2048 --responses 512
 """

@@ -1,8 +1,8 @@
-"""Benchmark (f): near duplicates: exact search against the bare product, approximate search and its recall, a GPU.
+"""Benchmark (f): near-duplicate search: exact search compared with plain matrix products, recall of approximate search, GPU.
 
-(a) 100,000 x 384 exact on the CPU, against nothing but the matrix products of as many multiply-adds. (b) 1,000,000 x
-384 approximate: time, and recall of near duplicates against exact search on a sample. (c) with a CUDA device:
-1,000,000 x 768 exact, as a share of the product's rate measured in the same run.
+(a) Exact search over 100,000 x 384 on the CPU, compared with plain matrix products of the same size. (b) Approximate search over
+1,000,000 x 384: time, and recall of near-duplicates compared with exact search on a sample. (c) With a CUDA device: exact search
+over 1,000,000 x 768, as a share of the matrix products' rate in the same run.
 
     python -m benchmarks.bench_neighbors --rows 100000 --large 1000000
 """
@@ -21,7 +21,7 @@ DIM = 384
 
 
 def vectors(rows: int, dim: int, place: Path, seed: int = 0) -> np.ndarray:
-    """Return unit vectors around some thousand topics, float16 on disk; a tenth has a near duplicate."""
+    """Return unit vectors around some thousand topics, float16 on disk; a tenth of them have a near-duplicate."""
     rng = np.random.default_rng(seed)
     centers = rng.normal(size=(2000, dim)).astype(np.float32)
     out = np.memmap(place / f"v{rows}x{dim}.f16", dtype=np.float16, mode="w+", shape=(rows, dim))
@@ -35,7 +35,7 @@ def vectors(rows: int, dim: int, place: Path, seed: int = 0) -> np.ndarray:
 
 
 def bare_products(rows: int, dim: int, block: int) -> float:
-    """Return the seconds of the matrix products alone that compare each pair of blocks once."""
+    """Return the seconds of the matrix products that compare each pair of blocks once."""
     import torch
 
     left, right = torch.randn(block, dim), torch.randn(block, dim)
@@ -55,7 +55,9 @@ def exact(rows: int, place: Path) -> None:
     matrix = vectors(rows, DIM, place)
     before = bare_products(rows, DIM, CPU_BLOCK)
     found = find_neighbors(matrix, method="exact")
-    bare = min(before, bare_products(rows, DIM, CPU_BLOCK))  # a machine's speed moves: the better one is the limit
+    bare = min(
+        before, bare_products(rows, DIM, CPU_BLOCK)
+    )  # the speed of a machine varies: the better time is the limit
     seconds = found.report["seconds"]
     print(
         f"| {rows:,} x {DIM} exact, CPU | {seconds:.1f} s, {found.report['duplicate_rows']:,} rows with near duplicates | - |"

@@ -1,8 +1,8 @@
-"""Benchmark (c) and (d): what our own code costs a row, memory as runs grow, and the time to resume.
+"""Benchmarks (c) and (d): the overhead of our own code per row, memory of large runs, and the time to resume.
 
-A null engine (no model) goes through instructions → responses. Limits: 150 µs per row and stage, 300 MB above import,
-and a resumed run reaches the point of interruption in 2 % of the first run's time (projected onto a model that takes
-`--ms-per-row`, as with a null engine the first run takes no time at all; both figures are printed).
+A null engine (no model) runs instructions and responses. Limits: 150 µs per row and stage, 300 MB above import, and a resumed run
+reaches the point of interruption in 2 % of the first run's time (projected to a model that takes `--ms-per-row`, because a first
+run with a null engine takes almost no time; both figures are printed).
 
     python -m benchmarks.bench_overhead --rows 100000
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 
 
 def child(rows: int, place: str, model: str, stop_at: int | None) -> None:
-    """Run in a process of its own: print seconds, peak memory above import, and rows as JSON."""
+    """Run in a separate process: print seconds, peak memory above import, and rows as JSON."""
     import datasets  # noqa: F401 (part of "import")
 
     import magpie_hf
@@ -51,7 +51,7 @@ def child(rows: int, place: str, model: str, stop_at: int | None) -> None:
 
 
 class Memory:
-    """Peaks above the start: `memory_mb` is the process's own, `mapped_mb` pages of files that the system can drop."""
+    """Peaks above the start: `memory_mb` of private memory, `mapped_mb` of memory-mapped files, which the system can free."""
 
     def __init__(self) -> None:
         self._start = self._now()
@@ -79,7 +79,7 @@ class Memory:
 
 
 def measure(rows: int, place: Path, model: str, stop_at: int | None = None) -> dict[str, float]:
-    """Run `child` in a fresh interpreter."""
+    """Run `child` in a new interpreter."""
     command = [sys.executable, "-m", "benchmarks.bench_overhead", "--child", str(place), "--rows", str(rows)]
     command += ["--model", model] + (["--stop-at", str(stop_at)] if stop_at else [])
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -1,6 +1,6 @@
-"""Benchmark (h): publishing against `Dataset.push_to_hub`, and what a run costs that is published while it is on.
+"""Benchmark (h): publishing compared with `Dataset.push_to_hub`, and the cost of publishing during a run.
 
-The Hub is the tests' own, in a process of its own on this machine, so this is the client's work, not the network's.
+The Hub is the test server in a separate process on this machine, so this measures the client, not the network.
 
     python -m benchmarks.bench_push --rows 200000
 """

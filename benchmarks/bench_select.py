@@ -1,6 +1,6 @@
-"""Benchmark (g): a million annotated rows selected and reported, and what that takes of memory.
+"""Benchmark (g): the time and memory to select from a million annotated rows and to report on them.
 
-Each step runs in a process of its own; memory is its peak of private pages above the import of its packages.
+Each step runs in a separate process; memory is its peak of private pages above the import of its packages.
 
     python -m benchmarks.bench_select --rows 1000000
 """

@@ -1,4 +1,4 @@
-"""What the documentation says is there, is there, and runs."""
+"""The documentation matches the code: links, commands, settings, and runnable examples."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_the_engine_of_the_page_runs(monkeypatch, tmp_path, tiny_model_dir):
     monkeypatch.delitem(sys.modules, "parrot", raising=False)
     recipe = {"model": str(tiny_model_dir), "num_rows": 3, "engine": "parrot:Parrot", "stages": ["instructions"]}
     with pytest.raises(magpie_hf.RunStopped, match="usable"):
-        magpie_hf.run(recipe, output=tmp_path / "run")  # a parrot repeats the template, which is no instruction
+        magpie_hf.run(recipe, output=tmp_path / "run")  # a parrot repeats the template, which is not an instruction
 
 
 def yaml_blocks():

@@ -72,7 +72,7 @@ class Scripted(Engine):
 
 
 class Quiet:
-    """A listener that has no room for another row once `stop_at` rows are finished."""
+    """A listener that accepts no more rows after `stop_at` rows are finished."""
 
     counts_tokens = False
 

@@ -192,7 +192,7 @@ def test_nulls_are_counted_where_they_decide():
         ("pro-filter", {"longst": 3}, ArgumentError, ["longst", '"longest"']),
         ("pro-filter", {"longest": 0}, ArgumentError, ["longest = 0"]),
         ({"quotas": {"difficulty": {"easyy": 3}}}, {}, ArgumentError, ["not a label of difficulty"]),
-        ({"quotas": {"colour": {"red": 3}}}, {}, DatasetError, ["colour"]),
+        ({"quotas": {"color": {"red": 3}}}, {}, DatasetError, ["color"]),
     ],
 )
 def test_a_selection_that_cannot_be_used_says_why(given, changes, error, words):

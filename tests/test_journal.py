@@ -208,7 +208,7 @@ def test_a_cut_is_followed_by_new_rows_in_a_segment_of_their_own(tmp_path):
     os.truncate(segment, segment.stat().st_size - 3)
     with Journal(tmp_path) as journal:
         assert len(journal.index().keys) == 1
-        assert journal.damaged == 0, "a torn tail is no damage"
+        assert journal.damaged == 0, "a torn tail does not count as damage"
         journal.append(key(3), {"n": 3})
     assert set(contents(tmp_path)) == {key(1), key(3)}
     assert len(list(tmp_path.glob("*.jnl"))) == 2

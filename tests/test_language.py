@@ -29,11 +29,23 @@ SCANNED = [
     "Makefile",
     "docs",
     "recipes",
+    "benchmarks",
+    "tools",
+    "tests/servers",
 ]
 # Written from code that is not scanned yet, or holding what the test looks for.
 NOT_SCANNED = ("docs/reference", "docs/how-to/write-", "tests/test_language.py")
 # Texts that models are sent or trained on, and names that are not ours to change: file, and the words that it may hold.
-ALLOWED: dict[str, set[str]] = {}
+ALLOWED: dict[str, set[str]] = {
+    "tools/demo/grammar/advice.py": {"room", "rooms"},
+    "tools/demo/grammar/code.py": {"house"},
+    "tools/demo/grammar/facts.py": {"room", "are there"},
+    "tools/demo/grammar/judge.py": {"is there"},
+    "tools/demo/grammar/math.py": {"are there"},
+    "tools/demo/grammar/topics.py": {"room"},
+    "tools/demo/grammar/unsafe.py": {"house"},
+    "tools/demo/grammar/words.py": {"house", "houses"},
+}
 
 
 def texts_of(path: Path) -> Iterator[tuple[int, str]]:

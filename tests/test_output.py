@@ -73,7 +73,7 @@ def test_a_directory_of_somebodys_is_never_replaced(run_dir, file_format):
 def test_a_directory_of_somebodys_is_refused_before_anything_is_generated(make, null, tmp_path):
     data = tmp_path / "run" / "data"
     data.mkdir(parents=True)
-    (data / "train-00000-of-00001.parquet").write_text("not of this run: there is no run.json")
+    (data / "train-00000-of-00001.parquet").write_text("not of this run: without run.json")
     with pytest.raises(StorageError, match="no run wrote") as caught:
         make()
     assert "--output" in caught.value.hint

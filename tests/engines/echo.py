@@ -22,7 +22,7 @@ class EchoEngine(Engine):
 
     def open(self):
         if self.fail == "open":
-            raise CapabilityError("echo cannot open.", hint="It was told so.")
+            raise CapabilityError("echo cannot open.", hint="The test asked for this.")
 
     def capabilities(self):
         return Capabilities(max_context=64)

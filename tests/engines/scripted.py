@@ -25,13 +25,13 @@ class Arrived:
 class Scripted:
     """`script(arrived, number)` returns (status, body, headers) or a part of it, RESET or HANG, or a coroutine.
 
-    `number` counts the POSTs 1, 2, 3, …. `log`: all that arrived; `cancelled`: requests whose client went away.
+    `number` counts the POSTs 1, 2, 3, …. `log`: all that arrived; `canceled`: requests whose client went away.
     """
 
     def __init__(self, script: Callable[[Arrived, int], Any], port: int = 0) -> None:
         self.script = script
         self.log: list[Arrived] = []
-        self.cancelled = self.num_posts = self.num_open = self.max_open = 0
+        self.canceled = self.num_posts = self.num_open = self.max_open = 0
         self._port = port
 
     @property
@@ -55,7 +55,7 @@ class Scripted:
             if answer == HANG:
                 await asyncio.sleep(3600)
         except asyncio.CancelledError:
-            self.cancelled += 1
+            self.canceled += 1
             raise
         finally:
             self.num_open -= 1

@@ -426,7 +426,7 @@ def test_a_model_that_cannot_be_loaded_is_a_model_error(tmp_path):
 
 def test_a_device_that_is_not_there_is_a_model_error(models):
     if torch.cuda.is_available():
-        pytest.skip("it is there")
+        pytest.skip("it is installed")
     with pytest.raises(ModelError, match="no CUDA device"):
         TransformersEngine(models["gqa"], device="cuda:0").open()
 

@@ -157,7 +157,7 @@ def test_the_text_generation_package_is_used_where_it_is_installed():
     assert tgi_client().package == expected
 
 
-# Who is there
+# Which server responds
 
 
 def test_info_is_read():

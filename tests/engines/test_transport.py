@@ -624,7 +624,7 @@ def test_closing_the_iterator_cancels_what_is_in_flight():
         assert eventually(lambda: server.num_open >= 10)
         stream.close()
         assert eventually(lambda: server.num_open == 0)
-        assert server.cancelled >= 10
+        assert server.canceled >= 10
         server.script = tgi()
         assert len(texts(e)) == 8
 

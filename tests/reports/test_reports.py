@@ -296,5 +296,5 @@ def test_a_browser_shows_the_report(tmp_path, name, width, dark):
     from PIL import Image
 
     colours = np.asarray(Image.open(target).convert("RGB")).reshape(-1, 3)
-    assert (colours.mean() < 80) == dark  # the page follows the colour scheme
+    assert (colours.mean() < 80) == dark  # the page follows the color scheme
     assert len(np.unique(colours, axis=0)) > 20

@@ -1,4 +1,4 @@
-"""A `/v1/completions` server that speaks as vLLM, llama.cpp or `transformers serve`, on the test servers' own generation.
+"""A `/v1/completions` server that behaves like vLLM, llama.cpp or `transformers serve`, with the test servers' generator.
 
 Takes text or token ids, one prompt or a list, `n` samples a prompt (sample i under seed + i), `stop`,
 `stop_token_ids`, `skip_special_tokens`, `add_special_tokens`, `return_token_ids`, and bans by `logit_bias`; unknown
@@ -22,7 +22,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from .dialects import DIALECTS, BadRequest, constrained
-from .faults import Behaviour
+from .faults import Behavior
 from .generation import Generator, Job, Output
 from .http_server import FaultyServer
 
@@ -71,8 +71,8 @@ class CompletionsServer(FaultyServer):
 
     @property
     def served_name(self) -> str:
-        """The name of the model as the server tells it."""
-        return self.behaviour.model_id or self.model_id
+        """Return the name of the model that the server reports."""
+        return self.behavior.model_id or self.model_id
 
     def error_body(self, status: int) -> dict[str, Any]:
         """Return an error of OpenAI's form."""
@@ -183,7 +183,7 @@ class CompletionsServer(FaultyServer):
         return JSONResponse(self.dialect.reply(self.served_name, choices, num_prompt, counts))
 
     def _held(self, choice: dict[str, Any], schema: dict[str, Any], most: int) -> tuple[dict[str, Any], int]:
-        """Return the choice of a weak model that is held to a schema, and its number of tokens."""
+        """Return the choice of a weak model under a schema, and its number of tokens."""
         text = constrained(schema)
         if text is None:
             ended = {"text": '{"ok": true' + "\n" * most, "finish_reason": "length", "stop_reason": None}
@@ -193,7 +193,7 @@ class CompletionsServer(FaultyServer):
         return choice | ended | ({"token_ids": ids} if "token_ids" in choice else {}), len(ids) + 1
 
     async def _chat(self, given: dict[str, Any]) -> Response:
-        """Answer the last message; without a template, as only the address and the form of the answer matter."""
+        """Respond to the last message, without a template: only the route and the format of the reply matter."""
         text = str(given["messages"][-1]["content"])
         reply = await self._complete({**given, "prompt": text, "max_tokens": given.get("max_tokens", 16)})
         whole = json.loads(bytes(reply.body))
@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--chat-only", action="store_true")
     parser.add_argument("--string-only", action="store_true")
-    parser.add_argument("--behaviour", default="{}", help="JSON as for POST /_faults")
+    parser.add_argument("--behavior", default="{}", help="JSON as for POST /_faults")
     args = parser.parse_args()
     server = CompletionsServer(
         args.model,
@@ -291,7 +291,7 @@ def main() -> None:
         string_only=args.string_only,
         dialect=args.dialect,
         rows=args.rows,
-        behaviour=Behaviour.from_json(json.loads(args.behaviour)),
+        behavior=Behavior.from_json(json.loads(args.behavior)),
         port=args.port,
     )
     server.run_forever(args.print_port)

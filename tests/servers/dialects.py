@@ -1,7 +1,7 @@
 """How vLLM, llama.cpp and `transformers serve` differ behind `/v1/completions`, as recorded in `recordings/`.
 
-A dialect reads a request as its server does (refuses, ignores, limits) and puts the reply into its server's form. Tests
-hold the forms to the recordings: the same keys, and values of the same types.
+A dialect reads a request like its server (rejects, ignores and limits the same fields) and formats the reply like it. Tests
+compare the formats with the recordings: the same keys, and values of the same types.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class BadRequest(Exception):
-    """A request that the server refuses: with 400, 404 for an unknown model, or 422."""
+    """A request that the server rejects: with 400, 404 for an unknown model, or 422."""
 
     def __init__(self, message: str, status: int = 400, param: str | None = None, **more: Any) -> None:
         super().__init__(message)
@@ -22,7 +22,7 @@ class BadRequest(Exception):
 
 
 class Dialect:
-    """vLLM's: every field is taken, unknown ones are ignored, `usage` adds up what all choices have."""
+    """vLLM: all fields are supported, unknown ones are ignored, `usage` covers all choices."""
 
     name = "vllm"
     fingerprint: str | None = "vllm-0.32.0-3faf1696"
@@ -38,7 +38,7 @@ class Dialect:
         self.most_n = max_n or self.most_n
 
     def read(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the request as the server understands it. Raises BadRequest for what it refuses."""
+        """Return the request as the server reads it. Raises BadRequest if the server rejects it."""
         n = given.get("n", 1)
         if n < 1:
             raise BadRequest(f"n must be at least 1, got {n}.")
@@ -54,7 +54,7 @@ class Dialect:
         return {"message": f"The model `{asked}` does not exist.", "status": 404, "param": "model"}
 
     def new_tokens(self, num_prompt: int, asked: int | None, limit: int) -> int:
-        """Return how many new tokens there may be. Raises BadRequest if there is no room."""
+        """Return the maximum number of new tokens. Raises BadRequest if the prompt leaves none."""
         if num_prompt + (asked or 1) > limit:
             raise BadRequest(
                 f"This model's maximum context length is {limit} tokens. However, you requested {asked} output "
@@ -64,12 +64,12 @@ class Dialect:
         return asked or limit - num_prompt
 
     def schema(self, given: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the JSON schema that a request is held to, if it names one in a field that this server honors."""
+        """Return the JSON schema of a request, if it is in a field that this server supports."""
         asked = given.get(self.grammar_field)
         return asked["json_schema"]["schema"] if asked and self.grammar_field == "response_format" else asked
 
     def error(self, bad: BadRequest) -> dict[str, Any]:
-        """Return the body of a refusal."""
+        """Return the body of an error reply."""
         kind = "NotFoundError" if bad.status == 404 else "BadRequestError"
         return {"error": {"message": str(bad), "type": kind, "param": bad.param, "code": bad.status}}
 
@@ -83,7 +83,7 @@ class Dialect:
         return {"object": "list", "data": [model | more]}
 
     def choice(self, choice: dict[str, Any]) -> dict[str, Any]:
-        """Return a choice in the server's form, of one that has everything."""
+        """Return a complete choice in the format of the server."""
         ids = {name: choice.get(name) for name in ("token_ids", "prompt_token_ids")}
         return choice | ids | {"prompt_logprobs": None, "routed_experts": None}
 
@@ -99,7 +99,7 @@ class Dialect:
 
 
 class LlamaCpp(Dialect):
-    """llama.cpp's server: `n` up to its slots, `usage` of one choice, special tokens never in the text."""
+    """llama.cpp's server: `n` up to its slots, `usage` of one choice, no special tokens in the text."""
 
     name = "llama.cpp"
     fingerprint = "b0-0c1e570"
@@ -110,7 +110,7 @@ class LlamaCpp(Dialect):
     checks_model = False
 
     def read(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the request without the fields that the server does not know."""
+        """Return the request without the fields that the server does not support."""
         n = given.get("n", 1)
         if not 1 <= n <= self.most_n:
             raise BadRequest(f"Field 'n': Value must be between 1 <= value <= {self.most_n}, but got {n}")
@@ -118,7 +118,7 @@ class LlamaCpp(Dialect):
         return {name: value for name, value in given.items() if name not in ignored}
 
     def new_tokens(self, num_prompt: int, asked: int | None, limit: int) -> int:
-        """Return how many new tokens there may be: a text ends where the context does."""
+        """Return the maximum number of new tokens: a text ends with the context."""
         if num_prompt >= limit:
             raise BadRequest(
                 f"request ({num_prompt} tokens) exceeds the available context size ({limit} tokens), try increasing it",
@@ -129,11 +129,11 @@ class LlamaCpp(Dialect):
         return min(asked or limit, limit - num_prompt)
 
     def error(self, bad: BadRequest) -> dict[str, Any]:
-        """Return the body of a refusal."""
+        """Return the body of an error reply."""
         return {"error": {"code": bad.status, "message": str(bad), "type": "invalid_request_error"} | bad.more}
 
     def models(self, name: str, root: str, limit: int, facts: dict[str, Any]) -> dict[str, Any]:
-        """Return the reply to `/v1/models`, which is Ollama's list too."""
+        """Return the reply to `/v1/models`, which also has the fields of Ollama."""
         meta = {"n_ctx": limit, "n_ctx_train": limit, "vocab_type": 2, "ftype": "all F32"} | facts
         entry = {"id": name, "aliases": [name], "tags": [], "object": "model", "created": 0, "owned_by": self.owned_by}
         empty = dict.fromkeys(("modified_at", "size", "digest", "description", "parameters"), "")
@@ -143,7 +143,7 @@ class LlamaCpp(Dialect):
         return {"models": [theirs | empty | {"details": details}], "object": "list", "data": [entry | {"meta": meta}]}
 
     def choice(self, choice: dict[str, Any]) -> dict[str, Any]:
-        """Return a choice without ids and without what stopped it."""
+        """Return a choice without token ids and stop reason."""
         return {name: choice[name] for name in ("text", "index", "logprobs", "finish_reason")}
 
     def reply(self, name: str, choices: list[dict[str, Any]], num_prompt: int, counts: list[int]) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class LlamaCpp(Dialect):
 
 
 class TransformersServe(Dialect):
-    """`transformers serve`: text prompts, `n` ignored, other fields refused; samples by `generation_config` only."""
+    """`transformers serve`: text prompts, `n` ignored, unknown fields rejected; sampling only by `generation_config`."""
 
     name = "transformers"
     fingerprint = None
@@ -192,7 +192,7 @@ class TransformersServe(Dialect):
     )
 
     def read(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the request with what its `generation_config` says."""
+        """Return the request with the values of its `generation_config`."""
         unknown = set(given) - self.fields
         if unknown:
             raise BadRequest(f"Unexpected fields in the request: {unknown}", status=422)
@@ -211,15 +211,15 @@ class TransformersServe(Dialect):
         return {"message": f"Server is pinned to '{served}'; requested '{asked}'.", "status": 400}
 
     def new_tokens(self, num_prompt: int, asked: int | None, limit: int) -> int:
-        """Return how many new tokens there may be (the real server goes on beyond the context)."""
+        """Return the maximum number of new tokens (the real server continues beyond the context)."""
         return max(1, min(asked or limit, limit - num_prompt))
 
     def error(self, bad: BadRequest) -> dict[str, Any]:
-        """Return the body of a refusal."""
+        """Return the body of an error reply."""
         return {"detail": str(bad)}
 
     def models(self, name: str, root: str, limit: int, facts: dict[str, Any]) -> dict[str, Any]:
-        """Return the reply to `/v1/models`: what the Hub cache has, and not the model served."""
+        """Return the reply to `/v1/models`: the models in the Hub cache, not the served model."""
         return {"object": "list", "data": []}
 
     def choice(self, choice: dict[str, Any]) -> dict[str, Any]:
@@ -236,7 +236,7 @@ DIALECTS: dict[str, type[Dialect]] = {d.name: d for d in (Dialect, LlamaCpp, Tra
 
 
 def constrained(schema: dict[str, Any]) -> str | None:
-    """Return the text of a weak model under a schema; None: white space until the length ends, where it is allowed."""
+    """Return the text of a weak model under a schema; None: white space until `max_tokens`, where it is allowed."""
     return json.dumps(schema["enum"][0]) if "enum" in schema else None
 
 

@@ -1,8 +1,8 @@
-"""Faults on order, and a record of what arrived: what the test servers share besides generation.
+"""Injected faults and a record of the requests, shared by all test servers.
 
-A `Fault` says what goes wrong and for which generation requests, counted 1, 2, 3, … in the order they arrive (since
-the start or the last `POST /_reset`). `each=True` counts the tries of every distinct request by itself instead, so
-`Fault("overloaded", first=2, each=True)` refuses every request twice and then serves it.
+A `Fault` selects generation requests by their number, counted 1, 2, 3, … in the order of arrival (since the start or the last
+`POST /_reset`). `each=True` counts the attempts of every distinct request separately instead, so
+`Fault("overloaded", first=2, each=True)` rejects every request twice and then serves it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ KINDS = ("overloaded", "status", "hang", "reset", "cut", "truncate", "garbage", 
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong, and when.
+    """A fault, and the requests that it affects.
 
-    `kind`: "overloaded" (429, with `Retry-After: retry_after` when that is given) · "status" (`status`, an error body)
-    · "hang" (no answer, ever) · "reset" (the connection is reset before an answer) · "cut" (the connection ends in the
-    middle of the body) · "truncate" (a whole HTTP message with half of the JSON) · "garbage" (200 with an HTML page)
-    · "delay" (the right answer, `seconds` late) · "die" (the server ends, its open connections are reset).
-    Hit are the `first` requests, every `every`-th one, those numbered `at`, and all if none of the three is given.
+    `kind`: "overloaded" (429, with `Retry-After: retry_after` if set) · "status" (`status`, an error body) · "hang" (no reply) ·
+    "reset" (the connection is reset before the reply) · "cut" (the connection ends in the middle of the body) · "truncate" (a
+    complete HTTP message with half of the JSON) · "garbage" (200 with an HTML page) · "delay" (the correct reply, `seconds` late)
+    · "die" (the server stops, its open connections are reset).
+    It affects the `first` requests, every `every`-th one, those with a number in `at`, and all if none of the three is set.
     """
 
     kind: str
@@ -45,15 +45,15 @@ class Fault:
         object.__setattr__(self, "at", tuple(self.at))
 
     def hits(self, number: int) -> bool:
-        """Return whether the request with this number is hit."""
+        """Return whether the request with this number is affected."""
         if not (self.first or self.every or self.at):
             return True
         return number <= self.first or number in self.at or bool(self.every and number % self.every == 0)
 
 
 @dataclass(frozen=True)
-class Behaviour:
-    """All that a test can change about a server while it runs (`POST /_faults` with these names, or the constructor).
+class Behavior:
+    """The settings of a running server that a test can change (`POST /_faults` with these names, or the constructor).
 
     `model_id`, `model_sha`: what the server calls its model, None for the truth. `starting_s`: that many seconds from
     now every address answers 503. `latency_s`: added to every answer. `latency_by_seed_s`: up to so much more, a pure
@@ -68,31 +68,31 @@ class Behaviour:
     latency_by_seed_s: float = 0.0
 
     @classmethod
-    def from_json(cls, given: dict[str, Any] | list[Any]) -> Behaviour:
+    def from_json(cls, given: dict[str, Any] | list[Any]) -> Behavior:
         """Build from the body of `POST /_faults`: a list of faults, or an object with the names above."""
         given = {"faults": given} if isinstance(given, list) else dict(given)
         faults = given.pop("faults", ())
         return cls(faults=tuple(f if isinstance(f, Fault) else Fault(**f) for f in faults), **given)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` takes."""
+        """Return a mapping for `from_json`."""
         return asdict(self)
 
     def delay_s(self, seed: int | None) -> float:
-        """Return the seconds by which an answer under this seed is held back."""
+        """Return the seconds by which a reply for this seed is delayed."""
         spread = int.from_bytes(hashlib.blake2b(str(seed).encode(), digest_size=4).digest(), "big") / 2**32
         return self.latency_s + self.latency_by_seed_s * spread
 
 
 def request_hash(body: dict[str, Any]) -> str:
-    """Return what tells requests apart: a hash of the body, whatever the order of its keys."""
+    """Return a hash of the body, independent of the order of its keys."""
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass
 class Entry:
-    """One generation request as it was seen; times are `time.time()`.
+    """One generation request; times are `time.time()`.
 
     `outcome`: "open" (not answered yet), "completed" (a whole right answer went out), "dropped" (the client had gone by
     then), or the fault or HTTP status that it met.
@@ -110,7 +110,7 @@ class Entry:
 
 
 class Record:
-    """Everything that arrived, thread-safe."""
+    """All requests, thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -129,7 +129,7 @@ class Record:
             self.max_open = 0
 
     def saw(self, path: str, connection: str, headers: dict[str, str]) -> None:
-        """Note any HTTP request."""
+        """Record an HTTP request."""
         with self._lock:
             self.paths[path] += 1
             self.connections.add(connection)
@@ -138,7 +138,7 @@ class Record:
                 self.authorization[path] += 1
 
     def arrive(self, body: dict[str, Any], connection: str, authorization: bool, seed: int | None, n: int) -> Entry:
-        """Note a generation request and return its entry; `end` closes it."""
+        """Record a generation request and return its entry; `end` closes it."""
         key = request_hash(body)
         with self._lock:
             self.tries[key] += 1
@@ -149,7 +149,7 @@ class Record:
         return entry
 
     def end(self, entry: Entry, outcome: str) -> None:
-        """Note how a request ended; the first word counts."""
+        """Record how a request ended; the first call for an entry wins."""
         with self._lock:
             if entry.outcome == "open":
                 entry.outcome, entry.ended = outcome, time.time()

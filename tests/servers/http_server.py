@@ -22,7 +22,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .faults import Behaviour, Entry, Fault, Record
+from .faults import Behavior, Entry, Fault, Record
 
 
 READY_TIMEOUT_S = 120.0
@@ -30,24 +30,24 @@ STOP_POLL_S = 0.01
 
 
 class FaultyServer:
-    """Base of the test servers: their clock, record, faults and control addresses.
+    """Base class of the test servers: clock, record of requests, faults and control routes.
 
     A subclass adds its routes to `self.app` and calls `answer` for whatever generates. Use as a context manager:
     `with TgiServer(model_dir, faults=[Fault("overloaded", every=7)]) as server: … server.url`.
-    Control: `POST /_faults` (see `Behaviour`), `GET /_stats` (`?log=1` for every request), `POST /_reset`.
+    Control: `POST /_faults` (see `Behavior`), `GET /_stats` (`?log=1` for every request), `POST /_reset`.
     """
 
     def __init__(
         self,
         *,
         faults: tuple[Fault, ...] | list[Fault] = (),
-        behaviour: Behaviour | None = None,
+        behavior: Behavior | None = None,
         refuse_s: float = 0.0,
         port: int = 0,
     ) -> None:
-        self.behaviour = behaviour or Behaviour()
+        self.behavior = behavior or Behavior()
         if faults:
-            self.behaviour = replace(self.behaviour, faults=tuple(faults))
+            self.behavior = replace(self.behavior, faults=tuple(faults))
         self.refuse_s = refuse_s
         self.record = Record()
         self.app = FastAPI(openapi_url=None)
@@ -63,10 +63,10 @@ class FaultyServer:
         self._add_control_routes()
 
     def configure(self, **changes: Any) -> None:
-        """Change the behaviour of a running server: `faults`, `model_id`, `model_sha`, `starting_s`, `latency_s`, …."""
+        """Change the settings of a running server: `faults`, `model_id`, `model_sha`, `starting_s`, `latency_s`, …."""
         if "faults" in changes:
             changes["faults"] = tuple(changes["faults"])
-        self.behaviour = replace(self.behaviour, **changes)
+        self.behavior = replace(self.behavior, **changes)
         self._since = time.monotonic()
 
     @property
@@ -83,16 +83,16 @@ class FaultyServer:
         seed: int | None = None,
         n: int = 1,
     ) -> Response:
-        """Record the request, let the faults that hit it happen, and else give what `make` makes."""
+        """Record the request, inject its faults, or else return the reply of `make`."""
         connection = _connection(request)
         entry = self.record.arrive(body, connection, "authorization" in request.headers, seed, n)
         try:
-            for fault in self.behaviour.faults:
+            for fault in self.behavior.faults:
                 if fault.hits(self.record.tries[entry.hash] if fault.each else entry.number):
                     hurt = await self._happen(fault, entry, make)
                     if hurt is not None:
                         return hurt
-            await asyncio.sleep(self.behaviour.delay_s(seed))
+            await asyncio.sleep(self.behavior.delay_s(seed))
             response = await make()
             gone = self._connections.get(connection)
             lost = gone is None or gone.is_closing()
@@ -100,7 +100,7 @@ class FaultyServer:
             self.record.end(entry, outcome)
             return response
         finally:
-            self.record.end(entry, "cancelled")
+            self.record.end(entry, "canceled")
 
     async def _happen(self, fault: Fault, entry: Entry, make: Callable[[], Awaitable[Response]]) -> Response | None:
         if fault.kind == "delay":
@@ -128,11 +128,11 @@ class FaultyServer:
         return Response(status_code=500)
 
     def error_body(self, status: int) -> dict[str, Any]:
-        """Return the body of an error that was ordered; a subclass speaks its own protocol."""
+        """Return the body of an injected error; subclasses use the format of their protocol."""
         return {"error": f"error {status}"}
 
     def die(self) -> None:
-        """End at once, without a goodbye to anyone: the process exits, or the thread's sockets are reset."""
+        """End immediately: the process exits, or the sockets of the thread are reset."""
         if not self.in_process:
             os._exit(137)
         self._server.should_exit = self._server.force_exit = True
@@ -152,9 +152,9 @@ class FaultyServer:
     def _add_control_routes(self) -> None:
         @self.app.post("/_faults")
         async def set_faults(request: Request) -> Any:
-            self.behaviour = Behaviour.from_json(json.loads(await request.body()))
+            self.behavior = Behavior.from_json(json.loads(await request.body()))
             self._since = time.monotonic()
-            return self.behaviour.to_json()
+            return self.behavior.to_json()
 
         @self.app.get("/_stats")
         async def stats(log: bool = False) -> Any:
@@ -168,7 +168,7 @@ class FaultyServer:
         self.app.add_middleware(_Front, server=self)
 
     def start(self) -> None:
-        """Serve in a thread; returns when the port answers (at once if `refuse_s` holds it back)."""
+        """Serve in a thread; return when the port accepts connections (immediately with `refuse_s`)."""
         self._server = _PromptServer(self._uvicorn_config())
         self._thread = threading.Thread(target=self._serve, name=f"server-{self.port}", daemon=True)
         self._thread.start()
@@ -241,7 +241,7 @@ class _PromptServer(uvicorn.Server):
 
 
 class _Front:
-    """ASGI middleware: notes every request, and answers 503 while the server is said to be starting."""
+    """ASGI middleware: records every request, and replies with 503 while the server is configured as starting."""
 
     def __init__(self, app: Any, server: FaultyServer) -> None:
         self.app = app
@@ -252,7 +252,7 @@ class _Front:
         if scope["type"] == "http" and not scope["path"].startswith("/_"):
             headers = {name.decode("latin1"): value.decode("latin1") for name, value in scope["headers"]}
             server.record.saw(scope["path"], _peer(scope["client"]), headers)
-            if time.monotonic() < server._since + server.behaviour.starting_s:
+            if time.monotonic() < server._since + server.behavior.starting_s:
                 await JSONResponse(server.error_body(503), status_code=503)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
@@ -281,7 +281,7 @@ def _connection(request: Request) -> str:
 
 
 class ServerProcess:
-    """One of these servers as a process of its own: `with ServerProcess("tgi_server", model_dir) as server: server.url`."""
+    """One of these servers in a separate process: `with ServerProcess("tgi_server", model_dir) as server: server.url`."""
 
     def __init__(self, module: str, model_dir: str | Path, *arguments: str, port: int = 0) -> None:
         root = Path(__file__).parents[2]
@@ -305,7 +305,7 @@ class ServerProcess:
             return json.loads(response.read())
 
     def post(self, path: str, body: Any) -> Any:
-        """Post JSON and return the JSON answered."""
+        """Post JSON and return the JSON reply."""
         request = urllib.request.Request(
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )

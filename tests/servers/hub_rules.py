@@ -1,4 +1,4 @@
-"""What the Hub asks of a dataset card's metadata, as far as we use it (huggingface.co/docs/hub/datasets-cards)."""
+"""The Hub's rules for the metadata of a dataset card, as far as the package uses them (huggingface.co/docs/hub/datasets-cards)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _problems(content: str) -> list[str]:
     except yaml.YAMLError as error:
         return [f"YAML: {error}"]
     if not isinstance(data, dict):
-        return ["the metadata is no mapping"]
+        return ["the metadata is not a mapping"]
     problems = []
     if "license" in data and data["license"] not in LICENCES:
         problems.append(f'"license" must be one of the list, not {data["license"]!r}')

@@ -21,7 +21,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from .faults import Behaviour
+from .faults import Behavior
 from .generation import Generator, Job, Output
 from .http_server import FaultyServer
 
@@ -109,8 +109,8 @@ class TgiServer(FaultyServer):
     def info(self) -> dict[str, Any]:
         """Return what `/info` says."""
         return {
-            "model_id": self.behaviour.model_id or self.model_id,
-            "model_sha": self.behaviour.model_sha or self.model_sha,
+            "model_id": self.behavior.model_id or self.model_id,
+            "model_sha": self.behavior.model_sha or self.model_sha,
             "model_pipeline_tag": "text-generation",
             "max_concurrent_requests": self.max_concurrent_requests,
             "max_best_of": self.max_best_of,
@@ -371,7 +371,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16, help="texts generated at once")
     parser.add_argument("--max-concurrent-requests", type=int, default=512)
     parser.add_argument("--refuse-s", type=float, default=0.0, help="refuse connections for so long")
-    parser.add_argument("--behaviour", default="{}", help="JSON as for POST /_faults")
+    parser.add_argument("--behavior", default="{}", help="JSON as for POST /_faults")
     args = parser.parse_args()
     server = TgiServer(
         args.model,
@@ -379,7 +379,7 @@ def main() -> None:
         model_sha=args.model_sha,
         rows=args.rows,
         max_concurrent_requests=args.max_concurrent_requests,
-        behaviour=Behaviour.from_json(json.loads(args.behaviour)),
+        behavior=Behavior.from_json(json.loads(args.behavior)),
         refuse_s=args.refuse_s,
         port=args.port,
     )

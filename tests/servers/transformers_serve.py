@@ -10,7 +10,7 @@ is the only `model` that requests may name. What it does, found by trying (5.23.
   `generation_config`, a JSON string with `do_sample` (and `eos_token_id`, which it then lacks), does.
 - `seed` seeds torch for the whole process when the request arrives, so seeds hold for one request at a time only.
 - Special tokens are left out of the text; a stop text stays at its end; `completion_tokens` counts the stop token.
-- `/v1/models` lists the Hub cache, not the model served, and fails with 500 where there is no cache directory.
+- `/v1/models` lists the Hub cache, not the model served, and fails with 500 without a cache directory.
 - The reply's `model` is `<directory>@main`.
 """
 

@@ -70,7 +70,7 @@ def measure_chat_model(model: Any, tokenizer: Any, count: int = 1000) -> dict[st
 
 
 def measure(directory: Path) -> dict[str, float]:
-    """Measure the models in `directory`/model and `directory`/reward, as far as they are there."""
+    """Measure the models in `directory`/model and `directory`/reward, as far as they exist."""
     from tokenizers import Tokenizer
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 

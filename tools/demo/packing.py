@@ -1,7 +1,7 @@
-"""Annotation rows packed behind one prompt: the part that all rows share is computed once a batch.
+"""Annotation rows packed after one shared prompt, so that the shared part is computed once per batch.
 
-A mask lets each row see the shared part and itself, and its positions go on from the shared part's, so every row's
-logits are those of the row alone (a test holds the two equal).
+A mask lets each row attend to the shared part and to itself, and its positions continue those of the shared part. The logits
+of a row are therefore the same as without packing (a test checks this).
 """
 
 from __future__ import annotations

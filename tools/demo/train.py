@@ -233,7 +233,7 @@ def save_chat_model(model: LlamaForCausalLM, tokenizer: Any, directory: Path) ->
 def train_and_save(what: str, out: Path, steps: int, polish_steps: int, reward_steps: int) -> dict[str, float]:
     """Train what is asked for into `out`/model and `out`/reward.
 
-    "polish" goes on from the model in `out`, and "reward" from its first layers. Returns figures for the cards.
+    "polish" continues from the model in `out`, and "reward" from its first layers. Returns figures for the cards.
     """
     from tokenizers import Tokenizer
     from transformers import LlamaForCausalLM

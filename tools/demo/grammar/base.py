@@ -52,7 +52,7 @@ class Exchange:
     hazard: str | None = None
 
     def then(self, instruction: str, answer: str, **changes: object) -> Exchange:
-        """Return this exchange with one more follow-up, labelled like it where `changes` say nothing else."""
+        """Return this exchange with one more follow-up; its labels are those of this one unless `changes` sets them."""
         values: dict[str, object] = {"form": f"{self.form}/follow-up", "follow_ups": (), **changes}
         follow_up = replace(self, instruction=instruction, answer=answer, **values)  # type: ignore[arg-type]
         return replace(self, follow_ups=(*self.follow_ups, follow_up))
