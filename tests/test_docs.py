@@ -123,12 +123,60 @@ def save_example(name, folder, module):
     (folder / f"{module}.py").write_text(code, "utf-8")
 
 
-def test_the_stage_of_the_page_runs_from_yaml_with_its_settings_and_resumes(monkeypatch, tmp_path, tiny_model_dir):
+OWN = ("write-a-stage.md", "write-a-rubric.md")
+FILE = re.compile(r"```\w+ runnable (\S+)\n(.*?)```", re.DOTALL)
+
+
+@pytest.fixture
+def own_files(monkeypatch, tmp_path):
+    """Save the files of the pages on stages and rubrics in the current folder, as the pages say."""
+    files = [
+        match for name in OWN for match in FILE.findall((REPOSITORY / "docs" / "how-to" / name).read_text("utf-8"))
+    ]
+    for name, text in files:
+        (tmp_path / name).write_text(text, "utf-8")
+        monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return [name for name, _ in files]
+
+
+def own_stages():
+    """Return the stages of the recipes on the pages that are named there as a file or `module:Class`."""
+    for name in OWN:
+        page = (REPOSITORY / "docs" / "how-to" / name).read_text("utf-8")
+        for block in re.findall(r"```yaml\n(model: .*?)```", page, re.DOTALL):
+            *before, own = yaml.safe_load(block)["stages"]
+            assert before == ["instructions", "responses"]
+            yield own
+
+
+def test_a_rubric_and_a_stage_of_each_kind_run_from_yaml_with_settings_on_the_demo_model(own_files, tmp_path):
+    stages = list(own_stages())
+    assert len(own_files) == len(stages) == 5
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        yaml.safe_dump({"model": "demo", "num_rows": 12, "stages": ["instructions", "responses", *stages]})
+    )
+    rows = magpie_hf.run(recipe, output=tmp_path / "run")
+    assert len(rows) == 10
+    assert set(rows["response_finish_reason"]) == {"stop"}  # so that `at_most` had something to drop
+    for row in rows:
+        assert row["title"]
+        assert row["num_words"] == len(row["response"].split())
+        assert row["is_long"] == (row["num_words"] >= 30)
+        assert row["surprise"] > 0
+        assert row["formality_level"] in ("low", "medium", "high") or row["formality_error"]
+    before = rows.to_list()
+    assert magpie_hf.run(recipe, {"stages[5].max_length": 8}, output=tmp_path / "run")["surprise"] != rows["surprise"]
+    assert magpie_hf.run(recipe, output=tmp_path / "run").to_list() == before
+    page = magpie_hf.report(tmp_path / "run", tmp_path / "report.html").read_text("utf-8")
+    assert all(title in page for title in ("Words", "Surprise", "Formality of instructions"))
+
+
+def test_the_stage_of_the_page_runs_from_yaml_with_its_settings_and_resumes(own_files, tmp_path, tiny_model_dir):
     from tests.null_engine import NullEngine
 
-    save_example("write-a-stage.md", tmp_path, "titles")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "titles", raising=False)
     NullEngine.reset()
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(
@@ -162,8 +210,5 @@ def yaml_blocks():
 
 
 @pytest.mark.parametrize("block", list(yaml_blocks()))
-def test_whole_recipes_in_the_documentation_can_be_used(block, monkeypatch, tmp_path):
-    save_example("write-a-stage.md", tmp_path, "titles")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "titles", raising=False)
+def test_whole_recipes_in_the_documentation_can_be_used(block, own_files):
     magpie_hf.load_recipe(yaml.safe_load(block))

@@ -24,7 +24,7 @@ stages:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_stage_of_ones_own_is_resumed_after_kills(tmp_path):
-    (code,) = re.findall(r"```python runnable\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    (code,) = re.findall(r"```python runnable titles.py\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     (tmp_path / "titles.py").write_text(code, "utf-8")
     (tmp_path / "mine.yaml").write_text(RECIPE, "utf-8")
     paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
