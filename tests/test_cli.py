@@ -270,7 +270,7 @@ def test_explain_names_stages_and_fields(recipe, place):
     assert said.code == 0
     assert [" ".join(line.split()) for line in said.out.splitlines()] == [
         "instructions from the cache",
-        "responses runs again, all rows",
+        "responses runs again, all 12 rows",
         "parameters.sampling.temperature: 0.0 → 0.5",
         "lengths runs again, all 12 rows: their input is new",
     ]

@@ -13,16 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import magpie_hf
 from magpie_hf.cli.show import show_status
 from magpie_hf.engines.base import Failure
 from magpie_hf.errors import ArgumentError, BudgetExceeded, DatasetError, MagpieError, RecipeError, RowsPending
+from magpie_hf.execution.driver import StageCounters
+from magpie_hf.execution.progress import Listener
 from magpie_hf.recipe.schema import load_recipe
+from magpie_hf.session.explain import StageChange, differences, explain_changes
 from magpie_hf.session.session import Session
-from magpie_hf.session.status import RunReport, StageReport, differences, explain_changes, run_facts, run_status
+from magpie_hf.session.status import RunReport, StageReport, run_facts, run_status
 from magpie_hf.storage.loading import load_rows
 from magpie_hf.storage.lock import running_owner
 from magpie_hf.storage.rundir import RunDir
-from magpie_hf.storage.state import Totals
+from magpie_hf.storage.state import Counts, Totals
 from tests.end_to_end.harness import here
 from tests.stages import conftest as runs
 
@@ -195,7 +199,7 @@ def test_a_run_that_is_on_has_an_owner_stages_to_come_and_a_rest(make, tmp_path)
     ]  # fmt: skip
     stage = report.stages[1]
     assert stage.left == 40 - stage.done
-    assert stage.eta_s == pytest.approx(stage.left * stage.seconds / stage.done)
+    assert stage.eta_s == pytest.approx(stage.left / stage.rows_per_s)
 
 
 def test_only_the_stage_of_the_current_session_is_shown_as_running(make, null, tmp_path):
@@ -250,6 +254,120 @@ def test_a_process_that_is_gone_runs_nothing(tmp_path):
 def test_the_rows_that_would_run_again_are_counted(make, tmp_path, overrides, rows):
     make(stages=STAGES, num_rows=4)
     assert [change.rows for change in explain_changes(tmp_path / "run", overrides)] == rows
+
+
+def explained(place, overrides):
+    return {change.name: (change.rows, change.is_bound) for change in explain_changes(place, overrides)}
+
+
+def test_behind_a_selection_rows_are_counted_exactly_or_at_most(make, tmp_path):
+    turns = {"stage": "turns", "turns": 2}
+    make(stages=["instructions", "responses", "lengths", {"stage": "select", "longest": 3}, turns], num_rows=8)
+    kept = explained(tmp_path / "run", {"stages.turns.turns": 3})
+    assert kept["turns"] == ((3, 3), False)
+    changed = explained(tmp_path / "run", {"stages.select.longest": 5})
+    assert changed["select"] == ((8, 8), False)
+    assert changed["turns"] == ((5, 5), True)
+    said = here(
+        "explain",
+        tmp_path / "run",
+        "--set",
+        "stages.select.longest=null",
+        "--set",
+        "stages.select.where=response_length > 0",
+    )
+    assert "runs on at most 8 rows: their input is new" in said
+
+
+@pytest.mark.parametrize(
+    ("before", "overrides", "rows", "is_bound"),
+    [
+        ({}, {"stages": ["flags", "lengths"], "model": "demo"}, (6, 6), False),
+        ({}, {"num_rows": 4}, (4, 4), False),
+        ({"num_rows": 3}, {"num_rows": 5}, (5, 5), True),
+        ({"num_rows": 3}, {"num_rows": 2}, (2, 2), False),
+        ({}, {"dataset.path": "other.jsonl", "num_rows": 9}, (9, 9), True),
+        ({}, {"dataset.path": "other.jsonl"}, None, False),
+        ({"num_rows": 3}, {}, None, False),
+    ],
+    ids=str,
+)
+def test_rows_of_a_dataset_recipe_are_counted_exactly_or_at_most(tmp_path, before, overrides, rows, is_bound):
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "Hi there"}\n' * 6)
+    recipe = {"name": "a", "dataset": {"path": str(tmp_path / "rows.jsonl")}, "stages": ["flags"], **before}
+    magpie_hf.run(recipe, output=tmp_path / "run")
+    change = explain_changes(tmp_path / "run", overrides)[-1]
+    assert (change.rows, change.is_bound) == (rows, is_bound)
+
+
+def test_what_happens_to_a_stage_is_said_with_its_number_of_rows():
+    def said(*change):
+        return StageChange("x", change[0], [], *change[1:]).describe()
+
+    assert said("again", (12, 12)) == "runs again, all 12 rows"
+    assert said("again", (12, 12), True) == "runs again, at most 12 rows"
+    assert said("again") == "runs again, all rows"
+    assert said("new", (9, 9), True) == "runs on at most 9 rows: it is new in the recipe"
+    assert said("left", (3, 9)) == "resumes: 3 of 9 rows are left"
+    assert said("rows", (0, 9)) == "is collected again, no row runs"
+    assert said("rows", (3, 9)) == "runs on 3 of 9 rows: their input is new"
+    assert said("kept", None) == "from the cache"
+
+
+def test_status_shows_the_stages_of_earlier_settings_under_a_heading(make, tmp_path):
+    make(stages=["instructions", "responses", "lengths"], num_rows=4)
+    make(stages=["instructions", {"stage": "responses", "sampling": {"temperature": 0.5}}], num_rows=4)
+    report = run_status(tmp_path / "run")
+    assert [(stage.name, stage.is_current) for stage in report.stages] == [
+        ("instructions", True), ("responses", True), ("responses", False), ("lengths", False),
+    ]  # fmt: skip
+    lines = [line.split()[:2] for line in here("status", tmp_path / "run").splitlines() if line]
+    heading = lines.index(["of", "earlier"])
+    assert [line[0] for line in lines[heading - 2 : heading + 3]] == [
+        "instructions",
+        "responses",
+        "of",
+        "responses",
+        "lengths",
+    ]
+
+
+def test_stages_to_come_are_listed_in_the_order_of_the_recipe(make, null, tmp_path):
+    null.die_after = 60
+    with pytest.raises(KeyboardInterrupt):
+        make(stages=STAGES)
+    assert [(stage.name, stage.status) for stage in run_status(tmp_path / "run").stages] == [
+        ("instructions", "done"), ("responses", "stopped"), ("turns", "to come"), ("lengths", "to come"),
+    ]  # fmt: skip
+
+
+def test_a_rate_is_known_from_the_third_row_on_and_is_of_one_moment(make, null, tmp_path):
+    null.die_after = 60
+    with pytest.raises(KeyboardInterrupt):
+        make(engine={"window": 4})
+    with RunDir(tmp_path / "run").own() as run_dir:
+        responses = next(stage for stage in run_dir.state.stages.values() if stage.name == "responses")
+        responses.status = "running"
+        responses.counts = Counts(total=40)  # as saved when the stage begins
+        run_dir.save()
+        assert "rows left, estimating the time" in here("status", tmp_path / "run")
+        responses.counts = Counts(total=40, done=3, seconds=6.0)
+        run_dir.save()
+        stage = by_name(run_status(tmp_path / "run"))["responses"]
+    assert stage.done > 3, "counted from the journal"
+    assert (stage.rows_per_s, stage.eta_s) == (0.5, stage.left * 2.0)
+
+
+def test_the_counts_are_saved_at_the_third_row(tmp_path):
+    saved = []
+    listener = Listener(show=False)
+    listener.stage_begins("x", StageCounters(total=9))
+    listener.on_save = lambda counters: saved.append(counters.done)
+    counters = StageCounters(total=9)
+    for _ in range(9):
+        counters.add_row("ok")
+        listener.row_finished(counters)
+    assert saved == [3]
 
 
 def test_the_rows_that_a_stopped_run_has_left_are_counted(make, null, tmp_path):

@@ -267,28 +267,10 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from ..session.status import explain_changes
+    from ..session.explain import explain_changes
 
-    words = {
-        "kept": "from the cache",
-        "again": "runs again, all rows",
-        "rows": "only the rows whose input is new",
-        "new": "runs, is new in the recipe",
-        "left": "resumes: the run stopped before this stage was finished",
-    }
     for change in explain_changes(options.run, overrides_of(options)):
-        said = words[change.verdict]
-        if change.verdict == "rows" and change.rows is not None:
-            new, total = change.rows
-            said = (
-                f"runs on {new:,} of {total:,} rows: their input is new"
-                if new
-                else "is put together anew, no row runs"
-            )
-            said = f"runs again, all {total:,} rows: their input is new" if new == total else said
-        if change.verdict == "left" and change.rows is not None:
-            said = f"resumes: {change.rows[0]:,} of {change.rows[1]:,} rows are left"
-        print(f"{change.name:<14}{said}")
+        print(f"{change.name:<14}{change.describe()}")
         for field, before, now in change.reasons:
             print(f"{'':<14}  {field}: {before!r} → {now!r}")
     return 0

@@ -1,21 +1,18 @@
-"""Look at a run without touching it: what is done, what it cost, and what would run again and why."""
+"""The status of a run: finished and remaining rows, what they cost, and what reports and cards say of the run."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import MagpieError
 from ..execution.budget import Budget, Limit
-from ..execution.candidates import WHOLE, needed_per_point
-from ..recipe.schema import Recipe, load_recipe
+from ..recipe.schema import load_recipe
 from ..stage import CODES, Stage
 from ..stages.instructions import Instructions
 from ..stages.subset import Subset
-from ..storage.hashing import stable_hash
 from ..storage.journal import Journal
 from ..storage.lock import running_owner
 from ..storage.rundir import RunDir, is_run, stage_name
@@ -189,143 +186,10 @@ def _totals(state: RunState, stages: Iterable[StageState]) -> Totals:
     return Totals(sum(counts.tokens for counts in counted), seconds, budget.cost(seconds))
 
 
-class StageChange(NamedTuple):
-    """What becomes of a stage under changed settings.
-
-    `verdict`: "kept" (from the cache), "again" (its identity changes: all rows), "rows" (only rows whose input
-    changed), "left" (the run stopped before it was finished), or "new". `reasons`: (field, before, now). `rows`: (rows that are computed, rows in all), None where the
-    number of rows is not known before.
-    """
-
-    name: str
-    verdict: str
-    reasons: list[tuple[str, Any, Any]]
-    rows: tuple[int, int] | None = None
-
-
-def explain_changes(path: str | Path, overrides: Mapping[str, Any]) -> list[StageChange]:
-    """Return for each stage of a run whether it would run again under these overrides, and which field is the reason.
-
-    Loads no model; the tokenizer only if the template's settings changed.
-
-    Raises:
-        ArgumentError: there is no run.
-        RecipeError: an override cannot be used.
-    """
-    run_dir = RunDir.read(path)
-    before = load_recipe(run_dir.recipe)
-    now = load_recipe(run_dir.recipe, overrides)
-    identities = [_identities(recipe, run_dir) for recipe in (before, now)]
-    changes: list[StageChange] = []
-    is_done = run_dir.state.ended_done
-    session = Session(now, run_dir, show_progress=False)
-    upstream, is_selected, inputs = False, False, _Inputs(before, now)
-    for name, stage in zip(identities[1], now.stages, strict=True):
-        change = _compare(name, stage, before, now, identities, upstream)
-        upstream = upstream or change.verdict != "kept"
-        change = change._replace(rows=inputs.count(stage, change.verdict))
-        if not is_done and change.verdict not in ("again", "new"):
-            change = _left(change, _finished_rows(session, stage), None if is_selected else inputs.total)
-        is_selected = is_selected or not stage.features()
-        changes.append(change)
-    return changes
-
-
-def _left(change: StageChange, finished: int, total: int | None) -> StageChange:
-    """Return the change of a stage of a run that stopped: the rows that it has not finished are computed, too."""
-    if total is None:
-        return change._replace(verdict="left", rows=None)
-    left = max(total - finished, change.rows[0] if change.rows else 0)
-    return change._replace(verdict="left", rows=(left, total)) if left else change
-
-
-def _finished_rows(session: Session, stage: Stage) -> int:
+def finished_rows(session: Session, stage: Stage) -> int:
     """Return how many rows a row stage has finished (of instructions: accepted) with these settings; else 0."""
     state = session.environment_of(stage).state_of(stage)
     if state is None or state.kind != "row":
         return 0
     report = _stage_report(session.run_dir, state, is_running=False)
     return report.by_code.get("ok", 0) if isinstance(stage, Instructions) else report.done
-
-
-class _Inputs:
-    """Counts how many rows of each stage have an input that is new, from the first stage to the last."""
-
-    def __init__(self, before: Recipe, now: Recipe) -> None:
-        self.total: int | None = None if now.dataset else now.num_rows
-        self.new = 0 if now.dataset else _new_instructions(before, now)
-        self.changed: set[str] = set()
-
-    def count(self, stage: Stage, verdict: str) -> tuple[int, int] | None:
-        """Return (rows that the stage computes, rows in all), None if nobody knows how many there will be."""
-        total, is_all = self.total, verdict in ("again", "new")
-        if verdict == "rows" and not isinstance(stage, Instructions):
-            is_all = stage.kind in ("batch", "set") or bool({*getattr(stage, "needs", ())} & self.changed)
-        if verdict != "kept" and is_all:
-            self.changed |= set(stage.features())
-        if stage.kind == "set" and verdict != "kept":
-            self.total = None  # a selection keeps as many as it finds
-        if total is None or verdict == "kept":
-            return None
-        return (total if is_all else min(self.new, total), total)
-
-
-def _new_instructions(before: Recipe, now: Recipe) -> int:
-    """Return how many rows are of samples that the recipe did not ask for before."""
-    counts = [
-        Counter(dict(zip([stable_hash(p.to_dict()) for p in recipe.grid], needed, strict=True)))
-        for recipe in (before, now)
-        for needed in [needed_per_point([point.share for point in recipe.grid], recipe.num_rows, WHOLE)]
-    ]
-    return (counts[1] - counts[0]).total()
-
-
-def _identities(recipe: Recipe, run_dir: RunDir) -> dict[str, dict[str, Any]]:
-    session = Session(recipe, run_dir, show_progress=False)
-    out: dict[str, dict[str, Any]] = {}
-    for stage in recipe.stages:
-        fields = session.environment_of(stage).identity_of(stage)
-        name = stage.label if stage.label not in out else f"{stage.label} {len(out)}"
-        out[name] = {key: value for key, value in fields.items() if key != "stage"}
-    return out
-
-
-def _compare(
-    name: str, stage: Stage, before: Recipe, now: Recipe, identities: list[dict[str, dict[str, Any]]], upstream: bool
-) -> StageChange:
-    old, new = identities[0].get(name), identities[1][name]
-    if old is None:
-        return StageChange(name, "new", [])
-    reasons = list(differences(old, new))
-    if reasons:
-        return StageChange(name, "again", reasons)
-    if isinstance(stage, Instructions):
-        rows = list(_grid_differences(before, now))
-        return StageChange(name, "rows" if rows else "kept", rows)
-    return StageChange(name, "rows" if upstream else "kept", [])
-
-
-def _grid_differences(before: Recipe, now: Recipe) -> Iterator[tuple[str, Any, Any]]:
-    if before.num_rows != now.num_rows:
-        yield "num_rows", before.num_rows, now.num_rows
-    known = {stable_hash(point.to_dict()) for point in before.grid}
-    if len(before.grid) == len(now.grid):
-        for number, (old, new) in enumerate(zip(before.grid, now.grid, strict=True)):
-            if stable_hash(new.to_dict()) not in known:
-                yield from differences(old.to_dict(), new.to_dict(), f"grid[{number}]")
-            elif old.share != new.share:
-                yield f"grid[{number}].share", old.share, new.share
-    else:
-        yield "sampling: number of different settings", len(before.grid), len(now.grid)
-        if len(now.grid) == 1:  # as after --set sampling.temperature=…: what each point differs in
-            for number, old in enumerate(before.grid):
-                yield from differences(old.to_dict(), now.grid[0].to_dict(), f"grid[{number}]")
-
-
-def differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (dotted path, before, now) for every leaf that differs between two nested mappings."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in sorted({*before, *now}):
-            yield from differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
-    elif before != now:
-        yield path, before, now
