@@ -7,16 +7,29 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 
-HOME = Path(tempfile.mkdtemp(prefix="magpie-tests-"))
+MEMORY = Path("/dev/shm")
+MEMORY_NEEDED_BYTES = 6 * 2**30
+
+
+def _temporary_files_in_memory():
+    """Let temporary files be written to memory where there is enough: runs replace their state often, and disks wait."""
+    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_NEEDED_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+    return os.environ.get("PYTEST_DEBUG_TEMPROOT")
+
+
+HOME = Path(tempfile.mkdtemp(prefix="magpie-tests-", dir=_temporary_files_in_memory()))
 REPOSITORY = Path(__file__).parents[1]
 TOKEN_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOKEN", "OPENAI_API_KEY")
 SHORT_WAIT_S = 0.01
@@ -34,8 +47,13 @@ os.environ |= {
     "NO_PROXY": "127.0.0.1,localhost",
 }
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Threads that wait for each other give the core away: two workers with two threads each would burn it by spinning.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 for _name in TOKEN_NAMES:
     os.environ.pop(_name, None)
+# A shell ignores Ctrl-C for what it starts in the background, and all processes of the tests would inherit that.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
@@ -108,6 +126,15 @@ def _short_waits(monkeypatch, request):
 
     real = Backoff.wait_s
     monkeypatch.setattr(Backoff, "wait_s", lambda *args, **kwargs: min(SHORT_WAIT_S, real(*args, **kwargs)))
+
+
+@pytest.fixture(autouse=True)
+def _no_waits_for_the_disk(monkeypatch):
+    """Leave out `fsync`, which took a third of the time: only a power cut would show it, and no test cuts the power.
+
+    Processes of their own (kill -9) sync as always, and tests of a failing `fsync` put theirs in its place.
+    """
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 class NetworkUsed(OSError):

@@ -1,8 +1,9 @@
-"""Runs of the real command line in processes of their own, to be killed, and what they leave behind."""
+"""Runs of the real command line in processes of their own, to be killed, and the files that they leave."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import random
@@ -11,32 +12,47 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from magpie_hf.cli.main import main
 from magpie_hf.storage.journal import Journal
 from magpie_hf.storage.rundir import RunDir
+from tests.end_to_end.warm import POSSIBLE, Warm, WarmProcess
 
 
-PATIENCE_S = 100.0
+TIMEOUT_S = 100.0
+POLL_S = 0.002
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Return the environment of a run: the tests' own, one thread, and no waits that a person would want."""
+    """Return the environment of a run: that of the tests, with one thread and unbuffered output."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **extra}
 
 
-def start(*arguments: object, **extra: str) -> subprocess.Popen[str]:
-    """Start `magpie-hf ARGUMENTS`."""
+@functools.cache
+def _warm() -> Warm:
+    return Warm()
+
+
+def start(*arguments: object, **extra: str) -> WarmProcess | subprocess.Popen[str]:
+    """Start `magpie-hf ARGUMENTS` in a process that has torch imported already, where the system can do that."""
+    if POSSIBLE:
+        return _warm().start([str(argument) for argument in arguments], environment(**extra))
+    return start_cold(*arguments, **extra)
+
+
+def start_cold(*arguments: object, **extra: str) -> subprocess.Popen[str]:
+    """Start `python -m magpie_hf ARGUMENTS`, as a user does."""
     command = [sys.executable, "-m", "magpie_hf", *map(str, arguments)]
     return subprocess.Popen(
         command, env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def finish(process: subprocess.Popen[str], code: int | None = 0) -> str:
+def finish(process: WarmProcess | subprocess.Popen[str], code: int | None = 0) -> str:
     """Wait for a run to end and return what it printed; its exit code must be `code`, if given."""
-    output, _ = process.communicate(timeout=PATIENCE_S)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     if code is not None:
         assert process.returncode == code, output
     return output
@@ -48,7 +64,7 @@ def magpie(*arguments: object, code: int | None = 0, **extra: str) -> str:
 
 
 def here(*arguments: object, code: int | None = 0) -> str:
-    """Run `magpie-hf ARGUMENTS` in this process (no start-up to wait for) and return what it printed."""
+    """Run `magpie-hf ARGUMENTS` in this process, which costs no start, and return what it printed."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         given = main([str(argument) for argument in arguments])
@@ -56,18 +72,25 @@ def here(*arguments: object, code: int | None = 0) -> str:
     return printed.getvalue()
 
 
-def kill_when(process: subprocess.Popen[str], reached, poll_s: float = 0.002) -> bool:
-    """Kill -9 the run as soon as `reached()`; return False if it ended before."""
-    deadline = time.monotonic() + PATIENCE_S
-    while process.poll() is None and time.monotonic() < deadline:
+def wait_until(process: WarmProcess | subprocess.Popen[str], reached: Callable[[], bool]) -> bool:
+    """Wait for `reached()`; return False if the run ended before."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while process.poll() is None:
         if reached():
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            process.stdout.close()
             return True
-        time.sleep(poll_s)
-    assert process.poll() is not None, "the run hangs"
+        assert time.monotonic() < deadline, "the run hangs"
+        time.sleep(POLL_S)
     return False
+
+
+def kill_when(process: WarmProcess | subprocess.Popen[str], reached: Callable[[], bool]) -> bool:
+    """Kill -9 the run as soon as `reached()`; return False if it ended before."""
+    if not wait_until(process, reached):
+        return False
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    return True
 
 
 def moments(seed: int, count: int, total: int) -> list[int]:
@@ -110,7 +133,7 @@ def rows(run: Path) -> list[dict]:
 
 
 def without_provenance(table: list[dict]) -> list[dict]:
-    """Return rows without what a server said of itself."""
+    """Return rows without the columns that a server's own report is part of."""
     dropped = ("gen_input_configs", "gen_response_configs", "gen_turns_configs")
     return [{k: v for k, v in row.items() if k not in dropped} for row in table]
 

@@ -14,12 +14,13 @@ from tests.end_to_end.harness import (
     here,
     journal_bytes,
     kill_when,
-    magpie,
     moments,
     nothing_twice,
     records,
     rows,
     start,
+    start_cold,
+    wait_until,
 )
 
 
@@ -86,8 +87,7 @@ def test_another_batch_size_makes_the_same_rows(reference, tmp_path):
 @pytest.mark.slow
 def test_an_interrupt_keeps_what_is_finished_and_prints_the_command_that_goes_on(reference, tmp_path):
     process = start(*command(tmp_path / "run"))
-    while journal_bytes(tmp_path / "run") < reference[1] / 3 and process.poll() is None:
-        pass
+    wait_until(process, lambda: journal_bytes(tmp_path / "run") >= reference[1] / 3)
     process.terminate()
     output = finish(process, 130)
     assert "Traceback" not in output
@@ -102,8 +102,7 @@ def test_an_interrupt_keeps_what_is_finished_and_prints_the_command_that_goes_on
 def test_a_second_process_is_told_who_owns_the_run_and_can_take_it_over_without_loss(reference, tmp_path):
     place = tmp_path / "run"
     first = start(*command(place, num_rows=400))
-    while journal_bytes(place) < reference[1] / 4 and first.poll() is None:
-        pass
+    wait_until(first, lambda: journal_bytes(place) >= reference[1] / 4)
     refused = here(*command(place), code=1)
     assert f"belongs to process {first.pid}" in refused
     assert "Traceback" not in refused
@@ -149,8 +148,8 @@ def test_a_run_works_in_a_script_and_under_python_m(tmp_path):
         cwd=tmp_path,
     )
     assert done.stdout.split() == ["3"]
-    assert "3 rows" in magpie(
-        "synthesize", "--model", "demo", "--num-rows", 3, "--output", tmp_path / "run2", "--rows", 0
+    assert "3 rows" in finish(
+        start_cold("synthesize", "--model", "demo", "--num-rows", 3, "--output", tmp_path / "run2", "--rows", 0)
     )
 
 

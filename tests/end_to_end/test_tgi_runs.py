@@ -14,6 +14,7 @@ from tests.end_to_end.harness import (
     num_records,
     rows,
     start,
+    wait_until,
 )
 from tests.servers.faults import Fault
 from tests.servers.tgi_server import TgiServer
@@ -211,8 +212,7 @@ def test_two_endpoints_share_the_work_and_one_that_dies_is_set_aside(server, dem
 def test_an_interrupt_does_not_wait_for_a_server_that_hangs(demo_model_dir, tmp_path):
     with TgiServer(demo_model_dir, model_id="demo", faults=[Fault("hang", at=tuple(range(20, 10_000)))]) as hanging:
         process = start(*command(hanging, tmp_path / "run"))
-        while len(hanging.record.entries) < 24 and process.poll() is None:
-            pass
+        wait_until(process, lambda: len(hanging.record.entries) >= 24)
         process.terminate()
         assert "Everything finished is kept" in finish(process, 130)
     assert num_records(tmp_path / "run") > 0
