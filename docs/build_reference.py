@@ -258,7 +258,7 @@ the file: the paper, a dataset card, a script, or "our choice" where they leave 
 $ magpie-hf recipes show magpie-air
 $ magpie-hf run magpie-air --model demo --num-rows 40          # rehearse the recipe: all models are the demo models
 $ magpie-hf run magpie-air --num-rows 10000 --endpoint http://localhost:8080 --push-to me/magpie-air-10k
-$ magpie-hf run magpie-air-300k-filtered --output RUN          # in the run directory of magpie-air: reuses its rows
+$ magpie-hf run magpie-air-300k-filtered --output RUN --force  # in the run directory of magpie-air: reuses its rows
 ```
 """
 RELEASES_TAIL = """
