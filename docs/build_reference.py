@@ -214,21 +214,22 @@ def feature_text(feature: object) -> str:
 
 def engines_page() -> str:
     from magpie_hf.engines import ENGINES, engine_class
+    from magpie_hf.engines.base import HELP, IDENTITY
 
     parts = [
         "# Engines\n",
-        "Give the settings under `engine:` in a recipe, with `--set engine.NAME=VALUE`, or as arguments of `synthesize`.\n",
+        "Settings are set under `engine:` in a recipe, with `--set engine.NAME=VALUE`, or as arguments of `synthesize`.\n",
+        "Settings marked * cannot change a text. If you change one of them, cached rows are reused.\n",
     ]
     for name in ENGINES:
         kind = engine_class(name)
-        text = doc(kind.__init__) if kind.__init__.__doc__ else ""
-        parts.append(f"## {name}\n\n{doc(kind)}\n\n{text}\n")
-        parts.append("| setting | default |\n|---|---|")
-        for parameter in inspect.signature(kind).parameters.values():
-            if parameter.name in ("ref", "token_texts", "model", "revision"):
-                continue
-            default = "required" if parameter.default is inspect.Parameter.empty else f"`{parameter.default}`"
-            parts.append(f"| `{parameter.name}` | {default} |")
+        parts.append(f"## {name}\n\n{doc(kind)}\n")
+        parts.append("| setting | default | meaning |\n|---|---|---|")
+        if kind.takes_endpoints:
+            parts.append("| `endpoint`, `endpoints` * | required | URL of the server, or a list of URLs. |")
+        for field in dataclasses.fields(kind.settings_class):
+            mark = "" if field.metadata.get(IDENTITY, True) else " *"
+            parts.append(f"| `{field.name}`{mark} | `{default_of(field)}` | {field.metadata[HELP]} |")
         parts.append("")
     return "\n".join(parts)
 

@@ -27,7 +27,7 @@ class SamplingParams:
     - `stop`: texts that end the generation; the text returned ends before the first of them.
     - `stop_token_ids`: tokens that end it; not part of the text either.
     - `banned_first_token_ids`: tokens that may not come first (the reference scripts' "de-markdown").
-    - `grammar`: a JSON schema (as text) that the text must match, or None.
+    - `json_schema`: a JSON schema (as text) that the text must match, or None.
     - `seed`: in [0, 2^31), or None for unseeded.
     """
 
@@ -39,7 +39,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     banned_first_token_ids: tuple[int, ...] = ()
-    grammar: str | None = None
+    json_schema: str | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:

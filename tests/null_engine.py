@@ -5,10 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
 
-from magpie_hf.engines.base import Capabilities, Engine, EngineStats, Failure, Generation, Request, Served
-from magpie_hf.models import ModelRef
+from magpie_hf.engines.base import Capabilities, Engine, Failure, Generation, Request, Served, setting
+
+
+@dataclass(frozen=True)
+class NullSettings:
+    window: int = setting(64, "Requests in flight.", silent=True)
+    unfinished_every: int = setting(0, "Every so many seeds end by length.", silent=True)
+    log_requests: bool = setting(True, "Keep a log of requests.", silent=True)
+    reverse: bool = setting(False, "Answer the last request first.", silent=True)
 
 
 class NullEngine(Engine):
@@ -18,35 +25,22 @@ class NullEngine(Engine):
     """
 
     name = "null"
+    settings_class = NullSettings
+    settings: NullSettings
     log: list[tuple[str, int | None]] = []  # noqa: RUF012 (what all instances were asked, for tests)
     opened = 0
     fail: dict[int, Failure] = {}  # noqa: RUF012
     die_after: int | None = None
     served_now: Served | None = None
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        ref: ModelRef | None = None,
-        revision: str | None = None,
-        window: int = 64,
-        unfinished_every: int = 0,
-        log_requests: bool = True,
-        reverse: bool = False,
-    ) -> None:
-        self.model, self.revision = ref.name if ref else model, ref.revision if ref else revision
-        self.window, self.unfinished_every, self.reverse = window, unfinished_every, reverse
-        self.log_requests = log_requests
-        self.stats = EngineStats()
+    def __init__(self, model, **given):
+        super().__init__(model, **given)
+        self.window = self.settings.window
 
     @classmethod
     def reset(cls) -> None:
         cls.log = []
         cls.opened, cls.fail, cls.die_after, cls.served_now = 0, {}, None, None
-
-    def identity(self) -> dict[str, Any]:
-        return {"model": self.model, "revision": self.revision}
 
     def open(self) -> None:
         type(self).opened += 1
@@ -68,7 +62,7 @@ class NullEngine(Engine):
                 flying.append(request)
                 if len(flying) < self.window:
                     continue
-            yield self._answer(flying.pop() if self.reverse else flying.popleft())
+            yield self._answer(flying.pop() if self.settings.reverse else flying.popleft())
         while flying:
             yield self._answer(flying.popleft())
 
@@ -77,13 +71,13 @@ class NullEngine(Engine):
         self.stats.requests += 1
         if self.die_after is not None and number >= self.die_after:
             raise KeyboardInterrupt
-        if self.log_requests:
+        if self.settings.log_requests:
             self.log.append((request.prompt.text, request.sampling.seed))
         if number in self.fail:
             return Generation(request.key, failure=self.fail[number])
         seed = request.sampling.seed
         digest = hashlib.blake2b(f"{request.prompt.text}\0{seed}".encode(), digest_size=6).hexdigest()
-        cut = bool(self.unfinished_every) and seed is not None and seed % self.unfinished_every == 0
+        cut = bool(self.settings.unfinished_every) and seed is not None and seed % self.settings.unfinished_every == 0
         return Generation(
             request.key,
             text=f"What is the meaning of {digest}?",

@@ -21,10 +21,10 @@ class ScriptedEngine(NullEngine):
     @classmethod
     def reset(cls) -> None:
         super().reset()
-        cls.asked, cls.grammar, cls.special_tokens = [], False, True
+        cls.asked, cls.json_schema, cls.special_tokens = [], False, True
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(grammar=self.grammar, special_tokens=self.special_tokens)
+        return Capabilities(json_schema=self.json_schema, special_tokens=self.special_tokens)
 
     def _answer(self, request: Request) -> Generation:
         number = len(self.asked)

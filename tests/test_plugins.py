@@ -56,11 +56,15 @@ class Copycat(Marks):
     name: ClassVar[str] = "lengths"
 
 
-class Mine(Engine):
-    def __init__(self, model, *, ref=None, revision=None, speed: int = 1, pair: tuple[float, float] = (0.0, 1.0)):
-        pass
+@dataclass(frozen=True)
+class MySettings:
+    speed: int = 1
+    pair: tuple[float, float] = (0.0, 1.0)
 
-    identity = open = capabilities = generate = close = lambda self: None
+
+class Mine(Engine):
+    settings_class = MySettings
+    open = capabilities = generate = close = lambda self: None
 
 
 NOT_A_CLASS = 3

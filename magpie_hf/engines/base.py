@@ -1,25 +1,37 @@
-"""The contract between those who want text and those who generate it.
+"""The engine interface: requests in, generations out, in completion order.
 
-An engine is one method: requests in, generations out, as they are ready. It knows no stage, no dataset and no journal.
+An engine does not know stages, datasets or journals.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
+from ..errors import ArgumentError, CapabilityError, did_you_mean, quoted
+from ..models import ModelRef, resolve_model
 from ..sampling import SamplingParams
 
 
-class Prompt:
-    """What is sent to a model: text, and its token ids, which are computed when first asked for.
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-    `text` is the rendered template with its BOS, if it has one, written out; `token_ids` have exactly one BOS where
-    the model uses one. `bos` is the literal BOS that `text` begins with, or "": engines that send text leave it out
-    exactly when their server adds it by itself (`text_without_bos`). `dropped`: characters that belong to the end of
-    the prompt but merge with what follows into one token, so that the model writes them first.
+S = TypeVar("S", bound="DataclassInstance")
+T = TypeVar("T")
+
+
+class Prompt:
+    """The text sent to a model, and its token ids, which are computed at first use.
+
+    Attributes:
+        text: The rendered template, including its BOS if it has one.
+        token_ids: The tokens, with exactly one BOS if the model uses one.
+        bos: The BOS that `text` begins with, or "". Engines that send text leave it out if, and only if, their server
+            adds it (`text_without_bos`).
+        dropped: Characters at the end of the template that merge with the following text into one token. They are not
+            in `text`: the model writes them first.
     """
 
     __slots__ = ("_encode", "_token_ids", "bos", "dropped", "text")
@@ -41,7 +53,7 @@ class Prompt:
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """The prompt as the model sees it. Raises ValueError if neither ids nor an encoder were given."""
+        """The prompt as the model reads it. Raises ValueError if neither ids nor an encoder were given."""
         if self._token_ids is None:
             if self._encode is None:
                 raise ValueError("this prompt has text only")
@@ -49,12 +61,12 @@ class Prompt:
         return self._token_ids
 
     def count_tokens(self, text: str) -> int | None:
-        """Return how many tokens our tokenizer makes of a generated text, None if the prompt came without an encoder."""
+        """Return the number of tokens of a generated text, None if the prompt has no encoder."""
         return None if self._encode is None else len(self._encode(text))
 
     @property
     def text_without_bos(self) -> str:
-        """The text for a server that puts the BOS in front by itself."""
+        """The text for a server that adds the BOS."""
         return self.text.removeprefix(self.bos)
 
     def __repr__(self) -> str:
@@ -63,10 +75,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """One sample wanted: a prompt, how to sample, and a key that comes back with the generation.
+    """A request for one sample: a prompt, sampling parameters, and a key that is returned with the generation.
 
-    `key` is unique among the requests in flight. Requests that follow each other with the *same* Prompt object, equal
-    sampling but for the seed, and seeds that count up by one may be sent to a server as one request with `n`.
+    `key` is unique among the requests in flight. Consecutive requests with the *same* Prompt object, equal sampling
+    except for the seed, and seeds that increase by one may be sent to a server as one request with `n`.
     """
 
     key: int
@@ -77,9 +89,10 @@ class Request:
 class Failure(NamedTuple):
     """Why a request has no text.
 
-    `code`: a short name that is counted and stored (`too_long`, `validation`, `overloaded`, `timeout`, …).
-    `transient`: True if the same request may succeed later: the row stays pending; False: the row is finished with `code`.
-    `message`: at most 200 characters, without prompt text or secrets.
+    Attributes:
+        code: A short name that is counted and saved (`too_long`, `validation`, `overloaded`, `timeout`, …).
+        transient: True if the same request may succeed later: the row stays pending. False: it is finished with `code`.
+        message: At most 200 characters, without prompt text or secrets.
     """
 
     code: str
@@ -88,10 +101,10 @@ class Failure(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What the server said of itself when it made a text: per-row provenance, None where it did not say.
+    """What the server reported about itself with a text: provenance of a row; None for what it did not report.
 
-    `fingerprint` is the `system_fingerprint` of a reply. It also covers settings that change no text, and replicas of
-    one model may have different ones: it is recorded, and another one does not end the run.
+    `fingerprint` is the `system_fingerprint` of a reply. It also depends on settings that change no text, and replicas
+    of one model may differ in it: it is saved, and a different one does not end the run.
     """
 
     model: str | None = None
@@ -103,14 +116,16 @@ class Served(NamedTuple):
 
 @dataclass(slots=True)
 class Generation:
-    """What became of a request.
+    """The result of a request.
 
-    `finish_reason`: "stop" (a stop token id or the end of sequence), "stop_text" (a stop text), "length"
-    (`max_tokens` or the context ran out), or None with `failure`.
-    `text`: without the stop, special tokens of the template left in it visible (they are a reason to reject).
-    `token_ids`: the new tokens without the stop token, where the engine knows them.
-    `prompt_tokens`, `completion_tokens`: counts, the latter with the stop token; None where the server did not say.
-    `seconds`: from the time that the request was sent (or its batch began) to the text; 0 if unknown.
+    Attributes:
+        key: The request's.
+        text: The new text without the stop. Special tokens in it stay visible: they are a reason to reject it.
+        finish_reason: "stop" (a stop token id or the end of sequence), "stop_text" (a stop text), "length"
+            (`max_tokens`, or the context is full), or None with `failure`.
+        token_ids: The new tokens without the stop token, if the engine knows them.
+        prompt_tokens, completion_tokens: Token counts, the latter including the stop token; None if not reported.
+        seconds: Time from sending the request (or the start of its batch) to the text; 0 if unknown.
     """
 
     key: int
@@ -127,21 +142,24 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can express; found out when it opens.
+    """What an open engine supports.
 
-    `token_ids`: takes token-id prompts. `seeded`: equal seeds give equal texts (up to floating point).
-    `max_n`: most samples a request to the server (1: no `n`). `max_stop`: most stop texts a request, the rest are cut
-    on our side (None: no limit). `first_token_ban`: honours `banned_first_token_ids`. `grammar`: honours `grammar`.
-    `logprobs`: has `score`. `special_tokens`: special tokens are visible in texts, or token ids come with them.
-    `max_context`: most tokens of prompt and completion, None if unknown.
+    Attributes:
+        token_ids: Prompts are sent as token ids. If False, `check_prompt` compares the server's token count with ours.
+        seeded: Equal seeds give equal texts (up to floating point).
+        max_n: Maximum number of samples in a request to the server (1: no `n`).
+        first_token_ban: Supports `banned_first_token_ids`.
+        json_schema: Supports `json_schema`.
+        logprobs: Supports `score`.
+        special_tokens: Special tokens are visible in texts, or token ids are returned with them.
+        max_context: Maximum number of tokens of prompt and completion; None if unknown.
     """
 
     token_ids: bool = True
     seeded: bool = True
     max_n: int = 1
-    max_stop: int | None = None
     first_token_ban: bool = False
-    grammar: bool = False
+    json_schema: bool = False
     logprobs: bool = False
     special_tokens: bool = True
     max_context: int | None = None
@@ -149,64 +167,137 @@ class Capabilities:
 
 @dataclass(slots=True)
 class EngineStats:
-    """What an engine did since it opened; the run's counters and the card read it."""
+    """Counts since the engine was opened: requests for samples, and retries, which a run's summary shows."""
 
     requests: int = 0
     retries: int = 0
-    failures: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    busy_s: float = 0.0
-    by_code: dict[str, int] = field(default_factory=dict)
+
+
+IDENTITY = "identity"
+"""Key in the metadata of a settings field: False if the setting cannot change a text."""
+HELP = "help"
+"""Key in the metadata of a settings field: its documentation, for the reference pages."""
+
+
+def setting(default: T, help: str, *, silent: bool = False) -> T:
+    """Return a field of a settings dataclass.
+
+    Args:
+        default: The default value.
+        help: Documentation for the reference pages.
+        silent: Whether the setting cannot change a text, e.g., a batch size, and so is not part of the identity.
+    """
+    return field(default=default, metadata={HELP: help, IDENTITY: not silent})
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Settings of an engine that has none."""
 
 
 class Engine(ABC):
-    """Who generates. Use as a context manager, or `open()` and `close()`; both may be called twice.
+    """Generates text. Use it as a context manager, or call `open()` and `close()`; both may be called twice.
 
-    An engine is built from settings alone (cheap: no model, no connection); `open()` loads the model or asks the
-    server who it is, and raises what the user must know before any row is paid for.
+    An engine is created from settings alone, without loading a model or connecting to a server; `open()` does that, and
+    raises every error that the user must know of before the first row. A subclass
+
+    - declares its settings as a frozen dataclass, `settings_class`; recipes, the command line and the reference pages
+      read it. It is created with `settings_class(**settings)`, so `__post_init__` can check values;
+    - implements `open`, `capabilities`, `generate` and `close`;
+    - keeps the constructor's arguments if it overrides the constructor, and calls `super().__init__`.
     """
 
     name: str = "engine"
+    settings_class: ClassVar[type[DataclassInstance]] = NoSettings
+    """Frozen dataclass of the settings. Use `setting` for fields with documentation."""
     takes_endpoints: ClassVar[bool] = False
-    """Whether requests go to servers: the constructor then takes `endpoints` and `token_texts`."""
-    stats: EngineStats
+    """Whether requests are sent to servers: the constructor then also takes `endpoints` (URLs) and `token_texts` (the
+    texts of stop token ids). Such engines derive from `remote.endpoints.EndpointEngine`."""
+    settings: DataclassInstance
+    window: int = 256
+    """How many requests the engine can use at once; a parent process sends no more than this ahead."""
 
-    @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """Return what was asked for and can change a text: model id, revision, dtype and quantization when set.
+    def __init__(
+        self, model: str, *, revision: str | None = None, ref: ModelRef | None = None, **settings: object
+    ) -> None:
+        """Keep the settings.
 
-        Never the engine's kind, address, key, concurrency, batch size, device count or a path.
+        Args:
+            model: Hub id, directory or "demo".
+            revision: Commit, branch or tag.
+            ref: The same model, already resolved.
+            settings: Fields of `settings_class`.
+
+        Raises:
+            ArgumentError: a setting is unknown, missing or invalid.
         """
+        self.model = model
+        self.revision = revision
+        self.settings = make_settings(self.settings_class, settings)
+        self.stats = EngineStats()
+        self._ref = ref
+
+    @property
+    def ref(self) -> ModelRef:
+        """The model, resolved at first use: its name for cards and rows, its source, its pinned revision."""
+        if self._ref is None:
+            self._ref = resolve_model(self.model, self.revision)
+        return self._ref
+
+    def identity(self) -> dict[str, object]:
+        """Return the request's model, revision, and all settings that can change a text and are not None.
+
+        Settings that are declared `silent` are left out: URLs, keys, batch sizes, devices.
+        """
+        kept = {
+            f.name: getattr(self.settings, f.name) for f in fields(self.settings) if f.metadata.get(IDENTITY, True)
+        }
+        asked = {name: value for name, value in kept.items() if value is not None}
+        return {"model": self.ref.name, "revision": self.ref.revision, **asked}
 
     @abstractmethod
     def open(self) -> None:
-        """Load the model or ask the server. Raises ModelError, EngineUnavailableError, ModelMismatchError, CapabilityError."""
+        """Load the model or connect to the server.
+
+        Raises:
+            ModelError, EngineUnavailableError, ModelMismatchError, CapabilityError: it cannot be used.
+        """
 
     @abstractmethod
     def capabilities(self) -> Capabilities:
-        """Return what this engine can express; open engines only."""
+        """Return what this engine supports; for open engines only."""
 
-    def check_prompt(self, prompt: Prompt) -> None:  # noqa: B027 (most engines take token ids and have nothing to check)
-        """Send the real pre-query prompt with one new token and compare the prompt token counts.
+    def check_prompt(self, prompt: Prompt) -> None:  # noqa: B027 (most engines send token ids and have nothing to check)
+        """Send the pre-query prompt with one new token and compare the prompt token counts.
 
-        A difference of one at a BOS corrects the text from then on; anything else raises PromptMismatchError with
-        both numbers. Engines that take token ids have nothing to check.
+        A difference of one at a BOS corrects all later texts; any other raises PromptMismatchError with both numbers.
+        Engines that send token ids have nothing to check.
         """
 
     @abstractmethod
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Generation]:
         """Yield a Generation for each Request, in completion order.
 
-        `requests` is pulled as the engine has room. It may give `None`: nothing is ready now, but what is in flight
-        may lead to more; the engine then finishes (some of) what it has, yields it, and pulls again. `None` comes only
-        while something is in flight. Pulling, and the code between two yields, happen in the caller's thread.
-        Closing the iterator drops what is in flight.
+        Pull from `requests` whenever the engine has capacity. None means: no request is ready now, but those in flight
+        may lead to more; finish (some of) them, yield their generations, and pull again. None is only given while
+        requests are in flight. `requests` is pulled, and the code between two yields runs, in the caller's thread.
+        Closing the iterator cancels the requests in flight.
+
+        A request that fails is a Generation with a `failure`. What the engine does not support raises CapabilityError;
+        a setting is never ignored.
         """
+
+    def score(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
+        """Return the log-probability (nats) of each completion token after the prompt, at temperature 1.
+
+        Raises:
+            CapabilityError: the engine does not support it (`Capabilities.logprobs`).
+        """
+        raise CapabilityError(f"The engine {self.name} does not compute log-probabilities.")
 
     @property
     def served(self) -> Served | None:
-        """What was found when the engine opened (the server's model, revision, dtype, version), if anything."""
+        """What was found when the engine opened: the server's model, revision, dtype, version; None if unknown."""
         return None
 
     @abstractmethod
@@ -219,3 +310,16 @@ class Engine(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def make_settings(kind: type[S], given: Mapping[str, object]) -> S:
+    """Return the settings dataclass of an engine. Raises ArgumentError for an unknown or missing setting."""
+    known = {f.name: f for f in fields(kind)}
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name, known) or f"Known: {', '.join(known) or 'none'}."
+            raise ArgumentError(f"Unknown engine setting {quoted(name)}.", hint=hint, key=name)
+    missing = [n for n, f in known.items() if n not in given and f.default is MISSING and f.default_factory is MISSING]
+    if missing:
+        raise ArgumentError(f"The engine setting {quoted(missing[0])} is required.", key=missing[0])
+    return kind(**given)

@@ -239,7 +239,7 @@ def sampling_of(
     """Return sampling parameters: the default with what is given."""
     section = section_any(given, path, source)
     fields = types_of(SamplingParams)
-    check_keys(section, fields.keys() - {"seed", "grammar"}, path, source, also)
+    check_keys(section, fields.keys() - {"seed", "json_schema"}, path, source, also)
     values = {key: typed_value(value, fields[key], f"{path}.{key}", source) for key, value in section.items()}
     try:
         return dataclasses.replace(default, **values)

@@ -270,8 +270,7 @@ def make_engine(role: RoleSpec, ref: ModelRef, token_texts: dict[int, str] | Non
     kwargs: dict[str, Any] = dict(spec.options)
     if takes_endpoints(spec.kind):
         kwargs |= {"endpoints": list(spec.endpoints), "token_texts": token_texts or {}}
-    engine: Engine = engine_class(spec.kind)(role.model, ref=ref, revision=ref.revision, **kwargs)  # type: ignore[call-arg]
-    return engine
+    return engine_class(spec.kind)(role.model, ref=ref, revision=ref.revision, **kwargs)
 
 
 def totals(run_dir: RunDir, recipe: Recipe) -> Totals:

@@ -90,8 +90,10 @@ class Judge(RowStage):
         """Return `steps` of a row: one request, and a second one if its answer cannot be read."""
         template, rubrics, needs = context.template, self.loaded, self.needs
         sampling = with_stops(self.sampling, template)
-        if self.structured and context.capabilities is not None and context.capabilities.grammar:
-            sampling = dataclasses.replace(sampling, grammar=json.dumps(joined_schema(rubrics), ensure_ascii=False))
+        if self.structured and context.capabilities is not None and context.capabilities.json_schema:
+            sampling = dataclasses.replace(
+                sampling, json_schema=json.dumps(joined_schema(rubrics), ensure_ascii=False)
+            )
         shared = shared_prompt(rubrics)
         names = "+".join(rubric.name for rubric in rubrics)
         bases = [seed_base(context.seed, "judge", names, attempt) for attempt in (1, 2)]

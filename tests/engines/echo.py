@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 
-from magpie_hf.engines.base import Capabilities, Engine, EngineStats, Generation, Served
+from magpie_hf.engines.base import Capabilities, Engine, Generation, Served
 from magpie_hf.errors import CapabilityError
+
+
+@dataclass(frozen=True)
+class EchoSettings:
+    seconds: float = 0.0
+    exit_code: int | None = None
+    fail: str | None = None
 
 
 class EchoEngine(Engine):
     name = "echo"
+    settings_class = EchoSettings
     window = 8
 
-    def __init__(self, seconds: float = 0.0, exit_code: int | None = None, fail: str | None = None) -> None:
-        self.seconds, self.exit_code, self.fail = seconds, exit_code, fail
-        self.stats = EngineStats()
-
-    def identity(self):
-        return {"model": "echo"}
-
     def open(self):
-        if self.fail == "open":
+        if self.settings.fail == "open":
             raise CapabilityError("echo cannot open.", hint="The test asked for this.")
 
     def capabilities(self):
@@ -35,11 +37,11 @@ class EchoEngine(Engine):
         for request in requests:
             if request is None:
                 continue
-            if self.exit_code is not None and request.key == 5:
-                os._exit(self.exit_code)
-            if self.fail == "generate" and request.key == 5:
+            if self.settings.exit_code is not None and request.key == 5:
+                os._exit(self.settings.exit_code)
+            if self.settings.fail == "generate" and request.key == 5:
                 raise RuntimeError("no more today")
-            time.sleep(self.seconds)
+            time.sleep(self.settings.seconds)
             text = f"{os.getpid()} {' '.join(map(str, request.prompt.token_ids))} {request.sampling.seed}"
             yield Generation(request.key, text, "stop", seed=request.sampling.seed)
 

@@ -377,13 +377,11 @@ def test_running_out_of_memory_halves_the_rows_and_changes_no_text(models):
             _run(engine, requests)
 
 
-def test_statistics_count_requests_tokens_and_failures(models):
+def test_statistics_count_requests(models):
     with TransformersEngine(models["gqa"], device="cpu", deterministic=True) as engine:
         found = list(engine.generate([*_mixed_requests(10), Request(10, Prompt("", [9] * 300), SamplingParams())]))
         assert engine.stats.requests == 11
-        assert engine.stats.completion_tokens == sum(g.completion_tokens or 0 for g in found)
-        assert engine.stats.by_code == {"too_long": 1}
-        assert engine.stats.busy_s > 0
+        assert [g.failure.code for g in found if g.failure] == ["too_long"]
 
 
 def test_compaction_moves_only_rows_that_fill_holes():

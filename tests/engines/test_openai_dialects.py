@@ -60,9 +60,9 @@ def run(server, place, **more):
 
 
 EXPECTED = {
-    "vllm": {"token_ids": True, "max_n": 8, "seeded": True, "grammar": True, "max_context": 2048},
-    "llama.cpp": {"token_ids": True, "max_n": 4, "seeded": True, "grammar": True, "max_context": 2048},
-    "transformers": {"token_ids": False, "max_n": 1, "grammar": False, "max_context": None},
+    "vllm": {"token_ids": True, "max_n": 8, "seeded": True, "json_schema": True, "max_context": 2048},
+    "llama.cpp": {"token_ids": True, "max_n": 4, "seeded": True, "json_schema": True, "max_context": 2048},
+    "transformers": {"token_ids": False, "max_n": 1, "json_schema": False, "max_context": None},
 }
 
 

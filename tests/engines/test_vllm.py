@@ -28,7 +28,9 @@ def worker(monkeypatch):
     monkeypatch.delenv("VLLM_CACHE_ROOT", raising=False)
 
     def opened(**settings):
-        made = VllmWorker(REF, VllmEngine("org/model", ref=REF, **settings)._args)
+        made = VllmWorker(
+            "org/model", ref=REF, engine_args=VllmEngine("org/model", ref=REF, **settings).settings.to_engine_args()
+        )
         made.open()
         return made
 

@@ -22,8 +22,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def _echo(count=1, **settings):
-    specs = [WorkerSpec("tests.engines.echo:EchoEngine", settings, label=f"echo {i}") for i in range(count)]
-    return ReplicatedEngine(specs, identity={"model": "echo"})
+    specs = [
+        WorkerSpec("tests.engines.echo:EchoEngine", {"model": "echo"} | settings, label=f"echo {i}")
+        for i in range(count)
+    ]
+    return ReplicatedEngine(specs, model="echo")
 
 
 def _requests(count):
@@ -136,7 +139,7 @@ def test_a_worker_ends_when_its_parent_is_killed():
         "import time\n"
         "from magpie_hf.engines.workers.worker import ReplicatedEngine\n"
         "from magpie_hf.engines.workers.child import WorkerSpec\n"
-        "engine = ReplicatedEngine([WorkerSpec('tests.engines.echo:EchoEngine', {})], identity={})\n"
+        "engine = ReplicatedEngine([WorkerSpec('tests.engines.echo:EchoEngine', {'model': 'echo'})], model='echo')\n"
         "engine.open()\n"
         "print(engine.pids[0], flush=True)\n"
         "time.sleep(600)\n"

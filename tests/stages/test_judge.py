@@ -48,7 +48,7 @@ def test_an_answer_is_kept_with_who_gave_it(judge, tmp_path, tiny_model_dir):
     assert (row["quality_error"], row["quality_raw"]) == (None, None)
     (asked,) = ScriptedEngine.asked
     assert asked.sampling.is_greedy
-    assert asked.sampling.grammar is None
+    assert asked.sampling.json_schema is None
     assert "What is 2+2?" in asked.prompt.text
 
 
@@ -82,12 +82,12 @@ def test_an_answer_cut_by_the_limit_gets_more_room(judge, tmp_path):
 
 def test_the_schema_is_sent_where_the_engine_holds_texts_to_it(judge, tmp_path):
     engine = judge(lambda r, n: GOOD)
-    ScriptedEngine.grammar = True
+    ScriptedEngine.json_schema = True
     magpie_hf.annotate(rows("Why?"), ["quality"], engine=engine, output=tmp_path / "a")
-    schema = json.loads(ScriptedEngine.asked[0].sampling.grammar)
+    schema = json.loads(ScriptedEngine.asked[0].sampling.json_schema)
     assert list(schema["properties"]) == schema["required"] == ["explanation", "input_quality"]
     magpie_hf.annotate(rows("Why?"), [{"stage": "quality", "structured": False}], engine=engine, output=tmp_path / "b")
-    assert ScriptedEngine.asked[1].sampling.grammar is None
+    assert ScriptedEngine.asked[1].sampling.json_schema is None
 
 
 def test_a_combined_judge_asks_once_and_fills_all_columns(judge, tmp_path):

@@ -19,7 +19,7 @@ from .decoding import SamplingTable, StopTexts, choose_tokens
 
 
 if TYPE_CHECKING:
-    from .grammar import Grammars
+    from .schemas import Schemas
 
 
 class Runner(Protocol):
@@ -63,10 +63,10 @@ class RowBatch:
         *,
         end_ids: Sequence[int],
         max_context: int | None,
-        grammars: Callable[[], Grammars],
+        schemas: Callable[[], Schemas],
     ) -> None:
         self.runner = runner
-        self._grammars = grammars
+        self._schemas = schemas
         self.end_ids = tuple(end_ids)
         self.max_context = max_context
         self._decode = decode
@@ -146,23 +146,23 @@ class RowBatch:
         self._append_seen(requests, logits)
 
     def _matcher(self, request: Request) -> Any:
-        """Return what holds a row to its grammar, or None."""
-        if request.sampling.grammar is None:
+        """Return the matcher of a row with a JSON schema, or None."""
+        if request.sampling.json_schema is None:
             return None
         if not (self.end_ids or request.sampling.stop_token_ids):
             raise ArgumentError(
-                "A grammar needs a token that ends the text, and neither the model nor the request names one.",
+                "A JSON schema requires a token that ends the text, and neither the model nor the request has one.",
                 hint="Give stop_token_ids.",
                 key="stop_token_ids",
             )
-        return self._grammars().matcher(request.sampling.grammar)
+        return self._schemas().matcher(request.sampling.json_schema)
 
     def _hold(self, logits: torch.Tensor, first: int) -> None:
-        """Leave the rows from `first` on that have a grammar only what it allows next; others stay as they are."""
+        """Mask the tokens that the schemas of the rows from `first` on do not allow next; other rows stay unchanged."""
         held = [row for row in range(first, self.num_rows) if self._matchers[row] is not None]
         if held:
             rows = np.array(held, np.int64) - first
-            self._grammars().restrict(logits, rows, [self._matchers[row] for row in held], self._stop_ids[held])
+            self._schemas().restrict(logits, rows, [self._matchers[row] for row in held], self._stop_ids[held])
 
     def _limit(self, request: Request) -> int:
         if self.max_context is None:
@@ -241,8 +241,8 @@ class RowBatch:
     def _generation(self, row: int, stopped: bool) -> Generation:
         request, ids, matcher = self.requests[row], self._row(row), self._matchers[row]
         if matcher is not None and (matcher.is_error() or (stopped and not matcher.is_accepting())):
-            message = f"the grammar could not be followed to its end ({matcher.stop_reason()})"
-            failure = Failure("grammar", False, message)
+            message = f"the JSON schema could not be completed ({matcher.stop_reason()})"
+            failure = Failure("json_schema", False, message)
             return Generation(request.key, seed=request.sampling.seed, failure=failure)
         count = len(ids)
         if stopped:
@@ -267,7 +267,7 @@ class RowBatch:
 
 
 def _ban(logits: torch.Tensor, tokens: Sequence[int], *, is_held: bool) -> None:
-    """Put -inf at the tokens of a row's logits (vocab,), unless its grammar allows nothing else."""
+    """Put -inf at the tokens of a row's logits (vocab,), unless its schema allows nothing else."""
     index = list(tokens)
     before = logits[index]
     logits[index] = float("-inf")

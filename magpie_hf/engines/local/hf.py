@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ArgumentError, EngineError, quoted
-from ...models import DEMO, ModelRef, resolve_model
-from ..base import Capabilities, Engine, EngineStats, Generation, Request, Served
+from ...models import DEMO, ModelRef
+from ..base import Capabilities, Engine, Generation, Request, Served, setting
 
 
 if TYPE_CHECKING:
     from .batching import Runner
-    from .grammar import Grammars
+    from .schemas import Schemas
 
 BATCH_SIZE = 512  # rows at once when nobody says; on a GPU memory is the limit before that for larger models
 # Work of one forward over prompts on a CPU, in multiply-adds: about a second on two cores, so that Ctrl-C is heard.
@@ -24,94 +25,84 @@ _CPU_CACHE_BYTES = 8 << 30
 _QUANTIZATIONS = ("bnb-4bit", "bnb-8bit")
 
 
-class TransformersEngine(Engine):
-    """Generates with a model in this process: large batches on a cache of slots, rows that join and leave.
+@dataclass(frozen=True, kw_only=True)
+class TransformersSettings:
+    """Settings of the engine `transformers`."""
 
-    - `model`: Hub id, directory or "demo"; `revision`: commit, branch or tag; `ref`: the same, already resolved.
-    - `dtype`: "float32", "bfloat16", "float16" or "auto" (the checkpoint's); None: float32 on CPU, else "auto".
-    - `device`: "cpu", "cuda", "cuda:1", "mps", "auto" (spread over all GPUs); None: the first GPU, else CPU.
-    - `devices`: one replica, in a process of its own, for each (0 means "cuda:0").
-    - `quantization`: "bnb-4bit" or "bnb-8bit" (needs bitsandbytes); a checkpoint that is quantized needs nothing.
-    - `batch_size`: most rows at once; `max_batch_tokens`: most slots (rows x longest row) of the cache. None: by memory.
-      Deterministic mode needs 16 rows, so its cache has at least 16 x longest row slots, also above `max_batch_tokens`.
-    - `deterministic`: a request's text does not depend on what runs beside it (float32, CPU); None: only for "demo".
-      Otherwise equal seeds give equal texts up to rounding.
-    - `attn_implementation`, `trust_remote_code`: as in transformers.
-    """
+    dtype: str | None = setting(
+        None,
+        '"float32", "bfloat16", "float16" or "auto" (as in the checkpoint). Default: float32 on CPU, else "auto".',
+    )
+    device: str | None = setting(
+        None,
+        '"cpu", "cuda", "cuda:1", "mps", or "auto" (split over all GPUs). Default: the first GPU, else the CPU.',
+        silent=True,
+    )
+    devices: tuple[int | str, ...] | None = setting(
+        None, 'One replica, in a process of its own, on each of these devices (0 means "cuda:0").', silent=True
+    )
+    quantization: str | None = setting(
+        None, '"bnb-4bit" or "bnb-8bit" (requires bitsandbytes). Quantized checkpoints need no setting.'
+    )
+    batch_size: int | None = setting(None, "Maximum number of rows at once. Default: limited by memory.", silent=True)
+    max_batch_tokens: int | None = setting(
+        None,
+        "Maximum number of slots of the cache (rows x longest row). Default: limited by memory. Deterministic mode uses "
+        "at least 16 x the longest row.",
+        silent=True,
+    )
+    deterministic: bool | None = setting(
+        None,
+        "Texts do not depend on the other rows of the batch (float32, CPU); else equal seeds give equal texts up to "
+        'rounding. Default: only for the model "demo".',
+        silent=True,
+    )
+    attn_implementation: str | None = setting(None, "As in transformers.", silent=True)
+    trust_remote_code: bool = setting(False, "As in transformers.", silent=True)
 
-    name = "transformers"
-
-    def __init__(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        ref: ModelRef | None = None,
-        dtype: str | None = None,
-        device: str | None = None,
-        devices: Sequence[int | str] | None = None,
-        quantization: str | None = None,
-        batch_size: int | None = None,
-        max_batch_tokens: int | None = None,
-        deterministic: bool | None = None,
-        attn_implementation: str | None = None,
-        trust_remote_code: bool = False,
-    ) -> None:
-        self.model_name = model
-        self.revision = revision
-        self.dtype = dtype
-        self.device = device
-        self.devices = None if devices is None else tuple(f"cuda:{d}" if isinstance(d, int) else d for d in devices)
-        self.quantization = quantization
-        self.batch_size = batch_size
-        self.max_batch_tokens = max_batch_tokens
-        self.deterministic = model == DEMO if deterministic is None else deterministic
-        self.attn_implementation = attn_implementation
-        self.trust_remote_code = trust_remote_code
-        self.stats = EngineStats()
-        self._threads_before: int | None = None
-        self._ref = ref
-        self._check_settings()
-        self._model: Any = None
-        self._tokenizer: Any = None
-        self._runner: Runner | None = None
-        self._grammars: Grammars | None = None
-        self._replicas: Engine | None = None
-
-    def _check_settings(self) -> None:
+    def __post_init__(self) -> None:
+        if self.devices is not None:
+            devices = tuple(f"cuda:{d}" if isinstance(d, int) else d for d in self.devices)
+            object.__setattr__(self, "devices", devices)
         for name in ("batch_size", "max_batch_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ArgumentError(f"{name} = {value} cannot be used.", hint="Give 1 or more.", key=name)
+                raise ArgumentError(f"{name} = {value} is invalid.", hint="Use 1 or more.", key=name)
         if self.quantization is not None and self.quantization not in _QUANTIZATIONS:
             raise ArgumentError(
-                f"quantization = {quoted(self.quantization)} is unknown here.",
-                hint=f"Known: {', '.join(_QUANTIZATIONS)}. A checkpoint that is quantized already needs none.",
+                f"quantization = {quoted(self.quantization)} is invalid.",
+                hint=f"Use {' or '.join(_QUANTIZATIONS)}. A quantized checkpoint needs no setting.",
                 key="quantization",
             )
-        if self.deterministic and (self.quantization or self.dtype not in (None, "float32")):
+
+
+class TransformersEngine(Engine):
+    """Generates with a model in this process, in large batches: rows join and leave while others run."""
+
+    name = "transformers"
+    settings_class = TransformersSettings
+    settings: TransformersSettings
+
+    def __init__(
+        self, model: str, *, revision: str | None = None, ref: ModelRef | None = None, **settings: object
+    ) -> None:
+        """Keep the settings; see `TransformersSettings`."""
+        super().__init__(model, revision=revision, ref=ref, **settings)
+        asked = self.settings
+        self.deterministic = model == DEMO if asked.deterministic is None else asked.deterministic
+        self.window = 2 * (asked.batch_size or BATCH_SIZE)
+        if self.deterministic and (asked.quantization or asked.dtype not in (None, "float32")):
             raise ArgumentError(
-                "deterministic=True needs dtype float32 without quantization.",
-                hint="Leave dtype and quantization out, or give deterministic=False.",
+                "deterministic=True requires dtype float32 without quantization.",
+                hint="Remove dtype and quantization, or set deterministic=False.",
                 key="deterministic",
             )
-
-    @property
-    def ref(self) -> ModelRef:
-        """The model, found and pinned."""
-        if self._ref is None:
-            self._ref = resolve_model(self.model_name, self.revision)
-        return self._ref
-
-    @property
-    def window(self) -> int:
-        """How many requests this engine can use at once; more only wait."""
-        return 2 * (self.batch_size or BATCH_SIZE)
-
-    def identity(self) -> dict[str, Any]:
-        """Return model and revision, and dtype and quantization when set."""
-        given = {"dtype": self.dtype, "quantization": self.quantization}
-        return {"model": self.ref.name, "revision": self.ref.revision} | {k: v for k, v in given.items() if v}
+        self._threads_before: int | None = None
+        self._model: Any = None
+        self._tokenizer: Any = None
+        self._runner: Runner | None = None
+        self._schemas: Schemas | None = None
+        self._replicas: Engine | None = None
 
     @property
     def served(self) -> Served | None:
@@ -130,10 +121,10 @@ class TransformersEngine(Engine):
         if self._replicas is not None:
             return self._replicas.capabilities()
         self._opened()
-        from .grammar import can_hold
+        from .schemas import can_hold
 
         return Capabilities(
-            first_token_ban=True, grammar=can_hold(self._tokenizer), logprobs=True, max_context=self._max_context()
+            first_token_ban=True, json_schema=can_hold(self._tokenizer), logprobs=True, max_context=self._max_context()
         )
 
     def open(self) -> None:
@@ -145,7 +136,8 @@ class TransformersEngine(Engine):
         """
         if self._model is not None or self._replicas is not None:
             return
-        if self.devices is not None and len(self.devices) > 1:
+        devices = self.settings.devices or ()
+        if len(devices) > 1:
             self._replicas = self._open_replicas()
             return
         import torch
@@ -154,11 +146,11 @@ class TransformersEngine(Engine):
 
         self._model, self._tokenizer = load_model(
             self.ref,
-            device=self.devices[0] if self.devices else self.device,
-            dtype="float32" if self.deterministic else self.dtype,
-            quantization=self.quantization,
-            attn_implementation=self.attn_implementation,
-            trust_remote_code=self.trust_remote_code,
+            device=str(devices[0]) if devices else self.settings.device,
+            dtype="float32" if self.deterministic else self.settings.dtype,
+            quantization=self.settings.quantization,
+            attn_implementation=self.settings.attn_implementation,
+            trust_remote_code=self.settings.trust_remote_code,
         )
         self._threads_before = use_fit_threads(self._model)
         with torch.inference_mode():
@@ -173,14 +165,14 @@ class TransformersEngine(Engine):
         from ..workers.child import WorkerSpec
         from ..workers.worker import ReplicatedEngine
 
-        names = (
-            "revision", "ref", "dtype", "quantization", "batch_size", "max_batch_tokens", "deterministic",
-            "attn_implementation", "trust_remote_code",
-        )  # fmt: skip
-        settings = {name: getattr(self, name) for name in names} | {"model": self.model_name}
+        common = {**asdict(self.settings), "devices": None, "deterministic": self.deterministic}
+        settings = common | {"model": self.model, "revision": self.revision, "ref": self.ref}
         target = "magpie_hf.engines.local.hf:TransformersEngine"
-        specs = [WorkerSpec(target, settings | {"device": device}, label=device) for device in self.devices or ()]
-        replicas = ReplicatedEngine(specs, identity=self.identity(), name=self.name)
+        specs = [
+            WorkerSpec(target, settings | {"device": device}, label=str(device))
+            for device in self.settings.devices or ()
+        ]
+        replicas = ReplicatedEngine(specs, model=self.model, ref=self.ref)
         replicas.stats = self.stats
         replicas.open()
         return replicas
@@ -193,7 +185,7 @@ class TransformersEngine(Engine):
         if self._model is None:
             return
         device = self._runner.device if self._runner is not None else None
-        self._model = self._tokenizer = self._runner = self._grammars = None
+        self._model = self._tokenizer = self._runner = self._schemas = None
         import gc
 
         import torch
@@ -236,8 +228,8 @@ class TransformersEngine(Engine):
 
     def _cache_tokens(self) -> int:
         """Return how many slots (rows x longest row) the cache may have."""
-        if self.max_batch_tokens is not None:
-            return self.max_batch_tokens
+        if self.settings.max_batch_tokens is not None:
+            return self.settings.max_batch_tokens
         import torch
 
         config = self._model.config.get_text_config(decoder=True)
@@ -257,9 +249,9 @@ class TransformersEngine(Engine):
         """Yield a generation for each request as its row finishes; new rows join while others run.
 
         Raises:
-            ArgumentError: a request's grammar is no JSON schema, or one that cannot be followed.
-            DependencyError: a request has a grammar, and llguidance is missing.
-            CapabilityError: a request has a grammar, and the model's tokenizer does not allow any.
+            ArgumentError: a request's JSON schema is invalid, or not supported.
+            DependencyError: a request has a JSON schema, and llguidance is not installed.
+            CapabilityError: a request has a JSON schema, and the model's tokenizer is not supported.
             EngineError: not open, or not even one row fits the memory.
         """
         if self._replicas is not None:
@@ -276,12 +268,12 @@ class TransformersEngine(Engine):
             self._decode,
             end_ids=self._end_ids(),
             max_context=self._max_context(),
-            grammars=self._compiled_grammars,
+            schemas=self._compiled_schemas,
         )
         scheduler = Scheduler(
             batch,
             requests,
-            batch_size=self.batch_size or BATCH_SIZE,
+            batch_size=self.settings.batch_size or BATCH_SIZE,
             cache_tokens=cache_tokens,
             stats=self.stats,
         )
@@ -290,13 +282,13 @@ class TransformersEngine(Engine):
         finally:
             runner.reset(free=True)
 
-    def _compiled_grammars(self) -> Grammars:
-        if self._grammars is None:
-            from .grammar import Grammars
+    def _compiled_schemas(self) -> Schemas:
+        if self._schemas is None:
+            from .schemas import Schemas
 
             vocab_size = self._model.config.get_text_config(decoder=True).vocab_size
-            self._grammars = Grammars(self._tokenizer, int(vocab_size), self._end_ids())
-        return self._grammars
+            self._schemas = Schemas(self._tokenizer, int(vocab_size), self._end_ids())
+        return self._schemas
 
     def score(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
         """Return the log-probability (nats) of each token of the completion after the prompt, at temperature 1."""

@@ -69,9 +69,7 @@ class Scheduler:
                     time.sleep(0.001)
                     self.source.resume()
                 continue
-            began = time.perf_counter()
             finished = self._advance()
-            self.stats.busy_s += time.perf_counter() - began
             for generation in finished:
                 self._count(generation)
                 yield generation
@@ -170,13 +168,7 @@ class Scheduler:
 
     def _count(self, generation: Generation) -> None:
         self.stats.requests += 1
-        self.stats.prompt_tokens += generation.prompt_tokens or 0
-        self.stats.completion_tokens += generation.completion_tokens or 0
         self._learn((generation.prompt_tokens or 0) + (generation.completion_tokens or 0))
-        if generation.failure is not None:
-            self.stats.failures += 1
-            code = generation.failure.code
-            self.stats.by_code[code] = self.stats.by_code.get(code, 0) + 1
 
     def _learn(self, length: int) -> None:
         """Remember how long finished rows are."""

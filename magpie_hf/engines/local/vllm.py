@@ -7,12 +7,13 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import ArgumentError, CapabilityError, EngineDiedError, EngineError, ModelError, quoted
-from ...models import ModelRef, resolve_model
+from ...models import ModelRef
 from .. import check_installed
-from ..base import Capabilities, Engine, EngineStats, Failure, Generation, Request, Served
+from ..base import Capabilities, Engine, Failure, Generation, Request, Served, setting
 from ..groups import Pulled
 from ..workers.child import WorkerSpec
 from ..workers.worker import ReplicatedEngine
@@ -26,60 +27,59 @@ if TYPE_CHECKING:
 WIDTHS_HELD = 2
 
 
-class VllmEngine(ReplicatedEngine):
-    """Generates with vLLM: token-id prompts, prefix caching, tensor parallelism, vLLM's own limits and scheduling.
+@dataclass(frozen=True, kw_only=True)
+class VllmSettings:
+    """Settings of the engine `vllm`."""
 
-    - `model`, `revision`, `ref`, `dtype`, `trust_remote_code`: as for the transformers engine.
-    - `quantization`: any that vLLM knows ("fp8", "awq", "gptq", …).
-    - `tensor_parallel_size`: devices that share one replica.
-    - `devices`: None: the first `tensor_parallel_size` ones. Else one replica for each entry: a device number, or a
-      list of `tensor_parallel_size` of them; a flat list of more is cut into groups of that size.
-    - `gpu_memory_utilization`, `max_model_len`: as in vLLM. `batch_size`: its `max_num_seqs`; None: vLLM's own default
-      for offline inference on this device (256, or 1,024 on cards of 80 GB and more).
-    - `engine_args`: more arguments of vLLM's EngineArgs.
-    """
+    dtype: str | None = setting(None, 'As in vLLM. Default: "auto".')
+    quantization: str | None = setting(None, 'Any method of vLLM ("fp8", "awq", "gptq", …).')
+    tensor_parallel_size: int = setting(1, "Number of devices that share one replica.", silent=True)
+    devices: tuple[int | tuple[int, ...], ...] | None = setting(
+        None,
+        "One replica for each entry: a device number, or a list of `tensor_parallel_size` of them; a flat list of more "
+        "is cut into groups of that size. Default: one replica on the first `tensor_parallel_size` devices.",
+        silent=True,
+    )
+    gpu_memory_utilization: float = setting(0.9, "As in vLLM.", silent=True)
+    max_model_len: int | None = setting(None, "As in vLLM.", silent=True)
+    batch_size: int | None = setting(
+        None,
+        "vLLM's `max_num_seqs`. Default: vLLM's for offline inference on this device (256, or 1,024 on GPUs with 80 GB "
+        "or more).",
+        silent=True,
+    )
+    trust_remote_code: bool = setting(False, "As in vLLM.", silent=True)
+    engine_args: dict[str, Any] | None = setting(  # noqa: RUF009 (None is immutable)
+        None, "More arguments of vLLM's EngineArgs.", silent=True
+    )
+
+    def to_engine_args(self) -> dict[str, Any]:
+        """Return the arguments for vLLM's EngineArgs."""
+        return {
+            "dtype": self.dtype or "auto",
+            "quantization": self.quantization,
+            "tensor_parallel_size": self.tensor_parallel_size,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "max_model_len": self.max_model_len,
+            "trust_remote_code": self.trust_remote_code,
+            **({"max_num_seqs": self.batch_size} if self.batch_size else {}),
+            **(self.engine_args or {}),
+        }
+
+
+class VllmEngine(ReplicatedEngine):
+    """Generates with vLLM: token-id prompts, prefix caching, tensor parallelism, vLLM's own limits and scheduling."""
+
+    name = "vllm"
+    settings_class = VllmSettings
+    settings: VllmSettings
 
     def __init__(
-        self,
-        model: str,
-        *,
-        revision: str | None = None,
-        ref: ModelRef | None = None,
-        dtype: str | None = None,
-        quantization: str | None = None,
-        tensor_parallel_size: int = 1,
-        devices: Sequence[int | Sequence[int]] | None = None,
-        gpu_memory_utilization: float = 0.9,
-        max_model_len: int | None = None,
-        batch_size: int | None = None,
-        trust_remote_code: bool = False,
-        engine_args: dict[str, Any] | None = None,
+        self, model: str, *, revision: str | None = None, ref: ModelRef | None = None, **settings: object
     ) -> None:
-        self._model, self._revision, self._ref = model, revision, ref
-        self._asked = {"dtype": dtype, "quantization": quantization}
-        self._args: dict[str, Any] = {
-            "dtype": dtype or "auto",
-            "quantization": quantization,
-            "tensor_parallel_size": tensor_parallel_size,
-            "gpu_memory_utilization": gpu_memory_utilization,
-            "max_model_len": max_model_len,
-            "trust_remote_code": trust_remote_code,
-            **({"max_num_seqs": batch_size} if batch_size else {}),
-            **(engine_args or {}),
-        }
-        self._groups = device_groups(devices, tensor_parallel_size)
-        super().__init__([WorkerSpec("", {})], identity={}, name="vllm")
-
-    @property
-    def ref(self) -> ModelRef:
-        """The model, found and pinned."""
-        if self._ref is None:
-            self._ref = resolve_model(self._model, self._revision)
-        return self._ref
-
-    def identity(self) -> dict[str, Any]:
-        """Return model and revision, and dtype and quantization when set."""
-        return {"model": self.ref.name, "revision": self.ref.revision} | {k: v for k, v in self._asked.items() if v}
+        """Keep the settings; see `VllmSettings`."""
+        super().__init__([WorkerSpec("", {})], model=model, revision=revision, ref=ref, **settings)
+        self._groups = device_groups(self.settings.devices, self.settings.tensor_parallel_size)
 
     def open(self) -> None:
         """Start a child with vLLM for each replica and wait until the model is loaded.
@@ -89,7 +89,7 @@ class VllmEngine(ReplicatedEngine):
             ModelError: it cannot load the model.
         """
         check_installed("vllm", {})
-        settings = {"ref": self.ref, "engine_args": self._args}
+        settings = {"model": self.model, "ref": self.ref, "engine_args": self.settings.to_engine_args()}
         self._specs = tuple(
             WorkerSpec(
                 "magpie_hf.engines.local.vllm:VllmWorker",
@@ -143,24 +143,29 @@ def visible_devices(group: Sequence[int]) -> str:
         ) from None
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """Settings of `VllmWorker`."""
+
+    engine_args: dict[str, Any]
+
+
 class VllmWorker(Engine):
-    """vLLM in this process; runs in the child, made and driven by `VllmEngine`."""
+    """vLLM in this process; runs in the child process that `VllmEngine` starts."""
 
     name = "vllm"
+    settings_class = WorkerSettings
+    settings: WorkerSettings
 
-    def __init__(self, ref: ModelRef, engine_args: dict[str, Any]) -> None:
-        self.ref = ref
-        self.engine_args = engine_args
-        self.stats = EngineStats()
-        self.window = 0
+    def __init__(
+        self, model: str, *, revision: str | None = None, ref: ModelRef | None = None, **settings: object
+    ) -> None:
+        """Keep the settings."""
+        super().__init__(model, revision=revision, ref=ref, **settings)
         self._engine: Any = None
         self._max_context = 0
         self._number = 0
-        self._taken_grammars: set[str | None] = {None}
-
-    def identity(self) -> dict[str, Any]:
-        """Return the model; the parent knows the rest."""
-        return {"model": self.ref.name, "revision": self.ref.revision}
+        self._accepted_schemas: set[str | None] = {None}
 
     def open(self) -> None:
         """Load the model into vLLM."""
@@ -181,8 +186,8 @@ class VllmWorker(Engine):
                 seed=0,
                 # "vllm": sampling defaults of the model's generation config must not change what was asked for.
                 generation_config="vllm",
-                **_grammar_backend(EngineArgs, self.engine_args),
-                **self.engine_args,
+                **_grammar_backend(EngineArgs, self.settings.engine_args),
+                **self.settings.engine_args,
             )
             # The context that vLLM's LLM class gives: the default one has no limits that suit the device.
             self._engine = LLMEngine.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
@@ -210,7 +215,7 @@ class VllmWorker(Engine):
 
         `logit_bias` and `bad_words` ban a token everywhere, not only first: so no `first_token_ban`.
         """
-        return Capabilities(grammar=True, max_context=self._max_context)
+        return Capabilities(json_schema=True, max_context=self._max_context)
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Generation]:
         """Yield generations as vLLM finishes them; requests stream in between its steps.
@@ -243,7 +248,7 @@ class VllmWorker(Engine):
                     self._engine.step()
 
     def _add(self, request: Request, running: dict[str, _Running]) -> Generation | None:
-        """Give a request to vLLM; returns the failure if it refuses, raises for a new grammar."""
+        """Give a request to vLLM; returns the failure if it refuses, raises for a new JSON schema."""
         from vllm import TokensPrompt
 
         token_ids = list(request.prompt.token_ids)
@@ -253,14 +258,14 @@ class VllmWorker(Engine):
         self._number += 1
         name = str(self._number)
         params = self._sampling_params(request)
-        grammar = request.sampling.grammar
+        schema = request.sampling.json_schema
         try:
             self._engine.add_request(name, TokensPrompt(prompt_token_ids=token_ids), params)
         except ValueError as error:
-            if grammar not in self._taken_grammars:
-                raise ArgumentError(f"grammar: vLLM refuses it: {quoted(error)}.", key="grammar") from error
+            if schema not in self._accepted_schemas:
+                raise ArgumentError(f"json_schema: vLLM refuses it: {quoted(error)}.", key="json_schema") from error
             return _refused(request, Failure("validation", False, str(error)[:200]))
-        self._taken_grammars.add(grammar)
+        self._accepted_schemas.add(schema)
         running[name] = _Running(request, time.perf_counter())
         return None
 
@@ -287,17 +292,15 @@ class VllmWorker(Engine):
             skip_special_tokens=False,
             spaces_between_special_tokens=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            **_structured(given.grammar),
+            **_structured(given.json_schema),
         )
 
     def _step(self, running: dict[str, _Running]) -> list[Generation]:
-        began = time.perf_counter()
         try:
             outputs = self._engine.step()
         except Exception as error:
             kind = EngineDiedError if type(error).__name__ == "EngineDeadError" else EngineError
             raise kind(f"vLLM failed: {type(error).__name__}: {quoted(error)}") from error
-        self.stats.busy_s += time.perf_counter() - began
         finished: list[Generation] = []
         for output in outputs:
             if output.finished and output.request_id in running:
@@ -366,17 +369,17 @@ def _grammar_backend(engine_args: Any, given: Mapping[str, Any]) -> dict[str, An
     return {"guided_decoding_backend": "guidance"} if "guided_decoding_backend" in names else {}
 
 
-def _structured(grammar: str | None) -> dict[str, Any]:
+def _structured(schema: str | None) -> dict[str, Any]:
     """Return the argument that holds a text to a JSON schema; its name changed in vLLM 0.11.
 
     Raises ArgumentError if the text is no JSON schema.
     """
-    if grammar is None:
+    if schema is None:
         return {}
     from vllm import sampling_params
 
-    from .grammar import spaced
+    from .schemas import spaced
 
     if hasattr(sampling_params, "StructuredOutputsParams"):
-        return {"structured_outputs": sampling_params.StructuredOutputsParams(json=spaced(grammar))}
-    return {"guided_decoding": sampling_params.GuidedDecodingParams(json=spaced(grammar))}
+        return {"structured_outputs": sampling_params.StructuredOutputsParams(json=spaced(schema))}
+    return {"guided_decoding": sampling_params.GuidedDecodingParams(json=spaced(schema))}

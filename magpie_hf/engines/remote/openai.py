@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ...errors import ArgumentError, CapabilityError, EngineError, ModelMismatchError, quoted
 from ...models import ModelRef
 from ...sampling import SamplingParams
-from ..base import Capabilities, Generation, Request, Served
+from ..base import Capabilities, Generation, Request, Served, setting
 from ..groups import fitted
 from ..stops import Ending, end_text, to_send
 from .client import is_settled
-from .endpoints import EndpointEngine
+from .endpoints import EndpointEngine, EndpointSettings
 from .openai_probe import (
     EXTRAS,
     PROBE_PROMPT,
@@ -25,9 +26,8 @@ from .openai_probe import (
     Traits,
     common_traits,
     generation_config,
-    grammar_fields,
+    schema_fields,
 )
-from .pacing import CONCURRENCY
 from .replies import completion_counts, context_of, is_choice, kept_ids, text_of, usage_of
 from .servers import names_match
 from .wire import Address, Fault, Question, Reply, to_json
@@ -46,18 +46,32 @@ PROBE_TIMEOUT_S = 120.0
 _STOPPED = ("stop", "eos", "eos_token", "stop_sequence")
 
 
+@dataclass(frozen=True, kw_only=True)
+class OpenAISettings(EndpointSettings):
+    """Settings of the engine `openai`."""
+
+    served_model_name: str | None = setting(
+        None, "The model's name in requests. Default: the name that the server lists.", silent=True
+    )
+    max_n: int = setting(DEFAULT_MAX_N, "Maximum number of samples of one prompt in a request (`n`).", silent=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_n < 1:
+            raise ArgumentError(f"max_n = {self.max_n} is invalid.", hint="Use 1 or more.", key="max_n")
+
+
 class OpenAIEngine(EndpointEngine):
-    """Generates on servers that take raw prompts at `/v1/completions`.
+    """Generates on servers that accept raw prompts at `/v1/completions`.
 
-    Arguments beyond those of all endpoint engines: `served_model_name`, the model's name in requests, if it is not the
-    one that the server lists; `max_n`, most samples of a prompt that share a request.
-
-    Prompts go as token ids where the server takes them, else as one text. Samples of one prompt whose seeds count up
-    share a request where the server has `n`, as many as it takes. Servers say how many prompt tokens a request had, not a sample: the first
-    sample of a request has them all, the others 0.
+    Prompts are sent as token ids if the server accepts them, else as text. Samples of one prompt with consecutive seeds
+    share a request if `max_n` is set and the server supports `n`. Servers report the prompt tokens of a request, not of
+    a sample: the first sample of a request has them all, the others 0.
     """
 
     name = "openai"
+    settings_class = OpenAISettings
+    settings: OpenAISettings
     info_path = "/v1/models"
     suffixes = (PATH, CHAT_PATH, "/v1")
 
@@ -66,44 +80,13 @@ class OpenAIEngine(EndpointEngine):
         model: str,
         *,
         endpoints: Sequence[str],
-        served_model_name: str | None = None,
-        max_n: int = DEFAULT_MAX_N,
+        token_texts: Mapping[int, str] | None = None,
         revision: str | None = None,
         ref: ModelRef | None = None,
-        api_key_env: str | None = None,
-        concurrency: int = CONCURRENCY,
-        timeout_s: float = 600.0,
-        max_retries: int = 8,
-        max_outage_s: float = 600.0,
-        startup_timeout_s: float = 30.0,
-        backoff_s: tuple[float, float] = (0.5, 30.0),
-        allow_model_mismatch: bool = False,
-        dtype: str | None = None,
-        quantization: str | None = None,
-        token_texts: Mapping[int, str] | None = None,
+        **settings: object,
     ) -> None:
-        """Keep the settings; see EndpointEngine for those that are not explained above."""
-        super().__init__(
-            model,
-            endpoints=endpoints,
-            revision=revision,
-            ref=ref,
-            api_key_env=api_key_env,
-            concurrency=concurrency,
-            timeout_s=timeout_s,
-            max_retries=max_retries,
-            max_outage_s=max_outage_s,
-            startup_timeout_s=startup_timeout_s,
-            backoff_s=backoff_s,
-            allow_model_mismatch=allow_model_mismatch,
-            dtype=dtype,
-            quantization=quantization,
-            token_texts=token_texts,
-        )
-        if max_n < 1:
-            raise ArgumentError(f"max_n = {max_n} cannot be used.", hint="Give 1 or more.", key="max_n")
-        self.served_model_name = served_model_name
-        self.max_n = max_n
+        """Keep the settings; see `OpenAISettings`."""
+        super().__init__(model, endpoints=endpoints, token_texts=token_texts, revision=revision, ref=ref, **settings)
         self._model_name = ""
         self._names: dict[str, str] = {}
         self._contexts: dict[str, int] = {}
@@ -116,11 +99,12 @@ class OpenAIEngine(EndpointEngine):
             self._model_name = ""
         super().open()
 
-    def _recognize(self, endpoint: Address, reply: Reply) -> Served | None:
-        self._check_access(endpoint, reply)
+    def recognize(self, endpoint: Address, reply: Reply) -> Served | None:
+        """Return what the server reports about itself."""
+        self.check_access(endpoint, reply)
         if reply.status in (404, 405, 500):
             # `transformers serve` lists the Hub cache, and fails where there is none.
-            self._names[endpoint.url] = self.served_model_name or self.ref.source
+            self._names[endpoint.url] = self.settings.served_model_name or self.ref.source
             return None
         data = reply.payload.get("data") if isinstance(reply.payload, dict) else None
         if reply.status != 200 or not isinstance(data, list):
@@ -132,7 +116,7 @@ class OpenAIEngine(EndpointEngine):
             )
         models = [m for m in data if isinstance(m, dict) and isinstance(m.get("id"), str)]
         model = self._pick(endpoint, models)
-        self._names[endpoint.url] = self.served_model_name or (model["id"] if model else self.ref.source)
+        self._names[endpoint.url] = self.settings.served_model_name or (model["id"] if model else self.ref.source)
         if self._model_name and self._names[endpoint.url] != self._model_name:
             raise self._named_differently([self._model_name, self._names[endpoint.url]])
         if model is None:
@@ -145,12 +129,12 @@ class OpenAIEngine(EndpointEngine):
 
     def _pick(self, endpoint: Address, models: list[dict[str, Any]]) -> dict[str, Any] | None:
         """Return the entry of `/v1/models` to use; None if the server lists none, or not the name that was given."""
-        if self.served_model_name:
-            return next((m for m in models if m["id"] == self.served_model_name), None)
+        if self.settings.served_model_name:
+            return next((m for m in models if m["id"] == self.settings.served_model_name), None)
         for model in models:
             if any(isinstance(n, str) and names_match(self.ref, n) for n in (model["id"], model.get("root"))):
                 return model
-        if not models or self.allow_model_mismatch:
+        if not models or self.settings.allow_model_mismatch:
             return models[0] if models else None
         listed = ", ".join(quoted(m["id"], 60) for m in models[:5])
         raise ModelMismatchError(
@@ -167,27 +151,27 @@ class OpenAIEngine(EndpointEngine):
             hint="Start them with one name, and give it with --set engine.served_model_name=NAME.",
         )
 
-    def _learn(self, met: Sequence[Address]) -> Capabilities:
-        names = {self._names[e.url] for e in met}
+    def detect_capabilities(self, servers: Sequence[Address]) -> Capabilities:
+        """Return what all servers support."""
+        names = {self._names[e.url] for e in servers}
         if len(names) > 1:
             raise self._named_differently(names)
         self._model_name = names.pop()
         self._proved.clear()
-        self._traits = common_traits([self._probe(endpoint) for endpoint in met])
+        self._traits = common_traits([self._probe(endpoint) for endpoint in servers])
         traits = self._traits
         return Capabilities(
             token_ids=traits.token_ids,
             seeded=traits.seeded and (traits.max_n == 1 or traits.follows_seeds),
             max_n=traits.max_n,
-            max_stop=MAX_STOP,
-            grammar=bool(traits.grammar_field),
+            json_schema=bool(traits.schema_field),
             special_tokens=traits.special_tokens,
-            max_context=min((self._contexts[e.url] for e in met if e.url in self._contexts), default=None),
+            max_context=min((self._contexts[e.url] for e in servers if e.url in self._contexts), default=None),
         )
 
     def _probe(self, endpoint: Address) -> Traits:
         refuse = partial(self._no_completions, endpoint)
-        return Probe(partial(self._ask, endpoint), refuse, self.max_n, self.token_texts).run()
+        return Probe(partial(self._ask, endpoint), refuse, self.settings.max_n, self.token_texts).run()
 
     def _ask(self, endpoint: Address, *fields: dict[str, Any]) -> list[Reply]:
         """Send small completion requests at the same time, again while the server is overloaded or starting.
@@ -197,7 +181,7 @@ class OpenAIEngine(EndpointEngine):
         base = {"model": self._model_name, "prompt": PROBE_PROMPT, "max_tokens": 1}
 
         def is_final(question: Question, reply: Reply) -> bool:
-            self._check_access(question.server, reply)
+            self.check_access(question.server, reply)
             return is_settled(question, reply)
 
         def give_up(_: Question, reply: Reply) -> Reply:
@@ -212,7 +196,7 @@ class OpenAIEngine(EndpointEngine):
 
         return self.transport.client.ask_all(
             [Question(endpoint, "POST", PATH, base | f) for f in fields],
-            timeout_s=min(self.timeout_s, PROBE_TIMEOUT_S),
+            timeout_s=min(self.settings.timeout_s, PROBE_TIMEOUT_S),
             is_final=is_final,
             give_up=give_up,
             backoff=self.backoff.limited(2),
@@ -248,17 +232,19 @@ class OpenAIEngine(EndpointEngine):
             endpoint=endpoint.url,
         )
 
-    def _count_prompt(self, endpoint: Address, text: str) -> int | None:
+    def count_prompt_tokens(self, endpoint: Address, text: str) -> int | None:
+        """Return the server's token count of a prompt."""
         reply = self._ask(endpoint, {"prompt": text, "temperature": 0})[0]
         if reply.status != 200:
             raise EngineError(f"{endpoint.url} cannot take the prompt: {quoted(self._message(reply))}.")
         return usage_of(reply, "prompt_tokens")
 
-    def _encode(self, group: Sequence[Request]) -> tuple[str, bytes]:
+    def encode(self, group: Sequence[Request]) -> tuple[str, bytes]:
+        """Return path and body of the request for a group of samples."""
         first = group[0]
         sampling = first.sampling
         self._prove(sampling)
-        prompt = list(first.prompt.token_ids) if self._traits.token_ids else self._text(first.prompt)
+        prompt = list(first.prompt.token_ids) if self._traits.token_ids else self.prompt_text(first.prompt)
         body = {
             "model": self._model_name,
             "prompt": prompt,
@@ -288,8 +274,8 @@ class OpenAIEngine(EndpointEngine):
         if sampling.top_k is not None:
             extras["top_k"] = sampling.top_k
         fields |= {name: value for name, value in extras.items() if name in traits.extras}
-        if sampling.grammar is not None:
-            fields |= grammar_fields(traits.grammar_field, sampling.grammar)
+        if sampling.json_schema is not None:
+            fields |= schema_fields(traits.schema_field, sampling.json_schema)
         return fields
 
     def _stops_sent(self, sampling: SamplingParams) -> list[str]:
@@ -307,8 +293,8 @@ class OpenAIEngine(EndpointEngine):
         """Raise CapabilityError for what this server cannot do, or takes and ignores; each is tried out once."""
         if sampling.banned_first_token_ids:
             raise self._cannot("keep tokens from coming first (banned_first_token_ids)")
-        if sampling.grammar is not None and not self._traits.grammar_field:
-            raise self._cannot("hold a text to a JSON schema (grammar)")
+        if sampling.json_schema is not None and not self._traits.schema_field:
+            raise self._cannot("hold a text to a JSON schema (json_schema)")
         if sampling.temperature > 0 and not self._traits.samples:
             raise self._cannot("sample: texts under different seeds are the same at any temperature")
         missing = [i for i in sampling.stop_token_ids if i not in self.token_texts]
@@ -343,7 +329,8 @@ class OpenAIEngine(EndpointEngine):
         fields = [self._sampling_fields(p) | {"prompt": "one two one two one two one"} for p in params]
         return len({text_of(reply) for reply in self._ask(endpoint, *fields)}) == 2
 
-    def _classify_payload(self, reply: Reply) -> Fault | None:
+    def check_payload(self, reply: Reply) -> Fault | None:
+        """Return what is wrong with a reply's content, None if it can be decoded."""
         choices = reply.payload.get("choices") if isinstance(reply.payload, dict) else None
         if not isinstance(choices, list) or not choices or not all(map(is_choice, choices)):
             return Fault("transient", "bad_reply", "the reply has no choices with text")
@@ -352,7 +339,8 @@ class OpenAIEngine(EndpointEngine):
             return Fault("transient", "aborted", f"finish_reason {quoted(min(odd), 40)}")
         return None
 
-    def _decode(self, group: Sequence[Request], reply: Reply, served: Served | None) -> list[Generation]:
+    def decode(self, group: Sequence[Request], reply: Reply, served: Served | None) -> list[Generation]:
+        """Return the generations of a group."""
         payload = reply.payload
         choices = sorted(payload["choices"], key=lambda choice: choice.get("index") or 0)
         if len(choices) < len(group):
@@ -378,7 +366,7 @@ class OpenAIEngine(EndpointEngine):
         return generations
 
     def _served_by(self, payload: dict[str, Any], served: Served | None) -> Served | None:
-        """Return what was found when the endpoint was met, with what this reply adds or says otherwise."""
+        """Return what was found when the endpoint was identified, updated by this reply."""
         said, fingerprint = payload.get("model"), payload.get("system_fingerprint")
         now = served or Served()
         if isinstance(said, str) and said.partition("@")[0] != self._model_name.partition("@")[0]:

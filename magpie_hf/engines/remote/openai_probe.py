@@ -48,7 +48,7 @@ class Traits:
     (`transformers serve`, which has no other way to sample at all). `follows_seeds`: choice k of `n` is the sample
     of seed + k. `samples`: other seeds gave other texts. `max_n`: the largest `n` that it takes, as far as it was asked
     (1: it has none). `usage_sums`: with `n`, `completion_tokens` counts all choices (llama.cpp counts one).
-    `grammar_field`: the field that takes a JSON schema, "" if none is honored. The rest as in Capabilities.
+    `schema_field`: the field that takes a JSON schema, "" if none is honored. The rest as in Capabilities.
     """
 
     extras: frozenset[str] = frozenset()
@@ -61,7 +61,7 @@ class Traits:
     samples: bool = True
     stop_ids: bool = False
     special_tokens: bool = True
-    grammar_field: str = ""
+    schema_field: str = ""
 
 
 class Probe:
@@ -82,7 +82,7 @@ class Probe:
     def run(self) -> Traits:
         """Ask, and return what was found."""
         extras, config_field = self._fields()
-        ids, *held = self._ask({"prompt": [1, 2, 3]}, *self._grammar_questions())
+        ids, *held = self._ask({"prompt": [1, 2, 3]}, *self._schema_questions())
         max_n, usage_sums = self._largest_n()
         base = self._base(config_field)
         # All at once, as a server that sets one seed for everything it runs is found out only so.
@@ -100,14 +100,12 @@ class Probe:
             samples=len({a, b, text_of(a2), text_of(b2)}) > 1,
             stop_ids=self._heeds_stop_ids(extras),
             special_tokens=self._shows_special_tokens(extras),
-            grammar_field=next(
-                (f for f, r in zip(GRAMMAR_FIELDS, held, strict=True) if _keeps_schema(text_of(r))), ""
-            ),
+            schema_field=next((f for f, r in zip(SCHEMA_FIELDS, held, strict=True) if _keeps_schema(text_of(r))), ""),
         )
 
-    def _grammar_questions(self) -> list[dict[str, Any]]:
+    def _schema_questions(self) -> list[dict[str, Any]]:
         greedy = {"max_tokens": PROBE_TOKENS, "temperature": 0}
-        return [greedy | grammar_fields(field, _PROBE_SCHEMA) for field in GRAMMAR_FIELDS]
+        return [greedy | schema_fields(field, _PROBE_SCHEMA) for field in SCHEMA_FIELDS]
 
     def _largest_n(self) -> tuple[int, bool]:
         """Return the largest `n` that the server takes, and whether `usage` then counts all choices."""
@@ -163,7 +161,7 @@ class Probe:
 
 
 # OpenAI's field, which vLLM and SGLang have, and llama.cpp's for /v1/completions, which ignores the other one there.
-GRAMMAR_FIELDS = ("response_format", "json_schema")
+SCHEMA_FIELDS = ("response_format", "json_schema")
 # No white space is allowed inside: with an object, weak models go on with spaces and line breaks until the length ends.
 _PROBE_SCHEMA = '{"type":"string","enum":["yes","no"]}'
 
@@ -184,11 +182,11 @@ def common_traits(found: Iterable[Traits]) -> Traits:
     traits = list(found)
     if len({t.config_field for t in traits}) > 1:
         raise CapabilityError("The endpoints are servers of different kinds.", hint="Use one kind of server in a run.")
-    fields = {t.grammar_field for t in traits}
+    fields = {t.schema_field for t in traits}
     special = {
         "extras": frozenset.intersection(*(t.extras for t in traits)),
         "max_n": min(t.max_n for t in traits),
-        "grammar_field": fields.pop() if len(fields) == 1 else "",
+        "schema_field": fields.pop() if len(fields) == 1 else "",
     }
     plain = {
         name: all(getattr(t, name) for t in traits) for name in Traits.__dataclass_fields__ if name not in special
@@ -210,9 +208,9 @@ def generation_config(sampling: SamplingParams) -> dict[str, Any]:
     return config
 
 
-def grammar_fields(field: str, grammar: str) -> dict[str, Any]:
+def schema_fields(field: str, text: str) -> dict[str, Any]:
     """Return what holds a completion to a JSON schema, given with the field of that name."""
-    schema = schema_of(grammar)
+    schema = schema_of(text)
     if field == "json_schema":
         return {field: schema}
     return {field: {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}}

@@ -12,7 +12,6 @@ from ...sampling import SamplingParams
 from ..base import Capabilities, Generation, Request, Served
 from ..groups import fitted
 from ..stops import Ending, end_text, end_tokens, to_send
-from .client import ASK_TIMEOUT_S, is_settled
 from .endpoints import EndpointEngine
 from .tgi_types import check_parameters, tgi_client, tgi_error
 from .untrusted import count_or_none, header_count
@@ -39,8 +38,9 @@ class TgiEngine(EndpointEngine):
     suffixes = ("/generate_stream", "/generate")
     _max_stop = MAX_STOP_SEQUENCES
 
-    def _recognize(self, endpoint: Address, reply: Reply) -> Served:
-        self._check_access(endpoint, reply)
+    def recognize(self, endpoint: Address, reply: Reply) -> Served:
+        """Return what the server reports about itself."""
+        self.check_access(endpoint, reply)
         info = reply.payload
         if reply.status != 200 or not isinstance(info, dict) or not isinstance(info.get("model_id"), str):
             raise CapabilityError(
@@ -49,7 +49,7 @@ class TgiEngine(EndpointEngine):
                 hint="Check the address; for vLLM, SGLang, llama.cpp and `transformers serve` use the engine openai.",
                 endpoint=endpoint.url,
             )
-        self._check_model(endpoint, info["model_id"], _text_or_none(info.get("model_sha")))
+        self.check_model(endpoint, info["model_id"], _text_or_none(info.get("model_sha")))
         version = _text_or_none(info.get("version"))
         return Served(
             model=info["model_id"],
@@ -58,9 +58,10 @@ class TgiEngine(EndpointEngine):
             version=f"tgi {version}" if version else "tgi",
         )
 
-    def _learn(self, met: Sequence[Address]) -> Capabilities:
+    def detect_capabilities(self, servers: Sequence[Address]) -> Capabilities:
+        """Return what all servers support."""
         tgi_client()
-        replies = self.transport.client.ask_all([Question(e, "GET", self.info_path) for e in met], timeout_s=30.0)
+        replies = self.transport.client.ask_all([Question(e, "GET", self.info_path) for e in servers], timeout_s=30.0)
         infos = [reply.payload if isinstance(reply.payload, dict) else {} for reply in replies]
         contexts, slots, stops = (
             [count for info in infos if (count := count_or_none(info.get(name), least)) is not None]
@@ -73,24 +74,24 @@ class TgiEngine(EndpointEngine):
             token_ids=False,
             seeded=True,
             max_n=1,
-            max_stop=self._max_stop,
-            grammar=all(self._takes_grammar(e) for e in met),
+            json_schema=all(self._supports_schemas(e) for e in servers),
             max_context=min(contexts, default=None),
         )
 
-    def _takes_grammar(self, endpoint: Address) -> bool:
-        """Whether the server was not started without grammar support."""
+    def _supports_schemas(self, endpoint: Address) -> bool:
+        """Whether the server supports JSON schemas: it can be started without."""
         grammar = {"type": "json", "value": {"type": "object", "properties": {"ok": {"type": "boolean"}}}}
         parameters = {"max_new_tokens": 1, "do_sample": False, "details": True, "grammar": grammar}
         reply = self.transport.client.ask(
             Question(endpoint, "POST", "/generate", {"inputs": "Hello", "parameters": parameters})
         )
-        self._check_access(endpoint, reply)
+        self.check_access(endpoint, reply)
         return reply.status != 422
 
-    def _count_prompt(self, endpoint: Address, text: str) -> int | None:
+    def count_prompt_tokens(self, endpoint: Address, text: str) -> int | None:
+        """Return the server's token count of a prompt."""
         parameters = {"max_new_tokens": 1, "do_sample": False, "details": True, "decoder_input_details": True}
-        reply = self._ask_again(endpoint, {"inputs": text, "parameters": parameters})
+        reply = self.ask(endpoint, "POST", "/generate", {"inputs": text, "parameters": parameters})
         if reply.fault is not None or reply.status != 200:
             message = reply.fault.message if reply.fault is not None else self._message(reply)
             raise PromptMismatchError(
@@ -98,29 +99,14 @@ class TgiEngine(EndpointEngine):
             )
         return _prompt_tokens(reply)
 
-    def _ask_again(self, endpoint: Address, body: dict[str, Any]) -> Reply:
-        """Return the reply to a question at the start, asked again while the server is overloaded or fails."""
-
-        def is_final(question: Question, reply: Reply) -> bool:
-            self._check_access(question.server, reply)
-            return is_settled(question, reply)
-
-        (reply,) = self.transport.client.ask_all(
-            [Question(endpoint, "POST", "/generate", body)],
-            is_final=is_final,
-            backoff=self.backoff,
-            attempts=self.max_retries + 1,
-            within_s=ASK_TIMEOUT_S,
-        )
-        return reply
-
-    def _encode(self, group: Sequence[Request]) -> tuple[str, bytes]:
+    def encode(self, group: Sequence[Request]) -> tuple[str, bytes]:
+        """Return path and body of the request for a group of samples."""
         (request,) = group
         sampling = request.sampling
-        if sampling.grammar is not None and not self.capabilities().grammar:
+        if sampling.json_schema is not None and not self.capabilities().json_schema:
             raise CapabilityError(
-                "The server does not take grammars, so a text cannot be held to a JSON schema.",
-                hint="Start TGI without --disable-grammar-support, or leave the grammar out.",
+                "The server does not support JSON schemas.",
+                hint="Start TGI without --disable-grammar-support, or remove the setting json_schema.",
             )
         if sampling.banned_first_token_ids:
             raise CapabilityError(
@@ -131,7 +117,7 @@ class TgiEngine(EndpointEngine):
         parameters["max_new_tokens"] = fitted(request, self.capabilities().max_context).max_tokens
         if sampling.seed is not None and not sampling.is_greedy:
             parameters["seed"] = sampling.seed
-        return "/generate", to_json({"inputs": self._text(request.prompt), "parameters": parameters})
+        return "/generate", to_json({"inputs": self.prompt_text(request.prompt), "parameters": parameters})
 
     def _stops_sent(self, sampling: SamplingParams) -> tuple[str, ...]:
         """Return the stop sequences for the server: ends of turn first, then the user's, as many as it takes."""
@@ -155,7 +141,8 @@ class TgiEngine(EndpointEngine):
             reply = reply._replace(status=422)
         return super()._classify(endpoint, reply)
 
-    def _classify_payload(self, reply: Reply) -> Fault | None:
+    def check_payload(self, reply: Reply) -> Fault | None:
+        """Return what is wrong with a reply's content, None if it can be decoded."""
         answer = reply.payload
         details = answer.get("details") if isinstance(answer, dict) else None
         if not isinstance(details, dict) or not isinstance(answer.get("generated_text"), str):
@@ -164,7 +151,8 @@ class TgiEngine(EndpointEngine):
             return Fault("transient", "bad_reply", f"finish_reason {quoted(details.get('finish_reason'), 40)}")
         return None
 
-    def _decode(self, group: Sequence[Request], reply: Reply, served: Served | None) -> list[Generation]:
+    def decode(self, group: Sequence[Request], reply: Reply, served: Served | None) -> list[Generation]:
+        """Return the generations of a group."""
         (request,) = group
         details = reply.payload["details"]
         tokens = details.get("tokens") or []
@@ -223,20 +211,20 @@ def parameters_of(sampling: SamplingParams, stop: tuple[str, ...]) -> dict[str, 
         parameters["repetition_penalty"] = sampling.repetition_penalty
     if stop:
         parameters["stop"] = list(stop)
-    if sampling.grammar is not None:
-        parameters["grammar"] = {"type": "json", "value": schema_of(sampling.grammar)}
+    if sampling.json_schema is not None:
+        parameters["grammar"] = {"type": "json", "value": schema_of(sampling.json_schema)}
     check_parameters(parameters)
     return parameters
 
 
-def schema_of(grammar: str) -> dict[str, Any]:
-    """Return a JSON schema given as text. Raises ArgumentError if it is none."""
+def schema_of(text: str) -> dict[str, Any]:
+    """Parse a JSON schema. Raises ArgumentError if the text is not one."""
     try:
-        schema = json.loads(grammar)
+        schema = json.loads(text)
     except ValueError:
         schema = None
     if not isinstance(schema, dict):
-        raise ArgumentError(f"grammar = {quoted(grammar)} is no JSON schema.", key="grammar")
+        raise ArgumentError(f"json_schema = {quoted(text)} is not a JSON schema.", key="json_schema")
     return schema
 
 

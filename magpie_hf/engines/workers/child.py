@@ -18,7 +18,6 @@ from ...sampling import SamplingParams
 from ..base import Capabilities, Engine, Prompt, Request, Served
 
 
-WINDOW = 256  # requests a worker holds, where its engine does not say
 _PROMPTS = 4096  # prompts that a child remembers, so that equal ones are the same object
 
 
@@ -79,8 +78,7 @@ class _Child:
         except BaseException as error:  # noqa: BLE001 (told to the parent, which raises it)
             self.connection.send(("error", _portable(error)))
             return
-        window = int(getattr(engine, "window", WINDOW))
-        self.connection.send(("open", Hello(engine.capabilities(), engine.served, window)))
+        self.connection.send(("open", Hello(engine.capabilities(), engine.served, engine.window)))
         try:
             while self._serve_call(engine):
                 pass

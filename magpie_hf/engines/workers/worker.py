@@ -14,13 +14,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from ...errors import EngineDiedError, EngineError, quoted
-from ..base import Capabilities, Engine, EngineStats, Generation, Request, Served
+from ...models import ModelRef
+from ..base import Capabilities, Engine, Generation, Request, Served
 from .child import Hello, Wanted, WorkerSpec
 
 
@@ -116,24 +117,28 @@ class _Worker:
 
 
 class ReplicatedEngine(Engine):
-    """One engine over one or more workers: each request goes to the worker with the fewest in flight.
+    """An engine over one or more workers: each request is sent to the worker with the fewest in flight.
 
-    Open workers stay open between `generate` calls. `identity` is the parent's to know: it is the same for all workers
-    and must not need a model.
+    Workers stay open between `generate` calls.
     """
 
-    def __init__(self, specs: Sequence[WorkerSpec], *, identity: Mapping[str, Any], name: str = "replicated") -> None:
-        if not specs:
-            raise EngineError("There is no worker to run.", hint="Give at least one device.")
-        self.name = name
-        self.stats = EngineStats()
-        self._specs = tuple(specs)
-        self._identity = dict(identity)
-        self._workers: list[_Worker] = []
+    name = "replicated"
 
-    def identity(self) -> dict[str, Any]:
-        """Return what the workers' engine was asked for."""
-        return dict(self._identity)
+    def __init__(
+        self,
+        specs: Sequence[WorkerSpec],
+        *,
+        model: str,
+        revision: str | None = None,
+        ref: ModelRef | None = None,
+        **settings: object,
+    ) -> None:
+        """Keep the workers' specifications; the rest is as for any engine."""
+        if not specs:
+            raise EngineError("No worker to run.", hint="Set at least one device.")
+        super().__init__(model, revision=revision, ref=ref, **settings)
+        self._specs = tuple(specs)
+        self._workers: list[_Worker] = []
 
     def open(self) -> None:
         """Start all workers and wait until their engines are open; raises what one of them raised."""
@@ -143,8 +148,7 @@ class ReplicatedEngine(Engine):
         try:
             for worker in self._workers:
                 worker.start()
-            for worker in self._workers:
-                worker.wait_open()
+            self.window = sum(worker.wait_open().window for worker in self._workers)
         except BaseException:
             self.close()
             raise
@@ -162,11 +166,6 @@ class ReplicatedEngine(Engine):
     def served(self) -> Served | None:
         """What the workers' engine found."""
         return self._workers[0].hello.served if self._workers and self._workers[0].hello else None
-
-    @property
-    def window(self) -> int:
-        """How many requests all workers can use at once."""
-        return sum(worker.hello.window for worker in self._workers if worker.hello)
 
     @property
     def pids(self) -> list[int]:
@@ -234,9 +233,7 @@ class ReplicatedEngine(Engine):
     def _collect(self) -> Iterator[Generation]:
         """Wait for the next message of any worker; yield all generations that have arrived."""
         busy = [worker for worker in self._workers if worker.in_flight]
-        began = time.perf_counter()
         wait([worker.connection for worker in busy], timeout=_POLL_S)
-        self.stats.busy_s += time.perf_counter() - began
         for worker in busy:
             if not worker.connection.poll(0) and worker.process.poll() is not None and not worker.connection.poll(0):
                 raise worker.died()
@@ -252,17 +249,7 @@ class ReplicatedEngine(Engine):
         if call != worker.call:
             return
         worker.in_flight -= len(generations)
-        for generation in generations:
-            self._count(generation)
-            yield generation
-
-    def _count(self, generation: Generation) -> None:
-        self.stats.prompt_tokens += generation.prompt_tokens or 0
-        self.stats.completion_tokens += generation.completion_tokens or 0
-        if generation.failure is not None:
-            self.stats.failures += 1
-            code = generation.failure.code
-            self.stats.by_code[code] = self.stats.by_code.get(code, 0) + 1
+        yield from generations
 
     def close(self) -> None:
         """End all workers; returns when their processes are gone."""

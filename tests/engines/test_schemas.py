@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from magpie_hf.engines.base import Prompt, Request
-from magpie_hf.engines.local.grammar import SPACING, Grammars, can_hold, is_available, unpacked
 from magpie_hf.engines.local.hf import TransformersEngine
 from magpie_hf.engines.local.padded import PaddedRunner
+from magpie_hf.engines.local.schemas import SPACING, Schemas, can_hold, is_available, unpacked
 from magpie_hf.engines.local.vllm import VllmWorker, _grammar_backend, _structured
 from magpie_hf.errors import ArgumentError, CapabilityError, DependencyError
 from magpie_hf.models import ModelRef
@@ -117,7 +117,7 @@ def test_texts_parse_and_are_valid_under_every_schema(request, model, name, temp
                 repetition_penalty=(1, 1.3)[key % 4 == 0],
                 max_tokens=200,
                 seed=key,
-                grammar=json.dumps(SCHEMAS[name][0]),
+                json_schema=json.dumps(SCHEMAS[name][0]),
             ),
         )
         for key in range(count)
@@ -134,7 +134,8 @@ def test_models_in_the_librarys_own_cache_are_held_too(tmp_path):
     with TransformersEngine(make_model(tmp_path, "bloom"), device="cpu", deterministic=False, batch_size=4) as engine:
         assert isinstance(engine._runner, PaddedRunner)
         requests = [
-            Request(key, _prompt(engine), SamplingParams(max_tokens=200, seed=key, grammar=NESTED)) for key in range(6)
+            Request(key, _prompt(engine), SamplingParams(max_tokens=200, seed=key, json_schema=NESTED))
+            for key in range(6)
         ]
         for generation in _run(engine, requests).values():
             _check("nested", generation)
@@ -152,13 +153,13 @@ def test_rows_of_several_grammars_and_of_none_run_together_as_they_do_alone(demo
                 repetition_penalty=rng.choice([1, 1, 1.2]),
                 max_tokens=rng.choice([9, 40]),
                 seed=key,
-                grammar=rng.choice([None, None, *grammars]),
+                json_schema=rng.choice([None, None, *grammars]),
             ),
         )
         for key in range(40)
     ]
     mixed = _run(demo, requests)
-    free = [request for request in requests if request.sampling.grammar is None]
+    free = [request for request in requests if request.sampling.json_schema is None]
     assert 5 < len(free) < 35
     only_free = _run(demo, free)
     for request in requests:
@@ -170,7 +171,7 @@ def test_rows_of_several_grammars_and_of_none_run_together_as_they_do_alone(demo
 
 @torch.inference_mode()
 def test_logits_of_rows_without_a_grammar_keep_their_bits(demo):
-    grammars = demo._compiled_grammars()
+    grammars = demo._compiled_schemas()
     logits = torch.randn(5, 2048)
     before = logits.clone()
     stops = np.array([[3, -1], [3, 4]])
@@ -183,7 +184,7 @@ def test_logits_of_rows_without_a_grammar_keep_their_bits(demo):
 
 
 def test_an_unbound_text_that_outgrows_the_limit_ends_by_length(demo):
-    found = _one(demo, temperature=0, max_tokens=15, grammar=LONG)
+    found = _one(demo, temperature=0, max_tokens=15, json_schema=LONG)
     assert (found.finish_reason, found.completion_tokens) == ("length", 15)
     assert found.text.startswith('{"why": "')
 
@@ -197,20 +198,20 @@ def test_stop_tokens_are_allowed_when_the_grammar_is_complete_and_not_before(dem
     assert len(words) > 300
     for seed in range(8):
         asked = {"seed": seed, "max_tokens": 60, "stop_token_ids": words}
-        _check("string", _one(demo, grammar=json.dumps(SCHEMAS["string"][0]), **asked))
+        _check("string", _one(demo, json_schema=json.dumps(SCHEMAS["string"][0]), **asked))
         assert _one(demo, **asked).completion_tokens < 60
 
 
 def test_a_stop_token_that_the_grammar_cannot_do_without_is_a_failure_and_no_broken_text(demo):
     key = demo._tokenizer("why")["input_ids"]
-    found = _one(demo, temperature=0, max_tokens=60, grammar=LONG, stop_token_ids=key)
-    assert (found.failure.code, found.text) == ("grammar", "")
+    found = _one(demo, temperature=0, max_tokens=60, json_schema=LONG, stop_token_ids=key)
+    assert (found.failure.code, found.text) == ("json_schema", "")
 
 
 @pytest.mark.parametrize("stop", [(), (11,), (END,)], ids=["the model's", "another", "the model's, asked for"])
 def test_a_complete_object_ends_with_a_stop_token_that_is_counted_but_not_text(tiny, stop):
     (found,) = tiny.generate(
-        [Request(0, _prompt(tiny), SamplingParams(max_tokens=90, seed=3, stop_token_ids=stop, grammar=NESTED))]
+        [Request(0, _prompt(tiny), SamplingParams(max_tokens=90, seed=3, stop_token_ids=stop, json_schema=NESTED))]
     )
     _check("nested", found)
     assert found.completion_tokens == len(found.token_ids) + 1
@@ -219,15 +220,15 @@ def test_a_complete_object_ends_with_a_stop_token_that_is_counted_but_not_text(t
 def test_a_grammar_without_any_token_that_could_end_the_text_is_refused(tiny, monkeypatch):
     monkeypatch.setattr(tiny, "_end_ids", lambda: ())
     with pytest.raises(ArgumentError, match="ends the text"):
-        _one(tiny, grammar=NESTED)
-    _check("nested", _one(tiny, seed=1, max_tokens=200, grammar=NESTED, stop_token_ids=(11,)))
+        _one(tiny, json_schema=NESTED)
+    _check("nested", _one(tiny, seed=1, max_tokens=200, json_schema=NESTED, stop_token_ids=(11,)))
 
 
 def test_banned_first_tokens_stay_away_unless_the_grammar_leaves_no_other(demo):
     quotes = tuple(i for i in range(demo._tokenizer.vocab_size) if demo._decode([i]).startswith('"'))
     asked = {"temperature": 0, "max_tokens": 20, "banned_first_token_ids": quotes}
-    assert _one(demo, grammar='{"enum": ["good", 3]}', **asked).text == "3"
-    assert _one(demo, grammar='{"enum": ["good", "poor"]}', **asked).text in ('"good"', '"poor"')
+    assert _one(demo, json_schema='{"enum": ["good", 3]}', **asked).text == "3"
+    assert _one(demo, json_schema='{"enum": ["good", "poor"]}', **asked).text in ('"good"', '"poor"')
 
 
 # What cannot be held
@@ -239,52 +240,52 @@ def test_banned_first_tokens_stay_away_unless_the_grammar_leaves_no_other(demo):
     ids=["text", "list", "bool", "unknown type", "impossible", "lost reference", "unsupported"],
 )
 def test_a_schema_that_cannot_be_used_is_an_error_at_the_first_request(demo, grammar):
-    with pytest.raises(ArgumentError, match=r"grammar.*JSON schema"):
-        _one(demo, grammar=grammar)
+    with pytest.raises(ArgumentError, match=r"json_schema.*JSON schema"):
+        _one(demo, json_schema=grammar)
     assert _one(demo, temperature=0, max_tokens=3).failure is None
 
 
 def test_a_reference_to_another_machine_is_not_followed(demo):
-    with pytest.raises(ArgumentError, match="grammar"):  # and the test fails if a connection is tried
-        _one(demo, grammar='{"$ref": "https://schemas.invalid/a.json"}')
+    with pytest.raises(ArgumentError, match="json_schema"):  # and the test fails if a connection is tried
+        _one(demo, json_schema='{"$ref": "https://schemas.invalid/a.json"}')
 
 
 def test_a_schema_cannot_change_how_it_is_read(demo):
     schema = SCHEMAS["enum"][0] | {"x-guidance": {"whitespace_flexible": True, "lenient": True}}
-    assert _one(demo, temperature=2.0, seed=1, max_tokens=60, grammar=json.dumps(schema)).text.startswith(
+    assert _one(demo, temperature=2.0, seed=1, max_tokens=60, json_schema=json.dumps(schema)).text.startswith(
         '{"label": "'
     )
 
 
 def test_a_row_whose_grammar_fails_on_the_way_is_a_failure_and_not_a_text(demo):
-    grammars = demo._compiled_grammars()
+    grammars = demo._compiled_schemas()
     broken = grammars.matcher(NESTED)
     assert not broken.consume_token(demo._tokenizer("x")["input_ids"][-1])
     grammars._compiled["broken"] = broken
     requests = [
-        Request(key, _prompt(demo), SamplingParams(temperature=0, max_tokens=80, grammar=grammar))
+        Request(key, _prompt(demo), SamplingParams(temperature=0, max_tokens=80, json_schema=grammar))
         for key, grammar in enumerate([NESTED, "broken", None])
     ]
     found = _run(demo, requests)
     del grammars._compiled["broken"]
-    assert (found[1].failure.code, found[1].failure.transient, found[1].text) == ("grammar", False, "")
+    assert (found[1].failure.code, found[1].failure.transient, found[1].text) == ("json_schema", False, "")
     _check("nested", found[0])
     assert found[2].failure is None
 
 
 def test_without_llguidance_a_grammar_is_an_error_with_the_pip_line(demo, monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    monkeypatch.setattr(demo, "_grammars", None)
+    monkeypatch.setattr(demo, "_schemas", None)
     is_available.cache_clear()
     try:
-        assert not demo.capabilities().grammar
+        assert not demo.capabilities().json_schema
         assert _one(demo, temperature=0, max_tokens=3).failure is None
         with pytest.raises(DependencyError, match=r"magpie_hf\[grammar\]"):
-            _one(demo, grammar=NESTED)
+            _one(demo, json_schema=NESTED)
     finally:
         monkeypatch.undo()
         is_available.cache_clear()
-    assert demo.capabilities().grammar
+    assert demo.capabilities().json_schema
 
 
 def test_a_tokenizer_that_hides_its_bytes_cannot_be_held():
@@ -296,15 +297,15 @@ def test_a_tokenizer_that_hides_its_bytes_cannot_be_held():
     assert not can_hold(wrapped)
     plain.decoder = tokenizers.decoders.WordPiece()
     assert not can_hold(transformers.PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<end>"))
-    with pytest.raises(CapabilityError, match="grammar"):
-        Grammars(wrapped, 2, [1])
+    with pytest.raises(CapabilityError, match="JSON schema"):
+        Schemas(wrapped, 2, [1])
 
 
 # The parts
 
 
 def test_schemas_are_compiled_once_and_the_oldest_are_forgotten(demo):
-    grammars = Grammars(demo._tokenizer, 2048, [3])
+    grammars = Schemas(demo._tokenizer, 2048, [3])
     grammars.matcher(NESTED)
     first = grammars._compiled[NESTED]
     for number in range(80):
@@ -316,7 +317,7 @@ def test_schemas_are_compiled_once_and_the_oldest_are_forgotten(demo):
 
 @pytest.mark.parametrize("width", [VOCAB - 5, VOCAB, VOCAB + 77], ids=["narrower", "equal", "wider"])
 def test_logits_may_be_wider_or_narrower_than_the_vocabulary(tiny, width):
-    grammars = Grammars(tiny._tokenizer, VOCAB, [END])
+    grammars = Schemas(tiny._tokenizer, VOCAB, [END])
     logits = torch.zeros(1, width)
     grammars.restrict(logits, np.array([0]), [grammars.matcher(NESTED)], np.array([[END, 10**6]]))
     (allowed,) = [int(i) for i in (~logits[0].isneginf()).nonzero()]
@@ -372,12 +373,12 @@ def test_vllm_is_given_the_schema_and_the_same_white_space_under_its_own_names(v
     }
     assert _grammar_backend(args, {"model": "m"}) == backend[age]
     assert _grammar_backend(args, {"structured_outputs_config": None}) == {}
-    with pytest.raises(ArgumentError, match=r"grammar.*JSON schema"):
+    with pytest.raises(ArgumentError, match=r"json_schema.*JSON schema"):
         _structured("[1]")
 
 
 def test_vllm_refuses_a_new_grammar_for_all_rows_and_a_known_one_for_the_row(monkeypatch):
-    worker = VllmWorker(ModelRef("m", "m", None, None), {"max_num_seqs": 2})
+    worker = VllmWorker("m", ref=ModelRef("m", "m", None, None), engine_args={"max_num_seqs": 2})
     worker._max_context = 100
     refused = set()
 
@@ -391,10 +392,10 @@ def test_vllm_refuses_a_new_grammar_for_all_rows_and_a_known_one_for_the_row(mon
     package.TokensPrompt = dict
     monkeypatch.setitem(sys.modules, "vllm", package)
     monkeypatch.setattr(worker, "_sampling_params", lambda request: None)
-    held, free = (Request(0, Prompt("", [1]), SamplingParams(grammar=grammar)) for grammar in (NESTED, None))
+    held, free = (Request(0, Prompt("", [1]), SamplingParams(json_schema=grammar)) for grammar in (NESTED, None))
     refused |= {"1", "2", "4"}
     assert worker._add(free, {}).failure.code == "validation"
-    with pytest.raises(ArgumentError, match=r"grammar.*cannot compile it"):
+    with pytest.raises(ArgumentError, match=r"json_schema.*cannot compile it"):
         worker._add(held, {})
     assert worker._add(held, {}) is None
     assert worker._add(held, {}).failure.code == "validation"

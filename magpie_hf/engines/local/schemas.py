@@ -60,12 +60,12 @@ def can_hold(tokenizer: Any) -> bool:
     return True
 
 
-def spaced(grammar: str) -> dict[str, Any]:
+def spaced(schema: str) -> dict[str, Any]:
     """Return the schema with the white space that is allowed, as llguidance reads it. Raises ArgumentError if it is none."""
-    return schema_of(grammar) | {"x-guidance": SPACING}
+    return schema_of(schema) | {"x-guidance": SPACING}
 
 
-class Grammars:
+class Schemas:
     """Compiled schemas for one tokenizer.
 
     `vocab_size`: of the model; its logits may be wider than the tokenizer. `end_ids`: tokens that end any text.
@@ -78,16 +78,20 @@ class Grammars:
     def __init__(self, tokenizer: Any, vocab_size: int, end_ids: Sequence[int]) -> None:
         if not is_available():
             raise DependencyError(
-                "Holding a text to a JSON schema (grammar) needs llguidance.",
-                hint='pip install "magpie_hf[grammar]", or leave the grammar out (structured: false).',
+                "A JSON schema requires llguidance.",
+                hint='pip install "magpie_hf[grammar]", or set structured: false.',
                 package="llguidance",
             )
         end_id = next(iter(end_ids), tokenizer.eos_token_id)
         if end_id is None or not can_hold(tokenizer):
             raise CapabilityError(
-                "Texts of this model cannot be held to a JSON schema (grammar): "
-                + ("it has no end token." if end_id is None else "its tokenizer does not tell the bytes of a token."),
-                hint="Leave the grammar out (structured: false).",
+                "JSON schemas are not supported for this model: "
+                + (
+                    "it has no end-of-sequence token."
+                    if end_id is None
+                    else "its tokenizer does not map tokens to bytes."
+                ),
+                hint="Set structured: false.",
             )
         from llguidance import LLExecutor, hf
 
@@ -97,35 +101,35 @@ class Grammars:
         self._executor = LLExecutor()
         self._compiled: OrderedDict[str, Any] = OrderedDict()
 
-    def matcher(self, grammar: str) -> Any:
+    def matcher(self, schema: str) -> Any:
         """Return a matcher at the beginning of a text. Raises ArgumentError if the schema cannot be used."""
-        compiled = self._compiled.get(grammar)
+        compiled = self._compiled.get(schema)
         if compiled is None:
-            compiled = self._compiled[grammar] = self._compile(grammar)
+            compiled = self._compiled[schema] = self._compile(schema)
             while len(self._compiled) > _COMPILED:
                 self._compiled.popitem(last=False)
-        self._compiled.move_to_end(grammar)
+        self._compiled.move_to_end(schema)
         return compiled.deep_copy()
 
-    def _compile(self, grammar: str) -> Any:
+    def _compile(self, schema: str) -> Any:
         from llguidance import LLMatcher
 
-        text = LLMatcher.grammar_from_json_schema(json.dumps(spaced(grammar)))
+        text = LLMatcher.grammar_from_json_schema(json.dumps(spaced(schema)))
         compiled = LLMatcher(self._tokenizer, text, log_level=0)  # 0: prints nothing
         if compiled.is_error():
             raise ArgumentError(
-                f"grammar: this JSON schema cannot be followed: {quoted(compiled.get_error())}.",
+                f"json_schema: this JSON schema is not supported: {quoted(compiled.get_error())}.",
                 hint="Use objects, arrays, enums, strings, numbers and booleans.",
-                key="grammar",
+                key="json_schema",
             )
         return compiled
 
     def restrict(
         self, logits: torch.Tensor, rows: NDArray[np.int64], matchers: Sequence[Any], stops: NDArray[np.int64]
     ) -> None:
-        """Put -inf in `rows` of the logits, in place, where the row's grammar does not go on.
+        """Put -inf in `rows` of the logits, in place, where the row's schema does not allow the token.
 
-        A row's stop tokens are allowed exactly when its grammar may end. `logits`: (num_rows, vocab), any float
+        A row's stop tokens are allowed exactly when its schema allows the text to end. `logits`: (num_rows, vocab), any float
         dtype. `matchers`: one for each of `rows`. `stops`: (len(rows), width), each row's stop tokens, -1 for none.
         """
         allowed = unpacked(self._packed(matchers, stops), logits.device)[:, : logits.shape[1]]
