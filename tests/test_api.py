@@ -99,7 +99,7 @@ ROW = [{"instruction": "Why?", "response": "So."}]
         (lambda to: magpie_hf.select(ROW, "", longest="5"), "longest = '5'"),
         (lambda to: magpie_hf.select(ROW, "", sample="5"), "sample = '5'"),
         (lambda to: magpie_hf.select(ROW, "", shuffle="5"), "shuffle = '5'"),
-        (lambda to: magpie_hf.select(ROW, 5), "'5' is not a selection"),
+        (lambda to: magpie_hf.select(ROW, 5), "Invalid selection '5'"),
         (lambda to: magpie_hf.report(ROW, to, compare="x"), "compare = 'x'"),
         (lambda to: magpie_hf.annotate(ROW, "quality", engine=5, output=to), "engine = '5'"),
         (lambda to: magpie_hf.annotate(ROW, "safety", guard=["a"], output=to), "guard = "),

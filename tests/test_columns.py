@@ -226,10 +226,12 @@ WRONG = {
 
 @pytest.mark.parametrize("values", WRONG.values(), ids=WRONG)
 def test_columns_of_a_known_name_and_another_type_end_no_report(values, tmp_path):
-    data = Dataset.from_dict({name: values for name in REGISTER if name not in ("uuid", "instruction", "response")})
-    data = data.add_column("uuid", ["a", "b"]).add_column("weird name|", [1, 2])
+    data = Dataset.from_dict({name: values * 20 for name in REGISTER if name != "uuid"})
+    data = data.add_column("uuid", [str(n) for n in range(40)]).add_column("weird name|", [1, 2] * 20)
     write_report(data, tmp_path / "report.html")
     assert build_card(data, license="mit")
+    with_texts = data.remove_columns("instruction").add_column("instruction", ["Tell me a story."] * 40)
+    write_report(with_texts, tmp_path / "report.html")
     agreement(data, data, columns=["weird name|"])
     for condition in ("difficulty == 3", "difficulty == 'hard'"):
         try:

@@ -188,7 +188,7 @@ def test_nulls_are_counted_where_they_decide():
 @pytest.mark.parametrize(
     ("given", "changes", "error", "words"),
     [
-        ("air-filterr", {}, ArgumentError, ["no selection", '"air-filter"']),
+        ("air-filterr", {}, ArgumentError, ["Unknown selection", '"air-filter"']),
         ("pro-filter", {"longst": 3}, ArgumentError, ["longst", '"longest"']),
         ("pro-filter", {"longest": 0}, ArgumentError, ["longest = 0"]),
         ({"quotas": {"difficulty": {"easyy": 3}}}, {}, ArgumentError, ["not a label of difficulty"]),
@@ -248,6 +248,8 @@ def test_a_mapping_and_an_expression_are_selections_too():
     assert as_selection({"where": "reward > 0", "longest": 3}).longest == 3
     assert as_selection("reward > 0").where == "reward > 0"
     assert as_selection("pro-filter", longest=7).longest == 7
+    assert as_selection("flags.refusal").where == "flags.refusal"
+    assert as_selection("contaminated").where == "contaminated"
 
 
 def test_a_large_table_is_selected_as_numpy_would():

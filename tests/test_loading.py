@@ -224,7 +224,7 @@ def test_a_selection_without_a_row_warns_and_writes_a_file_that_loads_again(tmp_
     assert whole.count("contains(instruction, 'Nobody')") == 2  # in the funnel, and in the warning
     assert "The file has the columns only" in said.out
     nobody = select_rows(Dataset.from_list(ROWS), "contains(instruction, 'Nobody')")
-    assert nothing_kept(nobody) == """No row is kept: none of 2 meets "contains(instruction, 'Nobody')"."""
+    assert nothing_kept(nobody) == """No row is kept: none of 2 rows meets "contains(instruction, 'Nobody')"."""
     again = load_rows(str(target))
     assert (len(again), again.column_names[:2]) == (0, ["instruction", "response"])
     streamed = load_dataset("parquet", data_files=str(target), split="train", streaming=True)

@@ -1,6 +1,6 @@
-"""Dataset cards: everything in them is computed from the rows, or was given; generated text cannot break out.
+"""Dataset cards: everything in them is computed from the rows or given; generated text cannot break their Markdown.
 
-What a person writes into the card outside the marks stays when it is made again.
+Text that a person writes outside the marks is kept when the card is written again.
 """
 
 from __future__ import annotations
@@ -8,21 +8,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 from ..columns import SHAREGPT
 from ..errors import StorageError
 from ..reports import svg
-from ..storage.state import RunFacts
+from ..storage.state import JsonObject, RunFacts
 from ..version import __version__
 from .citations import citations_of
-from .facts import carded, chart_sheet, config_facts
+from .facts import Facts, card_labels, card_numbers, chart_sheet, config_facts
 from .markdown import bar, cell, column, fenced, line, spaced
-from .origin import is_magpie, is_synthetic, owes_magpie, sentences, summary
+from .origin import cites_magpie, is_magpie, is_synthetic, sentences, summary
 
 
 if TYPE_CHECKING:
+    import jinja2
     from datasets import Dataset
+
+    from ..selection.filters import FunnelStep
 
 BEGIN, END = "<!-- magpie: begin -->", "<!-- magpie: end -->"
 SIZES = (
@@ -38,6 +41,16 @@ _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _CODE = re.compile(r"[A-Za-z]{2,3}")
 
 
+Configs: TypeAlias = Mapping[str, Facts]
+"""The facts of the configs of a repository, by name."""
+
+
+class _Plot(TypedDict):
+    name: str
+    nulls: int
+    shares: list[tuple[str, float, str]]
+
+
 def build_card(
     dataset: Dataset,
     *,
@@ -45,23 +58,23 @@ def build_card(
     config_name: str = "default",
     title: str | None = None,
     run: RunFacts | None = None,
-    funnel: Sequence[Any] | None = None,
+    funnel: Sequence[JsonObject | FunnelStep] | None = None,
     license: str | None = None,
     existing: str = "",
 ) -> str:
-    """Return the card of a dataset with one config as Markdown with its YAML metadata; see `render_card`.
+    """Return the card of a dataset with one config, as Markdown with YAML metadata.
 
-    `run`, `funnel`, `license`: as in `facts.config_facts`. `existing`: a card that is there already.
+    `run`, `funnel`, `license`: as in `config_facts`. `existing`: the text of an existing card; see `render_card`.
 
     Raises:
-        ArgumentError: the licence of the model's data is not known, and none is given.
+        ArgumentError: the license of the models is unknown, and none is given.
     """
     facts = config_facts({"train": dataset}, run=run, funnel=funnel, license=license)
     return render_card({config_name: facts}, repo_id=repo_id, title=title, existing=existing)
 
 
 def render_card(
-    configs: Mapping[str, Mapping[str, Any]],
+    configs: Configs,
     *,
     repo_id: str,
     title: str | None = None,
@@ -71,21 +84,21 @@ def render_card(
 ) -> str:
     """Return the card of a repository.
 
-    `configs`: name to `facts.config_facts`. `data_files`: config to {split: path pattern}, for the metadata. `plots`:
-    config to the path of its picture. `existing`: a card that is there: what stands outside its marks, metadata that is
-    not ours, and configs that others pushed are kept.
+    `configs`: name to `config_facts`. `data_files`: config to {split: path pattern}, for the metadata. `plots`: config to
+    the path of its charts. `existing`: the text of an existing card, of which the text outside the marks, other metadata
+    and other configs are kept.
     """
     kept = existing_metadata(existing)
     first = next(iter(configs.values()))
-    licence = _licence_of_all(configs)
+    license = _license_of_all(configs)
     models = list(dict.fromkeys(model for facts in configs.values() for model in facts["models"]))
     page = _template().render(
-        metadata=_metadata(configs, models, licence["id"], kept, data_files),
+        metadata=_metadata(configs, models, license["id"], kept, data_files),
         begin=BEGIN,
         end=END,
         title=title or repo_id.rpartition("/")[2],
         summary=_summary(configs, models),
-        licence=licence,
+        license=license,
         configs=[_shown(name, facts, (plots or {}).get(name)) for name, facts in configs.items()],
         origins=_origins(configs),
         made=_made(configs),
@@ -95,35 +108,50 @@ def render_card(
         has_messages=next((name for name, facts in configs.items() if "messages" in facts["columns"]), None),
         has_preferences=next((n for n, f in configs.items() if {"chosen", "rejected"} <= set(f["columns"])), None),
         split=next(iter(first["splits"])),
-        citations=citations_of(models, is_magpie=any(owes_magpie(facts["origin"]) for facts in configs.values())),
+        citations=citations_of(models, is_magpie=any(cites_magpie(facts["origin"]) for facts in configs.values())),
         version=__version__,
     )
     metadata, _, body = page.partition(BEGIN)
     return _with_own_sections(f"{metadata.strip()}\n\n{spaced(BEGIN + body)}", existing)
 
 
-def write_card(dataset: Dataset, path: str | Path, **options: Any) -> Path:
-    """Write the card to a file, its picture beside it; sections of one's own in the file that is there are kept."""
+def write_card(
+    dataset: Dataset,
+    path: str | Path,
+    *,
+    repo_id: str = "me/my-dataset",
+    config_name: str = "default",
+    title: str | None = None,
+    run: RunFacts | None = None,
+    funnel: Sequence[JsonObject | FunnelStep] | None = None,
+    license: str | None = None,
+) -> Path:
+    """Write the card to a file, with its charts next to it; your own sections in an existing file are kept.
+
+    Arguments as in `build_card`.
+
+    Raises:
+        ArgumentError: the license of the models is unknown, and none is given.
+        StorageError: a file cannot be written.
+    """
     target = Path(path)
-    name = options.pop("config_name", "default")
-    shown = {key: options.pop(key) for key in ("repo_id", "title", "data_files") if key in options}
-    shown.setdefault("repo_id", "me/my-dataset")
     try:
         existing = target.read_text("utf-8") if target.is_file() else ""
-        facts = config_facts({"train": dataset}, **options)
+        facts = config_facts({"train": dataset}, run=run, funnel=funnel, license=license)
         target.parent.mkdir(parents=True, exist_ok=True)
-        picture = chart_sheet(facts["statistics"], name)
-        plots = {name: f"{target.stem}.svg"} if picture else {}
-        if picture:
-            target.with_suffix(".svg").write_text(picture, encoding="utf-8")
-        target.write_text(render_card({name: facts}, existing=existing, plots=plots, **shown), encoding="utf-8")
+        charts = chart_sheet(facts["statistics"], config_name)
+        plots = {config_name: f"{target.stem}.svg"} if charts else {}
+        if charts:
+            target.with_suffix(".svg").write_text(charts, encoding="utf-8")
+        card = render_card({config_name: facts}, repo_id=repo_id, title=title, existing=existing, plots=plots)
+        target.write_text(card, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"The card cannot be written: {error.strerror or error}.", where=str(target)) from error
     return target
 
 
-def _is_sharegpt(facts: Mapping[str, Any]) -> bool:
-    """Whether the rows' conversations are in `conversations` (from/value) alone, whose roles trainers do not know."""
+def _is_sharegpt(facts: Facts) -> bool:
+    """Tell whether the conversations are in `conversations` (from/value) only, whose roles trainers do not know."""
     kinds = {feature.get("name"): feature for feature in facts["info"].get("features", [])}
     turns = kinds.get(SHAREGPT, {}).get("list")
     return (
@@ -133,13 +161,13 @@ def _is_sharegpt(facts: Mapping[str, Any]) -> bool:
     )
 
 
-def _template() -> Any:
+def _template() -> jinja2.Template:
     import jinja2
 
     here = Path(__file__).parents[1]
-    places = [here / "_data" / "dataset_cards", here.parent / "dataset_cards"]
-    environment = jinja2.Environment(  # noqa: S701 (Markdown: `line`, `cell` and `fenced` make its texts harmless)
-        loader=jinja2.FileSystemLoader(places), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    folders = [here / "_data" / "dataset_cards", here.parent / "dataset_cards"]
+    environment = jinja2.Environment(  # noqa: S701 (Markdown: `line`, `cell` and `fenced` escape its texts)
+        loader=jinja2.FileSystemLoader(folders), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
         "line": line,
@@ -153,7 +181,7 @@ def _template() -> Any:
     return environment.get_template("template.md.jinja")
 
 
-def _summary(configs: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> str:
+def _summary(configs: Configs, models: Sequence[str]) -> str:
     for facts in configs.values():
         if facts["description"]:
             return str(facts["description"])
@@ -161,34 +189,34 @@ def _summary(configs: Mapping[str, Mapping[str, Any]], models: Sequence[str]) ->
     return summary([facts["origin"] for facts in configs.values()], models, rows)
 
 
-def _licence_of_all(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    ids = {facts["licence"][0] for facts in configs.values()}
-    notices = dict.fromkeys(facts["licence"][1] for facts in configs.values() if facts["licence"][1])
+def _license_of_all(configs: Configs) -> dict[str, str]:
+    ids = {facts["license"][0] for facts in configs.values()}
+    notices = dict.fromkeys(facts["license"][1] for facts in configs.values() if facts["license"][1])
     return {"id": ids.pop() if len(ids) == 1 else "other", "notice": " ".join(notices)}
 
 
-def _shown(name: str, facts: Mapping[str, Any], plot: str | None) -> dict[str, Any]:
-    """Return what the template shows of a config."""
+def _shown(name: str, facts: Facts, plot: str | None) -> JsonObject:
+    """Return the values of a config for the template."""
     statistics = facts["statistics"]
-    labels = [
+    labels: list[_Plot] = [
         {"name": label, "nulls": entry["nulls"], "shares": svg.shares(entry["counts"], MOST_LABELS)}
-        for label, entry in carded(statistics, "labels").items()
+        for label, entry in card_labels(statistics).items()
     ]
-    numbers = list(carded(statistics, "numbers").items())
+    numbers = list(card_numbers(statistics).items())
     return {"name": name, "plot": plot, "labels": labels, "numbers": numbers, **facts}
 
 
-def _made(configs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return how the configs were made: what several share is told once, under the first of them."""
-    out: list[dict[str, Any]] = []
-    seen: list[tuple[str, Any]] = []
+def _made(configs: Configs) -> list[JsonObject]:
+    """Return how the configs were made; what several share is listed once, under the first of them."""
+    out: list[JsonObject] = []
+    seen: list[tuple[str, object]] = []
     for name, facts in configs.items():
-        entry: dict[str, Any] = {"name": name}
+        entry: JsonObject = {"name": name}
         for key in ("provenance", "sampling", "funnel"):
             is_new = facts[key] and (key, facts[key]) not in seen
             entry[key] = facts[key] if is_new else []
             seen.append((key, facts[key]))
-        # Of configs along one run's way only the last tells all stages.
+        # Of configs from successive stages of one run, only the last lists the stages.
         is_part = any(_is_beginning(facts["stages"], other["stages"]) for other in configs.values())
         entry["stages"] = [] if is_part or ("stages", facts["stages"]) in seen else facts["stages"]
         seen.append(("stages", facts["stages"]))
@@ -197,28 +225,28 @@ def _made(configs: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def _origins(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return how the texts of the configs came about, a paragraph each; one for all where it is the same."""
+def _origins(configs: Configs) -> list[str]:
+    """Return how the texts of the configs were made: one paragraph per config, or one for all if they are equal."""
     said = {name: sentences(facts["origin"]) for name, facts in configs.items()}
     if len(set(said.values())) == 1:
         return list(said.values())[:1]
     return [f"{line(name)}: {text}" for name, text in said.items() if text]
 
 
-def _is_beginning(stages: Sequence[Any], of: Sequence[Any]) -> bool:
+def _is_beginning(stages: Sequence[object], of: Sequence[object]) -> bool:
     return len(stages) < len(of) and list(of[: len(stages)]) == list(stages)
 
 
 def _metadata(
-    configs: Mapping[str, Mapping[str, Any]],
+    configs: Configs,
     models: Sequence[str],
-    licence: str,
-    kept: Mapping[str, Any],
+    license: str,
+    kept: JsonObject,
     data_files: Mapping[str, Mapping[str, str]] | None,
 ) -> str:
     import yaml
 
-    own: dict[str, Any] = {"license": licence}
+    own: JsonObject = {"license": license}
     languages = _languages(configs)
     own |= {"language": languages} if languages else {}
     rows = sum(sum(facts["splits"].values()) for facts in configs.values())
@@ -230,8 +258,8 @@ def _metadata(
     return "---\n" + yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=200) + "---"
 
 
-def _tags(configs: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> list[str]:
-    """Return the tags that the rows earn: `magpie` where instructions were synthesized, `synthetic` where any text was."""
+def _tags(configs: Configs, models: Sequence[str]) -> list[str]:
+    """Return the tags: `magpie` if instructions were synthesized, `synthetic` if any text was, and the models."""
     origins = [facts["origin"] for facts in configs.values()]
     tags = ["synthetic"] if any(is_synthetic(origin) for origin in origins) else []
     tags += ["magpie"] if any(is_magpie(origin) for origin in origins) else []
@@ -239,11 +267,11 @@ def _tags(configs: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> li
 
 
 def _loading_metadata(
-    configs: Mapping[str, Mapping[str, Any]],
-    kept: Mapping[str, Any],
+    configs: Configs,
+    kept: JsonObject,
     data_files: Mapping[str, Mapping[str, str]] | None,
-) -> dict[str, Any]:
-    """Return `dataset_info` and `configs`: those of others stay as they are."""
+) -> JsonObject:
+    """Return `dataset_info` and `configs` of the metadata; those of other configs are kept."""
     if not data_files:
         return {}
     infos = kept.get("dataset_info") or []
@@ -260,15 +288,15 @@ def _loading_metadata(
     return {"dataset_info": info_list, "configs": list(files.values())}
 
 
-def _sizes(facts: Mapping[str, Any]) -> dict[str, int]:
+def _sizes(facts: Facts) -> dict[str, int]:
     if set(facts["sizes"]) != set(facts["splits"]):
         return {}
     size = sum(split["num_bytes"] for split in facts["info"]["splits"])
     return {"download_size": sum(facts["sizes"].values()), "dataset_size": size}
 
 
-def _languages(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the ISO codes of the languages that make up at least one in a hundred rows of a config."""
+def _languages(configs: Configs) -> list[str]:
+    """Return the ISO codes of the languages of at least 1 % of the rows of a config."""
     found: dict[str, None] = {}
     for facts in configs.values():
         counts = facts["statistics"]["labels"].get("language", {}).get("counts", {})
@@ -277,12 +305,12 @@ def _languages(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(found)
 
 
-def _config_names(kept: Mapping[str, Any]) -> set[str]:
+def _config_names(kept: JsonObject) -> set[str]:
     return {str(entry.get("config_name")) for entry in kept.get("configs") or [] if isinstance(entry, Mapping)}
 
 
-def existing_metadata(text: str) -> dict[str, Any]:
-    """Return the YAML block of a card that is there, or nothing where it cannot be read."""
+def existing_metadata(text: str) -> JsonObject:
+    """Return the YAML metadata of a card, or an empty dict if it is invalid."""
     import yaml
 
     found = re.match(r"\A---\n(.*?)\n---\s*$", text, re.DOTALL | re.MULTILINE)
@@ -296,7 +324,7 @@ def existing_metadata(text: str) -> dict[str, Any]:
 
 
 def _with_own_sections(page: str, existing: str) -> str:
-    """Put what a person wrote before and behind the marks back where it stood."""
+    """Return the page with the text that an existing card has before and after the marks."""
     if BEGIN not in existing or END not in existing:
         return page
     head, _, rest = existing.partition(BEGIN)

@@ -1,4 +1,4 @@
-"""What to cite: Magpie, and the report on the model that wrote the data."""
+"""Citations of a card: Magpie, and the reports on the models that wrote the data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Citation(NamedTuple):
-    """A BibTeX entry's key, title, author, year, and arXiv number or address."""
+    """A BibTeX entry's key, title, author, year, and arXiv number or URL."""
 
     key: str
     title: str
@@ -26,7 +26,7 @@ MAGPIE = Citation(
     2025,
     "2406.08464",
 )
-# pattern of the model id (lower case), and the report on the family; the first that fits counts
+# pattern of the model id (lower case), and the report on the family; the first match counts
 _REPORTS: tuple[tuple[str, Citation], ...] = (
     (r"llama-?3", Citation("grattafiori2024llama", "The {Llama} 3 Herd of Models", "{Llama Team, AI @ Meta}", 2024, "2407.21783")),
     (r"llama-?2", Citation("touvron2023llama2", "{Llama} 2: Open Foundation and Fine-Tuned Chat Models", "Hugo Touvron and others", 2023, "2307.09288")),
@@ -45,7 +45,7 @@ _REPORTS: tuple[tuple[str, Citation], ...] = (
 
 
 def citations_of(models: Iterable[str], *, is_magpie: bool = True) -> list[str]:
-    """Return the BibTeX entries: Magpie's, if its method or its annotations were used, and one a known model family."""
+    """Return BibTeX entries: of Magpie if its method or annotations were used, and of each known model family."""
     found = {MAGPIE.key: MAGPIE} if is_magpie else {}
     for model in models:
         for pattern, citation in _REPORTS:

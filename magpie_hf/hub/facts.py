@@ -1,62 +1,91 @@
-"""What a card says of one config, computed from its rows or given by its run: JSON, kept beside the data.
+"""The facts of a config for its card, computed from its rows and its run: JSON, saved next to the data.
 
-So a card with several configs is made again without looking at rows that were pushed before.
+A card with several configs is rendered from them without reading rows that were pushed before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from ..errors import ArgumentError
 from ..reports import svg
-from ..reports.statistics import dataset_statistics
-from ..storage.state import RunFacts, Totals
-from .licences import Licence, licence_of
+from ..reports.statistics import LabelFacts, NumberFacts, Statistics, dataset_statistics
+from ..storage.state import JsonObject, RunFacts, Totals
+from .licenses import License, license_of
 from .manifest import public_name, public_recipe
 from .markdown import line
-from .origin import TEXT_WRITERS, is_synthetic, origin_of
+from .origin import TEXT_WRITERS, Origin, is_synthetic, origin_of
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ..selection.filters import FunnelStep
+
 FORMAT = 4
 SAMPLES = 3
 KEPT_CHARACTERS = 2000
 MOST_WRITERS = 20
-"""Beyond so many different names a column called model is something else."""
+"""With more different names, a column called `model` holds something else."""
 _JUDGE_MODES = ("separate", "combined")
 _ROLES = ("responder", "judge", "guard", "base")
+
+
+Facts: TypeAlias = Mapping[str, Any]
+"""The facts of a config: a `ConfigFacts`, or one that was read from the Hub."""
+
+
+class ConfigFacts(TypedDict):
+    """The facts of a config: see `config_facts`."""
+
+    format: int
+    models: list[str]
+    license: list[str]
+    description: str
+    recipe: JsonObject
+    origin: Origin
+    provenance: list[list[str]]
+    sampling: list[JsonObject]
+    stages: list[JsonObject]
+    funnel: list[JsonObject]
+    statistics: Statistics
+    splits: dict[str, int]
+    sizes: dict[str, int]
+    info: JsonObject
+    limits: list[str]
+    samples: list[list[list[str]]]
+    columns: list[str]
+    totals: list[list[str]]
 
 
 def config_facts(
     splits: Mapping[str, Dataset],
     *,
     run: RunFacts | None = None,
-    funnel: Sequence[Any] | None = None,
+    funnel: Sequence[JsonObject | FunnelStep] | None = None,
     license: str | None = None,
     sizes: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
-    """Return the facts of a config, JSON-like.
+) -> ConfigFacts:
+    """Return the facts of a config.
 
-    `splits`: name to rows; figures are those of the first. `run`: the run that made it. `funnel`: its selection's steps. `license`: a Hub licence id; by default that of data made with the models.
-    `sizes`: split to bytes of its files.
+    `splits`: name to rows; the statistics are those of the first split. `run`: the run that made it. `funnel`: the steps of
+    its selection. `license`: a Hub license id; by default that of the models that wrote the texts. `sizes`: split to the
+    size of its files in bytes.
 
     Raises:
-        ArgumentError: the licence of the model's data is not known, and none is given.
+        ArgumentError: the license of the models is unknown, and none is given.
     """
     dataset = next(iter(splits.values()))
     run = run or RunFacts()
     recipe = public_recipe(run.recipe)
     models = writers(recipe, dataset)
-    licence = joined_licence(models, license)
     statistics = dataset_statistics(dataset)
     origin = origin_of(recipe, run, dataset)
     return {
         "format": FORMAT,
         "models": models,
-        "licence": list(licence),
+        "license": list(joined_license(models, license)),
         "description": recipe.get("description") or "",
         "recipe": recipe,
         "origin": origin,
@@ -75,62 +104,65 @@ def config_facts(
     }
 
 
-def joined_licence(models: Sequence[str], given: str | None) -> Licence:
-    """Return the licence of data that several models wrote: theirs if it is one, else "other", with all notices."""
+def joined_license(models: Sequence[str], given: str | None) -> License:
+    """Return the license of data that several models wrote: theirs if they share one, else "other", with all notices."""
     if not models:
         if not given:
             raise ArgumentError(
-                "The rows do not say which model wrote them, so their licence is not known.",
-                hint="Give one: license=… (--license), as apache-2.0 or other.",
+                "Unknown license: the rows do not name the model that wrote them.",
+                hint="Set license=… (--license), e.g., apache-2.0 or other.",
                 key="license",
             )
-        return Licence(given)
-    found = [licence_of(model, given) for model in models]
-    ids = {licence.id for licence in found}
-    notices = dict.fromkeys(licence.notice for licence in found if licence.notice)
-    return Licence(given or (found[0].id if len(ids) == 1 else "other"), " ".join(notices))
+        return License(given)
+    found = [license_of(model, given) for model in models]
+    ids = {own.id for own in found}
+    notices = dict.fromkeys(own.notice for own in found if own.notice)
+    return License(given or (found[0].id if len(ids) == 1 else "other"), " ".join(notices))
 
 
-def chart_sheet(statistics: Mapping[str, Any], title: str) -> str:
-    """Return the charts of a config as one SVG file; "" where there is nothing to draw."""
-    labels, numbers = carded(statistics, "labels"), carded(statistics, "numbers")
+def chart_sheet(statistics: Statistics, title: str) -> str:
+    """Return the charts of a config as one SVG file; "" if it has none."""
+    labels, numbers = card_labels(statistics), card_numbers(statistics)
     charts = [svg.bars(svg.shares(entry["counts"]), title=name) for name, entry in labels.items()]
     charts += [svg.histogram(entry["histogram"], title=name, unit=name) for name, entry in numbers.items()]
     return svg.sheet(charts, title=title) if charts else ""
 
 
-def carded(statistics: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Return the columns of "labels" or "numbers" that a card shows, where they have values."""
-    return {
-        name: entry
-        for name, entry in statistics[kind].items()
-        if statistics["columns"].get(name, {}).get("card")
-        and (entry.get("count") or any(entry.get("counts", {}).values()))
-    }
+def card_labels(statistics: Statistics) -> dict[str, LabelFacts]:
+    """Return the columns of labels that a card shows, if they have values."""
+    labels = {name: entry for name, entry in statistics["labels"].items() if any(entry["counts"].values())}
+    return {name: entry for name, entry in labels.items() if statistics["columns"][name]["card"]}
 
 
-def writers(recipe: Mapping[str, Any], dataset: Dataset) -> list[str]:
-    """Return the models whose text the rows hold: instructions, responses, further turns, preference responses.
+def card_numbers(statistics: Statistics) -> dict[str, NumberFacts]:
+    """Return the columns of numbers that a card shows, if they have values."""
+    numbers = {name: entry for name, entry in statistics["numbers"].items() if entry["count"]}
+    return {name: entry for name, entry in numbers.items() if statistics["columns"][name]["card"]}
 
-    The rows say it where they can; else the recipe does, unless it only annotates.
+
+def writers(recipe: JsonObject, dataset: Dataset) -> list[str]:
+    """Return the models that wrote texts of the rows: instructions, responses, further turns, preference responses.
+
+    Taken from the rows if they name them, else from the recipe, unless it only annotates.
     """
     found = _distinct(dataset, "model")
     for column, field in TEXT_WRITERS:
         found += _distinct(dataset, column, field)
     if not found and not recipe.get("dataset"):
         responder = recipe.get("responder")
-        found = [recipe.get("model"), responder.get("model") if isinstance(responder, Mapping) else responder]
-    return list(dict.fromkeys(public_name(str(model)) for model in found if model))
+        responder = responder.get("model") if isinstance(responder, Mapping) else responder
+        found = [str(model) for model in (recipe.get("model"), responder) if model]
+    return list(dict.fromkeys(public_name(model) for model in found if model))
 
 
-def _distinct(dataset: Dataset, column: str, field: str | None = None) -> list[Any]:
-    """Return the different values of a column of texts, or of a field in it."""
+def _distinct(dataset: Dataset, column: str, field: str | None = None) -> list[str]:
+    """Return the distinct values of a text column, or of a field of a struct column."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if column not in dataset.column_names:
         return []
-    found: dict[Any, None] = {}
+    found: dict[str | None, None] = {}
     for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=20_000):
         values = table[column].combine_chunks()
         if field is not None:
@@ -145,7 +177,7 @@ def _distinct(dataset: Dataset, column: str, field: str | None = None) -> list[A
     return [value for value in found if isinstance(value, str)]
 
 
-def _info(splits: Mapping[str, Dataset]) -> dict[str, Any]:
+def _info(splits: Mapping[str, Dataset]) -> JsonObject:
     """Return the `dataset_info` of the card's metadata: features and splits."""
     from datasets import DatasetInfo
     from datasets.splits import SplitDict, SplitInfo
@@ -154,13 +186,13 @@ def _info(splits: Mapping[str, Dataset]) -> dict[str, Any]:
     for name, rows in splits.items():
         infos[name] = SplitInfo(name=name, num_bytes=int(rows._estimate_nbytes()), num_examples=len(rows))
     info = DatasetInfo(features=next(iter(splits.values())).features, splits=infos)
-    found: dict[str, Any] = info._to_yaml_dict()
+    found: JsonObject = info._to_yaml_dict()
     return found
 
 
-def _provenance(recipe: Mapping[str, Any], models: Sequence[str]) -> list[list[str]]:
+def _provenance(recipe: JsonObject, models: Sequence[str]) -> list[list[str]]:
     own = None if recipe.get("dataset") else recipe.get("model")
-    facts: list[tuple[str, Any]] = [("model", own or (models[0] if models else None))]
+    facts: list[tuple[str, object]] = [("model", own or (models[0] if models else None))]
     facts += [(key, recipe.get(key)) for key in ("revision", "num_rows", "seed", "order")]
     for role in _ROLES:
         given = recipe.get(role)
@@ -171,7 +203,7 @@ def _provenance(recipe: Mapping[str, Any], models: Sequence[str]) -> list[list[s
     return [[key, str(value)] for key, value in facts if value not in (None, "")]
 
 
-def _sampling(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _sampling(recipe: JsonObject) -> list[JsonObject]:
     if not recipe or recipe.get("dataset"):
         return []
     given = recipe.get("sampling") or {}
@@ -184,7 +216,7 @@ def _sampling(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _stages(run: RunFacts) -> list[dict[str, Any]]:
+def _stages(run: RunFacts) -> list[JsonObject]:
     return [
         {
             "name": state.name,
@@ -198,36 +230,40 @@ def _stages(run: RunFacts) -> list[dict[str, Any]]:
     ]
 
 
-def _limits(facts: Mapping[str, Any], origin: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the figures themselves say a user should know."""
+def _limits(facts: Statistics, origin: Origin) -> Iterator[str]:
+    """Yield the known limits of the rows, from their statistics."""
     for name, what in (
         ("task_category", "of the instructions are of the category"),
         ("language", "are in the language"),
     ):
-        counts = facts["labels"].get(name, {}).get("counts", {})
+        counts = _counts(facts, name)
         if sum(counts.values()):
             top = max(counts, key=lambda label: counts[label])
             yield f"{svg.percent(counts[top] / sum(counts.values()))} {what} {line(top)}."
-    safety = facts["labels"].get("safety", {}).get("counts", {})
+    safety = _counts(facts, "safety")
     if sum(safety.values()):
-        yield f"{svg.percent(safety.get('unsafe', 0) / sum(safety.values()))} were marked unsafe by a guard; it errs too."
+        yield f"{svg.percent(safety.get('unsafe', 0) / sum(safety.values()))} were rated unsafe by a guard model, which makes errors too."
     if facts["groups"] and facts["rows"]:
         spare = facts["groups"]["rows_in_groups"] - facts["groups"]["groups"]
-        yield f"{svg.percent(spare / facts['rows'])} of the rows are near duplicates of another row."
-    cut = facts["labels"].get("response_finish_reason", {}).get("counts", {})
+        yield f"{svg.percent(spare / facts['rows'])} of the rows are near-duplicates of another row."
+    cut = _counts(facts, "response_finish_reason")
     if cut.get("length"):
-        yield f"{svg.percent(cut['length'] / sum(cut.values()))} of the responses ran into their length limit."
+        yield f"{svg.percent(cut['length'] / sum(cut.values()))} of the responses were cut at the length limit."
     has_texts = bool(origin["rows"] or origin["is_new"])
     if has_texts and origin["synthesized"] == origin["answered"] == origin["rows"]:
-        yield "All texts were written by a language model; facts in them were not checked."
+        yield "All texts were written by a language model; facts in them were not verified."
     elif is_synthetic(origin):
-        yield "Some texts were written by a language model; facts in the texts were not checked."
+        yield "Some texts were written by a language model; facts in the texts were not verified."
     else:
-        yield "Facts in the texts were not checked."
+        yield "Facts in the texts were not verified."
+
+
+def _counts(facts: Statistics, column: str) -> dict[str, int]:
+    return facts["labels"][column]["counts"] if column in facts["labels"] else {}
 
 
 def _samples(dataset: Dataset) -> list[list[list[str]]]:
-    """Return the first rows' texts as [what it is, text]: instruction and response, or what is preferred to what."""
+    """Return texts of the first rows as [column, text]: instruction and response, or instruction, chosen and rejected."""
     names = set(dataset.column_names)
     if {"instruction", "chosen", "rejected"} <= names:
         wanted = ["instruction", "chosen", "rejected"]
@@ -236,10 +272,10 @@ def _samples(dataset: Dataset) -> list[list[list[str]]]:
     else:
         return []
     rows = dataset.select_columns(wanted).select(range(min(SAMPLES, len(dataset))))
-    return [[[name, _cut(_said(row[name]))] for name in wanted] for row in rows]
+    return [[[name, _cut(_text(row[name]))] for name in wanted] for row in rows]
 
 
-def _said(value: Any) -> str:
+def _text(value: object) -> str:
     """Return a text, or the last turn of a conversation."""
     if isinstance(value, list):
         value = value[-1].get("content") if value and isinstance(value[-1], Mapping) else ""
@@ -247,7 +283,7 @@ def _said(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    """Return a text short enough for a card, its length told."""
+    """Return a text cut for a card, with its full length."""
     return text if len(text) <= KEPT_CHARACTERS else f"{text[:KEPT_CHARACTERS]} … ({len(text):,} characters)"
 
 

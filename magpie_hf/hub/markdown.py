@@ -1,4 +1,4 @@
-"""Text for Markdown that nothing in it can break: lines, cells, fences, bars."""
+"""Escape untrusted text for Markdown: lines, table cells, fenced blocks, bars."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ BAR_CELLS = 20
 
 
 def line(text: object) -> str:
-    """Return a text as one line of Markdown with nothing in it that Markdown or HTML would obey."""
+    """Return a text as one line of Markdown, with all Markdown and HTML syntax escaped."""
     plain = " ".join("".join(svg.visible(c) for c in str(text)).split())
     return html.escape(re.sub(r"([\\`*_{}\[\]#|!~])", r"\\\1", plain[:2000]), quote=False)
 
 
 def cell(text: object) -> str:
-    """Return a text for a table's cell: one line, escaped, cut."""
+    """Return a text for a table cell: one line, escaped, cut."""
     whole = str(text)
     return line(whole if len(whole) <= 300 else whole[:300] + " …")
 
@@ -30,7 +30,7 @@ def column(name: object) -> str:
 
 
 def fenced(text: object) -> str:
-    """Return a text in a fence that nothing in it can close, cut, without hidden characters."""
+    """Return a text in a fenced block that it cannot close, cut, without hidden characters."""
     whole = str(text)
     cut = "".join(svg.visible(c) for c in whole[:SAMPLE_CHARACTERS])
     cut = cut if len(whole) <= SAMPLE_CHARACTERS else f"{cut} … ({len(whole):,} characters)"
@@ -40,16 +40,13 @@ def fenced(text: object) -> str:
 
 
 def bar(share: float) -> str:
-    """Return a share of the whole as a bar of blocks, for tables."""
+    """Return a share, from 0 to 1, as a bar of block characters."""
     filled = round(min(max(share, 0.0), 1.0) * BAR_CELLS)
     return "█" * filled + "░" * (BAR_CELLS - filled)
 
 
 def spaced(page: str) -> str:
-    """Put one blank line around headings, tables, quotes and lists, and nothing between other lines than was there.
-
-    What stands in a fence stays as it is.
-    """
+    """Return a page with one blank line around headings, tables, quotes and lists; fenced blocks are left unchanged."""
     out: list[str] = []
     fence = ""
     for text in page.splitlines():
@@ -68,7 +65,7 @@ def spaced(page: str) -> str:
 
 
 def _kind(text: str) -> str:
-    """Return what a line of Markdown is: blocks of different kinds need a blank line between them."""
+    """Return the kind of block that a line of Markdown belongs to."""
     for mark, kind in (
         ("#", "heading"),
         ("|", "table"),

@@ -1,15 +1,15 @@
-"""Where a config's texts come from: synthesized with the Magpie method, or taken from another dataset.
+"""The origin of a config's texts: synthesized with the Magpie method, or taken from another dataset.
 
-Read from the rows, which say who wrote them, and from the run that made them; a card claims nothing else.
+Read from the rows, which name the models that wrote them, and from their run; a card claims nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from ..columns import columns_of, listed
-from ..storage.state import RunFacts
+from ..storage.state import JsonObject, RunFacts
 from .manifest import public_name
 from .markdown import line
 
@@ -18,28 +18,49 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 METHOD = "the Magpie method ([arXiv:2406.08464](https://arxiv.org/abs/2406.08464))"
-_WRITERS = {  # column, and the field of it, that says which model wrote what a row holds
+_WRITERS = {  # the column, and its field, that name the model that wrote a text of the row
     "instructions": ("gen_input_configs", "input_generator"),
     "responses": ("gen_response_configs", "output_generator"),
 }
-_FURTHER_WRITERS = {  # as _WRITERS: texts beside an instruction and its response
+_FURTHER_WRITERS = {  # as _WRITERS, for texts other than an instruction and its response
     "further turns": ("gen_turns_configs", "turns_generator"),
     "preference responses": ("gen_responses_configs", "output_generator"),
 }
 TEXT_WRITERS = (_WRITERS["responses"], *_FURTHER_WRITERS.values())
-"""Columns, and fields of them, with the models that wrote other texts than instructions; `model` has those."""
+"""Columns, and their fields, that name the models that wrote other texts than instructions (those are in `model`)."""
 _TEXT_STAGES = ("instructions", "responses", "turns", "preference_responses")
 _OTHER_STAGES = ("select", "subset")
 
 
-def origin_of(recipe: Mapping[str, Any], run: RunFacts, dataset: Dataset) -> dict[str, Any]:
-    """Return where rows come from, JSON-like.
+class Generated(TypedDict):
+    """How many rows have a kind of generated text, and the models that wrote it."""
 
-    `rows`: how many. `is_new`: the run synthesized them, be they none. `synthesized`: how many instructions are Magpie's.
-    `answered`: how many responses were generated here, or say which model wrote them. `instructors`, `responders`: the
-    models that wrote them, where rows say it. `generated`: what else models wrote, to the number of rows and the models.
-    `annotations`: what was annotated. `source`: the dataset that the rows come from, "" if it is not known.
+    rows: int
+    models: list[str]
+
+
+class Origin(TypedDict):
+    """The origin of rows.
+
+    `is_new`: the run synthesized the rows, even if there are none. `synthesized`: number of instructions synthesized with
+    the method. `answered`: number of generated responses, or of those that name their model. `instructors`,
+    `responders`: the models, if the rows name them. `generated`: other generated texts. `annotations`: the stages or
+    annotations that added columns. `source`: the dataset that the rows come from, "" if unknown.
     """
+
+    rows: int
+    is_new: bool
+    synthesized: int
+    answered: int
+    responders: list[str]
+    instructors: list[str]
+    generated: dict[str, Generated]
+    annotations: list[str]
+    source: str
+
+
+def origin_of(recipe: JsonObject, run: RunFacts, dataset: Dataset) -> Origin:
+    """Return the origin of a dataset's rows; `recipe`: of the run, without what must not be published."""
     is_new = bool(recipe) and not recipe.get("dataset")
     stages = [state.name for state in run.stages.values()]
     written = {what: _written(dataset, *where) for what, where in _WRITERS.items()}
@@ -47,7 +68,7 @@ def origin_of(recipe: Mapping[str, Any], run: RunFacts, dataset: Dataset) -> dic
     given = recipe.get("dataset")
     source = given.get("path") if isinstance(given, Mapping) else given
     annotated = (
-        [name for name in stages if name not in (*_TEXT_STAGES, *_OTHER_STAGES)] if stages else _labelled(dataset)
+        [name for name in stages if name not in (*_TEXT_STAGES, *_OTHER_STAGES)] if stages else _annotations(dataset)
     )
     is_answered = is_new and "responses" in stages
     return {
@@ -67,8 +88,8 @@ def origin_of(recipe: Mapping[str, Any], run: RunFacts, dataset: Dataset) -> dic
     }
 
 
-def _labelled(dataset: Dataset) -> list[str]:
-    """Return the annotations whose model the rows name: all that is known of rows without their run."""
+def _annotations(dataset: Dataset) -> list[str]:
+    """Return the annotations whose model the rows name: all that is known about rows without a run."""
     known = columns_of(dataset.features).values()
     return [column.writer for column in known if column.kind == "model" and column.writer not in _TEXT_STAGES]
 
@@ -93,23 +114,23 @@ def _written(dataset: Dataset, column: str, field: str) -> tuple[int, list[str]]
     return count, list(found)
 
 
-def is_synthetic(origin: Mapping[str, Any]) -> bool:
-    """Whether some of the texts were written by a model, as far as is known."""
+def is_synthetic(origin: Origin) -> bool:
+    """Tell whether a model is known to have written some of the texts."""
     return is_magpie(origin) or bool(origin["answered"] or origin["generated"])
 
 
-def is_magpie(origin: Mapping[str, Any]) -> bool:
-    """Whether some of the instructions were synthesized with the method, or would have been had any passed."""
+def is_magpie(origin: Origin) -> bool:
+    """Tell whether some instructions were synthesized with the method, even if no row was accepted."""
     return bool(origin["synthesized"] or origin["is_new"])
 
 
-def owes_magpie(origin: Mapping[str, Any]) -> bool:
-    """Whether the method, or the annotations of its paper, had a part in the rows: then a card cites it."""
+def cites_magpie(origin: Origin) -> bool:
+    """Tell whether a card cites the paper: the rows were made with its method or annotated with its rubrics."""
     return is_magpie(origin) or bool(set(origin["annotations"]) & {"quality", "difficulty", "category", "judge"})
 
 
-def summary(origins: Sequence[Mapping[str, Any]], models: Sequence[str], rows: int) -> str:
-    """Return what a dataset is, in a sentence: for cards that nobody gave a description."""
+def summary(origins: Sequence[Origin], models: Sequence[str], rows: int) -> str:
+    """Return a one-sentence summary of a dataset, for cards without a description."""
     if all(origin["synthesized"] == origin["rows"] > 0 for origin in origins):
         return f"{rows:,} conversations synthesized by {listed(models) or 'a language model'} alone."
     sources = dict.fromkeys(origin["source"] or "an existing dataset" for origin in origins)
@@ -118,8 +139,8 @@ def summary(origins: Sequence[Mapping[str, Any]], models: Sequence[str], rows: i
     return f"{rows:,} {'row' if rows == 1 else 'rows'} of {listed(list(sources))}{annotated}."
 
 
-def sentences(origin: Mapping[str, Any]) -> str:
-    """Return how the texts came about, as Markdown."""
+def sentences(origin: Origin) -> str:
+    """Return how the texts were made, as Markdown."""
     rows, synthesized, answered = origin["rows"], origin["synthesized"], origin["answered"]
     source = line(origin["source"] or "an existing dataset")
     said = []
@@ -138,7 +159,7 @@ def sentences(origin: Mapping[str, Any]) -> str:
         which = "Responses" if answered == rows else f"{answered:,} of {rows:,} responses"
         by = listed([line(name) for name in origin["responders"]])
         said.append(f"{which} were generated{' by ' + by if by else ''}.")
-    # A synthesis is said above to be its model's alone.
+    # Of synthesized rows, the sentence above already names the model.
     for what, found in origin["generated"].items() if synthesized < rows else ():
         which = what.capitalize() + ("" if found["rows"] == rows else f" of {found['rows']:,} of {rows:,} rows")
         said.append(f"{which} were generated by {listed([line(name) for name in found['models']])}.")

@@ -20,7 +20,7 @@ class PushSettings:
     - `repo`: namespace/name, or a name in the user's own namespace.
     - `config`: the config of the final rows.
     - `private`, `gated` (auto, manual or false), `revision` (a branch), `create_pr`: as on the Hub.
-    - `license`: a Hub licence id, where the model's is not known.
+    - `license`: a Hub license id, where the model's is not known.
     - `state`: whether finished rows go up under `.magpie/` while the run is on, so that `resume_from_hub` can go on.
     - `every_s`: how often, in seconds.
     - `patience_s`: how long to try again while the Hub cannot be reached (default ten minutes).

@@ -1,4 +1,4 @@
-"""What a dataset looks like: statistics, one self-contained HTML page, charts for the card, agreement of two judges."""
+"""Reports on a dataset: statistics, one self-contained HTML page, charts for the card, agreement of two judges."""
 
 from __future__ import annotations
 

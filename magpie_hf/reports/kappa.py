@@ -1,11 +1,12 @@
-"""How far two annotations of the same rows agree: exact agreement, Cohen's kappa, and with weights on ordered scales."""
+"""Agreement of two annotations of the same rows: exact agreement, Cohen's kappa, weighted kappa for ordered labels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from ..columns import REGISTER, Column, columns_of
 from ..errors import DatasetError
@@ -15,19 +16,37 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def agreement(first: Dataset, second: Dataset, columns: Sequence[str] | None = None) -> dict[str, Any]:
+Label: TypeAlias = str | bool | int | float
+Table: TypeAlias = npt.NDArray[np.int64]
+
+
+class Agreement(TypedDict):
+    """Agreement on one column: see `agreement`."""
+
+    rows: int
+    agreement: float | None
+    kappa: float | None
+    weighted_kappa: float | None
+    nulls_first: int
+    nulls_second: int
+    labels: list[Label]
+    table: list[list[int]]
+
+
+def agreement(first: Dataset, second: Dataset, columns: Sequence[str] | None = None) -> dict[str, Agreement]:
     """Compare the labels of two datasets row by row, joined by `uuid`.
 
     Returns column to {rows, agreement, kappa, weighted_kappa, nulls_first, nulls_second, labels, table}: `rows` with a
-    label on both sides; kappas from -1 to 1, null where one label is all there is; `weighted_kappa` (quadratic) on
-    ordered scales only; `table[i][j]` counts rows with label i in the first and label j in the second.
+    label in both; kappas from -1 to 1, null if all rows have the same label; `weighted_kappa` (quadratic) for ordered
+    labels only; `table[i][j]` counts rows with label i in the first and label j in the second. `columns`: by default the
+    annotations that both datasets have.
 
     Raises:
-        DatasetError: a dataset has no `uuid`, they share no row, or there is no column to compare.
+        DatasetError: a dataset has no `uuid`, or they have no row or no annotation in common.
     """
     for dataset in (first, second):
         if "uuid" not in dataset.column_names:
-            raise DatasetError("Rows are compared by uuid, and a dataset has none.", column="uuid")
+            raise DatasetError("Rows are compared by uuid, but a dataset has no such column.", column="uuid")
     known = columns_of(second.features) | columns_of(first.features)
     names = list(columns) if columns is not None else _compared(first, second, known)
     if not names:
@@ -46,15 +65,15 @@ def _compared(first: Dataset, second: Dataset, known: Mapping[str, Column]) -> l
 
 
 def _matched(first: Dataset, second: Dataset) -> tuple[list[int], list[int]]:
-    """Return the positions of the rows that both have, in the first one's order."""
-    there = {uuid: at for at, uuid in enumerate(second.with_format(None)["uuid"])}
-    pairs = [(at, there[uuid]) for at, uuid in enumerate(first.with_format(None)["uuid"]) if uuid in there]
+    """Return the positions of the rows that both datasets have, in the order of the first."""
+    positions = {uuid: at for at, uuid in enumerate(second.with_format(None)["uuid"])}
+    pairs = [(at, positions[uuid]) for at, uuid in enumerate(first.with_format(None)["uuid"]) if uuid in positions]
     if not pairs:
         raise DatasetError("The datasets share no row.", hint="Annotate the same dataset twice.", column="uuid")
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
-def _compare(first: Dataset, second: Dataset, column: Column, left: list[int], right: list[int]) -> dict[str, Any]:
+def _compare(first: Dataset, second: Dataset, column: Column, left: list[int], right: list[int]) -> Agreement:
     name, scale = column.name, column.labels
     for dataset in (first, second):
         if name not in dataset.column_names:
@@ -62,7 +81,7 @@ def _compare(first: Dataset, second: Dataset, column: Column, left: list[int], r
     a_all, b_all = (list(dataset.with_format(None)[name]) for dataset in (first, second))
     pairs = [(a_all[a], b_all[b]) for a, b in zip(left, right, strict=True)]
     both = [(a, b) for a, b in pairs if a is not None and b is not None]
-    labels = list(scale) if scale else sorted({label for pair in both for label in pair}, key=str)
+    labels: list[Label] = list(scale) if scale else sorted({label for pair in both for label in pair}, key=str)
     table = confusion(both, labels)
     return {
         "rows": len(both),
@@ -76,8 +95,8 @@ def _compare(first: Dataset, second: Dataset, column: Column, left: list[int], r
     }
 
 
-def confusion(pairs: Sequence[tuple[str, str]], labels: Sequence[str]) -> Any:
-    """Return the table of counts, (labels, labels) int64; labels that are not listed are left out."""
+def confusion(pairs: Sequence[tuple[Label, Label]], labels: Sequence[Label]) -> Table:
+    """Return the table of counts, (labels, labels) int64; pairs with other labels are ignored."""
     place = {label: n for n, label in enumerate(labels)}
     table = np.zeros((len(labels), len(labels)), dtype=np.int64)
     for a, b in pairs:
@@ -86,8 +105,8 @@ def confusion(pairs: Sequence[tuple[str, str]], labels: Sequence[str]) -> Any:
     return table
 
 
-def kappa(table: Any, *, weighted: bool = False) -> float | None:
-    """Return Cohen's kappa of a table; `weighted`: by the squared distance of labels. None if chance explains all."""
+def kappa(table: Table, *, weighted: bool = False) -> float | None:
+    """Return Cohen's kappa of a table, `weighted` by the squared distance of labels; None if all rows have one label."""
     total = table.sum()
     if not total:
         return None

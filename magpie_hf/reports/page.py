@@ -1,22 +1,25 @@
-"""One HTML file with everything to look at: no network, no script; all generated text escaped."""
+"""The report of a dataset as one HTML file: no network, no scripts; all generated text is escaped."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
+from ..columns import columns_of
 from ..errors import ArgumentError
 from ..storage.disk import writing
-from ..storage.state import RunFacts
+from ..storage.state import JsonObject, RunFacts
 from . import svg
-from .statistics import dataset_statistics
+from .statistics import ColumnFacts, LabelFacts, NumberFacts, Statistics, dataset_statistics
 from .topics import TopicMap, topic_map
 from .verbs import root_verbs
 
 
 if TYPE_CHECKING:
+    import jinja2
+    import markupsafe
     from datasets import Dataset
 
 SAMPLE_ROWS = 20_000
@@ -26,13 +29,52 @@ SAMPLES_PER_CATEGORY = 3
 GROUP_MEMBERS = 4
 
 
+class _Chart(TypedDict):
+    title: str
+    chart: markupsafe.Markup | str
+    note: str
+    table: list[tuple[str, int]] | list[tuple[str, str]]
+
+
+class _Funnel(TypedDict):
+    title: str
+    chart: markupsafe.Markup
+    steps: list[JsonObject]
+
+
+class _Map(TypedDict):
+    label: str
+    count: int
+    map: markupsafe.Markup
+
+
+class _Topics(TypedDict):
+    maps: list[_Map]
+    background: markupsafe.Markup
+    basis: str
+    points: int
+
+
+class _Sample(TypedDict):
+    rows: list[int]
+    instruction: list[str | None]
+    task_category: list[str | None]
+    input_quality: list[str | None]
+
+
+class _Row(TypedDict):
+    instruction: str | None
+    input_quality: str | None
+    response: str | None
+
+
 def write_report(
     dataset: Dataset,
     path: str | Path,
     *,
     title: str | None = None,
     run: RunFacts | None = None,
-    funnel: Sequence[Mapping[str, Any]] | None = None,
+    funnel: Sequence[JsonObject] | None = None,
     compare: Mapping[str, Dataset] | None = None,
     sample_rows: int = SAMPLE_ROWS,
     seed: int = 0,
@@ -40,15 +82,15 @@ def write_report(
     """Write the report of a dataset and return the file's path.
 
     `run`: the run that made it. `funnel`: steps with condition, rows_in, rows_out, nulls.
-    `compare`: up to three other datasets, for the map of topics. `sample_rows`: rows that verbs and samples are drawn
-    from, by `seed`.
+    `compare`: up to three other datasets for the map of topics. `sample_rows`: number of rows, drawn by `seed`, that verbs
+    and samples are taken from.
 
     Raises:
         ArgumentError: more than three datasets to compare with.
         StorageError: the file cannot be written.
     """
     if compare and len(compare) > MAX_COMPARED:
-        raise ArgumentError(f"{len(compare)} datasets cannot be told apart on one map.", hint="Give three at most.")
+        raise ArgumentError(f"Too many datasets to compare: {len(compare)}.", hint=f"Give at most {MAX_COMPARED}.")
     facts = dataset_statistics(dataset)
     sample = _sample(dataset, sample_rows, seed)
     name = str((run or RunFacts()).recipe.get("name") or "this dataset")
@@ -79,7 +121,7 @@ def write_report(
     return target
 
 
-def _template() -> Any:
+def _template() -> jinja2.Template:
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
@@ -89,19 +131,19 @@ def _template() -> Any:
 
 
 def shown(text: object, limit: int = SHOWN_CHARACTERS) -> str:
-    """Return generated text fit for a page: cut, and with nothing in it that is hidden or turns text around."""
+    """Return generated text for a page: cut, without hidden characters and those that change the text direction."""
     whole = str(text)
     cut = "".join(svg.visible(c) for c in whole[:limit])
     return cut if len(whole) <= limit else f"{cut} … ({len(whole):,} characters)"
 
 
-def _safe_markup(text: str) -> Any:
+def _safe_markup(text: str) -> markupsafe.Markup:
     import markupsafe
 
     return markupsafe.Markup(text)  # noqa: S704 (our own SVG, whose texts svg.safe has escaped)
 
 
-def _label_chart(column: Mapping[str, str], entry: Mapping[str, Any]) -> dict[str, Any]:
+def _label_chart(column: ColumnFacts, entry: LabelFacts) -> _Chart:
     counts = entry["counts"]
     total = sum(counts.values()) or 1
     top = max(counts, key=lambda label: counts[label])
@@ -111,7 +153,7 @@ def _label_chart(column: Mapping[str, str], entry: Mapping[str, Any]) -> dict[st
     return {"title": title, "chart": _safe_markup(chart), "note": nulls, "table": list(counts.items())}
 
 
-def _number_chart(column: Mapping[str, str], facts: Mapping[str, Any]) -> dict[str, Any]:
+def _number_chart(column: ColumnFacts, facts: NumberFacts) -> _Chart:
     if not facts["count"]:
         return {
             "title": f"{column['title']}: no values",
@@ -137,7 +179,7 @@ def _number_chart(column: Mapping[str, str], facts: Mapping[str, Any]) -> dict[s
     }
 
 
-def _funnel(steps: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
+def _funnel(steps: Sequence[JsonObject] | None) -> _Funnel | None:
     plain = [dict(step) if isinstance(step, Mapping) else step._asdict() for step in steps or []]
     if not plain:
         return None
@@ -146,29 +188,33 @@ def _funnel(steps: Sequence[Mapping[str, Any]] | None) -> dict[str, Any] | None:
     return {"title": title, "chart": _safe_markup(svg.funnel(plain, title=title)), "steps": plain}
 
 
-def _tiles(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (value, what it is) of the figures that one looks for first."""
+def _tiles(facts: Statistics) -> list[tuple[str, str]]:
+    """Return the key figures as (value, description)."""
     tiles = [(f"{facts['rows']:,}", "rows")]
     turns = facts["turns"]
     if turns:
-        tiles.append((svg.compact(turns["total"]), "tokens in all"))
-        tiles.append((f"{turns['mean']:.0f} ± {turns['sd']:.0f}", "tokens a turn"))
-    quality = facts["labels"].get("input_quality", {}).get("counts", {})
+        tiles.append((svg.compact(turns["total"]), "tokens in total"))
+        tiles.append((f"{turns['mean']:.0f} ± {turns['sd']:.0f}", "tokens per turn"))
+    quality = _counts(facts, "input_quality")
     if sum(quality.values()):
         good = quality.get("good", 0) + quality.get("excellent", 0)
         tiles.append((svg.percent(good / sum(quality.values())), "good or excellent"))
-    safety = facts["labels"].get("safety", {}).get("counts", {})
+    safety = _counts(facts, "safety")
     if sum(safety.values()):
         tiles.append((svg.percent(safety.get("safe", 0) / sum(safety.values())), "safe"))
     if facts["groups"] and facts["rows"]:
         groups = facts["groups"]
         spare = groups["rows_in_groups"] - groups["groups"]
-        tiles.append((svg.percent(spare / facts["rows"]), "near duplicates to spare"))
+        tiles.append((svg.percent(spare / facts["rows"]), "redundant near-duplicates"))
     return tiles
 
 
+def _counts(facts: Statistics, column: str) -> dict[str, int]:
+    return facts["labels"][column]["counts"] if column in facts["labels"] else {}
+
+
 def _without_path(model: str) -> str:
-    """Return a model's name; of a local one the directory's: reports are shown to others."""
+    """Return a model's name; of a local model the directory name only, because reports are shared."""
     return Path(model).name if model.startswith(("/", "~", ".")) else model
 
 
@@ -187,18 +233,23 @@ def _provenance(run: RunFacts | None) -> list[tuple[str, str]]:
     return lines
 
 
-def _sample(dataset: Dataset, size: int, seed: int) -> dict[str, list[Any]]:
-    names = [n for n in ("instruction", "task_category", "input_quality") if n in dataset.column_names]
+def _sample(dataset: Dataset, size: int, seed: int) -> _Sample:
+    names = [n for n in columns_of(dataset.features) if n in ("instruction", "task_category", "input_quality")]
     if "instruction" not in names or not len(dataset):
-        return {"instruction": [], "task_category": [], "rows": []}
+        return {"rows": [], "instruction": [], "task_category": [], "input_quality": []}
     rows = sorted(random.Random(seed).sample(range(len(dataset)), min(size, len(dataset))))  # noqa: S311 (no secret)
     part = dataset.select_columns(names).with_format(None)[rows]
-    columns = ("instruction", "task_category", "input_quality")
-    return {name: list(part.get(name) or [None] * len(rows)) for name in columns} | {"rows": rows}
+    nothing = [None] * len(rows)
+    return {
+        "rows": rows,
+        "instruction": list(part["instruction"]),
+        "task_category": list(part.get("task_category") or nothing),
+        "input_quality": list(part.get("input_quality") or nothing),
+    }
 
 
-def _samples(dataset: Dataset, sample: Mapping[str, list[Any]], seed: int) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Return a few rows of each category, drawn by the seed; all together where there are no categories."""
+def _samples(dataset: Dataset, sample: _Sample, seed: int) -> list[tuple[str, list[_Row]]]:
+    """Return a few rows of each category, drawn by the seed."""
     found: dict[str, list[int]] = {}
     for at, label in enumerate(sample["task_category"]):
         if sample["instruction"][at] is not None:
@@ -208,16 +259,22 @@ def _samples(dataset: Dataset, sample: Mapping[str, list[Any]], seed: int) -> li
     out = []
     for label in sorted(found):
         chosen = sorted(rng.sample(found[label], min(SAMPLES_PER_CATEGORY, len(found[label]))))
-        rows = [{key: sample[key][at] for key in ("instruction", "input_quality")} for at in chosen]
-        for row, at in zip(rows, chosen, strict=True):  # only the responses that are shown are read
-            row["response"] = texts[sample["rows"][at]]["response"] if texts is not None else None
+        rows: list[_Row] = [
+            {
+                "instruction": sample["instruction"][at],
+                "input_quality": sample["input_quality"][at],
+                # Only the responses that are shown are read.
+                "response": texts[sample["rows"][at]]["response"] if texts is not None else None,
+            }
+            for at in chosen
+        ]
         out.append((label, rows))
     return out
 
 
-def _groups(dataset: Dataset, facts: Mapping[str, Any]) -> list[tuple[int, list[str]]]:
-    """Return (size, some members) of the largest groups of near duplicates."""
-    largest = dict(facts["groups"].get("largest", [])) if facts["groups"] else {}
+def _groups(dataset: Dataset, facts: Statistics) -> list[tuple[int, list[str]]]:
+    """Return (size, some members) of the largest groups of near-duplicates."""
+    largest = dict(facts["groups"]["largest"]) if facts["groups"] else {}
     if not largest or "instruction" not in dataset.column_names:
         return []
     members: dict[str, list[str]] = {name: [] for name in largest}
@@ -232,8 +289,8 @@ def _groups(dataset: Dataset, facts: Mapping[str, Any]) -> list[tuple[int, list[
     return [(largest[name], texts) for name, texts in members.items()]
 
 
-def _topics(found: TopicMap | None) -> dict[str, Any] | None:
-    """Return the maps: one a category, and one a dataset where several are compared; each over all points in grey."""
+def _topics(found: TopicMap | None) -> _Topics | None:
+    """Return the maps: one per category, and one per dataset if several are compared; each over all points in gray."""
     if found is None:
         return None
     sources = list(dict.fromkeys(found.source))
@@ -246,7 +303,7 @@ def _topics(found: TopicMap | None) -> dict[str, Any] | None:
         panels.append((label, rows))
     if not panels:
         panels = [("all rows", list(range(len(found.source))))]
-    maps = [
+    maps: list[_Map] = [
         {
             "label": label,
             "count": len(rows),

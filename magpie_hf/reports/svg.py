@@ -1,7 +1,7 @@
-"""Charts as SVG, drawn by hand: bars, histograms, funnels, small maps. No library, no script, no colour alone.
+"""Charts as SVG: bars, histograms, funnels and small maps, without a library, scripts, or information by color alone.
 
-Colours are Okabe and Ito's, which people with colour-blindness tell apart; they come from CSS variables with these as
-fallback, so one chart fits light and dark pages. Width is in the picture's own units and scales with the page.
+The colors are those of Okabe and Ito, which color-blind readers can distinguish. They are CSS variables with these values
+as fallback, so that one chart fits light and dark pages. Widths are in the units of the picture and scale with the page.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..storage.state import JsonObject
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from .statistics import FloatArray, Histogram
 
 WIDTH = 420
 ROW = 24
@@ -27,7 +31,7 @@ _STYLE = "font-family:system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;font-
 
 
 def svg_charts(dataset: Dataset) -> dict[str, str]:
-    """Return standalone SVG pictures of a dataset by name, for its card: those whose columns are there."""
+    """Return the charts of a dataset as standalone SVG files, by column."""
     from .statistics import dataset_statistics
 
     facts = dataset_statistics(dataset)
@@ -39,14 +43,14 @@ def svg_charts(dataset: Dataset) -> dict[str, str]:
 
 
 def standalone(text: str) -> str:
-    """Return a chart as a file of its own, with a white ground."""
+    """Return a chart as a standalone file with a white background."""
     start = text.index(">") + 1
     head = text[:start].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     return f'{head}<rect width="100%" height="100%" fill="#ffffff"/>{text[start:]}'
 
 
 def shares(counts: Mapping[str, int], most: int = 14) -> list[tuple[str, float, str]]:
-    """Return (label, share, text) of counts, the smallest joined beyond `most`."""
+    """Return (label, share, text) of counts; beyond `most` entries, the rest is added up as "N others"."""
     total = sum(counts.values()) or 1
     entries = list(counts.items())
     if len(entries) > most:
@@ -56,37 +60,37 @@ def shares(counts: Mapping[str, int], most: int = 14) -> list[tuple[str, float, 
 
 
 def percent(share: float) -> str:
-    """Return a share as "12 %", with a decimal where it is small."""
+    """Return a share as "12 %", with one decimal below 10 and above 99."""
     value = 100 * share
     return f"{value:.1f} %" if 0 < value < 10 or 99 < value < 100 else f"{value:.0f} %"
 
 
-def bars(entries: Sequence[tuple[str, float, str]], *, title: str, colour: str = BLUE) -> str:
-    """Return horizontal bars; lengths relative to the largest, the text at each bar's end."""
+def bars(entries: Sequence[tuple[str, float, str]], *, title: str, color: str = BLUE) -> str:
+    """Return horizontal bars with a text after each; lengths are relative to the largest."""
     most = max((value for _, value, _ in entries), default=0) or 1
-    left, room = 152, WIDTH - 152 - 112
+    left, longest = 152, WIDTH - 152 - 112
     rows = []
     for number, (label, value, text) in enumerate(entries):
         y = number * ROW
-        width = max(1.5 if value else 0, room * value / most)
+        width = max(1.5 if value else 0, longest * value / most)
         shown = label if len(label) <= LABEL_CHARACTERS else label[: LABEL_CHARACTERS - 1] + "…"
         rows.append(
             f'<text x="{left - 8}" y="{y + 16}" text-anchor="end" fill="{INK}"><title>{safe(label)}</title>{safe(shown)}</text>'
-            f'<rect x="{left}" y="{y + 4}" width="{width:.1f}" height="{ROW - 8}" rx="2" fill="{colour}"/>'
+            f'<rect x="{left}" y="{y + 4}" width="{width:.1f}" height="{ROW - 8}" rx="2" fill="{color}"/>'
             f'<text x="{left + width + 6:.1f}" y="{y + 16}" fill="{INK}">{safe(text)}</text>'
         )
     return _picture(max(1, len(entries)) * ROW + 4, title, "".join(rows))
 
 
-def histogram(facts: Mapping[str, Any], *, title: str, unit: str = "", colour: str = BLUE) -> str:
-    """Return a histogram of {counts, edges} with its axis; outliers stand in the outermost bins."""
+def histogram(facts: Histogram, *, title: str, unit: str = "", color: str = BLUE) -> str:
+    """Return a histogram with its axis."""
     counts, edges = facts["counts"], facts["edges"]
     most = max(counts) or 1
     height, left = 120, 6
     step = (WIDTH - 2 * left) / len(counts)
     parts = [
         f'<rect x="{left + n * step + 0.5:.1f}" y="{height - height * count / most:.1f}" width="{step - 1:.1f}" '
-        f'height="{height * count / most:.1f}" fill="{colour}"><title>{count:,}: {compact(edges[n])} to '
+        f'height="{height * count / most:.1f}" fill="{color}"><title>{count:,}: {compact(edges[n])} to '
         f"{compact(edges[n + 1])}</title></rect>"
         for n, count in enumerate(counts)
     ]
@@ -104,38 +108,38 @@ def histogram(facts: Mapping[str, Any], *, title: str, unit: str = "", colour: s
     return _picture(height + (40 if unit else 22), title, "".join(parts))
 
 
-def funnel(steps: Sequence[Mapping[str, Any]], *, title: str) -> str:
-    """Return how many rows each condition left: a bar of what went in, and on it what came out."""
+def funnel(steps: Sequence[JsonObject], *, title: str) -> str:
+    """Return how many rows each condition kept: for each, a bar of the rows in with a bar of the rows out on top."""
     if not steps:
         return ""
     most = max(step["rows_in"] for step in steps) or 1
     rows = []
     for number, step in enumerate(steps):
         y = number * 44
-        came, left = WIDTH * step["rows_in"] / most, WIDTH * step["rows_out"] / most
+        before, after = WIDTH * step["rows_in"] / most, WIDTH * step["rows_out"] / most
         text = f"{step['rows_out']:,} of {step['rows_in']:,} rows"
         condition = str(step["condition"])
         shown = condition if len(condition) <= 42 else condition[:41] + "…"
         rows.append(
             f'<text x="0" y="{y + 13}" fill="{INK}"><title>{safe(condition)}</title>{safe(shown)}</text>'
             f'<text x="{WIDTH}" y="{y + 13}" text-anchor="end" fill="{INK}">{text}</text>'
-            f'<rect x="0" y="{y + 19}" width="{came:.1f}" height="14" rx="2" fill="{FAINT}"/>'
-            f'<rect x="0" y="{y + 19}" width="{left:.1f}" height="14" rx="2" fill="{BLUE}"/>'
+            f'<rect x="0" y="{y + 19}" width="{before:.1f}" height="14" rx="2" fill="{FAINT}"/>'
+            f'<rect x="0" y="{y + 19}" width="{after:.1f}" height="14" rx="2" fill="{BLUE}"/>'
         )
     return _picture(len(steps) * 44, title, "".join(rows))
 
 
-def points(xy: Any, *, size: float = 200, radius: float = 1.6) -> str:
+def points(xy: FloatArray, *, size: float = 200, radius: float = 1.6) -> str:
     """Return circles at (number, 2) positions in [0, 1], as one path: small even for thousands.
 
-    A dot is a line of (almost) no length with round ends; of no length at all, some renderers draw nothing.
+    A dot is a very short line with round ends, because some renderers draw nothing for a line of length 0.
     """
     parts = [f"M{4 + x * (size - 8):.1f} {4 + y * (size - 8):.1f}h.01" for x, y in xy]
     return f'<path d="{"".join(parts)}" stroke-width="{2 * radius}" stroke-linecap="round" fill="none"/>'
 
 
 def small_map(background: str, foreground: str, *, title: str, size: int = 200) -> str:
-    """Return a map: `background` is the id of what all maps share, `foreground` what this one shows."""
+    """Return a map: `background` is the id of the points that all maps share, `foreground` the points of this one."""
     return (
         f'<svg role="img" aria-label="{safe(title)}" viewBox="0 0 {size} {size}" width="100%">'
         f"<title>{safe(title)}</title>"
@@ -151,19 +155,19 @@ def _picture(height: float, title: str, inside: str) -> str:
 
 
 def safe(text: object) -> str:
-    """Return a text for SVG and HTML: escaped, and with nothing in it that XML refuses or that turns text around."""
+    """Return a text for SVG and HTML: escaped, without characters that XML forbids or that change the text direction."""
     return escape("".join(visible(c) for c in str(text)))
 
 
 def visible(character: str) -> str:
-    """Return a character, or the replacement mark for control characters and those that change the direction."""
-    if character in "\n\t\u200c\u200d":  # the joiners hold emoji and some scripts together
+    """Return a character, or the replacement character for control characters and those that change the direction."""
+    if character in "\n\t\u200c\u200d":  # the joiners are part of emoji and of some scripts
         return character
     return "\N{REPLACEMENT CHARACTER}" if unicodedata.category(character) in _HIDDEN else character
 
 
 def compact(value: float) -> str:
-    """Return a number as short as an axis wants it: 1.2k, 3.4M, 0.05."""
+    """Return a number in short form for an axis: 1.2k, 3.4M, 0.05."""
     size = abs(value)
     for limit, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if size >= limit:
@@ -174,7 +178,7 @@ def compact(value: float) -> str:
 
 
 def sheet(charts: Sequence[str], *, title: str, columns: int = 2) -> str:
-    """Return charts as one SVG file, each under its title, `columns` side by side."""
+    """Return charts as one SVG file, each below its title, in `columns` columns."""
     gap, head = 28, 26
     heights = [float(chart.partition('viewBox="0 0 ')[2].partition('"')[0].split()[1]) for chart in charts]
     tops = [float(gap)] * columns

@@ -1,15 +1,19 @@
-"""A map of topics: a sample of instructions laid out so that alike ones lie together.
+"""A map of topics: the positions of a sample of instructions, similar ones close together.
 
-As in the paper's Figure 3, other datasets can be laid out together with it. Embeddings are used where the dataset has
-them (`embedding`), else TF-IDF reduced by SVD; the layout is t-SNE of scikit-learn.
+As in the paper's Figure 3, other datasets can be on the same map. The features are the column `embedding` if the datasets
+have it, else TF-IDF reduced by SVD; the layout is the t-SNE of scikit-learn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
+import numpy.typing as npt
+
+from ..columns import columns_of
+from .statistics import FloatArray
 
 
 if TYPE_CHECKING:
@@ -21,9 +25,9 @@ TEXT_CHARACTERS = 500
 
 
 class TopicMap(NamedTuple):
-    """`xy`: (number, 2) in [0, 1]. `category`: of each point, "" unknown. `source`: which dataset. `basis`: of what."""
+    """Points: `xy` (number, 2) in [0, 1], `category` ("" if unknown), `source` dataset; `basis`: kind of the features."""
 
-    xy: Any
+    xy: FloatArray
     category: list[str]
     source: list[str]
     basis: str
@@ -32,18 +36,17 @@ class TopicMap(NamedTuple):
 def topic_map(
     dataset: Dataset, compare: Mapping[str, Dataset] | None = None, *, name: str = "this dataset", seed: int = 0
 ) -> TopicMap | None:
-    """Lay out a sample of a dataset and of others; None where there are too few rows for a map."""
-    others = {key: other for key, other in (compare or {}).items() if "instruction" in other.column_names}
-    if len(dataset) < LEAST or "instruction" not in dataset.column_names:
+    """Return the map of a sample of a dataset and of others; None if there are too few rows."""
+    others = {key: other for key, other in (compare or {}).items() if "instruction" in columns_of(other.features)}
+    if len(dataset) < LEAST or "instruction" not in columns_of(dataset.features):
         return None
     sets = {name: dataset} | {f"{key} (compared)" if key == name else key: other for key, other in others.items()}
     size = SAMPLE // len(sets)
     samples = {key: _sample(value, size, seed) for key, value in sets.items()}
     texts = [text for sample in samples.values() for text in sample["text"]]
-    sizes = {None if sample["vectors"] is None else sample["vectors"].shape[1] for sample in samples.values()}
-    has_vectors = len(sizes) == 1 and None not in sizes
-    if has_vectors:
-        features, basis = np.concatenate([sample["vectors"] for sample in samples.values()]), "embeddings"
+    vectors = [sample["vectors"] for sample in samples.values() if sample["vectors"] is not None]
+    if len(vectors) == len(samples) and len({matrix.shape[1] for matrix in vectors}) == 1:
+        features, basis = np.concatenate(vectors), "embeddings"
     else:
         features, basis = _text_features(texts, seed), "words (TF-IDF)"
     xy = _layout(features, seed)
@@ -54,23 +57,32 @@ def topic_map(
     return TopicMap(xy, category, source, basis)
 
 
-def _sample(dataset: Dataset, size: int, seed: int) -> dict[str, Any]:
+class _Sample(TypedDict):
+    text: list[str]
+    category: list[str]
+    vectors: npt.NDArray[np.float32] | None
+
+
+def _sample(dataset: Dataset, size: int, seed: int) -> _Sample:
     rows = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:size])
-    names = [n for n in ("instruction", "task_category", "embedding") if n in dataset.column_names]
+    names = [n for n in columns_of(dataset.features) if n in ("instruction", "task_category", "embedding")]
     part = dataset.select_columns(names).with_format(None)[rows.tolist()]
     texts = [(text or "")[:TEXT_CHARACTERS] for text in part["instruction"]]
-    vectors = part.get("embedding")
-    whole = vectors is not None and len({None if v is None else len(v) for v in vectors} | {None}) == 2
-    whole = whole and all(vector is not None for vector in vectors)
+    vectors = part.get("embedding") if _is_vector(dataset.features.get("embedding")) else None
+    is_complete = vectors is not None and None not in vectors and len({len(vector) for vector in vectors}) == 1
     labels = part.get("task_category") or [None] * len(texts)
     return {
         "text": texts,
         "category": [label or "" for label in labels],
-        "vectors": np.asarray(vectors, dtype=np.float32) if whole else None,
+        "vectors": np.asarray(vectors, dtype=np.float32) if is_complete else None,
     }
 
 
-def _text_features(texts: list[str], seed: int) -> Any:
+def _is_vector(feature: object) -> bool:
+    return str(getattr(getattr(feature, "feature", None), "dtype", "")).startswith("float")
+
+
+def _text_features(texts: list[str], seed: int) -> npt.NDArray[np.float32]:
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -79,11 +91,12 @@ def _text_features(texts: list[str], seed: int) -> Any:
     except ValueError:  # no words at all
         return np.zeros((len(texts), 1), dtype=np.float32)
     parts = min(50, min(counts.shape) - 1)
-    return TruncatedSVD(parts, random_state=seed).fit_transform(counts) if parts >= 2 else counts.toarray()
+    reduced = TruncatedSVD(parts, random_state=seed).fit_transform(counts) if parts >= 2 else counts.toarray()
+    return np.asarray(reduced, dtype=np.float32)
 
 
-def _layout(features: Any, seed: int) -> Any:
-    """Return positions in [0, 1], or None where all rows are alike."""
+def _layout(features: npt.NDArray[np.float32], seed: int) -> FloatArray | None:
+    """Return positions in [0, 1], or None if all rows have the same features."""
     from sklearn.manifold import TSNE
 
     features = np.nan_to_num(np.asarray(features, dtype=np.float32))
@@ -92,4 +105,4 @@ def _layout(features: Any, seed: int) -> Any:
     perplexity = min(30.0, (len(features) - 1) / 4)
     xy = TSNE(2, perplexity=perplexity, init="random", random_state=seed, max_iter=500).fit_transform(features)
     low, high = np.quantile(xy, [0.005, 0.995], axis=0)
-    return np.clip((xy - low) / np.maximum(high - low, 1e-9), 0, 1)
+    return np.asarray(np.clip((xy - low) / np.maximum(high - low, 1e-9), 0, 1), dtype=np.float64)

@@ -1,8 +1,8 @@
-"""Root verbs of English instructions with their direct nouns, by a light rule and not by a parser.
+"""Root verbs of English instructions with their direct nouns, by a simple rule instead of a parser.
 
 The verb is the first word that commonly begins a request ("Write a poem …" gives write, poem), or the question word of
-a question ("How do I bake bread?" gives how, bread); the noun is the next word that is neither an article nor one of a
-few common others. It errs on long sentences; as a picture of many instructions it serves.
+a question ("How do I bake bread?" gives how, bread); the noun is the next word that is not an article or another stop
+word. It is often wrong on long sentences, but good enough for the statistics of many instructions.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ MIN_ENGLISH = 0.5
 
 
 def root_verbs(texts: Iterable[str], most: int = 12, nouns: int = 4) -> list[tuple[str, int, list[tuple[str, int]]]]:
-    """Return the commonest verbs as (verb, count, its commonest nouns); empty where most texts are not English."""
+    """Return the most common verbs as (verb, count, most common nouns); empty if most texts are not English."""
     pairs: Counter[tuple[str, str]] = Counter()
     verbs: Counter[str] = Counter()
     total = english = 0

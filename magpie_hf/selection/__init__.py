@@ -1,1 +1,1 @@
-"""The expression language, named selections, and how they are applied."""
+"""Conditions on rows: the expression language, named selections, and how they are applied."""

@@ -1,8 +1,8 @@
-"""The language of filters: `quality >= good and min_neighbor_distance > 0 and language == 'EN'`.
+"""The language of conditions: `quality >= good and min_neighbor_distance > 0 and language == 'EN'`.
 
-An expression is parsed with Python's grammar, checked against the short list of what is allowed here, and evaluated on
-columns; nothing of it is ever run as Python. Truth has three values, as in SQL: a comparison with null is unknown, and
-so is its negation; a row is kept where the whole is true.
+An expression is parsed with Python's grammar, checked against a short list of allowed nodes, and evaluated on columns; it
+is never run as Python. Truth has three values, as in SQL: a comparison with null is unknown, and so is its negation; a
+row is kept if the whole expression is true.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -26,9 +26,9 @@ from .tree import (
     Scales,
     call_name,
     check_tree,
+    column_of,
     error_at,
     resolve_name,
-    root_of,
     shown_at,
     walk,
 )
@@ -42,7 +42,7 @@ __all__ = ["Evaluation", "Expression", "parse"]
 
 
 class Evaluation(NamedTuple):
-    """Which rows an expression keeps, and for which (and how many) it is unknown because of a null: (num_rows,) bool."""
+    """Result: `keep` and `unknown` (because of a null) are (num_rows,) bool; `nulls` is the number of unknown rows."""
 
     keep: BoolArray
     nulls: int
@@ -58,15 +58,15 @@ class Expression:
 
     @cached_property
     def columns(self) -> frozenset[str]:
-        """The columns it reads, aliases resolved, on datasets without ordered labels of their own."""
+        """The columns that it reads, aliases resolved, if only columns of the register have ordered labels."""
         return self.columns_on(SCALES)
 
     def columns_on(self, scales: Scales) -> frozenset[str]:
-        """Return the columns it reads where these columns have ordered labels: a label without quotes is no column."""
+        """Return the columns that it reads; `scales` decides which names are labels without quotes."""
         found = set()
         for node, scale in walk(self.tree, scales):
             if isinstance(node, ast.Attribute):
-                found.add(resolve_name(root_of(node).id))
+                found.add(column_of(node))
             elif isinstance(node, ast.Call) and call_name(node) == "is_survivor":
                 found |= {"group_id", "uuid"}
             elif isinstance(node, ast.Name) and not (scale and node.id in scales[scale]):
@@ -75,7 +75,7 @@ class Expression:
 
     @cached_property
     def conjuncts(self) -> tuple[Expression, ...]:
-        """The parts that a top-level `and` joins, each with its own text."""
+        """The operands of a top-level `and`, each with its own text."""
         parts = (
             self.tree.values
             if isinstance(self.tree, ast.BoolOp) and isinstance(self.tree.op, ast.And)
@@ -87,7 +87,7 @@ class Expression:
             out += own.conjuncts if part is not self.tree else [own]
         return tuple(out)
 
-    def check(self, features: Mapping[str, Any]) -> None:
+    def check(self, features: Mapping[str, object]) -> None:
         """Raise DatasetError or ArgumentError for what cannot be evaluated on a dataset with these features.
 
         Evaluates the expression on no rows, so that types, labels and columns are all checked.
@@ -103,7 +103,7 @@ class Expression:
         Evaluator(self.text, table, scales).truth(self.tree)
 
     def _missing(self, missing: list[str], present: list[str], scales: Scales) -> MagpieError:
-        """Return the error for names that are not columns: beside a misspelled column, a label is not read as one."""
+        """Return the error for unknown names; if a column is misspelled, the label next to it is not reported as a column."""
         labels = {label for scale in {**SCALES, **scales}.values() for label in scale}
         columns = [name for name in missing if name not in labels] or missing
         known = [*present, *ALIASES, *annotation_calls(), *labels]
@@ -111,7 +111,7 @@ class Expression:
             similar = difflib.get_close_matches(name, known, n=1)
             if similar and similar[0] in labels:
                 named = (n for n, _ in walk(self.tree, scales) if isinstance(n, (ast.Name, ast.Attribute)))
-                node = next((n for n in named if resolve_name(root_of(n).id) == name), self.tree)
+                node = next((n for n in named if column_of(n) == name), self.tree)
                 hint = f'Did you mean "{similar[0]}"?'
                 return error_at(self.text, node, f"{quoted(name)} is neither a column nor a label.", hint)
         return missing_columns({name: [f"the condition {quoted(self.text)}"] for name in columns}, present, [*ALIASES])
@@ -144,19 +144,19 @@ def parse(text: str) -> Expression:
     """Parse an expression.
 
     Raises:
-        ArgumentError: it is no expression of this language; shows the place.
+        ArgumentError: it is not a valid expression; the message shows the position.
     """
     if not isinstance(text, str) or not text.strip():
-        raise ArgumentError("A condition is empty.", hint="As: quality >= good and language == 'EN'.")
+        raise ArgumentError("Empty condition.", hint="Example: quality >= good and language == 'EN'.")
     if len(text) > MAX_LENGTH:
-        raise ArgumentError(f"A condition has {len(text)} characters; at most {MAX_LENGTH} can be read.")
+        raise ArgumentError(f"Condition too long: {len(text)} characters, the limit is {MAX_LENGTH}.")
     line = " ".join(text.split("\n")).strip()
     try:
         tree = ast.parse(line, mode="eval").body
     except SyntaxError as error:
         raise ArgumentError(shown_at(line, f"{error.msg}.", (error.offset or 1) - 1), hint=HELP) from None
     except (ValueError, RecursionError, MemoryError):
-        raise ArgumentError(f"The condition {quoted(line)} cannot be read.", hint=HELP) from None
+        raise ArgumentError(f"Invalid condition {quoted(line)}.", hint=HELP) from None
     expression = Expression(line, tree)
     check_tree(line, tree, 0)
     return expression

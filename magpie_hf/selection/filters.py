@@ -1,7 +1,7 @@
-"""Named selections of the paper and the dataset cards, and how a selection is applied.
+"""How a selection is applied to a dataset.
 
-Order: row conditions, one row per group of near duplicates, quotas, the longest, a sample. Ties are broken by the
-row's position, so equal datasets give equal selections. Each step is a line of the funnel.
+Order: row conditions, one row per group of near-duplicates, quotas, the longest rows, a sample. Ties are broken by the
+row's position, so that equal datasets give equal selections. Each step is a line of the funnel.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 class FunnelStep(NamedTuple):
-    """One condition: rows that came in, rows that it left, and for how many it was unknown because of a null."""
+    """A condition with the rows before and after it, and the number of rows for which a null made it unknown."""
 
     condition: str
     rows_in: int
@@ -46,7 +46,7 @@ class FunnelStep(NamedTuple):
 
 
 class Selected(NamedTuple):
-    """The rows kept, (num_kept,) int64 positions, ascending unless shuffled; and the funnel."""
+    """The positions of the rows kept, (num_kept,) int64, ascending unless shuffled; and the funnel."""
 
     indices: IntArray
     funnel: list[FunnelStep]
@@ -58,11 +58,11 @@ def select_rows(dataset: Dataset, given: str | Mapping[str, Any] | Selection, **
 
 
 def apply_selection(dataset: Dataset, selection: Selection) -> Selected:
-    """Return which rows a selection keeps. Memory: some tens of bytes a row, whatever the rows hold.
+    """Return which rows a selection keeps. Memory: some tens of bytes per row, however long the texts are.
 
     Raises:
         DatasetError: a column is missing; says which annotation writes it.
-        ArgumentError: a label is off its scale, or types do not go together.
+        ArgumentError: a label is not on its scale, or types do not match.
     """
     selection.check(dataset.features)
     keep = np.arange(len(dataset), dtype=np.int64)
@@ -81,15 +81,15 @@ def apply_selection(dataset: Dataset, selection: Selection) -> Selected:
 
 
 def nothing_kept(selected: Selected) -> str | None:
-    """Return what to say of a selection that keeps no row of those that came in; None if it keeps some."""
+    """Return the warning for a selection that keeps no row; None if it keeps some."""
     if len(selected.indices):
         return None
     last = next((step for step in selected.funnel if step.rows_in and not step.rows_out), None)
-    return f"No row is kept: none of {last.rows_in:,} meets {last.condition!r}." if last else None
+    return f"No row is kept: none of {last.rows_in:,} rows meets {last.condition!r}." if last else None
 
 
 def _set_steps(dataset: Dataset, selection: Selection, keep: IntArray) -> Iterator[tuple[str, IntArray]]:
-    """Yield (name, rows left) of each step that looks at several rows."""
+    """Yield (name, rows kept) of each step that compares rows."""
     if selection.one_per_group:
         by = selection.one_per_group if isinstance(selection.one_per_group, str) else None
         keep = _survivors(dataset, keep, by)
@@ -128,13 +128,13 @@ def _ordinals(data: Any, name: str, labels: Sequence[str]) -> npt.NDArray[np.flo
     if labels:
         return np.asarray(pc.fill_null(pc.index_in(data, pa.array(labels, data.type)), -1)).astype(np.float64)
     if not (pa.types.is_integer(data.type) or pa.types.is_floating(data.type) or pa.types.is_boolean(data.type)):
-        raise ArgumentError(f"The column {quoted(name)} has no order to prefer by.", hint="Name a label or a number.")
+        raise ArgumentError(f"The values of the column {quoted(name)} have no order.", hint="Name a column of ordered labels or numbers.")
     numbers = np.asarray(pc.cast(data, pa.float64()).fill_null(float("-inf")))
     return np.where(np.isnan(numbers), -np.inf, numbers)
 
 
 def _survivors(dataset: Dataset, keep: IntArray, by: str | None) -> IntArray:
-    """Return one row of each group: the highest by a column, else the smallest uuid; rows without group all stay."""
+    """Return one row of each group: the highest by a column, else the smallest uuid; rows without a group are kept."""
     import pyarrow.compute as pc
 
     groups, uuids = _column(dataset, "group_id", keep), _column(dataset, "uuid", keep)
@@ -155,7 +155,7 @@ def _survivors(dataset: Dataset, keep: IntArray, by: str | None) -> IntArray:
 def _by_quota(
     dataset: Dataset, keep: IntArray, column: str, quotas: Mapping[str, float], lengths: IntArray
 ) -> IntArray:
-    """Return the longest rows of each label, as many as its quota says; labels without a quota are dropped."""
+    """Return the longest rows of each label, up to its quota; labels without a quota are dropped."""
     data, scale = _column(dataset, column, keep), scales_of(dataset.features).get(column, ())
     parts = []
     for label, quota in quotas.items():
@@ -166,7 +166,7 @@ def _by_quota(
 
 
 def _within(quotas: Mapping[str, float], longest: int | None) -> Mapping[str, float]:
-    """Return quotas in rows that together keep to `longest`, in their proportion: Filter6 stays half and half."""
+    """Return quotas scaled down in proportion so that their sum is at most `longest`; Filter6 keeps equal halves."""
     total = sum(quotas.values())
     if longest is None or any(value < 1 for value in quotas.values()) or total <= longest:
         return quotas
@@ -174,7 +174,7 @@ def _within(quotas: Mapping[str, float], longest: int | None) -> Mapping[str, fl
 
 
 def _labelled(data: Any, column: str, label: str, scale: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return which values are a label; "> easy" stands for all labels above it on the column's scale."""
+    """Return which values are a label; "> easy" means all labels above it on the column's scale."""
     import pyarrow.compute as pc
 
     is_above = label.startswith(">") and bool(scale)
@@ -188,7 +188,7 @@ def _labelled(data: Any, column: str, label: str, scale: Sequence[str]) -> npt.N
 
 
 def _longest(rows: IntArray, lengths: IntArray, count: int) -> IntArray:
-    """Return the `count` longest rows, in their order; of equal lengths the first."""
+    """Return the `count` longest rows, in their order; the first ones of equal length."""
     if len(rows) <= count:
         return rows
     order = np.argsort(-lengths[rows], kind="stable")[:count]
@@ -196,7 +196,7 @@ def _longest(rows: IntArray, lengths: IntArray, count: int) -> IntArray:
 
 
 def _lengths(dataset: Dataset, name: str) -> IntArray:
-    """Return each row's length, (num_rows,) int64; 0 for null."""
+    """Return the length of each row, (num_rows,) int64; 0 for null."""
     import pyarrow.compute as pc
 
     if name in dataset.column_names:
@@ -211,10 +211,10 @@ def _lengths(dataset: Dataset, name: str) -> IntArray:
 
 
 def split_for_lean(selection: Selection, known: set[str]) -> tuple[Selection | None, str | None]:
-    """Return the part of a selection that can be applied as soon as the `known` columns are there, or why there is none.
+    """Return the part of a selection that reads only the `known` columns, or the reason why it has no such part.
 
-    Conditions that read known columns only; one row per group too, if *all* row conditions are known: else a survivor
-    could be chosen that a later condition drops.
+    Selecting one row per group belongs to it only if *all* row conditions do: a later condition could otherwise drop the
+    chosen row.
     """
     parts: tuple[Expression, ...] = parse(selection.where).conjuncts if selection.where else ()
     early = [part for part in parts if part.columns <= known]

@@ -1,4 +1,4 @@
-"""Named selections of the paper and the dataset cards, as data."""
+"""Selections as data, and the named selections of the paper and the dataset cards."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .tree import Scales, resolve_name
 
 
 TAU_1 = -12.0
-"""Least reward: Magpie, arXiv:2406.08464, Table 5."""
+"""Minimum reward: Magpie, arXiv:2406.08464, Table 5."""
 TAU_1_CARDS = -10.0
-"""Least reward as the dataset cards and the authors' notebook have it."""
+"""Minimum reward in the dataset cards and the authors' notebook."""
 TAU_2 = 0.0
-"""Least reward difference: Magpie, arXiv:2406.08464, Table 5."""
+"""Minimum reward difference: Magpie, arXiv:2406.08464, Table 5."""
 SHUFFLE_SEED = 42
-"""The seed by which the authors' notebook shuffles a filtered set."""
+"""The seed with which the authors' notebook shuffles a filtered dataset."""
 
 
 def _is_number(value: object) -> bool:
@@ -30,15 +30,15 @@ def _is_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows are kept.
+    """The conditions of a selection.
 
     - `where`: an expression (`magpie_hf.selection.expressions`), or "" for all rows.
-    - `one_per_group`: keep one row of each `group_id`; a column's name prefers the highest value (label or number) in
-      it; ties go to the smallest uuid.
-    - `quotas`: column to {label: number of rows, or share of what is left if below 1}; the longest of each label.
-    - `longest`: keep so many rows, the longest by `longest_by` (characters, computed where the column is missing).
-    - `sample`: keep so many rows, or a share below 1, drawn by `seed`. `shuffle`: seed to shuffle the result by.
-    - `source`: where the selection is from.
+    - `one_per_group`: keep one row per `group_id`: that with the smallest uuid, or with the highest value (label or number)
+      in a column if its name is given.
+    - `quotas`: column to {label: number of rows, or share of the remaining rows if below 1}; the longest of each label.
+    - `longest`: keep this many rows, the longest by `longest_by` (characters, computed if the column is missing).
+    - `sample`: keep this many rows, or a share below 1, drawn by `seed`. `shuffle`: seed for shuffling the result.
+    - `source`: the publication of the selection.
     """
 
     name: str = "selection"
@@ -62,38 +62,38 @@ class Selection:
         for name in ("longest", "sample"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and value > 0):
-                raise ArgumentError(f"{name} = {value!r} cannot be used.", hint="Give a number above 0.", key=name)
+                raise ArgumentError(f"Invalid {name} = {value!r}.", hint="Give a number above 0.", key=name)
         for name in ("seed", "shuffle"):
             value = getattr(self, name)
             whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
             if value is not None and not (whole and value >= 0):
                 raise ArgumentError(
-                    f"{name} = {value!r} cannot be used.", hint="Give a whole number, 0 or more.", key=name
+                    f"Invalid {name} = {value!r}.", hint="Give an integer, 0 or more.", key=name
                 )
 
     def _check_quotas(self) -> None:
         columns = self.quotas if isinstance(self.quotas, Mapping) else {}
         if columns is not self.quotas or not all(isinstance(shares, Mapping) for shares in columns.values()):
             raise ArgumentError(
-                f"quotas = {quoted(self.quotas, 60)} cannot be used.",
-                hint='Give numbers of rows by column and label, as {"difficulty": {"easy": 1000, "hard": 500}}.',
+                f"Invalid quotas = {quoted(self.quotas, 60)}.",
+                hint='Give numbers of rows by column and label, e.g., {"difficulty": {"easy": 1000, "hard": 500}}.',
                 key="quotas",
             )
         for column, shares in columns.items():
             if not all(_is_number(value) and value >= 0 for value in shares.values()):
                 raise ArgumentError(
-                    f"The quotas of {quoted(column)} are not all numbers.",
+                    f"Invalid quotas of {quoted(column)}: not all of them are numbers.",
                     hint="Give 0 or more for each label.",
                     key="quotas",
                 )
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it reads, on datasets without ordered labels of their own."""
+        """The columns that it reads, if only columns of the register have ordered labels."""
         return self.columns_on(SCALES)
 
     def columns_on(self, scales: Scales) -> tuple[str, ...]:
-        """Return the columns that it reads where these columns have ordered labels."""
+        """Return the columns that it reads; `scales` decides which names are labels without quotes."""
         found = set(parse(self.where).columns_on(scales)) if self.where else set()
         if self.one_per_group:
             found |= {"group_id", "uuid"}
@@ -105,7 +105,7 @@ class Selection:
         return tuple(sorted(found))
 
     def check(self, features: Mapping[str, Any], reader: str | None = None) -> None:
-        """Raise for what cannot be applied to a dataset with these features; `reader`: what to call it in the error.
+        """Raise for what cannot be applied to a dataset with these features; `reader`: its name in error messages.
 
         Raises:
             DatasetError: a column is missing; says which annotation writes it.
@@ -227,41 +227,46 @@ def named_selection(name: str) -> Selection:
     """Return a selection by its name.
 
     Raises:
-        ArgumentError: there is none of that name.
+        ArgumentError: the name is unknown.
     """
     if name not in SELECTIONS:
-        raise ArgumentError(f"There is no selection {quoted(name)}.", hint=did_you_mean(name, SELECTIONS))
+        raise ArgumentError(f"Unknown selection {quoted(name)}.", hint=did_you_mean(name, SELECTIONS))
     return SELECTIONS[name]
 
 
 def as_selection(given: str | Mapping[str, Any] | Selection, **changes: Any) -> Selection:
-    """Return a selection: a named one, an expression, a mapping with the fields of `Selection`; with changes.
+    """Return a selection from a name, an expression, or a mapping with the fields of `Selection`; `changes` override it.
 
     Raises:
-        ArgumentError: it cannot be used; names what is wrong.
+        ArgumentError: it is invalid.
     """
     known = {f.name for f in dataclasses.fields(Selection)}
     if not isinstance(given, (str, Mapping, Selection)):
         raise ArgumentError(
-            f"{quoted(given, 60)} is not a selection.",
+            f"Invalid selection {quoted(given, 60)}.",
             hint="Give a name, an expression, or a mapping with the fields of `Selection`.",
         )
     if isinstance(given, Selection):
         base = given
     elif isinstance(given, Mapping):
         base, changes = Selection(), {**given, **changes}
-    elif given in SELECTIONS or (given and all(c.isalnum() or c in "-." for c in given)):
+    elif given in SELECTIONS or _is_misspelled_name(given):
         base = named_selection(given)
     else:
         base = Selection(where=given)
     for key in changes:
         if key not in known:
             raise ArgumentError(
-                f"{quoted(key)}: unknown setting of a selection.", hint=did_you_mean(key, known), key=key
+                f"Unknown setting of a selection: {quoted(key)}.", hint=did_you_mean(key, known), key=key
             )
     return dataclasses.replace(base, **changes)
 
 
+def _is_misspelled_name(given: str) -> bool:
+    """Tell whether a text is not a possible condition but looks like a name, e.g., "air-filtr"."""
+    return "-" in given and all(c.isalnum() or c in "-." for c in given)
+
+
 def length_source(name: str) -> str:
-    """Return the column of text that a column of lengths counts."""
+    """Return the text column whose lengths a column holds."""
     return name.removesuffix("_length") if name.endswith("_length") else name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,14 +33,14 @@ LABEL_OF = "label of "
 """Beginning of the kind of values that are labels; the column whose scale they are on follows."""
 
 
-HELP = "As: quality >= good and min_neighbor_distance > 0 and language == 'EN' and not endswith(instruction, ':')."
+HELP = "Example: quality >= good and min_neighbor_distance > 0 and language == 'EN' and not endswith(instruction, ':')."
 _COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.NotIn, ast.Is, ast.IsNot)
 
 
 def check_tree(line: str, node: ast.expr, depth: int) -> None:
-    """Raise for everything that is not on the list."""
+    """Raise ArgumentError for every node that is not allowed."""
     if depth > MAX_DEPTH:
-        raise error_at(line, node, f"The condition is nested more than {MAX_DEPTH} deep.")
+        raise error_at(line, node, f"The condition has more than {MAX_DEPTH} nested levels.")
     good = isinstance(node, (ast.Name, ast.BoolOp, ast.Constant, ast.Compare, ast.List, ast.Tuple))
     if isinstance(node, ast.UnaryOp):
         good = isinstance(node.op, (ast.Not, ast.USub))
@@ -50,7 +50,7 @@ def check_tree(line: str, node: ast.expr, depth: int) -> None:
         good = all(isinstance(op, _COMPARISONS) for op in node.ops)
         for op, right in zip(node.ops, node.comparators, strict=True):
             if isinstance(right, (ast.List, ast.Tuple)) and not isinstance(op, (ast.In, ast.NotIn)):
-                raise error_at(line, right, "A list stands only behind `in`.", HELP)
+                raise error_at(line, right, "A list is allowed only after `in`.", HELP)
     elif isinstance(node, ast.Attribute):
         good = isinstance(root_of(node), ast.Name) and not node.attr.startswith("_")
     elif isinstance(node, ast.Call):
@@ -61,7 +61,7 @@ def check_tree(line: str, node: ast.expr, depth: int) -> None:
             value is None or isinstance(value, (str, bool)) or (isinstance(value, (int, float)) and abs(value) < 1e300)
         )
     if not good:
-        raise error_at(line, node, "This is not part of the language of conditions.", HELP)
+        raise error_at(line, node, "Not allowed in a condition.", HELP)
     children = (
         node.args
         if isinstance(node, ast.Call)
@@ -72,7 +72,7 @@ def check_tree(line: str, node: ast.expr, depth: int) -> None:
     lists = node.comparators if isinstance(node, ast.Compare) else []
     for child in children:
         if isinstance(child, (ast.List, ast.Tuple)) and child not in lists:
-            raise error_at(line, child, "A list stands only behind `in`.", HELP)
+            raise error_at(line, child, "A list is allowed only after `in`.", HELP)
         if isinstance(child, ast.expr):
             check_tree(line, child, depth + 1)
 
@@ -80,13 +80,13 @@ def check_tree(line: str, node: ast.expr, depth: int) -> None:
 def _check_call(line: str, node: ast.Call) -> bool:
     name = call_name(node)
     if name not in FUNCTIONS:
-        raise error_at(line, node, f"There is no function {quoted(name)}.", did_you_mean(name, FUNCTIONS))
+        raise error_at(line, node, f"Unknown function {quoted(name)}.", did_you_mean(name, FUNCTIONS))
     wanted = FUNCTIONS[name]
     if node.keywords or len(node.args) != len(wanted) or any(isinstance(a, ast.Starred) for a in node.args):
-        raise error_at(line, node, f"{name} takes {len(wanted)} value(s): {name}({', '.join(wanted)}).")
+        raise error_at(line, node, f"{name} takes {len(wanted)} argument(s): {name}({', '.join(wanted)}).")
     for argument, what in zip(node.args, wanted, strict=True):
         if what == "literal" and not (isinstance(argument, ast.Constant) and isinstance(argument.value, str)):
-            raise error_at(line, argument, f"{name} looks for a text in quotes.")
+            raise error_at(line, argument, f"{name} requires a string in quotes.")
     return True
 
 
@@ -95,11 +95,17 @@ def resolve_name(name: str) -> str:
     return ALIASES.get(name, name)
 
 
-def root_of(node: ast.expr) -> Any:
-    """Return what a chain of attributes begins with."""
+def root_of(node: ast.expr) -> ast.expr:
+    """Return the node that a chain of attributes begins with."""
     while isinstance(node, ast.Attribute):
         node = node.value
     return node
+
+
+def column_of(node: ast.expr) -> str:
+    """Return the column that a name, or a chain of attributes of one, stands for; "" for other nodes."""
+    root = root_of(node)
+    return resolve_name(root.id) if isinstance(root, ast.Name) else ""
 
 
 def call_name(node: ast.Call) -> str:
@@ -108,7 +114,7 @@ def call_name(node: ast.Call) -> str:
 
 
 def is_none(node: ast.expr) -> bool:
-    """Return whether a node is the constant None."""
+    """Tell whether a node is the constant None."""
     return isinstance(node, ast.Constant) and node.value is None
 
 
@@ -118,11 +124,11 @@ def scale_of(node: ast.expr, scales: Scales) -> str | None:
 
 
 def walk(node: ast.expr, scales: Scales, scale: str | None = None) -> Iterator[tuple[ast.expr, str | None]]:
-    """Yield nodes with the scale that they are compared on; functions' names and list entries' labels are no columns."""
+    """Yield all nodes with the column of ordered labels that they are compared with; function names are skipped."""
     yield node, scale
     if isinstance(node, ast.Compare):
         left = node.left
-        for right in node.comparators:  # as it is evaluated: pair by pair
+        for right in node.comparators:  # pair by pair, as in the evaluation
             own = scale_of(left, scales) or scale_of(right, scales)
             yield from walk(left, scales, own)
             yield from walk(right, scales, own)
@@ -137,17 +143,17 @@ def walk(node: ast.expr, scales: Scales, scale: str | None = None) -> Iterator[t
 
 
 def named_kind(kind: str) -> str:
-    """Return a type as error messages call it."""
+    """Return a kind of values in words, for error messages."""
     return {"number": "a number", "text": "text", "bool": "true or false", "null": "null"}.get(kind, f"a {kind}")
 
 
 def error_at(line: str, node: ast.AST, message: str, hint: str | None = None) -> ArgumentError:
-    """Return an error that points at a place in a condition."""
+    """Return an error that shows a position in a condition."""
     return ArgumentError(shown_at(line, message, getattr(node, "col_offset", 0)), hint=hint, condition=line[:200])
 
 
 def shown_at(line: str, message: str, column: int) -> str:
-    """Return the message with the place in the condition marked."""
+    """Return the message with the position in the condition marked."""
     column = len(line.encode()[:column].decode("utf-8", "ignore"))
     start = max(0, column - 80)
     return f"{message}\n    {line[start : start + 160]}\n    {' ' * (column - start)}^"

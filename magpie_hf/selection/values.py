@@ -1,4 +1,4 @@
-"""Evaluation of a checked condition on a table of columns, with Arrow's kernels for three-valued truth."""
+"""Evaluate a checked condition on a table of columns, with Arrow's kernels for three-valued logic."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Evaluator:
         values = self.value(node)
         if values.kind not in ("bool", "null"):
             found = named_kind(values.kind)
-            hint = "Compare it with something."
-            raise error_at(self.line, node, f"This is {found}, and true or false is wanted.", hint)
+            hint = "Add a comparison."
+            raise error_at(self.line, node, f"This is {found}, but a condition must be true or false.", hint)
         return self._operand(values)
 
     def _compare(self, node: ast.Compare) -> Any:
@@ -65,15 +65,15 @@ class Evaluator:
         a, b = self.value(left, scale), self.value(right, scale)
         kinds = {a.kind, b.kind} - {"null"}
         if len(kinds) > 1:
-            compared = f"Here {named_kind(a.kind)} is compared with {named_kind(b.kind)}."
-            raise error_at(self.line, node, compared, "Both sides must be of one kind.")
-        if "null" in (a.kind, b.kind):  # a column without any value: unknown in every row
+            compared = f"Cannot compare {named_kind(a.kind)} with {named_kind(b.kind)}."
+            raise error_at(self.line, node, compared, "Both sides must be of the same kind.")
+        if "null" in (a.kind, b.kind):  # a column without values: unknown in every row
             return _unknown()
         return getattr(_compute(), _COMPARISONS[type(op)])(self._operand(a), self._operand(b))
 
     def _is_null(self, node: ast.Compare, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Any:
         if not (is_none(left) or is_none(right)) or not isinstance(op, (ast.Is, ast.IsNot, ast.Eq, ast.NotEq)):
-            raise error_at(self.line, node, "`is` looks for null only.", "As: reward is None, reward is not None.")
+            raise error_at(self.line, node, "`is` can only be used with None.", "Example: reward is None, reward is not None.")
         data = self.value(left if is_none(right) else right).data
         return _compute().is_valid(data) if isinstance(op, (ast.IsNot, ast.NotEq)) else _compute().is_null(data)
 
@@ -81,14 +81,14 @@ class Evaluator:
         import pyarrow as pa
 
         if not isinstance(right, (ast.List, ast.Tuple)):
-            raise error_at(self.line, right, "A list is wanted behind `in`.", "As: category in ['Math', 'Reasoning'].")
+            raise error_at(self.line, right, "`in` requires a list.", "Example: category in ['Math', 'Reasoning'].")
         equal = ast.Eq()
         parts = [self._pair(ast.Compare(left, [equal], [entry]), left, equal, entry) for entry in right.elts]
         found = reduce(_compute().or_kleene, parts, pa.scalar(False))
         return _compute().invert(found) if isinstance(op, ast.NotIn) else found
 
     def value(self, node: ast.expr, scale: str | None = None) -> _Values:
-        """Return a node's values; `scale`: the ordered column it stands beside, whose labels may be bare words."""
+        """Return the values of a node; `scale`: the column it is compared with, whose labels may be without quotes."""
         if isinstance(node, ast.Constant):
             return self._literal(node, node.value, scale)
         if isinstance(node, ast.Name):
@@ -139,7 +139,7 @@ class Evaluator:
         for name in reversed(path):
             if not pa.types.is_struct(data.type) or data.type.get_field_index(name) < 0:
                 fields = [f.name for f in data.type] if pa.types.is_struct(data.type) else []
-                raise error_at(self.line, node, f"There is no field {quoted(name)} here.", did_you_mean(name, fields))
+                raise error_at(self.line, node, f"Unknown field {quoted(name)}.", did_you_mean(name, fields))
             data = _compute().struct_field(data, name)
         return self._typed(node, data, "")
 
@@ -155,7 +155,7 @@ class Evaluator:
             return _Values(data, "number")
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             return _Values(data, LABEL_OF + name if name in self.scales else "text")
-        raise error_at(self.line, node, f"The column holds {kind}, which conditions cannot compare.")
+        raise error_at(self.line, node, f"Cannot compare values of type {kind}.")
 
     def _call(self, node: ast.Call) -> _Values:
         name, compute = call_name(node), _compute()
@@ -163,7 +163,7 @@ class Evaluator:
             return _Values(compute.equal(self.table["group_id"], self.table["uuid"]), "bool")
         text = self.value(node.args[0])
         if not (text.kind == "text" or text.kind.startswith(LABEL_OF)) or text.literal:
-            raise error_at(self.line, node, f"{name} looks at a column of text.")
+            raise error_at(self.line, node, f"{name} requires a text column.")
         if name == "len":
             return _Values(compute.utf8_length(text.data), "number")
         if name == "words":
@@ -178,7 +178,7 @@ class Evaluator:
     def _numbers(self, node: ast.expr) -> _Values:
         values = self.value(node)
         if values.kind != "number":
-            raise error_at(self.line, node, f"This is {named_kind(values.kind)}, and a number is wanted.")
+            raise error_at(self.line, node, f"This is {named_kind(values.kind)}, but a number is required.")
         return values
 
     def _arithmetic(self, node: ast.BinOp) -> _Values:
@@ -192,7 +192,7 @@ class Evaluator:
 
         if values.kind == "null":
             return _unknown()
-        if values.kind.startswith(LABEL_OF) and not values.literal:  # a label that is not on the scale counts as null
+        if values.kind.startswith(LABEL_OF) and not values.literal:  # unknown labels count as null
             labels = self.scales[values.kind.removeprefix(LABEL_OF)]
             return _compute().index_in(values.data, pa.array(labels, values.data.type))
         if values.kind == "number":

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..hub.facts import config_facts, joined_licence, writers
+from ..hub.facts import config_facts, joined_license, writers
 from ..hub.manifest import public_name, public_recipe
 from ..hub.publisher import Publisher
 from ..hub.push import Subset, write_shards
@@ -69,7 +69,7 @@ def check_licence(recipe: Recipe, settings: PushSettings, rows: Dataset | None =
         models = writers(public_recipe(recipe.raw), rows)
     else:
         models = [public_name(model) for model in dict.fromkeys((recipe.model, recipe.role("responder").model))]
-    joined_licence(models, settings.license)
+    joined_license(models, settings.license)
 
 
 def push_command(run_dir: RunDir, settings: PushSettings) -> str:

@@ -8,7 +8,7 @@ from huggingface_hub import DatasetCard
 
 from magpie_hf.errors import ArgumentError
 from magpie_hf.hub.card import BEGIN, END, build_card, fenced, line, write_card
-from magpie_hf.hub.licences import licence_of
+from magpie_hf.hub.licenses import license_of
 from magpie_hf.hub.manifest import public_recipe
 from magpie_hf.storage.state import RunFacts, StageState, from_json
 from tests.end_to_end.harness import here
@@ -57,7 +57,7 @@ def test_a_card_says_what_was_computed_and_what_was_given():
     assert data.size_categories == ["n<1K"]
     assert {"synthetic", "magpie", "generator:meta-llama/Meta-Llama-3-8B-Instruct"} <= set(data.tags)
     for words in ("Built with Meta Llama 3", "| 1.1 | 1.0 | 2 | none |", "| responses | 5 | 5 | 30 |", "1,234", "2.00", "67 % are in the language EN",
-                  "33 % were marked unsafe", 'load_dataset("me/mine", "default"', "@inproceedings", "Why is the sky blue?"):  # fmt: skip
+                  "33 % were rated unsafe", 'load_dataset("me/mine", "default"', "@inproceedings", "Why is the sky blue?"):  # fmt: skip
         assert words in card, words
     assert r"quality &gt;= good \| x | 5 | 3 | 1 |" in card
 
@@ -252,21 +252,21 @@ def test_an_empty_dataset_has_a_card():
 
 
 @pytest.mark.parametrize(
-    ("model", "licence"),
+    ("model", "license"),
     [
         ("meta-llama/Meta-Llama-3-70B-Instruct", "llama3"), ("meta-llama/Llama-3.1-8B-Instruct", "llama3.1"), ("meta-llama/Llama-3.3-70B-Instruct", "llama3.3"),
         ("Qwen/Qwen2-72B-Instruct", "other"), ("Qwen/Qwen2.5-7B-Instruct", "apache-2.0"), ("Qwen/Qwen3-8B", "apache-2.0"),
         ("google/gemma-2-9b-it", "gemma"), ("microsoft/Phi-3-medium-128k-instruct", "mit"), ("openai/gpt-oss-20b", "apache-2.0"), ("demo", "apache-2.0"),
     ],
 )  # fmt: skip
-def test_licences_follow_the_models(model, licence):
-    assert licence_of(model).id == licence
+def test_licenses_follow_the_models(model, license):
+    assert license_of(model).id == license
 
 
-def test_a_model_that_is_not_known_needs_a_licence_from_its_user():
+def test_a_model_that_is_not_known_needs_a_license_from_its_user():
     with pytest.raises(ArgumentError, match="license"):
-        licence_of("acme/secret-model")
-    assert licence_of("acme/secret-model", "cc-by-4.0").id == "cc-by-4.0"
+        license_of("acme/secret-model")
+    assert license_of("acme/secret-model", "cc-by-4.0").id == "cc-by-4.0"
 
 
 def test_helpers_make_text_harmless():

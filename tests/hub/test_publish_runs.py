@@ -311,7 +311,7 @@ def test_a_run_from_elsewhere_cannot_send_keys_or_run_code():
     assert kept.pins == Pins({"c/d@main": "1" * 40}, {"x": "2026-01-01"})
 
 
-def test_rows_of_others_need_a_licence_before_they_are_annotated(hub, tmp_path):
+def test_rows_of_others_need_a_license_before_they_are_annotated(hub, tmp_path):
     path = tmp_path / "annotate.yaml"
     path.write_text(yaml.safe_dump({"name": "a", "dataset": str(_lines(tmp_path)), "stages": ["flags"]}))
     common = ["run", path, "--output", tmp_path / "run", "--push-to", REPO, "--rows", 0]
@@ -354,7 +354,7 @@ def test_a_refusal_is_said_before_anything_is_generated(hub, recipe, tmp_path, m
     assert not list((tmp_path / "run").glob("stages/*/journal/*.jnl"))
 
 
-def test_an_unknown_licence_is_asked_for_before_anything_is_generated(hub, recipe, tiny_model_dir, tmp_path):
+def test_an_unknown_license_is_asked_for_before_anything_is_generated(hub, recipe, tiny_model_dir, tmp_path):
     said = publish(recipe, tmp_path / "run", "--model", tiny_model_dir, code=1)
     assert "--license" in said
     assert hub.repos == {}

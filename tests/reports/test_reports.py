@@ -159,7 +159,7 @@ def test_a_report_shows_figures_charts_samples_groups_and_the_run(tmp_path):
         "Selection: 150 of 400 rows kept",
         "Task category",
         "Samples",
-        "near duplicates",
+        "near-duplicates",
         "Map of topics",
         "other · ",
     ):
@@ -214,7 +214,7 @@ def test_rows_that_are_null_everywhere_have_a_report(tmp_path):
 
 
 def test_too_many_datasets_to_compare_are_refused(tmp_path):
-    with pytest.raises(ArgumentError, match="three at most"):
+    with pytest.raises(ArgumentError, match="at most 3"):
         write_report(DATA, tmp_path / "r.html", compare=dict.fromkeys("abcd", DATA))
 
 
