@@ -128,7 +128,10 @@ def _ordinals(data: Any, name: str, labels: Sequence[str]) -> npt.NDArray[np.flo
     if labels:
         return np.asarray(pc.fill_null(pc.index_in(data, pa.array(labels, data.type)), -1)).astype(np.float64)
     if not (pa.types.is_integer(data.type) or pa.types.is_floating(data.type) or pa.types.is_boolean(data.type)):
-        raise ArgumentError(f"The values of the column {quoted(name)} have no order.", hint="Name a column of ordered labels or numbers.")
+        raise ArgumentError(
+            f"The values of the column {quoted(name)} have no order.",
+            hint="Name a column of ordered labels or numbers.",
+        )
     numbers = np.asarray(pc.cast(data, pa.float64()).fill_null(float("-inf")))
     return np.where(np.isnan(numbers), -np.inf, numbers)
 

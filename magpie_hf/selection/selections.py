@@ -67,9 +67,7 @@ class Selection:
             value = getattr(self, name)
             whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
             if value is not None and not (whole and value >= 0):
-                raise ArgumentError(
-                    f"Invalid {name} = {value!r}.", hint="Give an integer, 0 or more.", key=name
-                )
+                raise ArgumentError(f"Invalid {name} = {value!r}.", hint="Give an integer, 0 or more.", key=name)
 
     def _check_quotas(self) -> None:
         columns = self.quotas if isinstance(self.quotas, Mapping) else {}

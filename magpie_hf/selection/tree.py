@@ -33,7 +33,9 @@ LABEL_OF = "label of "
 """Beginning of the kind of values that are labels; the column whose scale they are on follows."""
 
 
-HELP = "Example: quality >= good and min_neighbor_distance > 0 and language == 'EN' and not endswith(instruction, ':')."
+HELP = (
+    "Example: quality >= good and min_neighbor_distance > 0 and language == 'EN' and not endswith(instruction, ':')."
+)
 _COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.NotIn, ast.Is, ast.IsNot)
 
 

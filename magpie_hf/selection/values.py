@@ -73,7 +73,9 @@ class Evaluator:
 
     def _is_null(self, node: ast.Compare, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Any:
         if not (is_none(left) or is_none(right)) or not isinstance(op, (ast.Is, ast.IsNot, ast.Eq, ast.NotEq)):
-            raise error_at(self.line, node, "`is` can only be used with None.", "Example: reward is None, reward is not None.")
+            raise error_at(
+                self.line, node, "`is` can only be used with None.", "Example: reward is None, reward is not None."
+            )
         data = self.value(left if is_none(right) else right).data
         return _compute().is_valid(data) if isinstance(op, (ast.IsNot, ast.NotEq)) else _compute().is_null(data)
 

@@ -223,7 +223,9 @@ def test_the_same_from_the_command_line(tmp_path):
     )
     printed = here("agreement", tmp_path / "a", tmp_path / "b")
     assert "input_quality" in printed
-    assert "Unknown selection" in here("select", tmp_path / "a", "air-filtr", "--output", tmp_path / "x.parquet", code=1)
+    assert "Unknown selection" in here(
+        "select", tmp_path / "a", "air-filtr", "--output", tmp_path / "x.parquet", code=1
+    )
     printed = here("select", tmp_path / "a", "reward > 0", "--output", tmp_path / "x.parquet", code=1)
     assert 'annotate(ds, ["reward"]) first' in printed
 
