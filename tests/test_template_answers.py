@@ -7,6 +7,7 @@ import pytest
 from magpie_hf.engines.base import Generation
 from magpie_hf.engines.stops import end_text
 from magpie_hf.templates.answer import AnswerFrame, rest_of
+from magpie_hf.templates.describe import describe
 from magpie_hf.templates.plain import PlainTemplate
 from magpie_hf.templates.template import ChatTemplate
 
@@ -287,8 +288,8 @@ def test_a_template_of_one_turn_still_loads():
 
 
 def test_what_stands_around_reasoning_and_answers_is_described():
-    notes = study("solar-open").describe()["notes"]
+    notes = describe(study("solar-open"))["notes"]
     assert "The template prints reasoning between '<|think|>' and '<|end|>'." in notes
     assert "Answers begin with '<|content|>'; it is taken off." in notes
-    assert "Answers begin with '<|START_RESPONSE|>'; it is taken off." in study("command-r7b").describe()["notes"]
-    assert not any("taken off" in note or "reasoning" in note for note in study("llama-3").describe()["notes"])
+    assert "Answers begin with '<|START_RESPONSE|>'; it is taken off." in describe(study("command-r7b"))["notes"]
+    assert not any("taken off" in note or "reasoning" in note for note in describe(study("llama-3"))["notes"])

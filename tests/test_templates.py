@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from magpie_hf.errors import ArgumentError, ModelError, TemplateError
+from magpie_hf.templates.describe import describe
 from magpie_hf.templates.plain import PlainTemplate
 from magpie_hf.templates.template import ChatTemplate
 
@@ -139,7 +140,7 @@ def test_borders_that_merge_keep_their_own_tokens() -> None:
     whole = chat.response([ask("Hi"), answer("Yo."), ask("Go on")])
     assert whole.token_ids[: len(turn.token_ids)] == turn.token_ids
     assert list(turn.token_ids[-2:]) == newline * 2
-    assert any("use an engine that takes token ids" in note for note in chat.describe()["notes"])
+    assert any("use an engine that takes token ids" in note for note in describe(chat)["notes"])
 
 
 def test_a_space_that_stays_a_token_of_its_own_is_kept() -> None:
@@ -237,8 +238,8 @@ def test_a_template_that_names_a_date_but_prints_none_has_none() -> None:
 
 
 def test_tools_that_the_template_cannot_do_without_are_noted() -> None:
-    assert any("given an empty list" in note for note in study("tool-use").describe()["notes"])
-    assert not any("given an empty list" in note for note in study("qwen-3").describe()["notes"])
+    assert any("given an empty list" in note for note in describe(study("tool-use"))["notes"])
+    assert not any("given an empty list" in note for note in describe(study("qwen-3"))["notes"])
 
 
 LEGACY_FALSE = {**SPM, "kind": "spm-first"}
@@ -268,7 +269,7 @@ def test_a_bos_that_the_template_writes_is_encoded_with_its_text() -> None:
     ids = tokenizer.apply_chat_template([ask("Hi")], tokenize=True, add_generation_prompt=True, return_dict=False)
     chat = ChatTemplate(tokenizer)
     assert list(chat.response([ask("Hi")]).token_ids) == ids
-    assert any("gives the first word other tokens" in note for note in chat.describe()["notes"])
+    assert any("gives the first word other tokens" in note for note in describe(chat)["notes"])
 
 
 def test_a_base_models_prompt_has_the_tokens_that_a_server_gives_it() -> None:
@@ -420,14 +421,14 @@ def test_conversations_that_end_with_the_wrong_role_are_refused() -> None:
 
 
 def test_describe_shows_what_is_sent() -> None:
-    shown = study("qwen-2.5").describe()
+    shown = describe(study("qwen-2.5"))
     assert shown["prompts"]["pre_query"]["text"] == study("qwen-2.5").pre_query().text
     assert shown["instruction_stops"]["texts"][0] == "<|im_end|>"
     assert any("default system block is inserted" in note for note in shown["notes"])
-    assert study("gemma-2").describe()["prompts"]["pre_query_with_system_prompt"] == {
+    assert describe(study("gemma-2"))["prompts"]["pre_query_with_system_prompt"] == {
         "refused": "The chat template of 'gemma-2' refuses a system prompt: No system role here"
     }
-    assert any("fixed to 2026-03-04" in note for note in study("gpt-oss").describe()["notes"])
+    assert any("fixed to 2026-03-04" in note for note in describe(study("gpt-oss"))["notes"])
 
 
 def test_load_reads_tokenizer_template_and_generation_config_from_a_directory(tmp_path: Any) -> None:

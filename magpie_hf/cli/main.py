@@ -291,6 +291,7 @@ def _recipes(options: argparse.Namespace) -> int:
 def _template_show(options: argparse.Namespace) -> int:
     import yaml
 
+    from ..templates.describe import describe
     from ..templates.template import ChatTemplate
 
     try:
@@ -308,7 +309,7 @@ def _template_show(options: argparse.Namespace) -> int:
         template_kwargs=kwargs,
         trust_remote_code=options.trust_remote_code,
     )
-    described = template.describe(options.system_prompt)
+    described = describe(template, options.system_prompt)
     if options.json:
         import json
 

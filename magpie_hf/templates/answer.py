@@ -9,14 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from .probe import Frame, Message, Renderer, common_prefix, user
 from .reasoning import Tags, is_tag, loose
-
-
-if TYPE_CHECKING:
-    from .stops import Vocabulary
+from .vocabulary import Vocabulary
 
 
 _USER, _REASONING, _ANSWER = (f"MagpieSlot1Part{n}Qx" for n in range(3))

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import reasoning as _reasoning
 from .answer import AnswerFrame, ending_pattern
 from .reasoning import Split, Tags, loose
+from .special_tokens import in_answers
 from .tokens import decode
 
 
 if TYPE_CHECKING:
     from ..engines.base import Generation
     from .probe import Frame
-    from .stops import Vocabulary
+    from .vocabulary import Vocabulary
 
 
 class Answer(NamedTuple):
@@ -52,7 +53,7 @@ class AnswerReader:
         self._head, self._behind = _head_pattern(answer.head), _head_pattern(answer.after_reasoning)
         self._ending = ending_pattern(answer.ending)
         shown = (frame.after_user, frame.before_answer, frame.after_answer, frame.at_end, *answer.inside)
-        self._special = vocabulary.in_answers(shown, template)
+        self._special = in_answers(vocabulary, shown, template)
 
     @property
     def hidden_close(self) -> str | None:

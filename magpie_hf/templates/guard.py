@@ -15,9 +15,10 @@ from ..models import resolve_model
 from .dates import checked_kwargs, dated_renderer
 from .load import find_template, generation_config_of, load_tokenizer
 from .probe import Message, Renderer, sentinel_for, user
-from .stops import Stops, Vocabulary, end_ids, stops_of
+from .stops import Stops, end_ids, stops_of
 from .template import ChatTemplate
 from .tokens import Coder
+from .vocabulary import Vocabulary
 
 
 _MARK = "unsafe"

@@ -8,8 +8,10 @@ from typing import Any
 from ..engines.base import Prompt
 from ..models import resolve_model
 from .load import generation_config_of, load_tokenizer
-from .stops import Stops, Vocabulary, end_ids, stops_of
+from .special_tokens import in_answers
+from .stops import Stops, end_ids, stops_of
 from .tokens import Coder
+from .vocabulary import Vocabulary
 
 
 class PlainTemplate:
@@ -29,7 +31,7 @@ class PlainTemplate:
         vocabulary = Vocabulary(tokenizer)
         self.response_stops: Stops = stops_of(vocabulary, end_ids(vocabulary, generation_config), ())
         self.instruction_stops = self.response_stops
-        self._special = vocabulary.in_answers((), "")
+        self._special = in_answers(vocabulary, (), "")
 
     @classmethod
     def load(cls, model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PlainTemplate:

@@ -1,6 +1,6 @@
 """Separate a model's reasoning from its answer in a generated text.
 
-What stands around reasoning and answer is derived from the chat template (`_template_answer`). In templates and among
+What stands around reasoning and answer is derived from the chat template (`templates.answer`). In templates and among
 tokens, tags are recognized by their form: they are named after thinking and come in pairs. In a text the form does not
 suffice: an answer may hold XML of its own (`<thinking_steps>`).
 """

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
 
-
-if TYPE_CHECKING:
-    from .stops import Vocabulary
+from .probe import Frame
+from .reasoning import is_tag
+from .vocabulary import Vocabulary
 
 
 # <filename>, <fim_prefix>, [IMG]: special tokens that look like a placeholder or markup
@@ -46,6 +45,22 @@ class SpecialTokens:
             if match[0] in self._sure if ids is None else not ids.isdisjoint(token_ids):
                 return match[0]
         return None
+
+
+def in_instructions(vocabulary: Vocabulary, frame: Frame, template: str) -> SpecialTokens:
+    """Return what finds special tokens and the template's own marks in an instruction; reasoning tags are left out."""
+    special = {t for t in vocabulary.special if t.strip() and not is_tag(t)}
+    shown = vocabulary.marks_shown((frame.after_user, frame.after_answer))
+    return SpecialTokens(vocabulary, special, shown, template)
+
+
+def in_answers(vocabulary: Vocabulary, parts: Iterable[str], template: str) -> SpecialTokens:
+    """Return what finds special tokens, and the marks that a template prints (`parts`), in an answer.
+
+    Reasoning tags that are ordinary tokens are left out: an answer may mention them.
+    """
+    special = {t for t in vocabulary.special if len(t.strip()) > 1}
+    return SpecialTokens(vocabulary, special, vocabulary.marks_shown(parts), template)
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:

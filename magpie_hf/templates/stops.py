@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .answer import AnswerFrame
 from .probe import Frame
-from .reasoning import TAG, is_tag
-from .special_tokens import SpecialTokens
+from .vocabulary import MARK, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -26,70 +24,6 @@ class Stops:
     plain_texts: tuple[str, ...] = ()
 
 
-# Marks that look like special tokens but are plain text to some tokenizers: <|user|>, [INST], <<SYS>>
-_MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>|\[/?[A-Z_]{3,40}\]|</?s>")
-
-
-class Vocabulary:
-    """A tokenizer's added tokens: which texts they are, which are special."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        added = getattr(tokenizer, "added_tokens_decoder", {})
-        self.text_of = {int(i): str(token) for i, token in added.items()}
-        self.special = {str(token) for token in added.values() if token.special}
-        self.special.update(str(token) for token in tokenizer.all_special_tokens)
-        self.marks = {i: t for i, t in self.text_of.items() if len(t.strip()) > 1 and not is_tag(t)}
-        self._mark_texts = {t.strip() for t in (*self.text_of.values(), *self.special) if len(t.strip()) > 1}
-        self.special_text = {i: t for i, t in self.text_of.items() if t in self.special and t.strip()}
-
-    def marks_in(self, text: str) -> list[int]:
-        """Return the added tokens in a text of the template, in order; neither white space nor think tags."""
-        if not text:
-            return []
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
-        # The literal must be there too: some tokenizers list their byte tokens (<0x5B>) among the added ones
-        return [i for i in ids if i in self.marks and self.marks[i].strip() in text]
-
-    def literal(self, token_id: int) -> str:
-        """Return a token as text."""
-        known = self.text_of.get(token_id)
-        return known if known is not None else str(self.tokenizer.decode([token_id]))
-
-    def pieces(self, text: str) -> list[str]:
-        """Return a text of the template cut around its marks: added tokens, what looks like them, reasoning tags."""
-        found = (t for t in self._mark_texts if t in text)
-        known = [re.escape(t) for t in sorted(found, key=len, reverse=True)]
-        return [p for p in re.split("(" + "|".join([*known, _MARK.pattern, f"(?i:{TAG.pattern})"]) + ")", text) if p]
-
-    def holds_mark(self, text: str) -> bool:
-        """Return whether a text of the template holds a mark."""
-        pieces = self.pieces(text)
-        return len(pieces) > 1 or (bool(pieces) and self._is_mark(pieces[0]))
-
-    def _is_mark(self, piece: str) -> bool:
-        return piece.strip() in self._mark_texts or is_tag(piece) or _MARK.fullmatch(piece) is not None
-
-    def in_instructions(self, frame: Frame, template: str) -> SpecialTokens:
-        """Return what finds special tokens and the template's own marks in an instruction; think tags are not meant."""
-        special = {t for t in self.special if t.strip() and not is_tag(t)}
-        return SpecialTokens(self, special, self._shown((frame.after_user, frame.after_answer)), template)
-
-    def in_answers(self, parts: Iterable[str], template: str) -> SpecialTokens:
-        """Return what finds special tokens, and the marks that a template prints (`parts`), in an answer.
-
-        Think tags that are ordinary tokens are not meant: an answer may speak of them.
-        """
-        special = {t for t in self.special if len(t.strip()) > 1}
-        return SpecialTokens(self, special, self._shown(parts), template)
-
-    def _shown(self, parts: Iterable[str]) -> set[str]:
-        texts: set[str] = set()
-        for part in parts:
-            texts.update(_MARK.findall(part), (self.marks[i] for i in self.marks_in(part)))
-        return {text for text in texts if not is_tag(text)}
-
-
 def instruction_stops(vocabulary: Vocabulary, frame: Frame, generation_config: Any) -> Stops:
     """Return what ends a user's message: what follows it, the end of sequence, and every mark that opens a turn."""
     ids = [
@@ -98,7 +32,7 @@ def instruction_stops(vocabulary: Vocabulary, frame: Frame, generation_config: A
         *vocabulary.marks_in(frame.after_answer),
         *vocabulary.marks_in(frame.before_answer),
     ]
-    plain = _MARK.findall(frame.after_user + frame.after_answer)
+    plain = MARK.findall(frame.after_user + frame.after_answer)
     return stops_of(vocabulary, ids, plain, first=_plain_end(vocabulary, frame.after_user))
 
 
@@ -114,7 +48,7 @@ def response_stops(vocabulary: Vocabulary, frame: Frame, answer: AnswerFrame, ge
     inside = {i for part in answer.inside for i in vocabulary.marks_in(part)}
     if inside and last[:1] != between[:1]:
         between = []
-    plain = [*_MARK.findall(frame.after_answer), *_plain_user(vocabulary, frame.after_answer)]
+    plain = [*MARK.findall(frame.after_answer), *_plain_user(vocabulary, frame.after_answer)]
     ids = [*(i for i in last if i not in inside), *ends, *(i for i in between if i not in inside)]
     return stops_of(vocabulary, ids, () if inside else plain)
 
@@ -138,7 +72,7 @@ def _plain_end(vocabulary: Vocabulary, after_user: str) -> list[str]:
     line = next((part for part in after_user.splitlines() if part.strip()), "").strip()
     if not line or any(line.startswith(mark) for mark in vocabulary.marks.values()):
         return []
-    if mark := _MARK.match(line):
+    if mark := MARK.match(line):
         return [mark[0]]
     leading = after_user[: len(after_user) - len(after_user.lstrip())]
     if not line[0].isalpha() or (line.isupper() and not line.isalpha()):

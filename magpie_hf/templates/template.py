@@ -22,8 +22,10 @@ from .answer_reader import Answer, AnswerReader
 from .dates import checked_kwargs, dated_renderer
 from .load import find_template, generation_config_of, load_tokenizer, template_text
 from .probe import Frame, Message, Slot, find_frame, find_slot, split_at_slot
-from .stops import Stops, Vocabulary, instruction_stops, response_stops
+from .special_tokens import in_instructions
+from .stops import Stops, instruction_stops, response_stops
 from .tokens import Coder
+from .vocabulary import Vocabulary
 
 
 __all__ = ["ChatTemplate", "Stops"]
@@ -81,7 +83,7 @@ class ChatTemplate:
         self.is_harmony, self.opened_think = self._reader.is_harmony, self._reader.opened
         self.instruction_stops = instruction_stops(self._vocabulary, self.frame, generation_config)
         self.response_stops = response_stops(self._vocabulary, self.frame, self.answer_frame, generation_config)
-        self._special = self._vocabulary.in_instructions(self.frame, self.text)
+        self._special = in_instructions(self._vocabulary, self.frame, self.text)
         self.pre_query_slot: Slot
         self.pre_query()
 
@@ -223,12 +225,6 @@ class ChatTemplate:
     def read_answer(self, generation: Generation) -> Answer:
         """Return a response's answer with its reasoning apart, and the special token that is left in it, if any."""
         return self._reader.read(generation)
-
-    def describe(self, system_prompt: str | None = None) -> dict[str, Any]:
-        """Return all that is sent, for people to read: prompts as text and ids, stops, BOS, notes; JSON-ready."""
-        from .notes import describe
-
-        return describe(self, system_prompt)
 
     # What follows: how the messages of a conversation are put together.
 

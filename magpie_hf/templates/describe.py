@@ -1,4 +1,4 @@
-"""What `magpie-hf template show` prints: every prompt as text and ids, and what is worth knowing about it."""
+"""What `magpie-hf template show` prints: every prompt as text and token ids, the stops, and notes on the template."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import TemplateError
 from .probe import common_prefix
+from .template import ChatTemplate
 
 
 if TYPE_CHECKING:
     from ..engines.base import Prompt
-    from .template import ChatTemplate
 
 
 _INSTRUCTION = "What is the capital of France?"
@@ -18,8 +18,8 @@ _ANSWER = "Paris."
 _SYSTEM = "You are a patient teacher of mathematics."
 
 
-def describe(template: ChatTemplate, system_prompt: str | None) -> dict[str, Any]:
-    """Return a template's prompts, stops and peculiarities as plain JSON values."""
+def describe(template: ChatTemplate, system_prompt: str | None = None) -> dict[str, Any]:
+    """Return everything that is sent to a model as JSON-ready values: prompts as text and ids, stops, BOS, and notes."""
     asked = {"role": "user", "content": _INSTRUCTION}
     answered = [asked, {"role": "assistant", "content": _ANSWER}]
     return {
