@@ -71,7 +71,9 @@ def main() -> None:
         found, tokens = {}, {}
         for mode in ("separate", "combined"):
             output = Path(place) / mode
-            found[mode] = magpie_hf.annotate(ds, names, engine="demo", judge=mode, output=output, show_progress=False)
+            found[mode] = magpie_hf.annotate(
+                ds, names, judge="demo", judge_mode=mode, output=output, show_progress=False
+            )
             stages = run_status(output).stages
             tokens[mode] = sum(stage.prompt_tokens + stage.completion_tokens for stage in stages)
             print(

@@ -129,16 +129,16 @@ def entries_of(given: Any) -> tuple[Any, ...]:
     return (given,) if isinstance(given, (str, Path, Mapping)) else tuple(given)
 
 
-def _plain(value: Any) -> Any:
-    """Return a setting as JSON has it."""
+def plain(value: Any) -> Any:
+    """Return a setting as JSON-ready values."""
     if isinstance(value, SamplingParams):
         return value.to_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return str(value) if isinstance(value, Path) else value
 
 
@@ -199,7 +199,7 @@ class Stage(ABC):
     def parameters(self) -> dict[str, Any]:
         """Return all that can change an output, JSON-like: every setting that is not `silent`, and what is derived."""
         loud = (field.name for field in dataclasses.fields(self) if field.metadata.get(IDENTITY, True))
-        return {name: _plain(getattr(self, name)) for name in loud} | self.derived()
+        return {name: plain(getattr(self, name)) for name in loud} | self.derived()
 
     def derived(self) -> dict[str, Any]:
         """Return what settings stand for where their values do not say it, e.g., the text of a rubric that they name."""

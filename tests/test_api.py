@@ -3,13 +3,16 @@ from __future__ import annotations
 import argparse
 
 import pytest
+import yaml
 
 import magpie_hf
+from magpie_hf.api.recipes import annotation_recipe, synthesis_recipe
 from magpie_hf.api.synthesis import output_path
 from magpie_hf.cli.parse import overrides_of
 from magpie_hf.engines import ENGINES
 from magpie_hf.errors import ArgumentError, RecipeError
 from magpie_hf.sampling import GridPoint, SamplingParams
+from tests.end_to_end.harness import here
 from tests.null_engine import NullEngine
 
 
@@ -60,6 +63,67 @@ def test_a_larger_run_shares_the_place_of_the_smaller_and_other_settings_do_not(
     place = output_path(magpie_hf.load_recipe(recipe))
     assert output_path(magpie_hf.load_recipe(recipe | {"num_rows": 50})) == place
     assert output_path(magpie_hf.load_recipe(recipe | {"seed": 1})) != place
+
+
+def test_one_request_by_python_command_line_and_yaml_is_one_run(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    model = str(tiny_model_dir)
+    first = magpie_hf.synthesize(model, num_rows=4, engine="null")
+    asked = len(NullEngine.log)
+    here("synthesize", "--model", model, "--num-rows", 4, "--engine", "null", "--rows", 0)
+    spelled_out = {
+        "stages": [
+            "instructions",
+            {"sampling": {"temperature": 0}, "stage": "responses"},
+            {"stage": "lengths", "tokens": True},
+        ],
+        "sampling": [{"top_p": 1, "temperature": 1, "max_tokens": 1024, "share": 2, "system_prompt": None}],
+        "seed": 0,
+        "order": "paper",
+        "revision": None,
+        "template": {"kwargs": {}, "date": None},
+        "responder": {"model": model},
+        "engine": {"kind": "null", "window": 8},
+        "num_rows": 4,
+        "model": model,
+        "description": "Another text.",
+    }
+    path = tmp_path / "recipe.yaml"
+    for changed in ({}, {"description": "Another text, one letter more."}):
+        path.write_text(yaml.safe_dump({**spelled_out, **changed}, sort_keys=False))
+        here("run", path, "--rows", 0)
+        assert magpie_hf.run(path)["instruction"] == first["instruction"]
+    assert len(NullEngine.log) == asked
+    assert [place.name for place in (tmp_path / "magpie").iterdir()] == [output_path(synthesis_recipe(model)).name]
+
+
+def test_one_annotation_by_python_command_line_and_yaml_is_one_run(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"instruction": "Why?", "response": "So."}\n')
+    recipe = {"stages": [{"tokenizer": str(tiny_model_dir), "stage": "lengths"}, "flags"], "dataset": str(rows)}
+    magpie_hf.annotate(rows, ["lengths", "flags"], tokenizer=str(tiny_model_dir))
+    magpie_hf.run(recipe)
+    here("annotate", rows, "lengths,flags", "--tokenizer", tiny_model_dir)
+    assert len(list((tmp_path / "magpie").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"seed": 1},
+        {"model": "x/y"},
+        {"revision": "v2"},
+        {"system_prompt": "Be curious."},
+        {"template": {"kwargs": {"enable_thinking": False}}},
+        {"turns": 2},
+        {"sampling": [{"temperature": 1.0}, {"temperature": 0.5}]},
+        {"response_sampling": {"temperature": 0.5}},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_another_request_is_another_run(changed):
+    assert synthesis_recipe(**{"model": "demo", **changed}).hash != synthesis_recipe("demo").hash
 
 
 def test_rows_can_be_turned_into_arrow_on_disk(tiny_model_dir, tmp_path):
@@ -124,3 +188,98 @@ def test_a_text_with_a_colon_is_a_text_for_set():
     assert overrides_of(options) == {
         "system_prompt": "Topic: math", "sampling": {"temperature": 0.5}, "num_rows": 3
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"engine": "Qwen/Qwen2.5-7B-Instruct"}, 'judge="…" (--judge)'),
+        ({"engine": {"model": "demo", "kind": "tgi"}}, 'judge={"model": …, "engine": {"kind": "vllm"}}'),
+        ({"judge": "combined"}, 'judge_mode="combined" (--judge-mode combined)'),
+        ({"model": "demo"}, "judge=… (--judge), and the one whose tokenizer counts tokens as tokenizer=…"),
+        (
+            {"judge": "demo", "guard": {"model": "demo", "kind": "vllm"}},
+            'guard={"model": …, "engine": {"kind": "vllm"',
+        ),
+        ({"judge": "demo", "tokenizer": "demo"}, "Add lengths to the annotations"),
+    ],
+    ids=[
+        "a model as engine",
+        "a mapping as engine",
+        "a mode as judge",
+        "a judge as model",
+        "flat engine",
+        "no lengths",
+    ],
+)
+def test_an_old_spelling_of_annotate_is_an_error_that_names_the_new_one(arguments, words):
+    with pytest.raises(ArgumentError) as caught:
+        magpie_hf.annotate(ROW, ["quality"], **arguments)
+    assert words in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model", "demo"], "--judge"),
+        (["--judge", "combined"], "--judge-mode combined"),
+        (["--engine", "demo-model"], "--judge"),
+    ],
+)
+def test_an_old_flag_of_annotate_names_the_new_one(tmp_path, flags, words):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"instruction": "Why?", "response": "So."}\n')
+    assert words in here("annotate", rows, "quality", *flags, code=1)
+
+
+def test_words_of_annotate_mean_what_they_mean_in_synthesize():
+    recipe, rows = annotation_recipe(
+        ROW,
+        ["quality", "safety", "lengths"],
+        judge="me/judge",
+        engine="tgi",
+        endpoint="http://127.0.0.1:9",
+        engine_options={"concurrency": 3},
+        tokenizer="me/counts",
+    )
+    judge, guard = recipe.role("judge"), recipe.role("guard")
+    assert (judge.model, judge.engine.kind, judge.engine.endpoints) == ("me/judge", "tgi", ("http://127.0.0.1:9",))
+    assert judge.engine.options == {"concurrency": 3}
+    assert (guard.engine.kind, recipe.model, len(rows)) == ("transformers", "", 1)
+    assert recipe.stages[-1].models("") == {"tokenizer": ("me/counts", None, "model")}
+
+
+def test_one_endpoint_serves_one_model():
+    with pytest.raises(RecipeError, match=r"guard\.engine: this model needs an engine of its own"):
+        annotation_recipe(
+            ROW, ["quality", "safety"], judge="me/judge", guard="me/guard", engine="tgi", endpoint="http://127.0.0.1:9"
+        )
+
+
+def test_the_default_engine_of_an_annotation_is_used_by_all_its_roles():
+    recipe, _ = annotation_recipe(ROW, ["quality", "safety"], judge="me/judge", engine="vllm")
+    assert {recipe.role(name).engine.kind for name in ("judge", "guard")} == {"vllm"}
+
+
+FLAGS = [
+    {"instruction": "a", "flags": {"refusal": True}, "air": 1},
+    {"instruction": "b", "flags": {"refusal": False}, "air": 2},
+]
+
+
+@pytest.mark.parametrize("text", ["flags.refusal", "not (air > 1)"])
+def test_a_text_is_an_expression_unless_it_is_the_name_of_a_selection(text):
+    assert magpie_hf.select(FLAGS, text)["instruction"] == ["a"]
+
+
+def test_a_column_alone_is_an_expression_too():
+    rows = [{"instruction": "a", "kept": True}, {"instruction": "b", "kept": False}]
+    assert magpie_hf.select(rows, "kept")["instruction"] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["air-filtr", "pro-300k-crad", "airfilter"])
+def test_a_misspelled_selection_is_named_with_the_one_meant(name):
+    with pytest.raises(ArgumentError) as caught:
+        magpie_hf.select(FLAGS, name)
+    assert "selection" in caught.value.message
+    assert "Did you mean" in caught.value.hint

@@ -24,7 +24,7 @@ def judge(monkeypatch, tiny_model_dir):
     monkeypatch.setitem(ENGINES, "scripted", "tests.scripted_engine:ScriptedEngine")
     ScriptedEngine.reset()
     ScriptedEngine.answer = staticmethod(lambda request, number: GOOD)
-    return {"model": str(tiny_model_dir), "kind": "scripted"}
+    return {"model": str(tiny_model_dir), "engine": "scripted"}
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ PAIRS = Dataset.from_dict({"instruction": ["What is 2+2?", "Why?"], "response": 
 
 
 def test_lengths_without_a_tokenizer_are_characters_whoever_judges(judge, tmp_path):
-    ds = magpie_hf.annotate(PAIRS, ["quality", "lengths"], engine=judge, output=tmp_path / "run")
+    ds = magpie_hf.annotate(PAIRS, ["quality", "lengths"], judge=judge, output=tmp_path / "run")
     assert ds["instruction_length"][:] == [12, 4]
     assert ds["response_length"][:] == [1, None]
     assert "instruction_tokens" not in ds.column_names
@@ -46,8 +46,8 @@ def test_lengths_without_a_tokenizer_are_characters_whoever_judges(judge, tmp_pa
     assert alone["instruction_length"][:] == [12, 4]
 
 
-def test_lengths_with_a_model_count_its_tokens_too(tiny_model_dir, tmp_path):
-    ds = magpie_hf.annotate(PAIRS, ["lengths"], model=str(tiny_model_dir), output=tmp_path / "run")
+def test_lengths_with_a_tokenizer_count_its_tokens_too(tiny_model_dir, tmp_path):
+    ds = magpie_hf.annotate(PAIRS, ["lengths"], tokenizer=str(tiny_model_dir), output=tmp_path / "run")
     assert ds["instruction_tokens"][0] > 0
 
 
@@ -66,7 +66,7 @@ def test_a_last_stage_without_its_package_is_refused_before_anything_is_asked(ju
 
     monkeypatch.setattr(builtins, "__import__", without_lingua)
     with pytest.raises(DependencyError, match=r'stage "language": .*lingua'):
-        magpie_hf.annotate(PAIRS, ["quality", "language"], engine=judge, output=tmp_path / "run")
+        magpie_hf.annotate(PAIRS, ["quality", "language"], judge=judge, output=tmp_path / "run")
     assert ScriptedEngine.asked == []
 
 
@@ -86,7 +86,7 @@ def test_a_last_stage_without_its_package_is_refused_before_anything_is_asked(ju
 )
 def test_what_a_last_stage_lacks_is_said_before_anything_is_asked(judge, tmp_path, stage, words):
     with pytest.raises(MagpieError, match=words):
-        magpie_hf.annotate(PAIRS, ["quality", stage], engine=judge, output=tmp_path / "run")
+        magpie_hf.annotate(PAIRS, ["quality", stage], judge=judge, output=tmp_path / "run")
     assert ScriptedEngine.asked == []
 
 
@@ -114,9 +114,7 @@ def test_a_judge_without_a_chat_template_is_refused_before_any_instruction(null,
 def test_missing_columns_are_named_all_at_once_with_who_reads_them(judge, tmp_path):
     stages = ["quality", "safety", {"stage": "select", "where": "reward > 0 and min_neighbor_distance > 0"}]
     with pytest.raises(DatasetError) as caught:
-        magpie_hf.annotate(
-            PAIRS.remove_columns("response"), stages, engine=judge, guard=judge, output=tmp_path / "run"
-        )
+        magpie_hf.annotate(PAIRS.remove_columns("response"), stages, judge=judge, guard=judge, output=tmp_path / "run")
     text = str(caught.value)
     for part in ('"response" (read by the stage "safety")', '"instruct_reward"', '"min_neighbor_distance"'):
         assert part in text
@@ -148,11 +146,11 @@ def test_a_finished_stage_is_checked_again_where_there_are_more_rows(judge, tmp_
     bench = tmp_path / "bench.jsonl"
     bench.write_text('{"prompt": "How far is the moon from here on a clear night?"}\n')
     stages = ["quality", {"stage": "decontamination", "benchmarks": [str(bench)], "model": "demo"}]
-    magpie_hf.annotate(PAIRS.select([0]), stages, engine=judge, output=tmp_path / "run")
+    magpie_hf.annotate(PAIRS.select([0]), stages, judge=judge, output=tmp_path / "run")
     bench.unlink()
     asked = len(ScriptedEngine.asked)
     with pytest.raises(MagpieError, match=r"decontamination.*bench"):
-        magpie_hf.annotate(PAIRS, stages, engine=judge, output=tmp_path / "run")
+        magpie_hf.annotate(PAIRS, stages, judge=judge, output=tmp_path / "run")
     assert len(ScriptedEngine.asked) == asked
 
 

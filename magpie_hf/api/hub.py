@@ -1,4 +1,4 @@
-"""The one-call functions that reach the Hub: publish rows or a run, and go on with a run that lies there."""
+"""`push_to_hub` and `resume_from_hub`: publish rows or a run, and resume a run from its state on the Hub."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ArgumentError
 from ..hub.download import download_run, find_run
@@ -18,23 +18,25 @@ from ..hub.publisher import Publisher
 from ..hub.push import Subset, check_rows, push_subset, write_shards
 from ..hub.remote import Remote
 from ..hub.settings import PushSettings
+from ..recipe.schema import Recipe, load_recipe
 from ..session.publishing import prepared, push_command
 from ..session.status import run_facts
 from ..storage.checksums import check_files
 from ..storage.loading import as_dataset, load_rows, quiet_datasets
 from ..storage.rundir import RunDir, is_run
 from ..storage.state import RunState
+from .recipes import RowSource
 from .synthesis import run as run_recipe
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset
 
 logger = logging.getLogger("magpie_hf")
 
 
 def push_to_hub(
-    dataset: Dataset | DatasetDict | str | Path,
+    dataset: RowSource,
     repo_id: str,
     *,
     config_name: str = "default",
@@ -47,28 +49,28 @@ def push_to_hub(
     state: bool = True,
     patience_s: float | None = None,
 ) -> str:
-    """Publish rows as a config of a dataset repository, with a generated card; return the repository's address.
+    """Publish rows as a config of a dataset repository, with a generated card; return the URL of the repository.
 
-    Shards, metadata and card appear in one commit. A push that dies goes on when it is called again: what the Hub has
-    is not sent twice. Other configs stay as they are.
+    Shards, metadata and card are added in one commit. To resume an interrupted push, make the same call again: files
+    that are already on the Hub are not uploaded again. Other configs stay as they are.
 
     Args:
-        dataset: A Dataset, a DatasetDict of splits, or a run's directory: then its subsets, recipe, funnel and, under
-            `.magpie/`, its finished rows go along.
-        repo_id: "namespace/name"; a name alone is in your own namespace.
+        dataset: A Dataset, a DatasetDict of splits, a table or list of rows, or a path or Hub id. For a run directory,
+            its subsets, recipe, funnel and, under `.magpie/`, its finished rows are published too.
+        repo_id: "namespace/name"; without a namespace, your own.
         config_name: The config of the rows.
-        split: The split's name, where one Dataset is given.
-        private: Make the repository private, if it is made now.
-        gated: "auto" or "manual": readers must ask; False takes it back.
-        revision: A branch; made if it is not there.
+        split: The name of the split, if one Dataset is given.
+        private: Make the repository private, if it is created now.
+        gated: "auto" or "manual": users must request access; False removes the gate.
+        revision: A branch; created if it does not exist.
         create_pr: Push to a new pull request.
-        license: A Hub licence id, where the model's is not known.
-        state: Whether a run's finished rows go along, so that `resume_from_hub` can go on.
-        patience_s: How long to try again while the Hub cannot be reached (default ten minutes).
+        license: A Hub license id, if the model's is not known.
+        state: Whether to publish a run's finished rows, so that `resume_from_hub` can resume it.
+        patience_s: How long to retry while the Hub cannot be reached (default: ten minutes).
 
     Raises:
-        ArgumentError: a name cannot be used, or the licence must be given.
-        HubError: no login, no right to write, or the Hub cannot be reached; says which command goes on.
+        ArgumentError: a name is invalid, or the license must be given.
+        HubError: no login, no write access, or the Hub cannot be reached; says how to resume.
     """
     check_names(config_name, [split])
     settings = PushSettings(
@@ -82,7 +84,7 @@ def push_to_hub(
     return _push_rows(dataset, split, settings)
 
 
-def _push_rows(dataset: Any, split: str, settings: PushSettings) -> str:
+def _push_rows(dataset: RowSource, split: str, settings: PushSettings) -> str:
     splits = dict(dataset) if isinstance(dataset, Mapping) else {split: as_dataset(dataset)}
     check_names(settings.config, list(splits))
     check_rows(splits)
@@ -103,7 +105,7 @@ def _push_rows(dataset: Any, split: str, settings: PushSettings) -> str:
 
 def _push_run(place: Path, settings: PushSettings) -> str:
     with RunDir(place).own() as run_dir:
-        subsets = list(_subsets(run_dir, settings))  # before anything is made on the Hub
+        subsets = list(_subsets(run_dir, settings))  # before anything is created on the Hub
         publisher = Publisher(run_dir, settings, resume=push_command(run_dir, settings)).open()
         for subset in subsets:
             publisher.ready(subset)
@@ -113,7 +115,7 @@ def _push_run(place: Path, settings: PushSettings) -> str:
 
 
 def _subsets(run_dir: RunDir, settings: PushSettings) -> Iterator[Subset]:
-    """Yield what a finished run has to publish: its subsets, and its rows."""
+    """Yield what a finished run publishes: its subsets, and its rows."""
     place = run_dir.path
     for config, saved in run_dir.state.subsets.items():
         if config == settings.config:
@@ -127,7 +129,7 @@ def _subsets(run_dir: RunDir, settings: PushSettings) -> Iterator[Subset]:
             yield subset
     output = run_dir.state.output
     if output is not None and not output.rows:
-        logger.warning("The run's last rows are none: nothing passed its conditions. Only its subsets are published.")
+        logger.warning("The run's dataset has no rows, as none met its conditions: only its subsets are published.")
         return
     known, funnel = run_facts(place)
     files = list(output.files) if output is not None else []
@@ -136,7 +138,7 @@ def _subsets(run_dir: RunDir, settings: PushSettings) -> Iterator[Subset]:
         yield last
 
 
-def _parquet(files: list[Path]) -> Any:
+def _parquet(files: list[Path]) -> Dataset:
     import datasets
 
     with quiet_datasets():
@@ -149,42 +151,84 @@ def resume_from_hub(
     run: str | None = None,
     output: str | Path | None = None,
     revision: str | None = None,
-    overrides: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, object] | None = None,
     push: bool = True,
-    **options: Any,
+    accept_failures: bool = False,
+    allow_mixed: bool = False,
+    force: bool = False,
+    take_over: bool = False,
+    show_progress: bool | None = None,
 ) -> Dataset:
-    """Go on with a run on this machine from what lies on the Hub, and return its Dataset.
+    """Resume a run on this machine from its state on the Hub, and return its Dataset.
 
-    Finished rows, rejected ones too, are not made again. What differs from machine to machine did not travel: the
-    addresses of endpoints, and where a local model lies, are given in `overrides`.
+    Finished rows, rejected ones included, are not generated again. Settings that differ from machine to machine are not
+    on the Hub: give the endpoints, and the path of a local model, as `overrides`.
 
     Args:
         repo_id: The repository that the run was pushed to.
-        run: Which run, where several lie there.
-        output: The run directory; by default one in the Hugging Face cache.
-        revision: Branch, pull request or commit to read; what is pushed goes to the same branch.
+        run: The name of the run, if the repository has several.
+        output: The run directory. Default: one in the Hugging Face cache.
+        revision: Branch, pull request or commit to read; results are pushed to the same branch.
         overrides: As in `run`: {"engine.endpoints": ["http://localhost:8080"], "num_rows": 20_000}.
-        push: Whether the run goes on publishing to the repository.
-        **options: Further arguments of `run`.
+        push: Whether the run continues to be published to the repository.
+        accept_failures: As in `synthesize`; so are the following arguments.
+        allow_mixed: Continue even if the server changes its model during the run.
+        force: Run in `output` even if it holds the run of another recipe, whose dataset is then replaced.
+        take_over: Take the run directory from the process that owns it, at once.
+        show_progress: Show a progress bar.
 
     Raises:
-        ArgumentError: there are several runs and none is named.
-        HubError: the repository cannot be read, or holds no run.
+        ArgumentError: there are several runs and `run` is not given.
+        HubError: the repository cannot be read, or has no run.
     """
+    fetched = fetch_run(
+        repo_id, run=run, output=output, revision=revision, overrides=overrides, push=push, take_over=take_over
+    )
+    return run_recipe(
+        fetched.recipe,
+        output=fetched.run_dir,
+        shard=fetched.shard,
+        accept_failures=accept_failures,
+        allow_mixed=allow_mixed,
+        force=force,
+        take_over=take_over,
+        show_progress=show_progress,
+    )
+
+
+class FetchedRun(NamedTuple):
+    """A run whose state was downloaded: its recipe with overrides, its directory, and which shard it is."""
+
+    recipe: Recipe
+    run_dir: Path
+    shard: str | None
+
+
+def fetch_run(
+    repo_id: str,
+    *,
+    run: str | None = None,
+    output: str | Path | None = None,
+    revision: str | None = None,
+    overrides: Mapping[str, object] | None = None,
+    push: bool = True,
+    take_over: bool = False,
+) -> FetchedRun:
+    """Download a run's state from the Hub into its run directory; arguments and errors as in `resume_from_hub`."""
     from huggingface_hub.constants import HF_HOME
 
     remote = Remote(repo_id, revision=revision, resume=f"magpie-hf resume {shlex.quote(repo_id)}")
     name, head = find_run(remote, run)
     place = Path(output).expanduser() if output else Path(HF_HOME) / "magpie" / name
-    with RunDir(place).own(take_over=bool(options.get("take_over"))):
+    with RunDir(place).own(take_over=take_over):
         state = download_run(remote, name, head, place)
-    logger.info("%s: %s is here, in %s", repo_id, run_name(state), place)
-    changes: dict[str, Any] = {"push": _push_section(repo_id, revision, state)} if push else {}
+    logger.info("%s: downloaded %s to %s", repo_id, run_name(state), place)
+    changes: dict[str, object] = {"push": _push_section(repo_id, revision, state)} if push else {}
     recipe = {key: value for key, value in state.recipe.items() if key != "push"}
-    return run_recipe(recipe, {**changes, **(overrides or {})}, output=place, shard=state.shard_name, **options)
+    return FetchedRun(load_recipe(recipe, {**changes, **(overrides or {})}), place, state.shard_name)
 
 
-def _push_section(repo_id: str, revision: str | None, state: RunState) -> dict[str, Any]:
-    """Return the recipe's `push` for going on: the same settings, as far as they travelled."""
+def _push_section(repo_id: str, revision: str | None, state: RunState) -> dict[str, object]:
+    """Return the recipe's `push` of a resumed run: the settings that were recorded, with this repository."""
     section = state.push.given if state.push else {}
     return {**section, "repo": repo_id, **({"revision": revision} if revision else {})}

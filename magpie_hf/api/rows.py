@@ -1,83 +1,101 @@
-"""The one-call functions for rows that are there: annotate, select, look, describe."""
+"""`annotate`, `select`, `report` and `write_card`: functions on existing rows."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack, overload
 
 from ..errors import ArgumentError, quoted
 from ..session.status import run_facts
-from ..storage.keys import content_fingerprint
 from ..storage.loading import as_dataset, with_row_columns
+from .recipes import Annotations, ModelSettings, RowSource, annotation_recipe
 from .synthesis import run
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ..selection.filters import FunnelStep
+    from ..storage.state import JsonObject, RunFacts
+
 logger = logging.getLogger("magpie_hf")
 
 
 def annotate(
-    dataset: Any,
-    annotations: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+    dataset: RowSource,
+    annotations: Annotations,
     *,
-    engine: str | Mapping[str, Any] | None = None,
-    judge: str = "separate",
-    guard: str | Mapping[str, Any] | None = None,
-    base: str | Mapping[str, Any] | None = None,
+    judge: ModelSettings | None = None,
+    guard: ModelSettings | None = None,
+    base: ModelSettings | None = None,
     model: str | None = None,
+    engine: str | None = None,
+    endpoint: str | Sequence[str] | None = None,
+    judge_mode: str = "separate",
+    tokenizer: str | None = None,
     output: str | Path | None = None,
     seed: int = 0,
-    budget: Mapping[str, Any] | None = None,
+    budget: Mapping[str, object] | None = None,
     accept_failures: bool = False,
     allow_mixed: bool = False,
     force: bool = False,
     take_over: bool = False,
     show_progress: bool | None = None,
+    **engine_options: object,
 ) -> Dataset:
-    """Annotate rows and return them with the new columns; interrupted in any way, the same call goes on.
+    """Annotate rows and return them with the new columns. To resume an interrupted run, make the same call again.
 
     Args:
-        dataset: A Dataset with `instruction` (and `response` where an annotation reads it) or conversations; a DataFrame
-            or a list of rows; or a path or Hub id.
+        dataset: A Dataset with `instruction` (and `response` where an annotation reads it) or conversations; a
+            DataFrame or a list of rows; or a path or Hub id.
         annotations: One or several names ("quality", "difficulty", "category", "language", "flags", "safety", "reward",
             "reward_difference", "neighbors", "lengths"), or mappings with `stage` and its settings.
-        engine: Who judges: a model's name, or a mapping with `model`, `kind`, `endpoint` and the engine's settings.
-        judge: "separate", or "combined": quality, difficulty and category in one request.
-        guard: Who judges safety, given as `engine` is; Llama Guard 2 by default.
-        base: The base model for "reward_difference", given as `engine` is.
-        model: Whose tokens "lengths" counts; without it, characters only.
-        output: Run directory; by default one in the Hugging Face cache, named after what is asked.
+        judge: The model that annotates quality, difficulty, category and rubrics of your own: a name, or a mapping with
+            `model` and, optionally, `revision`, `template` and `engine` (`kind`, `endpoint` and its settings).
+        guard: The model that annotates safety, given like `judge`; Llama Guard 2 by default.
+        base: The base model for "reward_difference", given like `judge`.
+        model: The model of stages that generate text ("turns", "preference_responses", a row stage of your own).
+        engine: "transformers", "vllm", "tgi" or "openai", as in `synthesize`: how these models are run, unless their
+            own mapping has an `engine`.
+        endpoint: URL or URLs of the server, for "tgi" and "openai", as in `synthesize`; it serves one model.
+        judge_mode: "separate", or "combined": quality, difficulty and category in one request.
+        tokenizer: The model whose tokenizer counts tokens for "lengths"; without one, only characters are counted.
+        output: Run directory. Default: one in the Hugging Face cache, named after the request.
         seed: Base of all seeds.
         budget: As in `synthesize`.
-        accept_failures: Finish rows that met only transient failures as errors.
-        allow_mixed: Go on although the server changed its model in mid-run.
+        accept_failures: Finish rows that had only transient failures, as errors.
+        allow_mixed: Continue even if the server changes its model during the run.
         force: Run in `output` even if it holds the run of another recipe, whose dataset is then replaced.
         take_over: Take the run directory from the process that owns it, at once (e.g., a pod that was killed).
-        show_progress: Draw a bar (default: as `datasets.map` does, unless `datasets.disable_progress_bars()` was called).
+        show_progress: Show a progress bar. Default: as `datasets.map` does, unless
+            `datasets.disable_progress_bars()` was called.
+        **engine_options: Settings of the engine (`batch_size`, `dtype`, `concurrency`, `api_key_env`, …).
 
     Returns:
-        The dataset with the columns of the annotations; what could not be annotated is null, and counted.
+        The dataset with the columns of the annotations; values that could not be determined are null, and counted.
 
     Raises:
-        MagpieError: see `magpie_hf.errors`; a RunStopped can be resumed by the same call.
+        MagpieError: see `magpie_hf.errors`; a RunStopped can be resumed with the same call.
     """
-    raw, rows = annotation_recipe(
+    recipe, rows = annotation_recipe(
         dataset,
         annotations,
-        engine=engine,
         judge=judge,
         guard=guard,
         base=base,
         model=model,
+        engine=engine,
+        endpoint=endpoint,
+        engine_options=engine_options,
+        judge_mode=judge_mode,
+        tokenizer=tokenizer,
         seed=seed,
         budget=budget,
     )
     return run(
-        raw,
+        recipe,
         output=output,
         dataset=rows,
         accept_failures=accept_failures,
@@ -88,144 +106,187 @@ def annotate(
     )
 
 
-def annotation_recipe(
-    dataset: Any,
-    annotations: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+class SelectionChanges(TypedDict, total=False):
+    """Fields of `magpie_hf.selection.selections.Selection` that `select` takes as keywords."""
+
+    name: str
+    where: str
+    one_per_group: bool | str
+    quotas: Mapping[str, Mapping[str, float]]
+    longest: int | None
+    longest_by: str
+    sample: float | None
+    seed: int
+    shuffle: int | None
+    source: str
+
+
+@overload
+def select(
+    dataset: RowSource,
+    selection: str | Mapping[str, object] = "",
     *,
-    engine: str | Mapping[str, Any] | None = None,
-    judge: str = "separate",
-    guard: str | Mapping[str, Any] | None = None,
-    base: str | Mapping[str, Any] | None = None,
-    model: str | None = None,
-    seed: int = 0,
-    budget: Mapping[str, Any] | None = None,
-) -> tuple[dict[str, Any], Dataset | None]:
-    """Return the recipe that `annotate` runs, and the rows where they are handed in; arguments as there."""
-    rows = None if isinstance(dataset, (str, Path)) else as_dataset(dataset)
-    entries = [annotations] if isinstance(annotations, (str, Mapping)) else annotations
-    if not isinstance(entries, Sequence) or not all(isinstance(entry, (str, Mapping)) for entry in entries):
-        raise ArgumentError(
-            f"{quoted(annotations, 60)} is not a list of annotations.",
-            hint='Give names or mappings, as ["quality", {"stage": "language", "languages": ["EN", "DE"]}].',
-            key="annotations",
-        )
-    roles = {name: _role_of(given, name) for name, given in (("judge", engine), ("guard", guard), ("base", base))}
-    stages = [{"stage": entry} if isinstance(entry, str) else dict(entry) for entry in entries]
-    source = {"path": str(dataset)} if rows is None else {"fingerprint": content_fingerprint(rows)}
-    raw: dict[str, Any] = {"name": "annotate", "dataset": source, "seed": seed, "stages": stages}
-    raw |= {name: role for name, role in roles.items() if role}
-    if judge != "separate":
-        raw["judge"] = {**raw.get("judge", {}), "mode": judge}
-    if raw.get("judge", {}).get("model") == "demo" and model is None:
-        raw["model"] = "demo"  # its guard, reward model and embedder go with it
-    raw |= {name: value for name, value in {"model": model, "budget": budget}.items() if value is not None}
-    return raw, rows
+    return_funnel: Literal[False] = False,
+    **changes: Unpack[SelectionChanges],
+) -> Dataset: ...
 
 
-def _role_of(given: str | Mapping[str, Any] | None, role: str) -> dict[str, Any]:
-    """Return a role's recipe section: "engine" settings may stand beside the model's name."""
-    if given is None:
-        return {}
-    if isinstance(given, str):
-        return {"model": given}
-    if not isinstance(given, Mapping):
-        argument = "engine" if role == "judge" else role
-        raise ArgumentError(
-            f"{argument} = {quoted(given, 60)} cannot be used.",
-            hint=f'Give a model\'s name, or a mapping, as {argument}={{"model": …, "kind": "vllm"}}.',
-            key=argument,
-        )
-    section = {key: given[key] for key in ("model", "revision", "template", "engine") if key in given}
-    rest = {key: value for key, value in given.items() if key not in section}
-    return section | ({"engine": {**rest, "kind": rest.get("kind", "transformers")}} if rest else {})
+@overload
+def select(
+    dataset: RowSource,
+    selection: str | Mapping[str, object] = "",
+    *,
+    return_funnel: Literal[True],
+    **changes: Unpack[SelectionChanges],
+) -> tuple[Dataset, list[FunnelStep]]: ...
 
 
 def select(
-    dataset: Any,
-    selection: str | Mapping[str, Any] = "",
+    dataset: RowSource,
+    selection: str | Mapping[str, object] = "",
     *,
     return_funnel: bool = False,
-    **changes: Any,
-) -> Any:
+    **changes: Unpack[SelectionChanges],
+) -> Dataset | tuple[Dataset, list[FunnelStep]]:
     """Return the rows that a selection keeps, in their order.
 
     Args:
         dataset: A Dataset, DataFrame or list of rows, or a path or Hub id.
-        selection: A named selection ("air-filter", "pro-filter2", …: `magpie_hf.selection.filters.SELECTIONS`), an expression
-            ("quality >= good and language == 'EN'"), or a mapping with the fields of `filters.Selection`.
-        return_funnel: Return (dataset, funnel): how many rows each condition left.
+        selection: The name of a selection ("air-filter", "pro-filter2", …: `magpie_hf.selection.filters.SELECTIONS`);
+            or an expression ("flags.refusal", "quality >= good and language == 'EN'"), as which every other text is
+            read; or a mapping with the fields of `filters.Selection`.
+        return_funnel: Return (dataset, funnel): how many rows remain after each condition.
         **changes: Fields of `filters.Selection` to change: `longest`, `sample`, `quotas`, `one_per_group`, …
 
     Raises:
-        DatasetError: a column that a condition reads is missing; says which annotation writes it.
-        ArgumentError: a selection or expression cannot be used.
+        DatasetError: a column that a condition reads is missing; names the annotation that writes it.
+        ArgumentError: the selection or expression is invalid.
     """
+    kept = selected_rows(dataset, selection, changes)
+    for step in kept.funnel:
+        logger.info("%s: %d of %d rows", step.condition, step.rows_out, step.rows_in)
+    if kept.warning:
+        logger.warning(kept.warning)
+    return (kept.rows, kept.funnel) if return_funnel else kept.rows
+
+
+class Kept(NamedTuple):
+    """The rows that a selection keeps, its funnel, and a warning if there are none."""
+
+    rows: Dataset
+    funnel: list[FunnelStep]
+    warning: str | None
+
+
+def selected_rows(dataset: RowSource, selection: str | Mapping[str, object], changes: SelectionChanges) -> Kept:
+    """Return what `select` returns and logs; arguments and errors as there."""
     from ..selection.filters import nothing_kept, select_rows
 
-    rows = as_dataset(dataset)
-    rows = with_row_columns(rows) if isinstance(dataset, (str, Path)) else rows
+    rows = source_of(dataset).rows
     selected = select_rows(rows, selection, **changes)
-    for step in selected.funnel:
-        logger.info("%s: %d of %d rows", step.condition, step.rows_out, step.rows_in)
-    warning = nothing_kept(selected)
-    if warning:
-        logger.warning(warning)
-    kept = rows.select(selected.indices)
-    return (kept, selected.funnel) if return_funnel else kept
+    return Kept(rows.select(selected.indices), selected.funnel, nothing_kept(selected))
+
+
+class Source(NamedTuple):
+    """Rows, and if they are of a run directory, its path and what it recorded: recipe, stages, cost, and the funnel."""
+
+    rows: Dataset
+    run: RunFacts | None = None
+    funnel: list[JsonObject] | None = None
+    run_dir: Path | None = None
+
+
+def source_of(dataset: RowSource) -> Source:
+    """Return the rows of an argument, with the columns that stages read if they were loaded from a path or the Hub."""
+    rows = as_dataset(dataset)
+    if not isinstance(dataset, (str, Path)):
+        return Source(rows)
+    place = Path(dataset).expanduser()
+    run, funnel = run_facts(place)
+    return Source(with_row_columns(rows), run, funnel, place if run else None)
 
 
 def report(
-    dataset: Any,
+    dataset: RowSource,
     path: str | Path = "report.html",
     *,
-    compare: Mapping[str, Any] | None = None,
+    compare: Mapping[str, RowSource] | None = None,
     title: str | None = None,
-    **options: Any,
+    sample_rows: int | None = None,
+    seed: int = 0,
 ) -> Path:
     """Write a report of a dataset: one HTML file that needs no network.
 
     Args:
-        dataset: A Dataset, DataFrame or list of rows, or a path or Hub id; of a run directory, the run's recipe and funnel are shown too.
+        dataset: A Dataset, DataFrame or list of rows, or a path or Hub id. For a run directory, the run's recipe and
+            funnel are shown too.
         path: The file to write.
         compare: Up to three other datasets for the map of topics, by name.
         title: Heading of the page.
-        **options: `sample_rows`, `seed`: how many rows texts and maps are drawn from, and how.
+        sample_rows: Number of rows that sample texts, verbs and the map are drawn from.
+        seed: Seed of that draw.
 
     Returns:
-        The file's path.
+        The path of the file.
     """
-    from ..reports import write_report
+    from ..reports.page import SAMPLE_ROWS, write_report
 
-    rows, known, funnel = as_dataset(dataset), None, None
-    if isinstance(dataset, (str, Path)):
-        rows = with_row_columns(rows)
-        known, funnel = run_facts(Path(dataset))
     if not isinstance(compare or {}, Mapping):
         raise ArgumentError(
             f"compare = {quoted(compare, 60)} cannot be used.",
             hint='Give datasets by name, as compare={"v1": "me/my-dataset-v1"}.',
             key="compare",
         )
+    source = source_of(dataset)
     others = {name: as_dataset(other) for name, other in (compare or {}).items()}
-    return Path(write_report(rows, path, title=title, run=known, funnel=funnel, compare=others or None, **options))
+    return write_report(
+        source.rows,
+        path,
+        title=title,
+        run=source.run,
+        funnel=source.funnel,
+        compare=others or None,
+        sample_rows=SAMPLE_ROWS if sample_rows is None else sample_rows,
+        seed=seed,
+    )
 
 
-def write_card(dataset: Any, path: str | Path | None = None, **options: Any) -> Path:
-    """Write a dataset's card; made again, it keeps what a person wrote outside its marks.
+def write_card(
+    dataset: RowSource,
+    path: str | Path | None = None,
+    *,
+    repo_id: str = "me/my-dataset",
+    config_name: str = "default",
+    title: str | None = None,
+    license: str | None = None,
+) -> Path:
+    """Write the card of a dataset. Sections that you added to an existing card, outside of its markers, are kept.
 
     Args:
-        dataset: A Dataset, DataFrame or list of rows, or a path or Hub id; of a run directory, its recipe, funnel and cost are included.
-        path: The file; by default README.md in the run's directory, or here.
-        **options: `repo_id`, `config_name`, `title`, `license`; see `magpie_hf.hub.card.build_card`.
+        dataset: A Dataset, DataFrame or list of rows, or a path or Hub id. For a run directory, its recipe, funnel and
+            cost are included.
+        path: The file. Default: README.md in the run directory, else in the current directory.
+        repo_id: The repository that the card's examples load from.
+        config_name: The config of the rows.
+        title: Heading of the card.
+        license: A Hub license id, if the model's is not known.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        ArgumentError: the licence of the model's data is not known, and none is given.
+        ArgumentError: the license of the model's data is not known, and none is given.
     """
     from ..hub import card
 
-    rows, known, funnel, place = as_dataset(dataset), None, None, Path("README.md")
-    if isinstance(dataset, (str, Path)):
-        rows = with_row_columns(rows)
-        known, funnel = run_facts(Path(dataset))
-        place = Path(dataset).expanduser() / "README.md" if known else place
-    return card.write_card(rows, path or place, run=known, funnel=funnel, **options)
+    source = source_of(dataset)
+    return card.write_card(
+        source.rows,
+        path or (source.run_dir or Path()) / "README.md",
+        run=source.run,
+        funnel=source.funnel,
+        repo_id=repo_id,
+        config_name=config_name,
+        title=title,
+        license=license,
+    )

@@ -1,4 +1,4 @@
-"""The one-call functions: a model in, a plain `datasets.Dataset` out."""
+"""`synthesize` and `run`: from a model or a recipe to a `datasets.Dataset`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
-from ..errors import ArgumentError, RunStopped, quoted
+from ..errors import ArgumentError, RunStopped
 from ..execution.candidates import Shard, run_instructions
 from ..execution.progress import log_lines_shown, show_summary
 from ..execution.runner import run_stage
 from ..hub.schema import column_order
 from ..recipe.schema import Recipe, load_recipe
-from ..sampling import GridPoint, SamplingParams
+from ..sampling import SamplingParams
 from ..session.existing import check_continues
 from ..session.preflight import check_stages, planned_stages
 from ..session.publishing import prepared, publishing
@@ -27,6 +27,7 @@ from ..storage.disk import named_disk_errors
 from ..storage.keys import content_fingerprint
 from ..storage.loading import as_dataset, load_rows, with_row_columns
 from ..storage.rundir import RunDir
+from .recipes import RowSource, Sampling, synthesis_recipe
 
 
 if TYPE_CHECKING:
@@ -36,7 +37,18 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger("magpie_hf")
-Sampling = SamplingParams | GridPoint | Mapping[str, Any]
+
+
+class RunOptions(TypedDict, total=False):
+    """Arguments of `run` that say where and how, not what; see `synthesize`."""
+
+    output: str | Path | None
+    shard: str | None
+    accept_failures: bool
+    allow_mixed: bool
+    force: bool
+    take_over: bool
+    show_progress: bool | None
 
 
 def synthesize(
@@ -46,76 +58,75 @@ def synthesize(
     turns: int = 1,
     system_prompt: str | None = None,
     sampling: Sampling | Sequence[Sampling] | None = None,
-    response_sampling: SamplingParams | Mapping[str, Any] | None = None,
-    engine: str = "transformers",
+    response_sampling: SamplingParams | Mapping[str, object] | None = None,
+    engine: str | None = None,
     endpoint: str | Sequence[str] | None = None,
     output: str | Path | None = None,
     revision: str | None = None,
     seed: int = 0,
-    template: Mapping[str, Any] | None = None,
-    budget: Mapping[str, Any] | None = None,
+    template: Mapping[str, object] | None = None,
+    budget: Mapping[str, object] | None = None,
     shard: str | None = None,
     accept_failures: bool = False,
     allow_mixed: bool = False,
     force: bool = False,
     take_over: bool = False,
     show_progress: bool | None = None,
-    **engine_options: Any,
+    **engine_options: object,
 ) -> Dataset:
     """Synthesize instructions and responses with the Magpie method and return them as a Dataset.
 
-    The model is sent its chat template up to where the user's message would start, writes that message itself, and
-    then answers it. Interrupted in any way, the same call goes on where it was; a call with more rows makes only the
-    additional ones.
+    The model is sent its chat template up to the point where the user's message would start, writes that message
+    itself, and then responds to it. To resume an interrupted run, make the same call again; a call with a larger
+    `num_rows` generates only the additional rows.
 
     Args:
         model: Hub id, local directory, or "demo" (bundled, for trying things out: no network, no GPU).
-        num_rows: Accepted instructions wanted.
+        num_rows: Number of accepted instructions.
         turns: Turns of each conversation; 1 is one instruction and its response.
-        system_prompt: System prompt under which instructions are written (the releases use none).
+        system_prompt: System prompt under which instructions are written (the Magpie releases use none).
         sampling: How instructions are sampled: one setting, or a grid of settings with `share`.
         response_sampling: How responses are sampled; greedy by default.
-        engine: "transformers" (here), "vllm" (here, in a child process), "tgi" or "openai" (an endpoint).
-        endpoint: Address or addresses of the server, for "tgi" and "openai".
-        output: Run directory; by default one in the Hugging Face cache, named after what is asked.
+        engine: "transformers" (in this process), "vllm" (in a child process), "tgi" or "openai" (servers). Default:
+            transformers, or the kind of server found at `endpoint`.
+        endpoint: URL or URLs of the server, for "tgi" and "openai".
+        output: Run directory. Default: one in the Hugging Face cache, named after the request, however it is written.
         revision: Branch, tag or commit of the model.
         seed: Base of all seeds.
-        template: `kwargs` (such as {"enable_thinking": False}), `chat_template`, `date`.
+        template: `kwargs` (e.g., {"enable_thinking": False}), `chat_template`, `date`.
         budget: `max_tokens_total`, `max_hours`, `max_cost`, `price_per_gpu_hour`, `num_gpus`.
-        shard: "i/n": make only this part, to be joined by `magpie-hf merge`.
-        accept_failures: Finish rows that met only transient failures as errors.
-        allow_mixed: Go on although the server changed its model in mid-run.
+        shard: "i/n": generate only part i of n (from 0); `magpie-hf merge` joins the parts.
+        accept_failures: Finish rows that had only transient failures, as errors.
+        allow_mixed: Continue even if the server changes its model during the run.
         force: Run in `output` even if it holds the run of another recipe, whose dataset is then replaced.
         take_over: Take the run directory from the process that owns it, at once (e.g., a pod that was killed).
-        show_progress: Draw a bar (default: as `datasets.map` does, unless `datasets.disable_progress_bars()` was called).
+        show_progress: Show a progress bar. Default: as `datasets.map` does, unless
+            `datasets.disable_progress_bars()` was called.
         **engine_options: Settings of the engine (`batch_size`, `dtype`, `concurrency`, `api_key_env`, …).
 
     Returns:
         A dataset with the columns of the released Magpie datasets, and `messages`.
 
     Raises:
-        MagpieError: see `magpie_hf.errors`; a RunStopped can be resumed by the same call.
+        MagpieError: see `magpie_hf.errors`; a RunStopped can be resumed with the same call.
     """
-    stages: list[Any] = ["instructions", {"stage": "responses", **_sampling_of(response_sampling)}]
-    if turns != 1:
-        stages.append({"stage": "turns", "turns": turns})
-        if response_sampling is not None:
-            stages[-1]["response_sampling"] = _plain_sampling(response_sampling)
-    raw: dict[str, Any] = {
-        "name": "synthesize",
-        "model": named_model(model, engine),
-        "num_rows": num_rows,
-        "seed": seed,
-        "engine": {"kind": engine, **engine_options},
-        "sampling": _grid_of(sampling),
-        "stages": [*stages, "lengths"],
-    }
-    if endpoint is not None:
-        raw["engine"]["endpoints"] = [endpoint] if isinstance(endpoint, str) else list(endpoint)
-    given = {"revision": revision, "system_prompt": system_prompt, "template": template, "budget": budget}
-    raw |= {key: value for key, value in given.items() if value is not None}
+    recipe = synthesis_recipe(
+        model,
+        num_rows=num_rows,
+        turns=turns,
+        system_prompt=system_prompt,
+        sampling=sampling,
+        response_sampling=response_sampling,
+        engine=engine,
+        endpoint=endpoint,
+        engine_options=engine_options,
+        revision=revision,
+        seed=seed,
+        template=template,
+        budget=budget,
+    )
     return run(
-        raw,
+        recipe,
         output=output,
         shard=shard,
         accept_failures=accept_failures,
@@ -126,51 +137,12 @@ def synthesize(
     )
 
 
-def named_model(model: str | None, engine: str | None) -> str:
-    """Return the model's name; without one, an error instead of a dataset of the bundled toy model.
-
-    Raises:
-        ArgumentError: no model is named.
-    """
-    if not model and engine != "demo":
-        raise ArgumentError(
-            "No model is named.",
-            hint='Give a Hub id or a directory (model=…, --model …), or "demo", the bundled one for trying things out.',
-            key="model",
-        )
-    return model or "demo"
-
-
-def _sampling_of(given: SamplingParams | Mapping[str, Any] | None) -> dict[str, Any]:
-    return {} if given is None else {"sampling": _plain_sampling(given)}
-
-
-def _plain_sampling(given: SamplingParams | GridPoint | Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(given, GridPoint):
-        return {**given.sampling.to_dict(), "share": given.share, "system_prompt": given.system_prompt}
-    if not isinstance(given, (SamplingParams, Mapping)):
-        raise ArgumentError(
-            f"{quoted(given, 60)} is not a sampling setting.",
-            hint='Give a mapping, as {"temperature": 1.0, "top_p": 0.95}, or SamplingParams.',
-            key="sampling",
-        )
-    return given.to_dict() if isinstance(given, SamplingParams) else dict(given)
-
-
-def _grid_of(given: Sampling | Sequence[Sampling] | None) -> Any:
-    if given is None:
-        return {}
-    if isinstance(given, (str, SamplingParams, GridPoint, Mapping)) or not isinstance(given, Sequence):
-        return _plain_sampling(given)
-    return [_plain_sampling(point) for point in given]
-
-
 def run(
-    recipe: str | Path | Mapping[str, Any] | Recipe,
-    overrides: Mapping[str, Any] | None = None,
+    recipe: str | Path | Mapping[str, object] | Recipe,
+    overrides: Mapping[str, object] | None = None,
     *,
     output: str | Path | None = None,
-    dataset: Any = None,
+    dataset: RowSource | None = None,
     shard: str | None = None,
     accept_failures: bool = False,
     allow_mixed: bool = False,
@@ -178,20 +150,24 @@ def run(
     take_over: bool = False,
     show_progress: bool | None = None,
 ) -> Dataset:
-    """Run a recipe (a YAML file, a bundled recipe's name, or a mapping) and return its Dataset.
+    """Run a recipe (a YAML file, the name of a bundled recipe, or a mapping) and return its Dataset.
 
-    `overrides` sets dotted keys, as in {"num_rows": 1000, "sampling.temperature": 0.9}; `dataset`: the rows, where the
-    recipe's `dataset` names them by `fingerprint`; the other arguments are those of `synthesize`.
+    `overrides` sets dotted keys, e.g., {"num_rows": 1000, "sampling.temperature": 0.9}. `dataset` gives the rows of a
+    recipe whose `dataset` names them by `fingerprint`. The other arguments are those of `synthesize`.
 
     Raises:
-        RecipeError: the recipe cannot be read or used; names file, line and key.
-        MagpieError: see `magpie_hf.errors`; a RunStopped can be resumed by the same call.
+        RecipeError: the recipe cannot be read or is invalid; names file, line and key.
+        MagpieError: see `magpie_hf.errors`; a RunStopped can be resumed with the same call.
     """
     given = recipe.raw if isinstance(recipe, Recipe) else recipe
     built = recipe if isinstance(recipe, Recipe) and not overrides else load_recipe(given, overrides)
     part = Shard.parse(shard)
     if part.parts > 1 and built.dataset:
-        raise ArgumentError("A shard is a part of a synthesis, and this recipe annotates rows.", key="shard")
+        raise ArgumentError(
+            "shard splits a synthesis, and this recipe annotates an existing dataset.",
+            hint="Annotate parts of the dataset instead, e.g., dataset.shard(…).",
+            key="shard",
+        )
     rows = _source_rows(built, dataset)
     is_shown = show_progress is not False
     with (
@@ -220,26 +196,28 @@ def run(
         return written
 
 
-def _source_rows(recipe: Recipe, dataset: Any) -> Dataset | None:
-    """Return the rows that a recipe annotates; None where it makes its own."""
+def _source_rows(recipe: Recipe, dataset: RowSource | None) -> Dataset | None:
+    """Return the rows that a recipe annotates; None if it generates its own."""
     source = recipe.dataset
     if not source:
         return None
     if dataset is not None:
-        dataset = as_dataset(dataset)
+        rows = as_dataset(dataset)
     elif source.get("path"):
-        options = {key: source.get(key) for key in ("config", "split", "revision")}
-        dataset = load_rows(source["path"], **options)
-    if dataset is None:
+        rows = load_rows(source["path"], **{key: source.get(key) for key in ("config", "split", "revision")})
+    else:
         raise ArgumentError(
-            "The recipe's rows were handed in from Python, and are not here.",
-            hint="Call magpie_hf.annotate with the same dataset again, or give the recipe a dataset.path.",
+            "The recipe's rows were given from Python, and are not available here.",
+            hint="Call magpie_hf.annotate with the same dataset again, or set dataset.path in the recipe.",
         )
-    if source.get("fingerprint") not in (None, content_fingerprint(dataset)):
-        raise ArgumentError("The dataset is not the one that the recipe names.", hint="Start a run of its own for it.")
-    if "num_rows" in recipe.raw and recipe.num_rows < len(dataset):
-        dataset = dataset.select(range(recipe.num_rows))
-    return with_row_columns(dataset)
+    if source.get("fingerprint") not in (None, content_fingerprint(rows)):
+        raise ArgumentError(
+            "The dataset is not the one that the recipe names by its fingerprint.",
+            hint="Start another run for it, with another output.",
+        )
+    if "num_rows" in recipe.raw and recipe.num_rows < len(rows):
+        rows = rows.select(range(recipe.num_rows))
+    return with_row_columns(rows)
 
 
 def _run_stages(
@@ -284,7 +262,7 @@ def _announce(publisher: Publisher, rows: Dataset, config: str, files: list[str]
 
 
 def output_path(recipe: Recipe, output: str | Path | None = None) -> Path:
-    """Return the run directory: the one given, the recipe's, or one in the Hugging Face cache named after the recipe."""
+    """Return the run directory: `output`, the recipe's, or one in the Hugging Face cache named after the request."""
     given = output or recipe.output.get("path")
     if given:
         return Path(given).expanduser()

@@ -1,48 +1,50 @@
-"""The commands that reach the Hub: push, resume; and the flags by which a run is published while it is on."""
+"""The commands for the Hub, push and resume; and the flags that publish a run while it is running."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
 
+from .flags import Commands, add_command, add_run_flags, run_options
 from .parse import overrides_of
+from .show import carry_out
 
 
-def add_hub_commands(commands: Any, command: Callable[..., Any], add_common: Callable[[Any], None]) -> None:
+def add_hub_commands(commands: Commands) -> None:
     """Add push and resume."""
-    push = command(
+    push = add_command(
         commands, "push", _push, "Publish a run or a dataset as a config of a Hub repository, with its card."
     )
     push.add_argument("dataset", help="run directory, or a file or directory of rows")
     push.add_argument("repo", help="namespace/name")
     push.add_argument("--revision", dest="push_revision", help="branch to push to")
     add_push_flags(push)
-    resume = command(commands, "resume", _resume, "Go on with a run that lies on the Hub, on this machine.")
+    resume = add_command(commands, "resume", _resume, "Resume a run on this machine from its state on the Hub.")
     resume.add_argument("repo", help="namespace/name")
-    resume.add_argument("--run", help="which run, where several lie there")
+    resume.add_argument("--run", help="name of the run, if the repository has several")
     resume.add_argument("--revision", dest="push_revision", help="branch or pull request to read and to push to")
-    resume.add_argument("--no-push", action="store_true", help="keep what is made on this machine")
-    resume.add_argument("--model", help="where the model lies here, if it is a local one")
-    add_common(resume)
+    resume.add_argument("--no-push", action="store_true", help="do not publish what is generated here")
+    resume.add_argument("--model", help="path of the model on this machine, if it is a local one")
+    add_run_flags(resume)
 
 
-def add_push_flags(parser: Any) -> None:
+def add_push_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how rows are published."""
-    parser.add_argument("--config", help='name of the rows\' config on the Hub (default "default")')
+    parser.add_argument("--config", help='name of the config on the Hub (default "default")')
     parser.add_argument("--private", action="store_true", default=None, help="make the repository private")
-    parser.add_argument("--gated", choices=("auto", "manual"), help="readers must ask for access")
+    parser.add_argument("--gated", choices=("auto", "manual"), help="users must request access")
     parser.add_argument("--create-pr", action="store_true", default=None, help="push to a new pull request")
-    parser.add_argument("--license", help="Hub licence id, where the model's is not known")
-    parser.add_argument("--no-state", action="store_true", default=None, help="do not send finished rows for resuming")
+    parser.add_argument("--license", help="Hub license id, if the model's is not known")
     parser.add_argument(
-        "--patience", type=float, metavar="S", help="seconds to try while the Hub cannot be reached (default 600)"
+        "--no-state", action="store_true", default=None, help="do not publish the finished rows that `resume` needs"
+    )
+    parser.add_argument(
+        "--patience", type=float, metavar="S", help="seconds to retry while the Hub cannot be reached (default 600)"
     )
 
 
-def add_run_flags(parser: Any) -> None:
-    """Add the flags by which a run is published while it is on."""
-    parser.add_argument("--push-to", metavar="REPO", help="publish to this Hub repository while the run is on")
+def add_publishing_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that publish a run while it is running."""
+    parser.add_argument("--push-to", metavar="REPO", help="publish to this Hub repository while the run is running")
     parser.add_argument("--push-revision", help="branch to push to")
     add_push_flags(parser)
 
@@ -67,22 +69,18 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from ..api.hub import resume_from_hub
-    from .show import show_rows
+    from ..api.hub import fetch_run
 
     overrides = {key: value for key, value in overrides_of(options).items() if key != "push.revision"}
-    dataset = resume_from_hub(
+    fetched = fetch_run(
         options.repo,
         run=options.run,
         output=options.output,
         revision=options.push_revision,
         overrides=overrides,
         push=not options.no_push,
-        accept_failures=options.accept_failures,
-        allow_mixed=options.allow_mixed,
-        force=options.force,
         take_over=options.take_over,
     )
-    show_rows(dataset, options.rows)
-    print(f"{len(dataset)} rows")
-    return 0
+    settings = run_options(options)
+    settings["output"], settings["shard"] = fetched.run_dir, fetched.shard
+    return carry_out(fetched.recipe, options.rows, **settings)

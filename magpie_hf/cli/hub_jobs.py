@@ -3,55 +3,66 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..errors import ArgumentError
+from .flags import Commands, add_command, add_group, add_set_flag
 from .hub import add_push_flags
 from .parse import overrides_of
 from .show import confirmed
 
 
-def add_job_commands(commands: Any, command: Callable[..., Any]) -> None:
+if TYPE_CHECKING:
+    from ..recipe.schema import Recipe, RoleSpec
+
+
+def add_job_commands(commands: Commands) -> None:
     """Add jobs and endpoints."""
-    jobs = commands.add_parser("jobs", help="Run recipes on machines rented from the Hub.")
-    inner = jobs.add_subparsers(dest="action", required=True, metavar="ACTION")
-    run = command(inner, "run", _run_job, "Run a recipe as a Hugging Face Job that publishes as it goes.")
-    run.add_argument("recipe")
-    run.add_argument("--flavor", required=True, help="the machine, as a100-large")
+    inner = add_group(commands, "jobs", "Run recipes as Hugging Face Jobs, on rented machines.")
+    run = add_command(inner, "run", _run_job, "Run a recipe as a Hugging Face Job that publishes as it goes.")
+    run.add_argument("recipe", help="YAML file, or name of a bundled recipe")
+    run.add_argument("--flavor", required=True, help="hardware, e.g., a100-large")
     run.add_argument("--push-to", required=True, metavar="REPO", help="Hub repository to publish to")
-    run.add_argument("--timeout", default="24h", help="longest time (default 24h)")
-    run.add_argument("--attempts", type=int, default=1, help="how often the Hub starts it again after a failure")
-    run.add_argument("--namespace", help="who pays: you, or an organization")
-    run.add_argument("--image", help="Docker image with uv in it")
+    run.add_argument("--timeout", default="24h", help="time limit (default 24h)")
+    run.add_argument(
+        "--attempts", type=int, default=1, help="how often the Hub starts the job, if it fails (default 1)"
+    )
+    run.add_argument("--namespace", help="account that is billed: yours or an organization's")
+    run.add_argument("--image", help="Docker image that has uv")
     run.add_argument("--package", help="where the job installs magpie_hf from: a wheel on this machine, or a URL")
     run.add_argument("--model", help="use this model instead of the recipe's")
-    run.add_argument("--num-rows", type=int, help="accepted instructions wanted")
-    run.add_argument("--engine", help="of the generator, in the job")
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key of the recipe")
+    run.add_argument("--num-rows", type=int, help="number of accepted instructions")
+    run.add_argument("--engine", help="engine of the generator in the job")
+    add_set_flag(run)
     add_push_flags(run)
-    run.add_argument("--yes", action="store_true", help="do not ask")
-    endpoints = commands.add_parser("endpoints", help="Make Inference Endpoints, and put them to sleep.")
-    inner = endpoints.add_subparsers(dest="action", required=True, metavar="ACTION")
-    create = command(
-        inner, "create", _create_endpoint, "Make an Inference Endpoint with vLLM or TGI that sleeps when idle."
+    run.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    inner = add_group(commands, "endpoints", "Create Inference Endpoints, and scale them to zero.")
+    create = add_command(
+        inner,
+        "create",
+        _create_endpoint,
+        "Create an Inference Endpoint with vLLM or TGI that is scaled to zero when idle.",
     )
-    create.add_argument("endpoint", help="its name, or namespace/name")
+    create.add_argument("endpoint", help="name, or namespace/name")
     create.add_argument("--model", required=True, help="Hub id")
     create.add_argument("--revision", help="branch, tag or commit of the model")
     create.add_argument("--engine", choices=("vllm", "tgi"), default="vllm")
     create.add_argument("--vendor", default="aws")
     create.add_argument("--region", default="us-east-1")
-    create.add_argument("--instance-type", required=True, help="as nvidia-a100")
-    create.add_argument("--instance-size", required=True, help="as x1")
+    create.add_argument("--instance-type", required=True, help="e.g., nvidia-a100")
+    create.add_argument("--instance-size", required=True, help="e.g., x1")
     create.add_argument(
-        "--sleep-after", type=int, default=15, metavar="MIN", help="minutes without requests (default 15)"
+        "--sleep-after",
+        type=int,
+        default=15,
+        metavar="MIN",
+        help="minutes without requests before it is scaled to zero (default 15)",
     )
-    create.add_argument("--yes", action="store_true", help="do not ask")
-    sleep = command(inner, "sleep", _sleep_endpoint, "Scale an Inference Endpoint to zero.")
-    sleep.add_argument("endpoint", help="its name, or namespace/name")
+    create.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    sleep = add_command(inner, "sleep", _sleep_endpoint, "Scale an Inference Endpoint to zero.")
+    sleep.add_argument("endpoint", help="name, or namespace/name")
 
 
 def _run_job(options: argparse.Namespace) -> int:
@@ -65,7 +76,7 @@ def _run_job(options: argparse.Namespace) -> int:
         _check_travels(role)
     push = recipe.push
     if push and push.create_pr and (options.package or "").endswith(".whl") and "://" not in options.package:
-        raise ArgumentError("A wheel cannot travel with a pull request.", hint="Give --package a URL.")
+        raise ArgumentError("A wheel cannot be uploaded with a pull request.", hint="Give --package a URL.")
     cost = estimate(recipe)
     plan = plan_job(
         load_recipe({key: value for key, value in recipe.raw.items() if key != "output"}).dump(),
@@ -86,25 +97,25 @@ def _run_job(options: argparse.Namespace) -> int:
         return 0
     job = submit(plan)
     print(f"Started: {job.url}")
-    print(f"When it stops early, start it again with the same command, or go on here: magpie-hf resume {plan.repo}")
+    print(f"If it stops early, run the same command again, or resume on this machine: magpie-hf resume {plan.repo}")
     return 0
 
 
-def _check_travels(role: Any) -> None:
-    """Raise ArgumentError for what a job could not reach: it would be paid for, and fail."""
+def _check_travels(role: RoleSpec) -> None:
+    """Raise ArgumentError for what a job could not reach: it would be billed, and fail."""
     if role.model and Path(role.model).expanduser().is_dir() and role.model != "demo":
         raise ArgumentError(
-            f"The model {role.model!r} lies on this machine, where a job cannot see it.",
+            f"The model {role.model!r} is saved on this machine, where a job cannot read it.",
             hint="Push it to the Hub, and give its Hub id.",
         )
     for url in role.engine.endpoints:
         if urlsplit(url).hostname in ("localhost", "127.0.0.1", "0.0.0.0", "::1"):  # noqa: S104 (names compared)
             raise ArgumentError(f"A job cannot reach {url}.", hint="Run the model in the job: --engine vllm.")
     if role.engine.options.get("api_key_env"):
-        raise ArgumentError("No key but the Hub's login travels with a job.", hint="Leave api_key_env out.")
+        raise ArgumentError("API keys are not sent to a job; only the Hub login is.", hint="Leave api_key_env out.")
 
 
-def _extras(recipe: Any) -> list[str]:
+def _extras(recipe: Recipe) -> list[str]:
     """Return the extras of the package that a recipe needs where it runs."""
     stages = {stage.name for stage in recipe.stages}
     found = {"vllm"} if any(role.engine.kind == "vllm" for role in recipe.roles.values()) else set()
@@ -133,7 +144,7 @@ def _create_endpoint(options: argparse.Namespace) -> int:
         print("Nothing was started.")
         return 0
     create_endpoint(plan)
-    print(f"Made. Use it with: magpie-hf run RECIPE --endpoint-from {options.endpoint}")
+    print(f"Created. Use it with: magpie-hf run RECIPE --endpoint-from {options.endpoint}")
     return 0
 
 
@@ -141,5 +152,5 @@ def _sleep_endpoint(options: argparse.Namespace) -> int:
     from ..hub.inference_endpoints import put_to_sleep
 
     put_to_sleep(options.endpoint)
-    print(f"{options.endpoint} sleeps.")
+    print(f"{options.endpoint} is scaled to zero.")
     return 0

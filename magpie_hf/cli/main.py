@@ -1,4 +1,4 @@
-"""`magpie-hf`: a thin skin over the functions of the package."""
+"""`magpie-hf`: the command line, a thin layer over the functions of the package."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import ArgumentError, MagpieError, RunStopped
 from ..version import __version__
-from .annotate import add_commands, add_owner_flags
-from .hub import add_hub_commands, add_run_flags
+from .annotate import add_row_commands
+from .flags import (
+    Commands,
+    add_command,
+    add_engine_flags,
+    add_group,
+    add_owner_flags,
+    add_run_flags,
+    add_set_flag,
+    run_options,
+)
+from .hub import add_hub_commands, add_publishing_flags
 from .hub_jobs import add_job_commands
 from .parse import check_endpoint_model, overrides_of
 from .show import carry_out, harmless, show_probe, show_recipes, show_status, show_template
@@ -121,112 +130,87 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_synthesize(commands)
-    add_commands(commands, _command)
-    add_hub_commands(commands, _command, _add_common)
-    add_job_commands(commands, _command)
-    _add_looking(commands)
+    add_row_commands(commands)
+    add_hub_commands(commands)
+    add_job_commands(commands)
+    _add_inspection(commands)
     _add_model_commands(commands)
     _add_maintenance(commands)
     return parser
 
 
-def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str) -> Any:
-    parser = commands.add_parser(name, help=text, description=text)
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    parser.add_argument("--quiet", action="store_true", help="show warnings and errors only")
-    parser.set_defaults(command=function)
-    return parser
-
-
-def _add_run(commands: Any) -> None:
-    parser = _command(commands, "run", _run, "Run a recipe: a YAML file or the name of a bundled one.")
-    parser.add_argument("recipe")
+def _add_run(commands: Commands) -> None:
+    parser = add_command(commands, "run", _run, "Run a recipe: a YAML file or the name of a bundled recipe.")
+    parser.add_argument("recipe", help="YAML file, or name of a bundled recipe")
     parser.add_argument("--model", help="use this model instead of the recipe's")
-    parser.add_argument("--num-rows", type=int, help="accepted instructions wanted")
-    _add_common(parser)
-    add_run_flags(parser)
+    parser.add_argument("--num-rows", type=int, help="number of accepted instructions")
+    _add_synthesis_flags(parser)
 
 
-def _add_synthesize(commands: Any) -> None:
-    parser = _command(commands, "synthesize", _synthesize, "Synthesize instructions and responses with a model.")
+def _add_synthesize(commands: Commands) -> None:
+    parser = add_command(commands, "synthesize", _synthesize, "Synthesize instructions and responses with a model.")
     parser.add_argument("--model", help='Hub id, directory, or "demo" (bundled, for trying things out)')
-    parser.add_argument("--num-rows", type=int, default=1000, help="accepted instructions wanted (default 1000)")
+    parser.add_argument("--num-rows", type=int, help="number of accepted instructions (default 1000)")
     parser.add_argument("--turns", type=int, default=1, help="turns of each conversation (default 1)")
     parser.add_argument("--system-prompt", help="system prompt under which instructions are written")
     parser.add_argument("--revision", help="branch, tag or commit of the model")
-    parser.add_argument("--temperature", type=float, help="of the instructions (default 1.0)")
-    parser.add_argument("--top-p", type=float, help="of the instructions (default 1.0)")
+    parser.add_argument("--temperature", type=float, help="sampling temperature of the instructions (default 1.0)")
+    parser.add_argument("--top-p", type=float, help="top-p of the instructions (default 1.0)")
     parser.add_argument("--seed", type=int, default=0, help="base of all seeds (default 0)")
-    _add_common(parser)
+    _add_synthesis_flags(parser)
+
+
+def _add_synthesis_flags(parser: argparse.ArgumentParser) -> None:
     add_run_flags(parser)
+    parser.add_argument("--shard", metavar="I/N", help="generate only part I of N (from 0), for job arrays")
+    add_publishing_flags(parser)
 
 
-def _add_common(parser: Any) -> None:
-    parser.add_argument("--engine", help="transformers, vllm, tgi or openai")
-    parser.add_argument("--endpoint", action="append", metavar="URL", help="address of a server; may be given again")
-    parser.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the endpoint's key")
-    parser.add_argument("--endpoint-from", metavar="NAME", help="an Inference Endpoint of yours, as me/my-endpoint")
-    parser.add_argument("--yes", action="store_true", help="wake an endpoint that sleeps without asking")
-    parser.add_argument("--output", help="run directory")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key of the recipe")
-    parser.add_argument("--shard", metavar="I/N", help="make only part I of N (from 0), for job arrays")
-    parser.add_argument("--accept-failures", action="store_true", help="finish rows with transient failures as errors")
-    parser.add_argument("--allow-mixed", action="store_true", help="go on although the server changed its model")
-    add_owner_flags(parser)
-    parser.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show at the end (default 3)")
-
-
-def _add_looking(commands: Any) -> None:
-    status = _command(commands, "status", _status, "Show what a run has done, what is left and what it cost.")
-    status.add_argument("run")
-    explain = _command(commands, "explain", _explain, "Show which stages would run again under changed settings.")
-    explain.add_argument("run")
-    explain.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a changed setting")
-    recipes = _command(commands, "recipes", _recipes, "List the bundled recipes, or show one.")
+def _add_inspection(commands: Commands) -> None:
+    status = add_command(commands, "status", _status, "Show the progress of a run, its rejected rows and its cost.")
+    status.add_argument("run", help="run directory")
+    explain = add_command(commands, "explain", _explain, "Show which stages would run again with changed settings.")
+    explain.add_argument("run", help="run directory")
+    add_set_flag(explain, "a changed setting")
+    recipes = add_command(commands, "recipes", _recipes, "List the bundled recipes, or show one.")
     recipes.add_argument("action", nargs="?", choices=("show",))
     recipes.add_argument("recipe", nargs="?")
 
 
-def _add_model_commands(commands: Any) -> None:
-    template = commands.add_parser("template", help="Look at a model's chat template.")
-    inner = template.add_subparsers(dest="action", required=True, metavar="ACTION")
-    show = _command(inner, "show", _template_show, "Show the exact prompts that are sent, and the stops.")
+def _add_model_commands(commands: Commands) -> None:
+    inner = add_group(commands, "template", "Inspect a model's chat template.")
+    show = add_command(inner, "show", _template_show, "Show the exact prompts that are sent, and the stops.")
     show.add_argument("model")
-    show.add_argument("--revision")
-    show.add_argument("--system-prompt")
-    show.add_argument("--chat-template", help="Jinja text or file instead of the model's own")
-    show.add_argument("--kwargs", default="{}", help="template arguments as YAML, as {enable_thinking: false}")
+    show.add_argument("--revision", help="branch, tag or commit of the model")
+    show.add_argument("--system-prompt", help="system prompt of the prompts")
+    show.add_argument("--chat-template", help="Jinja text or file to use instead of the model's own")
+    show.add_argument("--kwargs", default="{}", help="template arguments as YAML, e.g., {enable_thinking: false}")
     show.add_argument("--json", action="store_true", help="print as JSON")
     show.add_argument("--trust-remote-code", action="store_true", help="run code from the model's repository")
-    probe = _command(commands, "probe", _probe, "Sample a few instructions: is this model good at this?")
-    probe.add_argument("model")
-    probe.add_argument("--num-samples", type=int, default=64)
-    probe.add_argument("--engine")
-    probe.add_argument("--endpoint", action="append", metavar="URL")
-    probe.add_argument("--api-key-env", metavar="NAME")
-    probe.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-
-
-def _add_maintenance(commands: Any) -> None:
-    merge = _command(commands, "merge", _merge, "Join the shards of a job array into one run.")
-    merge.add_argument("shards", nargs="+", metavar="RUN")
-    merge.add_argument("--output", required=True)
-    merge.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as engine.endpoint=URL")
-    merge.add_argument("--rows", type=int, default=3, metavar="N")
-    add_owner_flags(merge)
-    retry = _command(commands, "retry", _retry, "Open rows again that finished with an error, and run.")
-    retry.add_argument("run")
-    retry.add_argument(
-        "--errors", action="append", required=True, metavar="CODE", help="as too_long; may be given again"
+    probe = add_command(
+        commands, "probe", _probe, "Sample a few instructions with several settings, to see if a model is suitable."
     )
-    retry.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as engine.endpoint=URL")
-    retry.add_argument("--rows", type=int, default=0, metavar="N")
+    probe.add_argument("model")
+    probe.add_argument("--num-samples", type=int, default=64, help="instructions per setting (default 64)")
+    add_engine_flags(probe)
+    add_set_flag(probe)
+
+
+def _add_maintenance(commands: Commands) -> None:
+    merge = add_command(commands, "merge", _merge, "Merge the shards of a job array into one run.")
+    merge.add_argument("shards", nargs="+", metavar="RUN", help="run directories")
+    merge.add_argument("--output", required=True, help="run directory of the merged run")
+    add_set_flag(merge, "set a key of the recipe, e.g., engine.endpoint=URL")
+    merge.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show at the end (default 3)")
+    add_owner_flags(merge)
+    retry = add_command(commands, "retry", _retry, "Reopen rows that finished with an error, and run them again.")
+    retry.add_argument("run", help="run directory")
+    retry.add_argument(
+        "--errors", action="append", required=True, metavar="CODE", help="e.g., too_long; can be repeated"
+    )
+    add_set_flag(retry, "set a key of the recipe, e.g., engine.endpoint=URL")
+    retry.add_argument("--rows", type=int, default=0, metavar="N", help="rows to show at the end (default none)")
     add_owner_flags(retry)
-
-
-def _run_options(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("output", "shard", "accept_failures", "allow_mixed", "force", "take_over")
-    return {name: getattr(options, name) for name in names}
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -234,31 +218,31 @@ def _run(options: argparse.Namespace) -> int:
 
     recipe = load_recipe(options.recipe, overrides_of(options))
     check_endpoint_model(options, recipe.model)
-    return carry_out(recipe, options.rows, **_run_options(options))
+    return carry_out(recipe, options.rows, **run_options(options))
 
 
 def _synthesize(options: argparse.Namespace) -> int:
-    from ..api.synthesis import named_model
-    from ..recipe.schema import load_recipe
+    from ..api.recipes import synthesis_recipe
 
-    stages: list[Any] = ["instructions", "responses"]
-    stages += [{"stage": "turns", "turns": options.turns}] if options.turns != 1 else []
-    sampling = {"temperature": options.temperature, "top_p": options.top_p}
     overrides = overrides_of(options)
+    sampling = {"temperature": options.temperature, "top_p": options.top_p}
     model = overrides.get("model") or getattr(options, "endpoint_model", None)
-    raw: dict[str, Any] = {
-        "name": "synthesize",
-        "model": named_model(model, overrides.get("engine.kind")),
-        "num_rows": options.num_rows,
-        "seed": options.seed,
-        "sampling": {key: value for key, value in sampling.items() if value is not None},
-        "stages": [*stages, "lengths"],
-    }
-    given = {"revision": options.revision, "system_prompt": options.system_prompt}
-    raw |= {key: value for key, value in given.items() if value is not None}
-    recipe = load_recipe(raw, overrides)
+    engine = overrides.get("engine.kind")
+    recipe = synthesis_recipe(
+        None if model is None else str(model),
+        num_rows=1000 if options.num_rows is None else options.num_rows,
+        turns=options.turns,
+        system_prompt=options.system_prompt,
+        sampling={key: value for key, value in sampling.items() if value is not None},
+        engine=None if engine is None else str(engine),
+        endpoint=options.endpoint,
+        engine_options={"api_key_env": options.api_key_env} if options.api_key_env else {},
+        revision=options.revision,
+        seed=options.seed,
+        overrides=overrides,
+    )
     check_endpoint_model(options, recipe.model)
-    return carry_out(recipe, options.rows, **_run_options(options))
+    return carry_out(recipe, options.rows, **run_options(options))
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -1,15 +1,20 @@
-"""What the command line sets in a recipe."""
+"""Recipe keys that flags of the command line set."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
+from typing import TypeAlias
 
 from ..errors import ArgumentError
 from .show import confirmed
 
 
+Overrides: TypeAlias = dict[str, object]
+_FLAGS = {
+    "model": "model", "num_rows": "num_rows", "engine.kind": "engine", "engine.endpoints": "endpoint",
+    "engine.api_key_env": "api_key_env",
+}  # fmt: skip
 _PUSH_FLAGS = {
     "push_to": "repo", "config": "config", "private": "private", "gated": "gated", "push_revision": "revision",
     "create_pr": "create_pr", "license": "license", "no_state": "state",
@@ -17,59 +22,67 @@ _PUSH_FLAGS = {
 }  # fmt: skip
 
 
-def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the recipe keys that --set and the other flags set, by dotted key."""
-    found: dict[str, Any] = {}
+def overrides_of(options: argparse.Namespace) -> Overrides:
+    """Return the recipe keys that --set and the other flags set, by dotted key; the other flags win."""
+    found: Overrides = {}
     for text in options.set:
         key, equals, value = text.partition("=")
         if not equals:
             raise ArgumentError(f"--set {text!r} has no value.", hint="Write --set KEY=VALUE.")
         found[key.strip()] = _value_of(value)
-    named = {"model": "model", "num_rows": "num_rows", "engine": "engine.kind", "endpoint": "engine.endpoints"}
-    named |= {"api_key_env": "engine.api_key_env"}
-    for name, key in named.items():
-        value = getattr(options, name, None)
+    for key, flag in _FLAGS.items():
+        value = getattr(options, flag, None)
         if value is not None:
             found[key] = value
     if getattr(options, "endpoint_from", None):
         found |= _named_endpoint(options)
-    if found.get("engine.endpoints") and "engine.kind" not in found:
-        from ..engines.remote.detect import server_kind
-
-        key_env = found.get("engine.api_key_env")
-        found = {"engine.kind": server_kind(found["engine.endpoints"][0], key_env), **found}
-    return found | push_overrides(options)
+    return _with_engine_kind(found) | push_overrides(options)
 
 
-def _value_of(text: str) -> Any:
-    """Return what --set sets: a value in YAML, else the text; "A title for:" is a text, and a mapping begins with "{"."""
+def _with_engine_kind(found: Overrides) -> Overrides:
+    """Return the keys with the engine of a server that is given by its URL alone."""
+    endpoints = found.get("engine.endpoints")
+    if not endpoints or "engine.kind" in found:
+        return found
+    from ..engines.remote.detect import server_kind
+
+    first = endpoints[0] if isinstance(endpoints, list) else endpoints
+    key_env = found.get("engine.api_key_env")
+    return {"engine.kind": server_kind(str(first), None if key_env is None else str(key_env)), **found}
+
+
+def _value_of(text: str) -> object:
+    """Return the value of --set: YAML, else the text itself. A mapping must begin with "{": "A title for:" is a text."""
     import yaml
 
     try:
-        value = yaml.safe_load(text)
+        value: object = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
     return text if isinstance(value, dict) and not text.lstrip().startswith("{") else value
 
 
-def _named_endpoint(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of an Inference Endpoint; one that sleeps is woken only if that is wanted."""
+def _named_endpoint(options: argparse.Namespace) -> Overrides:
+    """Return the settings of an Inference Endpoint. A sleeping one is woken only if the user agrees."""
     from ..hub.inference_endpoints import PRICES, endpoint_of, wakes
 
     name = options.endpoint_from
     if wakes(name) and not confirmed(
-        [f"The endpoint {name} sleeps; awake it costs by the hour ({PRICES}). It is put to sleep again at the end."],
+        [
+            f"The endpoint {name} is scaled to zero. Running, it is billed by the hour ({PRICES}); it is scaled to zero "
+            "again at the end."
+        ],
         options.yes,
     ):
-        raise ArgumentError(f"The endpoint {name} sleeps.", hint="Nothing was started.")
+        raise ArgumentError(f"The endpoint {name} is scaled to zero, and was not started.")
     address = endpoint_of(name)
-    if not os.environ.get(address.api_key_env):  # a login that lies in a file
+    if not os.environ.get(address.api_key_env):  # a login saved in a file
         from huggingface_hub import get_token
 
         os.environ[address.api_key_env] = get_token() or ""
     options.endpoint_model = address.model
     return {
-        # The server itself only knows where the model is mounted; whose it is, the Hub has said.
+        # The server only knows where the model is mounted; its name is known from the Hub
         "engine.allow_model_mismatch": True,
         "engine.kind": address.engine,
         "engine.endpoints": [address.url],
@@ -87,9 +100,9 @@ def check_endpoint_model(options: argparse.Namespace, model: str) -> None:
         )
 
 
-def push_overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the flags set in a recipe's `push`."""
-    found = {}
+def push_overrides(options: argparse.Namespace) -> Overrides:
+    """Return the keys of a recipe's `push` that the flags set."""
+    found: Overrides = {}
     for flag, key in _PUSH_FLAGS.items():
         value = getattr(options, flag, None)
         if value is not None:
@@ -98,5 +111,5 @@ def push_overrides(options: argparse.Namespace) -> dict[str, Any]:
         sets = [text.partition("=")[0].strip() for text in getattr(options, "set", [])]
         if not any(key in ("push", "push.repo") for key in sets):
             flags = ", ".join(f"--{flag.replace('_', '-')}" for flag in _PUSH_FLAGS if getattr(options, flag, None))
-            raise ArgumentError(f"{flags} without --push-to says nothing.", hint="Add --push-to me/my-dataset.")
+            raise ArgumentError(f"{flags} has no effect without --push-to.", hint="Add --push-to me/my-dataset.")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ..errors import ArgumentError, MagpieError
 from ..storage.conversations import read_turns
@@ -14,17 +14,18 @@ from ..storage.conversations import read_turns
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ..api.synthesis import RunOptions
     from ..recipe.schema import Recipe
     from ..session.probe import Setting
     from ..session.status import RunReport, StageReport
 
 
-def carry_out(recipe: Recipe, rows: int, **options: Any) -> int:
+def carry_out(recipe: Recipe, rows: int, **options: Unpack[RunOptions]) -> int:
     """Run a recipe and print its first rows, its stages, and where its dataset is saved."""
     from ..api.synthesis import output_path, run
 
     place = output_path(recipe, options.get("output"))
-    # A log file gets a line now and then, a terminal a bar.
+    # A log file gets a line now and then, a terminal a bar
     options.setdefault("show_progress", sys.stderr.isatty())
     dataset = run(recipe, **options)
     show_rows(dataset, rows)

@@ -47,22 +47,46 @@ class RoleSpec:
     revision: str | None = None
     template: dict[str, Any] = field(default_factory=dict)
 
+    def request(self) -> dict[str, Any]:
+        """Return what of the role can change a text, defaults filled in; the engine is left out."""
+        template = {key: self.template.get(key) for key in TEMPLATE_KEYS}
+        date = None if template["date"] is None else str(template["date"])
+        return {
+            "model": self.model,
+            "revision": self.revision or "main",
+            "template": {**template, "kwargs": template["kwargs"] or {}, "date": date},
+        }
+
 
 def roles_of(raw: Mapping[str, Any], generator: RoleSpec, source: Source) -> dict[str, RoleSpec]:
     """Return who generates in which role; a role that has neither settings nor a default is left out."""
     roles = {"generator": generator}
+    served = generator.model or _first_model(raw)
     for name in ROLES:
         given = raw.get(name)
         if isinstance(given, str):
             given = {"mode": given} if name == "judge" and given in JUDGE_MODES else {"model": given}
         section = section_of(given, (*ROLE_KEYS, "mode") if name == "judge" else ROLE_KEYS, name, source)
-        spec = _role(section, name, generator, source)
+        spec = _role(section, name, generator, served, source)
         if spec is not None:
             roles[name] = spec
     return roles
 
 
-def _role(section: Mapping[str, Any], name: str, generator: RoleSpec, source: Source) -> RoleSpec | None:
+def _first_model(raw: Mapping[str, Any]) -> str | None:
+    """Return the first role's model that has no engine of its own: what the recipe's endpoint serves if no `model` is."""
+    for name in ROLES:
+        given = raw.get(name)
+        if isinstance(given, str) and given not in JUDGE_MODES:
+            return given
+        if isinstance(given, dict) and given.get("model") and "engine" not in given:
+            return str(given["model"])
+    return None
+
+
+def _role(
+    section: Mapping[str, Any], name: str, generator: RoleSpec, served: str | None, source: Source
+) -> RoleSpec | None:
     own = {"responder": generator.model, "judge": generator.model, "guard": GUARD_MODEL}
     default = own.get(name) if generator.model else None
     model = section.get("model") or ("demo" if generator.model == "demo" else default)
@@ -74,7 +98,7 @@ def _role(section: Mapping[str, Any], name: str, generator: RoleSpec, source: So
         raise source.error(f"{name}.model", f"{quoted(model)} is no model name.")
     if "engine" in section:
         engine, model = engine_of({"engine": section["engine"], "model": model}, source, f"{name}.engine")
-    elif takes_endpoints(generator.engine.kind) and model != generator.model:
+    elif takes_endpoints(generator.engine.kind) and model != served:
         if name == "guard" and not section.get("model"):
             engine = EngineSpec()  # the default guard is loaded here, as reward models are
         elif section:

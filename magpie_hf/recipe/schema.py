@@ -17,8 +17,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ from ..hub.names import check_names
 from ..hub.settings import PushSettings
 from ..plugins import types_of
 from ..sampling import GridPoint, SamplingParams
-from ..stage import Stage, check_columns
+from ..stage import IDENTITY, RESOLVED, Stage, check_columns, plain
 from ..stages import STAGES, stage_class
+from ..stages.instructions import Instructions
 from ..storage.rundir import stable_hash
 from .order import joined_judges, lean_order
 from .parts import (
@@ -128,23 +130,24 @@ class Recipe:
         """Return who generates in a role: "generator", "judge", "guard" or "base"."""
         return self.generator if name == "generator" else self.roles[name]
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """Hash of all that was asked but where it lies, who serves it, what it may cost, and which rows were handed in.
+        """Hash of the request, which names the default run directory; the same for every way to write the recipe down.
 
-        So a dataset that grew goes on in the directory of its smaller self.
+        Included: models, templates, seed, sampling, stages with their settings, and the source of the rows. Left out:
+        name and description, the number of rows, engines, budget, output and push. Rows given from Python are left
+        out too, so that a dataset that grew resumes in the directory of its smaller self.
         """
-        asked = {
-            key: value
-            for key, value in self.raw.items()
-            if key not in ("output", "push", "budget", "num_rows", "engine")
-        }
-        if isinstance(asked.get("dataset"), dict):
-            asked["dataset"] = {key: value for key, value in asked["dataset"].items() if key != "fingerprint"}
-        for role in ROLES:
-            if isinstance(asked.get(role), dict):
-                asked[role] = {key: value for key, value in asked[role].items() if key != "engine"}
-        return stable_hash(asked, 12)
+        return stable_hash(
+            {
+                "seed": self.seed,
+                "dataset": {k: v for k, v in self.dataset.items() if k != "fingerprint" and v is not None},
+                "sampling": _shares(self.grid) if isinstance(self.stages[0], Instructions) else [],
+                "stages": [_settings(stage, self.model) for stage in self.stages],
+                "roles": {name: self.role(name).request() for name in sorted(_roles_used(self.stages))},
+            },
+            12,
+        )
 
     def dump(self) -> str:
         """Return the recipe as YAML, overrides applied; reading it gives the same recipe."""
@@ -152,6 +155,31 @@ class Recipe:
         if yaml.safe_load(text) == self.raw:
             return text
         return yaml.safe_dump(self.raw, sort_keys=False)  # odd line breaks (U+0085) survive escaped only
+
+
+def _shares(grid: Sequence[GridPoint]) -> list[tuple[dict[str, Any], float]]:
+    """Return each point's settings and its part of the rows: shares of 1 and 1 are the same as of 2 and 2."""
+    total = sum(point.share for point in grid)
+    return [(point.to_dict(), point.share / total) for point in grid]
+
+
+def _settings(stage: Stage, generator: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return a stage's name, the settings that can change a row, and the models that it loads, for the request's hash.
+
+    A rubric counts by its name or path, not by its text: editing it makes its annotations again in the same directory.
+    """
+    models = stage.models(generator)
+    counted = {
+        field.name: getattr(stage, field.name)
+        for field in dataclasses.fields(stage)
+        if field.metadata.get(IDENTITY, True) or (field.metadata.get(RESOLVED) and not models)
+    }
+    return stage.name, {name: plain(value) for name, value in counted.items()}, models
+
+
+def _roles_used(stages: Sequence[Stage]) -> set[str]:
+    used = {stage.role for stage in stages if stage.uses_engine}
+    return used | ({"generator"} if any(stage.uses_tokenizer for stage in stages) else set())
 
 
 def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -205,6 +233,7 @@ def build(raw: dict[str, Any], source: Source) -> Recipe:
     """Validate a recipe's mapping and build the Recipe."""
     check_keys(raw, KEYS, "", source)
     dataset = _dataset(raw.get("dataset"), source)
+    raw = {"name": "annotate" if dataset else "synthesize", **raw}
     if not raw.get("model") and not names_demo(raw) and not dataset:
         raise source.error("model", "a recipe needs a model.", 'Give a Hub id, a directory, or "demo".')
     engine, model = engine_of(raw, source)
@@ -226,7 +255,7 @@ def build(raw: dict[str, Any], source: Source) -> Recipe:
         grid=grid,
         stages=_ordered(stages, order, source),
         engine=engine,
-        name=_name(raw.get("name", "magpie"), source),
+        name=_name(raw["name"], source),
         description=typed_value(raw.get("description", ""), str, "description", source),
         revision=revision,
         seed=_seed(raw.get("seed", 0), source),

@@ -6,6 +6,7 @@ row's position, so that equal datasets give equal selections. Each step is a lin
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from ..columns import scales_of
 from ..errors import ArgumentError, did_you_mean, quoted
 from .expressions import Expression, parse
 from .selections import SELECTIONS, Selection, as_selection, length_source, named_selection
+from .tree import resolve_name
 
 
 if TYPE_CHECKING:
@@ -54,6 +56,13 @@ class Selected(NamedTuple):
 
 def select_rows(dataset: Dataset, given: str | Mapping[str, Any] | Selection, **changes: Any) -> Selected:
     """Apply a selection given in any form; see `as_selection` and `apply_selection`."""
+    if isinstance(given, str) and given.isidentifier() and resolve_name(given) not in dataset.column_names:
+        for name in difflib.get_close_matches(given, SELECTIONS, n=1, cutoff=0.8):
+            raise ArgumentError(
+                f"{quoted(given)} is neither a column nor a selection.",
+                hint=f'Did you mean "{name}"?',
+                key="selection",
+            )
     return apply_selection(dataset, as_selection(given, **changes))
 
 

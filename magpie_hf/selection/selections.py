@@ -235,6 +235,9 @@ def named_selection(name: str) -> Selection:
 def as_selection(given: str | Mapping[str, Any] | Selection, **changes: Any) -> Selection:
     """Return a selection from a name, an expression, or a mapping with the fields of `Selection`; `changes` override it.
 
+    A text is the name of a selection if it is one of `SELECTIONS`, or can only be one (words joined by hyphens); any
+    other text is an expression.
+
     Raises:
         ArgumentError: it is invalid.
     """

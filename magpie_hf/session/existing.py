@@ -7,7 +7,6 @@ annotates; if other stages stand in the place of the run's; or if its name diffe
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -64,11 +63,10 @@ def _name(raw: Mapping[str, Any]) -> str:
 
 def _asked(raw: Mapping[str, Any]) -> Any:
     """Return what a recipe asks for, whatever it is called."""
-    unnamed = {key: value for key, value in raw.items() if key not in ("name", "description")}
     try:
-        return dataclasses.replace(load_recipe(unnamed), raw=unnamed).hash
+        return load_recipe(raw).hash
     except MagpieError:  # written with stages or engines that are not registered now
-        return unnamed
+        return {key: value for key, value in raw.items() if key not in ("name", "description")}
 
 
 def _same_place(before: Any, now: Any) -> bool:

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..errors import ArgumentError
-from ..stage import BatchStage, Context
+from ..models import resolve_model
+from ..stage import BatchStage, Context, ModelChoice, resolved
+from ..templates.load import load_tokenizer
 
 
 @dataclass(frozen=True)
 class Lengths(BatchStage):
     """Adds `instruction_length`, `response_length` (characters) and the same as `…_tokens`.
 
-    - `tokens`: whether tokens are counted too (special tokens of the template are not); by default where the recipe
-      names a model, as its tokenizer counts them.
+    - `tokens`: whether tokens are counted too (special tokens of the template are not). Default: if there is a model
+      whose tokenizer counts them.
+    - `tokenizer`: the model (Hub id, directory or "demo") whose tokenizer counts. Default: the recipe's `model`.
     """
 
     name: ClassVar[str] = "lengths"
@@ -24,37 +27,59 @@ class Lengths(BatchStage):
     reads: ClassVar[tuple[str, ...]] = ("instruction", "response")
 
     tokens: bool | None = None
+    tokenizer: str | None = resolved(None)
 
     @property
-    def uses_tokenizer(self) -> bool:
+    def counts_tokens(self) -> bool:
         """Whether tokens are counted."""
         return self.tokens is not False
 
+    @property
+    def uses_tokenizer(self) -> bool:
+        """Whether the tokenizer of the recipe's model counts tokens."""
+        return self.counts_tokens and self.tokenizer is None
+
+    def models(self, generator: str) -> dict[str, ModelChoice]:
+        """Return the model whose tokenizer counts, if it is not the recipe's."""
+        return {"tokenizer": ModelChoice(self.tokenizer)} if self.counts_tokens and self.tokenizer else {}
+
     def under(self, model: str) -> Lengths:
         """Return the stage with `tokens` decided: without a model, characters only."""
-        if self.tokens and not model:
+        if self.tokens and not (self.tokenizer or model):
             raise ArgumentError(
                 "tokens are counted by a model's tokenizer, and no model is named.",
-                hint='Name it: annotate(ds, ["lengths"], model=…), --tokenizer MODEL, or `model` in a recipe.',
+                hint='Name it: annotate(ds, ["lengths"], tokenizer=…), --tokenizer MODEL, or `tokenizer` of the stage.',
                 key="tokens",
             )
-        return self if self.tokens is not None else dataclasses.replace(self, tokens=bool(model))
+        return self if self.tokens is not None else dataclasses.replace(self, tokens=bool(self.tokenizer or model))
 
     def derived(self) -> dict[str, Any]:
         """Return whether tokens are counted."""
-        return {"tokens": self.uses_tokenizer}
+        return {"tokens": self.counts_tokens}
+
+    def check_ready(self) -> None:
+        """Raise ModelError if the tokenizer cannot be loaded."""
+        if self.counts_tokens and self.tokenizer:
+            ref = resolve_model(self.tokenizer)
+            load_tokenizer(ref.source, ref.load_revision, ref.name)
+
+    def _tokenizer(self, context: Context) -> Any:
+        if not self.counts_tokens:
+            return None
+        ref = context.refs.get("tokenizer")
+        return load_tokenizer(ref.source, ref.load_revision, ref.name) if ref else context.template.tokenizer
 
     def features(self) -> dict[str, Any]:
         """Return the columns: int64, null where there is no text."""
         from datasets import Value
 
         names = [f"{column}_length" for column in self.reads]
-        names += [f"{column}_tokens" for column in self.reads] if self.uses_tokenizer else []
+        names += [f"{column}_tokens" for column in self.reads] if self.counts_tokens else []
         return {name: Value("int64") for name in names}
 
     def bind(self, context: Context) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[Any]]]:
         """Return the function that measures a batch."""
-        tokenizer: Any = context.template.tokenizer if self.uses_tokenizer else None
+        tokenizer = self._tokenizer(context)
 
         def count(texts: list[str]) -> list[int]:
             return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
@@ -64,7 +89,7 @@ class Lengths(BatchStage):
             for column in self.reads:
                 texts = batch[column]
                 columns[f"{column}_length"] = [None if text is None else len(text) for text in texts]
-                if self.uses_tokenizer:
+                if self.counts_tokens:
                     counts = iter(count([text for text in texts if text is not None]))
                     columns[f"{column}_tokens"] = [None if text is None else next(counts) for text in texts]
             return columns

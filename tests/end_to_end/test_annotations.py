@@ -174,7 +174,7 @@ def test_the_readmes_way_from_python(tmp_path):
         "neighbors",
         "lengths",
     ]
-    ds = magpie_hf.annotate(ds, names, engine="demo", output=tmp_path / "annotated")
+    ds = magpie_hf.annotate(ds, names, judge="demo", output=tmp_path / "annotated")
     kept, funnel = magpie_hf.select(
         ds, "quality >= average and min_neighbor_distance > 0", longest=10, return_funnel=True
     )
@@ -201,7 +201,7 @@ def test_the_same_from_the_command_line(tmp_path):
         "--rows",
         0,
     )
-    printed = here("annotate", tmp_path / "run", "quality,neighbors", "--model", "demo", "--output", tmp_path / "a")
+    printed = here("annotate", tmp_path / "run", "quality,neighbors", "--judge", "demo", "--output", tmp_path / "a")
     assert "quality" in printed
     printed = here(
         "select", tmp_path / "a", "quality >= average", "--longest", 5, "--output", tmp_path / "kept.parquet"
@@ -214,9 +214,9 @@ def test_the_same_from_the_command_line(tmp_path):
         "annotate",
         tmp_path / "run",
         "quality,difficulty,category",
-        "--model",
-        "demo",
         "--judge",
+        "demo",
+        "--judge-mode",
         "combined",
         "--output",
         tmp_path / "b",
@@ -241,7 +241,7 @@ def labelled(count, seed):
 def test_the_demo_judges_labels_are_those_of_the_grammar_far_above_guessing(tmp_path, record_property):
     wanted = labelled(120, seed=4711)
     data = Dataset.from_dict({"instruction": [row["instruction"] for row in wanted]})
-    ds = magpie_hf.annotate(data, ["quality", "difficulty", "category"], engine="demo", output=tmp_path / "run")
+    ds = magpie_hf.annotate(data, ["quality", "difficulty", "category"], judge="demo", output=tmp_path / "run")
     keys = {"input_quality": "input_quality", "difficulty": "difficulty", "task_category": "primary_tag"}
     for column, key in keys.items():
         truths = [row[key] for row in wanted]
@@ -275,7 +275,7 @@ def test_hard_rows_go_through_every_annotation(tmp_path):
         "neighbors",
         "lengths",
     ]
-    ds = magpie_hf.annotate(data, names, engine="demo", judge="combined", output=tmp_path / "run")
+    ds = magpie_hf.annotate(data, names, judge="demo", judge_mode="combined", output=tmp_path / "run")
     assert len(ds) == len(texts)
     assert ds[0]["quality_error"] == "too_long"
     assert ds[7]["quality_error"] is not None

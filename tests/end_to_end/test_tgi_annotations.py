@@ -22,12 +22,12 @@ def test_a_judge_behind_a_server_gives_the_labels_of_the_local_one(tgi_server, t
     data = Dataset.from_dict(
         {"instruction": TEXTS, "response": ["19", "Waves.", "Sure, do it at night.", "?", "Mars and Venus."]}
     )
-    remote = {"model": "demo", "kind": "tgi", "endpoint": tgi_server.url}
+    remote = {"judge": "demo", "engine": "tgi", "endpoint": tgi_server.url}
     found = magpie_hf.annotate(
-        data, ["quality", "difficulty", "category", "safety"], engine=remote, guard=remote, output=tmp_path / "tgi"
+        data, ["quality", "difficulty", "category", "safety"], guard="demo", **remote, output=tmp_path / "tgi"
     )
     local = magpie_hf.annotate(
-        data, ["quality", "difficulty", "category", "safety"], engine="demo", output=tmp_path / "local"
+        data, ["quality", "difficulty", "category", "safety"], judge="demo", output=tmp_path / "local"
     )
     for column in ("input_quality", "difficulty", "task_category", "safety", "intent"):
         assert found[column][:] == local[column][:], column
@@ -38,9 +38,8 @@ def test_a_judge_behind_a_server_gives_the_labels_of_the_local_one(tgi_server, t
 @pytest.mark.slow
 def test_an_engines_kind_and_address_change_no_identity(tgi_server, tmp_path):
     data = Dataset.from_dict({"instruction": TEXTS})
-    remote = {"model": "demo", "kind": "tgi", "endpoint": tgi_server.url}
-    magpie_hf.annotate(data, ["quality"], engine=remote, output=tmp_path / "run")
+    magpie_hf.annotate(data, ["quality"], judge="demo", engine="tgi", endpoint=tgi_server.url, output=tmp_path / "run")
     before = len(tgi_server.record.entries)
     assert before >= len(TEXTS)
-    magpie_hf.annotate(data, ["quality"], engine={"model": "demo"}, output=tmp_path / "run")
+    magpie_hf.annotate(data, ["quality"], judge="demo", output=tmp_path / "run")
     assert len(tgi_server.record.entries) == before

@@ -29,7 +29,7 @@ def judge(monkeypatch, tiny_model_dir):
 
     def spec(answer, **settings):
         ScriptedEngine.answer = staticmethod(answer)
-        return {"model": str(tiny_model_dir), "kind": "scripted", **settings}
+        return {"model": str(tiny_model_dir), "engine": {"kind": "scripted", **settings}}
 
     return spec
 
@@ -39,9 +39,7 @@ def rows(*instructions):
 
 
 def test_an_answer_is_kept_with_who_gave_it(judge, tmp_path, tiny_model_dir):
-    ds = magpie_hf.annotate(
-        rows("What is 2+2?"), ["quality"], engine=judge(lambda r, n: GOOD), output=tmp_path / "run"
-    )
+    ds = magpie_hf.annotate(rows("What is 2+2?"), ["quality"], judge=judge(lambda r, n: GOOD), output=tmp_path / "run")
     row = ds[0]
     assert (row["input_quality"], row["quality_explanation"]) == ("good", "Clear.")
     assert row["quality_generator"] == tiny_model_dir.name
@@ -54,7 +52,7 @@ def test_an_answer_is_kept_with_who_gave_it(judge, tmp_path, tiny_model_dir):
 
 def test_an_answer_that_cannot_be_read_is_asked_for_once_more_and_hotter(judge, tmp_path):
     engine = judge(lambda r, n: "I would say good." if n == 0 else GOOD)
-    ds = magpie_hf.annotate(rows("Why?"), ["quality"], engine=engine, output=tmp_path / "run")
+    ds = magpie_hf.annotate(rows("Why?"), ["quality"], judge=engine, output=tmp_path / "run")
     assert ds[0]["input_quality"] == "good"
     first, second = ScriptedEngine.asked
     assert first.prompt.text == second.prompt.text
@@ -64,7 +62,7 @@ def test_an_answer_that_cannot_be_read_is_asked_for_once_more_and_hotter(judge, 
 
 def test_after_the_second_try_the_label_is_null_and_counted_with_the_raw_text(judge, tmp_path):
     engine = judge(lambda r, n: '{"explanation": "So so.", "input_quality": "decent"}')
-    ds = magpie_hf.annotate(rows("Why?", "How?"), ["quality"], engine=engine, output=tmp_path / "run")
+    ds = magpie_hf.annotate(rows("Why?", "How?"), ["quality"], judge=engine, output=tmp_path / "run")
     assert ds["input_quality"][:] == [None, None]
     assert ds[0]["quality_explanation"] == "So so."
     assert ds[0]["quality_error"] == "unknown_label"
@@ -75,7 +73,7 @@ def test_after_the_second_try_the_label_is_null_and_counted_with_the_raw_text(ju
 
 def test_an_answer_cut_by_the_limit_gets_more_room(judge, tmp_path):
     engine = judge(lambda r, n: ('{"explanation": "It is', "length") if n == 0 else GOOD)
-    ds = magpie_hf.annotate(rows("Why?"), ["quality"], engine=engine, output=tmp_path / "run")
+    ds = magpie_hf.annotate(rows("Why?"), ["quality"], judge=engine, output=tmp_path / "run")
     assert ds[0]["input_quality"] == "good"
     assert ScriptedEngine.asked[1].sampling.max_tokens == 2 * ScriptedEngine.asked[0].sampling.max_tokens
 
@@ -83,17 +81,17 @@ def test_an_answer_cut_by_the_limit_gets_more_room(judge, tmp_path):
 def test_the_schema_is_sent_where_the_engine_holds_texts_to_it(judge, tmp_path):
     engine = judge(lambda r, n: GOOD)
     ScriptedEngine.json_schema = True
-    magpie_hf.annotate(rows("Why?"), ["quality"], engine=engine, output=tmp_path / "a")
+    magpie_hf.annotate(rows("Why?"), ["quality"], judge=engine, output=tmp_path / "a")
     schema = json.loads(ScriptedEngine.asked[0].sampling.json_schema)
     assert list(schema["properties"]) == schema["required"] == ["explanation", "input_quality"]
-    magpie_hf.annotate(rows("Why?"), [{"stage": "quality", "structured": False}], engine=engine, output=tmp_path / "b")
+    magpie_hf.annotate(rows("Why?"), [{"stage": "quality", "structured": False}], judge=engine, output=tmp_path / "b")
     assert ScriptedEngine.asked[1].sampling.json_schema is None
 
 
 def test_a_combined_judge_asks_once_and_fills_all_columns(judge, tmp_path):
     names = ["quality", "difficulty", "category"]
     engine = judge(lambda r, n: json.dumps(ALL))
-    ds = magpie_hf.annotate(rows("Why?", "How?"), names, engine=engine, judge="combined", output=tmp_path / "run")
+    ds = magpie_hf.annotate(rows("Why?", "How?"), names, judge=engine, judge_mode="combined", output=tmp_path / "run")
     assert len(ScriptedEngine.asked) == 2
     row = ds[0]
     assert (row["input_quality"], row["difficulty"], row["task_category"]) == ("good", "easy", "Math")
@@ -105,7 +103,7 @@ def test_of_a_combined_answer_what_can_be_read_is_kept(judge, tmp_path):
     broken = {key: value for key, value in ALL.items() if key != "difficulty"}
     engine = judge(lambda r, n: json.dumps(broken if n == 0 else {**broken, "input_quality": "superb"}))
     ds = magpie_hf.annotate(
-        rows("Why?"), ["quality", "difficulty", "category"], engine=engine, judge="combined", output=tmp_path / "r"
+        rows("Why?"), ["quality", "difficulty", "category"], judge=engine, judge_mode="combined", output=tmp_path / "r"
     )
     row = ds[0]
     assert (row["input_quality"], row["quality_error"]) == ("good", None)
@@ -115,7 +113,7 @@ def test_of_a_combined_answer_what_can_be_read_is_kept(judge, tmp_path):
 
 def test_the_shared_part_of_a_prompt_comes_first_and_the_row_last(judge, tmp_path):
     magpie_hf.annotate(
-        rows("First?", "Second?"), ["difficulty"], engine=judge(lambda r, n: "{}"), output=tmp_path / "r"
+        rows("First?", "Second?"), ["difficulty"], judge=judge(lambda r, n: "{}"), output=tmp_path / "r"
     )
     texts = sorted({request.prompt.text for request in ScriptedEngine.asked})
     assert len(texts) == 2
@@ -141,7 +139,7 @@ OWN = {
 def test_a_rubric_of_ones_own_is_a_mapping_and_no_class(judge, tmp_path):
     data = Dataset.from_dict({"instruction": ["Tell a joke."], "response": ["Knock knock."]})
     engine = judge(lambda r, n: '{"score": 4, "words": ["knock"]}')
-    ds = magpie_hf.annotate(data, [{"stage": "rubric", "rubric": OWN}], engine=engine, output=tmp_path / "run")
+    ds = magpie_hf.annotate(data, [{"stage": "rubric", "rubric": OWN}], judge=engine, output=tmp_path / "run")
     assert (ds[0]["humor_score"], ds[0]["humor_words"], ds[0]["humor_error"]) == (4, ["knock"], None)
     assert "Knock knock." in ScriptedEngine.asked[0].prompt.text
 
@@ -153,7 +151,7 @@ def test_two_rubrics_of_ones_own_stand_side_by_side_and_may_lie_in_files(judge, 
     data = Dataset.from_dict({"instruction": ["Tell a joke."], "response": ["Knock knock."]})
     stages = [{"stage": "rubric", "rubric": OWN}, {"stage": "rubric", "rubric": str(tmp_path / "tone.yaml")}]
     ds = magpie_hf.annotate(
-        data, stages, engine=judge(lambda r, n: '{"score": 2, "words": []}'), output=tmp_path / "run"
+        data, stages, judge=judge(lambda r, n: '{"score": 2, "words": []}'), output=tmp_path / "run"
     )
     assert (ds[0]["humor_score"], ds[0]["tone_score"]) == (2, 2)
 
@@ -173,7 +171,7 @@ def test_two_rubrics_of_ones_own_stand_side_by_side_and_may_lie_in_files(judge, 
 def test_a_rubric_that_cannot_be_used_says_why(judge, tmp_path, rubric, words):
     with pytest.raises(MagpieError) as caught:
         magpie_hf.annotate(
-            rows("x"), [{"stage": "rubric", "rubric": rubric}], engine=judge(lambda r, n: ""), output=tmp_path / "r"
+            rows("x"), [{"stage": "rubric", "rubric": rubric}], judge=judge(lambda r, n: ""), output=tmp_path / "r"
         )
     for word in words:
         assert word in str(caught.value)
@@ -182,23 +180,23 @@ def test_a_rubric_that_cannot_be_used_says_why(judge, tmp_path, rubric, words):
 def test_rows_without_instruction_too_long_ones_and_refused_ones_are_named(judge, tmp_path):
     engine = judge(lambda r, n: GOOD)
     ScriptedEngine.fail = {1: Failure("too_long", False, "the prompt has 40000 tokens")}
-    ds = magpie_hf.annotate(rows(None, "Why?", "x" * 100_000), ["quality"], engine=engine, output=tmp_path / "run")
+    ds = magpie_hf.annotate(rows(None, "Why?", "x" * 100_000), ["quality"], judge=engine, output=tmp_path / "run")
     assert ds["quality_error"][:] == ["nothing to judge", None, "too_long"]
     assert ds["input_quality"][:] == [None, "good", None]
 
 
 def test_only_new_rows_are_judged_when_a_dataset_grows(judge, tmp_path):
     engine = judge(lambda r, n: GOOD)
-    magpie_hf.annotate(rows("a?", "b?"), ["quality"], engine=engine, output=tmp_path / "run")
-    magpie_hf.annotate(rows("c?", "a?", "b?"), ["quality"], engine=engine, output=tmp_path / "run")
+    magpie_hf.annotate(rows("a?", "b?"), ["quality"], judge=engine, output=tmp_path / "run")
+    magpie_hf.annotate(rows("c?", "a?", "b?"), ["quality"], judge=engine, output=tmp_path / "run")
     assert len(ScriptedEngine.asked) == 3
 
 
 def test_without_an_output_a_grown_dataset_goes_on_where_its_smaller_self_was(judge, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
     engine = judge(lambda r, n: GOOD)
-    first = magpie_hf.annotate(rows("a?", "b?"), ["quality"], engine=engine)
-    second = magpie_hf.annotate(rows("a?", "b?", "c?"), ["quality"], engine={**engine, "window": 2})
+    first = magpie_hf.annotate(rows("a?", "b?"), ["quality"], judge=engine)
+    second = magpie_hf.annotate(rows("a?", "b?", "c?"), ["quality"], judge=judge(lambda r, n: GOOD, window=2))
     assert len(ScriptedEngine.asked) == 3
     assert (len(first), len(second)) == (2, 3)
     assert first["input_quality"][:] == ["good"] * 2  # what was returned before is still there
@@ -218,25 +216,25 @@ def test_a_recipe_may_annotate_the_first_rows_of_a_file(judge, tmp_path):
 
 
 def test_without_a_judge_the_error_says_so(tmp_path):
-    with pytest.raises(MagpieError, match="annotates quality"):
+    with pytest.raises(MagpieError, match='No model is named for the stage "quality"'):
         magpie_hf.annotate(rows("a?"), ["quality"], output=tmp_path / "run")
 
 
 def test_a_missing_column_is_named_before_anything_is_asked(judge, tmp_path):
     with pytest.raises(DatasetError, match="response"):
         magpie_hf.annotate(
-            rows("a?"), [{"stage": "rubric", "rubric": OWN}], engine=judge(lambda r, n: GOOD), output=tmp_path / "r"
+            rows("a?"), [{"stage": "rubric", "rubric": OWN}], judge=judge(lambda r, n: GOOD), output=tmp_path / "r"
         )
     with pytest.raises(DatasetError, match="No column holds an instruction"):
         magpie_hf.annotate(
-            Dataset.from_dict({"n": [1]}), ["quality"], engine=judge(lambda r, n: GOOD), output=tmp_path / "s"
+            Dataset.from_dict({"n": [1]}), ["quality"], judge=judge(lambda r, n: GOOD), output=tmp_path / "s"
         )
     assert ScriptedEngine.asked == []
 
 
 def test_an_empty_dataset_gets_the_columns_and_asks_nothing(judge, tmp_path):
     ds = magpie_hf.annotate(
-        rows("x").select([]), ["quality", "flags"], engine=judge(lambda r, n: GOOD), output=tmp_path / "run"
+        rows("x").select([]), ["quality", "flags"], judge=judge(lambda r, n: GOOD), output=tmp_path / "run"
     )
     assert len(ds) == 0
     assert {"input_quality", "quality_error", "flags", "uuid"} <= set(ds.column_names)

@@ -85,7 +85,7 @@ def test_rows_that_are_there_get_preferences_too(tmp_path, demo_model_dir):
     out = magpie_hf.annotate(
         ds,
         [{"stage": "preference_responses", "num_samples": 3, "sampling": {"max_tokens": 32, "temperature": 1.0}}, "preference"],
-        engine="demo", model="demo", output=tmp_path / "run",
+        model="demo", output=tmp_path / "run",
     )  # fmt: skip
     assert out[1]["responses"] is None
     assert out[1]["preference_rewards"] is None

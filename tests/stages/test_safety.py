@@ -136,7 +136,7 @@ def test_an_answer_that_is_neither_is_asked_for_again_then_null(monkeypatch, tin
     ds = magpie_hf.annotate(
         data,
         ["safety"],
-        guard={"model": str(tiny_model_dir), "kind": "scripted", "window": 1},
+        guard={"model": str(tiny_model_dir), "engine": {"kind": "scripted", "window": 1}},
         output=tmp_path / "run",
     )
     assert ds["safety"][:] == ["unsafe", None, "safe", None]
