@@ -134,7 +134,7 @@ def test_lean_selects_the_rows_of_the_papers_order_and_saves_responses(tmp_path)
         stage = next(s for s in run_status(tmp_path / order).stages if s.name == "responses")
         tokens[order] = stage.completion_tokens
     early = next(s for s in RunDir.read(tmp_path / "lean").state.stages.values() if "select-early" in s.name)
-    dropped = early["rows_in"] - early["rows_out"]
+    dropped = early.rows_in - early.rows_out
     assert dropped > 5
     assert tokens["lean"] < tokens["paper"] * (1 - dropped / 60 / 3)
 
@@ -155,7 +155,7 @@ def test_shards_leave_what_needs_the_whole_set_to_the_merge(tmp_path):
 
 def test_rows_that_are_there_are_no_job_array(tmp_path):
     Dataset.from_dict({"instruction": ["a"]}).to_parquet(str(tmp_path / "rows.parquet"))
-    with pytest.raises(MagpieError, match="part of a synthesis"):
+    with pytest.raises(MagpieError, match="shard splits a synthesis"):
         magpie_hf.run(
             {"dataset": str(tmp_path / "rows.parquet"), "stages": ["flags"]}, shard="0/2", output=tmp_path / "r"
         )

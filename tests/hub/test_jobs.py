@@ -302,7 +302,7 @@ def test_a_job_is_asked_for_once_even_if_the_answer_is_lost(rent, recipe):
                 "--set",
                 "engine.api_key_env=KEY",
             ],
-            "travels",
+            "only the Hub login",
         ),
     ],
 )
@@ -312,7 +312,7 @@ def test_a_job_that_could_only_fail_is_not_started(rent, recipe, change, words):
 
 
 def test_a_model_on_this_machine_does_not_travel_with_a_job(rent, recipe, tiny_model_dir):
-    assert "lies on this machine" in run_job(recipe, "--yes", "--model", tiny_model_dir, code=1)
+    assert "saved on this machine" in run_job(recipe, "--yes", "--model", tiny_model_dir, code=1)
     assert rent.jobs == []
 
 
@@ -361,7 +361,7 @@ def test_a_run_wakes_the_endpoint_uses_it_with_the_login_and_lets_it_sleep(rent,
         "--set",
         "sampling.max_tokens=32",
     ]
-    assert "sleeps" in here(*common, code=1)
+    assert "scaled to zero" in here(*common, code=1)
     assert rent.slept == []
     said = here(*common, "--yes")
     assert "3 rows" in said
