@@ -1,1 +1,1 @@
-"""What judges are asked, as data, and how their answers are read."""
+"""Judging: rubrics as data, the prompts made from them, and how the answers of judges are parsed."""

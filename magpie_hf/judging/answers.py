@@ -1,6 +1,6 @@
-"""Read a judge's answer: one JSON object, however a model may have wrapped, cut or broken it.
+"""Parse the answer of a judge: one JSON object, even if the model wrapped it in text, cut it or broke its syntax.
 
-What is there is taken, what is not is null: nothing is guessed. A label is taken only if it is on the list.
+Missing values are null; nothing is guessed. A label is accepted only if it is in the `enum` of the schema.
 """
 
 from __future__ import annotations
@@ -8,31 +8,35 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from .rubric import Rubric
+from .rubric import KeySchema, Rubric
 
 
-MAX_STARTS = 32  # braces tried as the object's beginning
+MAX_STARTS = 32  # opening braces tried as the start of the object
 _DECODER = json.JSONDecoder(strict=False)  # line breaks inside strings are common
 _TRAILING_COMMA = re.compile(r",(\s*[}\]])")
 _SLOPPY_LABEL = re.compile(r"[\s_\-]+")
 
 
-class Reading(NamedTuple):
-    """What an answer says to one rubric: the keys' values (null where it says nothing), and "ok" or what is wrong.
+Value: TypeAlias = str | int | float | bool | list[str] | None
+"""A value of a rubric's column."""
 
-    "unparsable": a required key is missing or has another type. "unknown_label": a label is not on its list.
+
+class Reading(NamedTuple):
+    """The parsed answer to one rubric: the values of its keys (null if missing), and a code.
+
+    `code`: "ok"; "unparsable": a required key is missing or has the wrong type; "unknown_label": a label is not in its list.
     """
 
-    values: dict[str, Any]
+    values: dict[str, Value]
     code: str
 
 
 def read_answer(text: str, rubric: Rubric) -> Reading:
-    """Return what an answer says to a rubric."""
+    """Return the parsed answer to a rubric."""
     given = find_object(text, rubric.properties)
-    values: dict[str, Any] = dict.fromkeys(rubric.properties)
+    values: dict[str, Value] = dict.fromkeys(rubric.properties)
     required = rubric.schema.get("required", list(rubric.properties))
     codes = []
     for key, kind in rubric.properties.items():
@@ -45,8 +49,8 @@ def read_answer(text: str, rubric: Rubric) -> Reading:
     return Reading(values, worst)
 
 
-def find_object(text: str, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the first JSON object in a text that has one of the keys; what is broken is read key by key."""
+def find_object(text: str, keys: Mapping[str, KeySchema]) -> dict[str, object]:
+    """Return the first JSON object in a text that has one of the keys; invalid JSON is read key by key."""
     at = text.find("{")
     for _ in range(MAX_STARTS):
         if at < 0:
@@ -58,18 +62,19 @@ def find_object(text: str, keys: Mapping[str, Any]) -> dict[str, Any]:
     return _key_by_key(text, keys)
 
 
-def _decode(text: str, at: int) -> Any:
+def _decode(text: str, at: int) -> object:
     for candidate in (text[at:], _TRAILING_COMMA.sub(r"\1", text[at:])):
         try:
-            return _DECODER.raw_decode(candidate)[0]
+            found: object = _DECODER.raw_decode(candidate)[0]
+            return found
         except (ValueError, RecursionError):
             continue
     return None
 
 
-def _key_by_key(text: str, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Read `"key": value` pairs out of a broken object; a value that was cut off is left out."""
-    found: dict[str, Any] = {}
+def _key_by_key(text: str, keys: Mapping[str, KeySchema]) -> dict[str, object]:
+    """Return the `"key": value` pairs of an object with invalid syntax; a value that was cut off is left out."""
+    found: dict[str, object] = {}
     for key, kind in keys.items():
         match = re.search(rf"""["'“]?\b{re.escape(key)}["'”]?\s*:\s*""", text)
         if match is None:
@@ -78,7 +83,7 @@ def _key_by_key(text: str, keys: Mapping[str, Any]) -> dict[str, Any]:
         try:
             value, end = _DECODER.raw_decode(rest)
             if rest[end:].lstrip()[:1] not in ("", ",", "}"):
-                raise ValueError("the text goes on behind its closing quote")
+                raise ValueError("more text after the closing quote")
             found[key] = value
         except (ValueError, RecursionError):
             value = _loose(rest, kind, [other for other in keys if other != key])
@@ -87,8 +92,8 @@ def _key_by_key(text: str, keys: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _loose(rest: str, kind: Mapping[str, Any], others: list[str]) -> Any:
-    """Return a text that is not quoted as JSON wants it: in other quotes, in none, or with quotes inside."""
+def _loose(rest: str, kind: KeySchema, others: list[str]) -> str | list[str] | None:
+    """Return a value with invalid quoting: other quotes, no quotes, or unescaped quotes inside."""
     if kind.get("type") == "array":
         inside = re.match(r"\[([^\]]*)\]", rest)
         return (
@@ -108,8 +113,8 @@ def _loose(rest: str, kind: Mapping[str, Any], others: list[str]) -> Any:
     return rest[: found.start()].strip().strip("\"'“”")
 
 
-def _value(given: Any, kind: Mapping[str, Any], aliases: Mapping[str, str]) -> tuple[Any, str]:
-    """Return a value as its schema wants it, and "ok" or what is wrong with it."""
+def _value(given: object, kind: KeySchema, aliases: Mapping[str, str]) -> tuple[Value, str]:
+    """Return a value in the type of its schema, and a code as in `Reading`."""
     wanted, labels = kind.get("type"), kind.get("enum")
     if wanted == "array":
         return _list(given, kind.get("items", {}), aliases)
@@ -127,26 +132,29 @@ def _value(given: Any, kind: Mapping[str, Any], aliases: Mapping[str, str]) -> t
     return number, "ok"
 
 
-def _list(given: Any, kind: Mapping[str, Any], aliases: Mapping[str, str]) -> tuple[Any, str]:
+def _list(given: object, kind: KeySchema, aliases: Mapping[str, str]) -> tuple[list[str], str]:
     if given is None or given == "":
         return [], "ok"
     entries = given if isinstance(given, list) else [part for part in str(given).split(",")]
-    kept, code = [], "ok"
+    kept: list[str] = []
+    code = "ok"
     for entry in entries:
         value, found = _value(entry, {**kind, "type": "string"}, aliases)
-        if found == "ok" and value not in kept and value != "":
+        if found == "ok" and isinstance(value, str) and value not in kept and value != "":
             kept.append(value)
         elif found != "ok":
             code = found
     return kept, code
 
 
-def _number(given: Any, wanted: str) -> Any:
+def _number(given: object, wanted: str) -> int | float | bool | None:
     if wanted == "boolean":
         if isinstance(given, bool):
             return given
         return {"true": True, "yes": True, "false": False, "no": False}.get(str(given).strip().lower())
     if isinstance(given, bool):
+        return None
+    if not isinstance(given, (int, float, str)):
         return None
     try:
         number = float(given)
@@ -160,7 +168,7 @@ def _number(given: Any, wanted: str) -> Any:
 
 
 def _label(given: str, labels: list[str], aliases: Mapping[str, str]) -> tuple[str | None, str]:
-    """Return the label meant: case, dashes, and points around it do not matter."""
+    """Return the label that matches, ignoring case, dashes, and punctuation around it."""
     plain = _plain(given)
     known = {_plain(label): label for label in labels} | {_plain(name): label for name, label in aliases.items()}
     found = known.get(plain)
@@ -172,5 +180,5 @@ def _plain(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """Drop what Arrow cannot hold: lone surrogates."""
+    """Return a text without lone surrogates, which Arrow cannot store."""
     return text.encode("utf-8", "replace").decode("utf-8").strip()

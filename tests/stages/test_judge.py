@@ -164,7 +164,7 @@ def test_two_rubrics_of_ones_own_stand_side_by_side_and_may_lie_in_files(judge, 
         ({**OWN, "name": "two words"}, ["name"]),
         ({**OWN, "schema": {"type": "array"}}, ["object with properties"]),
         ({**OWN, "schema": {"type": "object", "properties": {"a": {"type": "object"}}}}, ["'humor.a'", "'object'"]),
-        ("humour.yaml", ["cannot be read"]),
+        ("humour.yaml", ["Cannot read the rubric"]),
         ("qualty", ['"quality"']),
     ],
 )
