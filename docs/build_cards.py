@@ -6,6 +6,7 @@ same rows give the same files.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
@@ -31,12 +32,13 @@ def write(name: str, place: Path, target: Path) -> Path:
     import magpie_hf
     from magpie_hf.hub.card import write_card
     from magpie_hf.session.status import run_facts
+    from magpie_hf.storage.state import Totals
 
     overrides = {"num_rows": ROWS, "engine.kind": "transformers", "model": "demo"}
     rows = magpie_hf.run(name, overrides, output=place, show_progress=False, force=True)
     known, funnel = run_facts(place)
     assert known is not None
-    known["totals"] = {"tokens": known["totals"]["tokens"]}
+    known = dataclasses.replace(known, totals=Totals(tokens=known.totals.tokens))
     title = name if name in OWN_DEMO else f"{name}, rehearsed on the demo model"
     return write_card(rows, target / f"{name}.md", run=known, funnel=funnel, repo_id=f"me/{name}", title=title)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from .tree import resolve_name
 
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 __all__ = [
@@ -54,7 +55,7 @@ class Selected(NamedTuple):
     funnel: list[FunnelStep]
 
 
-def select_rows(dataset: Dataset, given: str | Mapping[str, Any] | Selection, **changes: Any) -> Selected:
+def select_rows(dataset: Dataset, given: str | Mapping[str, object] | Selection, **changes: object) -> Selected:
     """Apply a selection given in any form; see `as_selection` and `apply_selection`."""
     if isinstance(given, str) and given.isidentifier() and resolve_name(given) not in dataset.column_names:
         for name in difflib.get_close_matches(given, SELECTIONS, n=1, cutoff=0.8):
@@ -120,7 +121,7 @@ def _set_steps(dataset: Dataset, selection: Selection, keep: IntArray) -> Iterat
         yield f"a sample of {selection.sample:g}", keep
 
 
-def _column(dataset: Dataset, name: str, rows: IntArray | None = None) -> Any:
+def _column(dataset: Dataset, name: str, rows: IntArray | None = None) -> pa.Array:
     """Return a column as one Arrow array; only this column is read."""
     import pyarrow as pa
 
@@ -129,7 +130,7 @@ def _column(dataset: Dataset, name: str, rows: IntArray | None = None) -> Any:
     return data if rows is None else data.take(pa.array(rows))
 
 
-def _ordinals(data: Any, name: str, labels: Sequence[str]) -> npt.NDArray[np.float64]:
+def _ordinals(data: pa.Array, name: str, labels: Sequence[str]) -> npt.NDArray[np.float64]:
     """Return a column's values as numbers that sort as the column does, by its `labels` if it has any; null is lowest."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -171,7 +172,7 @@ def _by_quota(
     data, scale = _column(dataset, column, keep), scales_of(dataset.features).get(column, ())
     parts = []
     for label, quota in quotas.items():
-        rows = keep[_labelled(data, column, label, scale)]
+        rows = keep[_labeled(data, column, label, scale)]
         count = round(quota * len(keep)) if 0 < quota < 1 else int(quota)
         parts.append(_longest(rows, lengths, count))
     return np.unique(np.concatenate(parts)) if parts else keep[:0]
@@ -185,7 +186,7 @@ def _within(quotas: Mapping[str, float], longest: int | None) -> Mapping[str, fl
     return {label: round(longest * value / total) for label, value in quotas.items()}
 
 
-def _labelled(data: Any, column: str, label: str, scale: Sequence[str]) -> npt.NDArray[np.bool_]:
+def _labeled(data: pa.Array, column: str, label: str, scale: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Return which values are a label; "> easy" means all labels above it on the column's scale."""
     import pyarrow.compute as pc
 

@@ -6,10 +6,10 @@ import dataclasses
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..columns import SCALES, missing_columns, scales_of
 from ..errors import ArgumentError, did_you_mean, quoted
+from ..storage.state import JsonObject
 from .expressions import parse
 from .tree import Scales, resolve_name
 
@@ -102,7 +102,7 @@ class Selection:
             found.add(length_source(self.longest_by))
         return tuple(sorted(found))
 
-    def check(self, features: Mapping[str, Any], reader: str | None = None) -> None:
+    def check(self, features: Mapping[str, object], reader: str | None = None) -> None:
         """Raise for what cannot be applied to a dataset with these features; `reader`: its name in error messages.
 
         Raises:
@@ -232,7 +232,7 @@ def named_selection(name: str) -> Selection:
     return SELECTIONS[name]
 
 
-def as_selection(given: str | Mapping[str, Any] | Selection, **changes: Any) -> Selection:
+def as_selection(given: str | Mapping[str, object] | Selection, **changes: object) -> Selection:
     """Return a selection from a name, an expression, or a mapping with the fields of `Selection`; `changes` override it.
 
     A text is the name of a selection if it is one of `SELECTIONS`, or can only be one (words joined by hyphens); any
@@ -260,7 +260,8 @@ def as_selection(given: str | Mapping[str, Any] | Selection, **changes: Any) -> 
             raise ArgumentError(
                 f"Unknown setting of a selection: {quoted(key)}.", hint=did_you_mean(key, known), key=key
             )
-    return dataclasses.replace(base, **changes)
+    fields: JsonObject = dict(changes)
+    return dataclasses.replace(base, **fields)
 
 
 def _is_misspelled_name(given: str) -> bool:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ast
 from functools import reduce
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import did_you_mean, quoted
 from .tree import LABEL_OF, Scales, call_name, error_at, is_none, named_kind, resolve_name, scale_of
+
+
+ArrowValues: TypeAlias = Any
+"""An Arrow array with a value per row, an Arrow scalar for all rows, or an Arrow table; pyarrow has no types."""
 
 
 class _Values(NamedTuple):
@@ -16,7 +21,7 @@ class _Values(NamedTuple):
     `kind` is "number", "text", "bool", "null", or `LABEL_OF` and the column whose scale the labels are on.
     """
 
-    data: Any
+    data: ArrowValues
     kind: str
     literal: bool = False
 
@@ -24,18 +29,18 @@ class _Values(NamedTuple):
 class Evaluator:
     """Evaluates a checked tree on one table of columns; `scales`: the ordered labels of those that have them."""
 
-    def __init__(self, line: str, table: Any, scales: Scales) -> None:
+    def __init__(self, line: str, table: ArrowValues, scales: Scales) -> None:
         self.line = line
         self.table = table
         self.scales = scales
 
-    def rows(self, node: ast.expr) -> Any:
+    def rows(self, node: ast.expr) -> ArrowValues:
         """Return the truth of a node in each row: an Arrow bool array, null where unknown."""
         import pyarrow as pa
 
         return _compute().and_kleene(self.truth(node), pa.repeat(True, 1 if self.table is None else len(self.table)))
 
-    def truth(self, node: ast.expr) -> Any:
+    def truth(self, node: ast.expr) -> ArrowValues:
         """Return the truth of a node: an Arrow bool array, null where unknown, or a scalar that holds for all rows."""
         if isinstance(node, ast.BoolOp):
             kernel = _compute().and_kleene if isinstance(node.op, ast.And) else _compute().or_kleene
@@ -51,12 +56,12 @@ class Evaluator:
             raise error_at(self.line, node, f"This is {found}, but a condition must be true or false.", hint)
         return self._operand(values)
 
-    def _compare(self, node: ast.Compare) -> Any:
+    def _compare(self, node: ast.Compare) -> ArrowValues:
         operands = [node.left, *node.comparators]
         pairs = zip(operands, node.ops, operands[1:], strict=False)
         return reduce(_compute().and_kleene, [self._pair(node, *pair) for pair in pairs])
 
-    def _pair(self, node: ast.Compare, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Any:
+    def _pair(self, node: ast.Compare, left: ast.expr, op: ast.cmpop, right: ast.expr) -> ArrowValues:
         if isinstance(op, (ast.Is, ast.IsNot)) or is_none(right) or is_none(left):
             return self._is_null(node, left, op, right)
         if isinstance(op, (ast.In, ast.NotIn)):
@@ -71,7 +76,7 @@ class Evaluator:
             return _unknown()
         return getattr(_compute(), _COMPARISONS[type(op)])(self._operand(a), self._operand(b))
 
-    def _is_null(self, node: ast.Compare, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Any:
+    def _is_null(self, node: ast.Compare, left: ast.expr, op: ast.cmpop, right: ast.expr) -> ArrowValues:
         if not (is_none(left) or is_none(right)) or not isinstance(op, (ast.Is, ast.IsNot, ast.Eq, ast.NotEq)):
             raise error_at(
                 self.line, node, "`is` can only be used with None.", "Example: reward is None, reward is not None."
@@ -79,7 +84,7 @@ class Evaluator:
         data = self.value(left if is_none(right) else right).data
         return _compute().is_valid(data) if isinstance(op, (ast.IsNot, ast.NotEq)) else _compute().is_null(data)
 
-    def _member(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Any:
+    def _member(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> ArrowValues:
         import pyarrow as pa
 
         if not isinstance(right, (ast.List, ast.Tuple)):
@@ -108,7 +113,7 @@ class Evaluator:
             return self._arithmetic(node)
         return _Values(self.truth(node), "bool")
 
-    def _literal(self, node: ast.expr, value: Any, scale: str | None) -> _Values:
+    def _literal(self, node: ast.expr, value: object, scale: str | None) -> _Values:
         import pyarrow as pa
 
         if value is None:
@@ -122,7 +127,7 @@ class Evaluator:
         labels = self.scales[scale]
         if value not in labels:
             message = f"{quoted(value)} is not a label of {scale}."
-            raise error_at(self.line, node, message, did_you_mean(value, labels))
+            raise error_at(self.line, node, message, did_you_mean(str(value), labels))
         return _Values(pa.scalar(labels.index(value), pa.int32()), LABEL_OF + scale, True)
 
     def _column(self, node: ast.Name) -> _Values:
@@ -145,7 +150,7 @@ class Evaluator:
             data = _compute().struct_field(data, name)
         return self._typed(node, data, "")
 
-    def _typed(self, node: ast.expr, data: Any, name: str) -> _Values:
+    def _typed(self, node: ast.expr, data: ArrowValues, name: str) -> _Values:
         import pyarrow as pa
 
         kind = data.type
@@ -188,7 +193,7 @@ class Evaluator:
         result = getattr(_compute(), _ARITHMETIC[type(node.op)])(self._operand(a), self._operand(b))
         return _Values(_where(_compute().is_finite(result), result), "number", a.literal and b.literal)
 
-    def _operand(self, values: _Values) -> Any:
+    def _operand(self, values: _Values) -> ArrowValues:
         """Return values as kernels take them: labels as places on their scale, numbers as float64, NaN as null."""
         import pyarrow as pa
 
@@ -203,14 +208,14 @@ class Evaluator:
         return values.data
 
 
-def _where(condition: Any, numbers: Any) -> Any:
+def _where(condition: ArrowValues, numbers: ArrowValues) -> ArrowValues:
     """Return the numbers where the condition is true, null elsewhere."""
     import pyarrow as pa
 
     return _compute().if_else(condition, numbers, pa.scalar(None, pa.float64()))
 
 
-def _unknown() -> Any:
+def _unknown() -> ArrowValues:
     import pyarrow as pa
 
     return pa.scalar(None, pa.bool_())
@@ -227,7 +232,8 @@ _ARITHMETIC: dict[type[ast.operator], str] = {
 _SEARCHES = {"startswith": "starts_with", "endswith": "ends_with", "contains": "match_substring"}
 
 
-def _compute() -> Any:
+def _compute() -> ModuleType:
     import pyarrow.compute
 
-    return pyarrow.compute
+    kernels: ModuleType = pyarrow.compute
+    return kernels
