@@ -1,10 +1,10 @@
-"""What a stage is: a described transform of a Dataset.
+"""Base classes of stages: a stage is a declared transform of a Dataset.
 
-A *row stage* makes one row of one row; it is written as `steps(row)`, a generator that yields `Ask`s, is sent
-`Generation`s and returns an `Outcome`. It knows no engine and no driver. A *model stage* makes rows of rows too, with a
-model of its own that is no text generator. A *batch stage* is a pure function of a batch of columns. A *set stage* is
-a function of the whole Dataset. All declare what they read, the `Features` they write, and the parameters that make
-their identity.
+A *row stage* turns one row into one row. It is written as a generator `steps(row)` that yields an `Ask`, receives a
+`Generation` and returns an `Outcome`; it does not know the engine or the driver. A *model stage* does the same with a
+model that it loads itself, e.g., a classifier. A *batch stage* is a pure function of a batch of columns. A *set stage*
+is a function of the whole Dataset. All stages declare the columns that they read, the features that they write, and the
+parameters that make up their identity.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from .columns import missing_columns
 from .engines.base import Capabilities, Generation, Prompt
@@ -26,31 +26,47 @@ from .sampling import SamplingParams
 
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from datasets import Dataset
 
     from .templates.template import ChatTemplate
 
 
+Row: TypeAlias = Mapping[str, Any]
+"""The columns of a row that a stage reads, by name; their types are those of the dataset's features."""
+Batch: TypeAlias = Mapping[str, Sequence[Any]]
+"""The columns of a batch of rows, as in `Dataset.map(batched=True)`."""
+Columns: TypeAlias = dict[str, list[Any]]
+"""The new columns of a batch of rows."""
+Record: TypeAlias = dict[str, Any]
+"""What the journal keeps of a finished row: JSON-like values with short keys."""
+Values: TypeAlias = dict[str, object]
+"""Values by name: the new columns of a row, parameters, or `datasets` features."""
+
+
 class Ask(NamedTuple):
-    """What a stage wants generated next for a row."""
+    """The next request of a row."""
 
     prompt: Prompt
     sampling: SamplingParams
 
 
 class Outcome(NamedTuple):
-    """What a row came to: the record to keep (JSON-like, short keys), a code of `CODES`, and tokens read, if counted."""
+    """The result of a row: the record to keep, a code of `CODES`, and the number of tokens read, if it is counted."""
 
     record: dict[str, Any]
     code: str = "ok"
     tokens: int = 0
 
 
-Steps = Generator[Ask, Generation, Outcome]
+Steps: TypeAlias = Generator[Ask, Generation, Outcome]
+RowFunction: TypeAlias = Callable[[Row], Steps]
+BatchFunction: TypeAlias = Callable[[Batch], Columns]
 
 OK = "ok"
 ROW_INDEX = "_index"
-"""Key under which `steps` finds the number that stands for a row in its seeds: made of the row key, in [0, 2^31)."""
+"""Key of the number in a row from which `steps` derives its seeds: computed from the row key, in [0, 2^31)."""
 CODES = tuple(
     "ok unfinished empty fragment think_tag assistant_voice special_token mixed_script banned_start too_long validation "
     "generation incomplete_generation failed fewer_turns unparsable unknown_label header".split()
@@ -61,18 +77,18 @@ FAILURE_CODES = tuple("too_long validation generation incomplete_generation fail
 
 
 def failed(generation: Generation) -> Outcome:
-    """Return the outcome of a row whose request failed for good: no text, a code, and the engine's message."""
+    """Return the outcome of a row whose request failed permanently: no text, a code, and the engine's message."""
     failure = generation.failure
-    assert failure is not None  # noqa: S101 (callers checked)
+    assert failure is not None  # noqa: S101 (callers check it)
     code = failure.code if failure.code in FAILURE_CODES else "failed"
     return Outcome({"error": failure.code, "message": failure.message}, code)
 
 
 class Context:
-    """What a stage may use when it is bound.
+    """What a stage can use when it is bound.
 
-    `template`: the prompts' template, loaded when first asked for. `seed`: the run's. `model`, `revision`: who
-    generates. `capabilities`: what the open engine can do, or None. `refs`: the models that the stage loads itself.
+    `template`: the chat template for prompts, loaded at first use. `seed`: of the run. `model`, `revision`: the model
+    that generates. `capabilities`: of the open engine, or None. `refs`: the models that the stage loads itself.
     """
 
     def __init__(
@@ -94,13 +110,16 @@ class Context:
     @cached_property
     def template(self) -> ChatTemplate:
         """The model's chat template."""
-        given: Any = self._template
-        found: ChatTemplate = given() if callable(given) and not hasattr(given, "tokenizer") else given
-        return found
+        given = self._template
+        return given() if callable(given) else given
 
 
 class ModelChoice(NamedTuple):
-    """A model that a stage loads by itself: Hub id, directory or "demo"; its revision; which demo model is meant."""
+    """A model that a stage loads itself.
+
+    `name`: Hub id, directory or "demo". `revision`: on the Hub. `kind`: the demo model meant by "demo": "model",
+    "reward" or "embedder".
+    """
 
     name: str
     revision: str | None = None
@@ -111,21 +130,21 @@ IDENTITY = "identity"
 """Key in a field's metadata: False keeps a setting out of the identity of its stage."""
 
 RESOLVED = "resolved"
-"""Key in a field's metadata: True where the identity holds what the setting stands for, e.g., a model at its commit."""
+"""Key in a field's metadata: True if the identity has what the setting stands for, e.g., a model at its commit."""
 
 
 def silent(default: Any) -> Any:
-    """Return a dataclass field for a setting that can change no output, e.g., an address or a batch size."""
+    """Return a dataclass field for a setting that cannot change the output, e.g., a URL or a batch size."""
     return field(default=default, metadata={IDENTITY: False})
 
 
 def resolved(default: Any) -> Any:
-    """Return a dataclass field for a setting that is in the identity as what it stands for: by `models` or `derived`."""
+    """Return a dataclass field for a setting whose meaning is in the identity instead: by `models` or `derived`."""
     return field(default=default, metadata={IDENTITY: False, RESOLVED: True})
 
 
 def entries_of(given: Any) -> tuple[Any, ...]:
-    """Return a setting of several entries as a tuple; one text or mapping stands for a list of one."""
+    """Return a setting with several entries as a tuple; a single string, path or mapping is one entry."""
     return (given,) if isinstance(given, (str, Path, Mapping)) else tuple(given)
 
 
@@ -144,14 +163,16 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Stage(ABC):
-    """A described transform of a Dataset.
+    """A declared transform of a Dataset.
 
-    `name`: in recipes and directories. `version`: counted up by every change that alters an output. `kind`: "row",
-    "batch" or "set". `reads`: columns it needs. `uses_engine`: whether text is generated, and `role` by whom: the
-    recipe's "generator", "judge", "guard" or "base". `repeatable`: whether a recipe may have several of it. `after`:
-    stages that must come before, and are put there if a recipe leaves them out. `optional`: columns it takes where
-    they are.
-    `replaces`: columns of the input that are dropped, as what the stage writes makes them out of date.
+    - `name`: in recipes and directories. `version`: increased with every change that alters an output.
+    - `kind`: "row", "batch" or "set".
+    - `reads`: columns that it needs. `optional`: columns that it reads if the rows have them. `replaces`: columns of
+      the input that are dropped because the output of the stage makes them outdated.
+    - `uses_engine`: whether it generates text, and `role`: with which model of the recipe: "generator", "responder",
+      "judge", "guard" or "base".
+    - `repeatable`: whether a recipe may contain it more than once.
+    - `after`: stages that must run before, and are added if a recipe leaves them out.
     """
 
     name: ClassVar[str]
@@ -167,21 +188,21 @@ class Stage(ABC):
 
     @property
     def label(self) -> str:
-        """What the stage is called in run directories and on the screen: its name, where no settings tell it apart."""
+        """The name of the stage in run directories and messages; includes settings if a recipe can contain several."""
         return self.name
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The columns that the stage reads under its settings."""
+        """The columns that the stage reads with these settings."""
         return self.reads
 
     @property
     def uses_tokenizer(self) -> bool:
-        """Whether a stage without engine depends on the tokenizer of the recipe's model."""
+        """Whether a stage without an engine depends on the tokenizer of the recipe's model."""
         return False
 
     def under(self, model: str) -> Stage:
-        """Return the stage as it is under the recipe's model; "" where the recipe has none.
+        """Return the stage adapted to the recipe's model, "" if the recipe has none.
 
         Raises:
             ArgumentError: the stage needs a model.
@@ -189,34 +210,34 @@ class Stage(ABC):
         return self
 
     def beside(self, others: Sequence[Stage]) -> Stage:
-        """Return the stage with what it takes from the recipe's other stages."""
+        """Return the stage with the settings that it takes over from the recipe's other stages."""
         return self
 
     def models(self, generator: str) -> dict[str, ModelChoice]:
-        """Return the models that the stage loads by itself, by setting; `generator` is the recipe's model."""
+        """Return the models that the stage loads itself, by name; `generator` is the recipe's model."""
         return {}
 
-    def parameters(self) -> dict[str, Any]:
-        """Return all that can change an output, JSON-like: every setting that is not `silent`, and what is derived."""
+    def parameters(self) -> Values:
+        """Return everything that can change the output, JSON-like: all settings that are not `silent`, and `derived`."""
         loud = (field.name for field in dataclasses.fields(self) if field.metadata.get(IDENTITY, True))
         return {name: plain(getattr(self, name)) for name in loud} | self.derived()
 
-    def derived(self) -> dict[str, Any]:
-        """Return what settings stand for where their values do not say it, e.g., the text of a rubric that they name."""
+    def derived(self) -> Values:
+        """Return what settings stand for if their values do not show it, e.g., the content of a file that they name."""
         return {}
 
     @abstractmethod
-    def features(self) -> dict[str, Any]:
-        """Return the `datasets` feature of each column written."""
+    def features(self) -> Values:
+        """Return the `datasets` feature of each new column."""
 
     def check_template(self, template: ChatTemplate) -> None:  # noqa: B027 (most stages send no prompt)
-        """Raise TemplateError if the template cannot give this stage's prompts; asked before any row is paid for."""
+        """Raise TemplateError if the template cannot render the prompts of this stage; checked before the first row."""
 
     def check_ready(self) -> None:  # noqa: B027 (most stages need nothing from outside)
-        """Raise if the stage lacks what it needs from outside: packages, other datasets; asked before the first row.
+        """Raise if something the stage depends on is missing, e.g., a package; checked before the first row.
 
         Raises:
-            ArgumentError: a setting that it cannot run without is missing.
+            ArgumentError: a required setting is missing.
             DatasetError: a dataset that it compares with cannot be read.
             DependencyError: a package is missing.
         """
@@ -225,8 +246,8 @@ class Stage(ABC):
         """Raise DatasetError if a column that the stage reads is missing."""
         self.check_features(dataset.features)
 
-    def check_features(self, features: Mapping[str, Any]) -> None:
-        """Raise DatasetError if the stage cannot read a dataset of these features."""
+    def check_features(self, features: Mapping[str, object]) -> None:
+        """Raise DatasetError if the stage cannot read a dataset with these features."""
         missing = [column for column in self.needs if column not in features]
         if missing:
             raise missing_columns({column: [f'the stage "{self.label}"'] for column in missing}, list(features))
@@ -234,17 +255,17 @@ class Stage(ABC):
             dtype = str(getattr(features[column], "dtype", "") or "a list")
             if dtype not in ("string", "large_string", "string_view", "null"):
                 raise DatasetError(
-                    f'The stage "{self.label}" reads texts in the column "{column}", and its values are of type {dtype}.',
+                    f'The stage "{self.label}" reads text from the column "{column}", but its type is {dtype}.',
                     hint=f'Convert it first, e.g., dataset.cast_column("{column}", datasets.Value("string")).',
                     column=column,
                 )
 
 
-def check_columns(stages: Iterable[Stage], features: Mapping[str, Any]) -> None:
-    """Raise for columns that stages read and neither the rows nor an earlier stage have; all of them are named.
+def check_columns(stages: Iterable[Stage], features: Mapping[str, object]) -> None:
+    """Raise if stages read columns that neither the rows nor an earlier stage provide; the error names all of them.
 
-    `features`: of the rows before the first of the stages. The error's `data` has the `position` of the first stage
-    that cannot run.
+    `features`: of the rows before the first stage. The error's `data` has the `position` of the first stage that cannot
+    run.
 
     Raises:
         DatasetError: columns are missing.
@@ -273,36 +294,34 @@ def check_columns(stages: Iterable[Stage], features: Mapping[str, Any]) -> None:
 
 
 class RowStage(Stage):
-    """One row in, one row out, journaled by row key; see the module's docstring."""
+    """One row in, one row out, with requests to the engine; journaled per row. See the module's docstring."""
 
     @abstractmethod
-    def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
-        """Return `steps`: the generator function of a row."""
+    def bind(self, context: Context) -> RowFunction:
+        """Return `steps`, the generator function that processes a row."""
 
     @abstractmethod
-    def columns(
-        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
-    ) -> dict[str, Any]:
-        """Return the new columns' values of a finished row."""
+    def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
+        """Return the values of the new columns for a finished row."""
 
 
 class BatchStage(Stage):
-    """A pure function of a batch of columns: cheap enough not to be journaled."""
+    """A pure function of a batch of columns; cached as a whole, not journaled."""
 
     kind: ClassVar[str] = "batch"
     uses_engine: ClassVar[bool] = False
 
     @abstractmethod
-    def bind(self, context: Context) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[Any]]]:
-        """Return the function of a batch of columns (lists of equal length) that gives the new columns."""
+    def bind(self, context: Context) -> BatchFunction:
+        """Return the function from a batch of columns (lists of equal length) to the new columns."""
 
 
 class Scorer(AbstractContextManager["Scorer"]):
-    """What a model stage opens: the loaded model, closed at the end."""
+    """The loaded model of a model stage; closed at the end of the stage."""
 
     @abstractmethod
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
-        """Return the outcome of each row, in order; best given many rows at once, as they are batched by length."""
+    def __call__(self, rows: Sequence[Row]) -> list[Outcome]:
+        """Return the outcome of each row, in order; many rows at once allow batching by length."""
 
     def close(self) -> None:
         """Free the model."""
@@ -312,7 +331,7 @@ class Scorer(AbstractContextManager["Scorer"]):
 
 
 class ModelStage(Stage):
-    """One row in, one row out, journaled by row key, by a model that the stage loads itself (reward models)."""
+    """One row in, one row out, with a model that the stage loads itself (e.g., a reward model); journaled per row."""
 
     uses_engine: ClassVar[bool] = False
     block_rows: ClassVar[int] = 256
@@ -322,24 +341,26 @@ class ModelStage(Stage):
         """Load the model. Raises ModelError, DependencyError."""
 
     @abstractmethod
-    def columns(
-        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
-    ) -> dict[str, Any]:
-        """Return the new columns' values of a finished row."""
+    def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
+        """Return the values of the new columns for a finished row."""
 
 
 class Reporter(Protocol):
-    """Shows what a long stage is doing."""
+    """Shows the progress of a long stage."""
 
     def note(self, text: str) -> None:
         """Log a message."""
 
     def steps(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Show a bar; the function given is called with how many of `total` are done."""
+        """Show a progress bar; call the yielded function with the number of steps done."""
 
 
 class Workspace(NamedTuple):
-    """What a set stage works with: its own directory, one for what outlives its input, its models, who is told."""
+    """What a set stage works with.
+
+    `directory`: for intermediate results, removed when the stage is finished. `shared`: for files that stay valid when
+    the input changes. `context`: models and template. `listener`: receives messages and progress.
+    """
 
     directory: Path
     shared: Path
@@ -348,23 +369,23 @@ class Workspace(NamedTuple):
 
 
 class SetResult(NamedTuple):
-    """What a set stage came to.
+    """The result of a set stage.
 
-    `columns`: new columns, each with a value a row; `indices`: or the rows kept, (num_kept,) int64, in order.
+    `columns`: new columns with one value per row; or `indices`: the rows to keep, in order.
     `report`: JSON-like figures for run.json, reports and cards.
     """
 
-    columns: Mapping[str, Sequence[Any]]
-    indices: Any = None
-    report: Mapping[str, Any] = {}
+    columns: Mapping[str, object]
+    indices: Sequence[int] | npt.NDArray[np.int64] | None = None
+    report: Mapping[str, object] = {}
 
 
 class SetStage(Stage):
-    """A function of the whole Dataset: new columns that depend on all rows, or a selection of rows."""
+    """A function of the whole dataset: new columns that depend on all rows, or a selection of rows."""
 
     kind: ClassVar[str] = "set"
     uses_engine: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, dataset: Dataset, work: Workspace) -> SetResult:
-        """Compute; what takes long keeps its state in the workspace and goes on from it."""
+        """Compute the result; a long computation can save its state in the workspace and resume from it."""

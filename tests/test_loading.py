@@ -186,7 +186,7 @@ def test_what_cannot_be_taken_is_refused_in_words(given, words, call):
 
 
 def test_texts_that_are_numbers_are_an_error_with_the_column(tmp_path):
-    with pytest.raises(DatasetError, match=r'column "instruction", and its values are of type int64'):
+    with pytest.raises(DatasetError, match=r'from the column "instruction", but its type is int64'):
         magpie_hf.annotate([{"instruction": 5, "response": "So."}], "lengths", output=tmp_path / "run")
 
 

@@ -1,4 +1,4 @@
-"""Stages: one file a stage, and one line here."""
+"""Stages: one file per stage, registered here."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ STAGES = {
 
 
 def stage_class(name: str) -> type[Stage]:
-    """Return the class of a stage by its name in recipes, an entry point of `magpie_hf.stages`, or `module:Class`.
+    """Return the class of a stage by its name in recipes, by an entry point of `magpie_hf.stages`, or by `module:Class`.
 
     Raises:
-        ArgumentError: there is no such stage (names the nearest), or the class cannot be used.
+        ArgumentError: there is no such stage (the hint suggests the closest name), or the class cannot be used.
     """
     return find_class(name, STAGES, Stage, "stage")  # type: ignore[type-abstract]

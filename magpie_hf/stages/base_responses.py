@@ -1,29 +1,32 @@
-"""`base_responses`: a base model answers each instruction in context, for `reward_difference`.
+"""`base_responses`: a base model responds to each instruction in context, for `reward_difference`.
 
-Source: Magpie, arXiv:2406.08464, section 3.2: r_base is the reward of the base model's answer under URIAL
+Source: Magpie, arXiv:2406.08464, section 3.2: r_base is the reward of the base model's response with URIAL
 (arXiv:2312.01552). The wording of the prompt and its examples are ours.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from ..judging.prompts import urial_prompt, urial_stops
 from ..sampling import SamplingParams, sample_seed, seed_base
-from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
+from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, Record, Row, RowFunction, RowStage, Steps, Values, failed
 from .responses import rejected
 
 
+if TYPE_CHECKING:
+    from ..templates.plain import PlainTemplate
+
+
 GREEDY = SamplingParams(temperature=0.0, max_tokens=1024)
-"""Greedy as the responses are; the length is our choice: base models rarely stop late for a reason."""
+"""Greedy, as for the responses; the length is our choice: long responses of base models are rarely useful."""
 
 
 @dataclass(frozen=True)
 class BaseResponses(RowStage):
-    """Settings of the base model's answers.
+    """Settings of the base model's responses.
 
     - `sampling`: greedy by default.
     """
@@ -35,19 +38,19 @@ class BaseResponses(RowStage):
 
     sampling: SamplingParams = GREEDY
 
-    def derived(self) -> dict[str, Any]:
-        """Return the prompt that all rows share, and where answers end."""
+    def derived(self) -> Values:
+        """Return the prompt that all rows share, and the stop texts."""
         return {"prompt": urial_prompt(""), "stop": list(urial_stops())}
 
-    def features(self) -> dict[str, Any]:
-        """Return the answer, who gave it, and how it ended."""
+    def features(self) -> Values:
+        """Return the response, the base model, and the finish reason."""
         from datasets import Value
 
         return {name: Value("string") for name in ("base_response", "base_model", "base_finish_reason")}
 
-    def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
+    def bind(self, context: Context) -> RowFunction:
         """Return `steps` of a row: one request."""
-        template: Any = context.template  # a PlainTemplate: the role says so
+        template = cast("PlainTemplate", context.template)  # that of the role "base"
         stops = template.response_stops
         sampling = dataclasses.replace(
             self.sampling,
@@ -56,7 +59,7 @@ class BaseResponses(RowStage):
         )
         base, sampled = seed_base(context.seed, self.name), not sampling.is_greedy
 
-        def steps(row: Mapping[str, Any]) -> Steps:
+        def steps(row: Row) -> Steps:
             if row["instruction"] is None:
                 return Outcome({"error": "no instruction"}, "empty")
             seed = sample_seed(base, row[ROW_INDEX]) if sampled else None
@@ -71,9 +74,7 @@ class BaseResponses(RowStage):
 
         return steps
 
-    def columns(
-        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
-    ) -> dict[str, Any]:
-        """Return the columns; of a failed row the answer is null."""
+    def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
+        """Return the columns; the response of a failed row is null."""
         finish = record["finish"] if code == OK else f"error: {record.get('error', code)}"
         return {"base_response": record.get("text"), "base_model": context.model, "base_finish_reason": finish}

@@ -1,8 +1,8 @@
-"""Make an instruction of what the model wrote in the user's place, or say why it is none.
+"""Extract the instruction from the text that the model generated as the user, or say why it is unusable.
 
-`clean` takes off what is not the instruction (a leading label, wrapping quotes, an answer that follows). It never cuts
-at the first "?" or newline: context, code and follow-up questions stay. `rejection` names what makes a text unusable.
-Both look at the text alone and give the same answer for the same text.
+`clean` removes what is not part of the instruction (a leading label, quotes around it, an answer after it). It never
+cuts at the first "?" or newline: context, code and follow-up questions are kept. `rejection` returns why a text is
+unusable. Both depend on the text only.
 """
 
 from __future__ import annotations
@@ -64,15 +64,15 @@ _SCRIPT_OF = dict.fromkeys("CJK HIRAGANA KATAKANA IDEOGRAPHIC BOPOMOFO HALFWIDTH
     "PLANCK".split(),
     "LATIN",
 )
-"""First words of Unicode names that stand for another writing system."""
+"""First words of Unicode character names that belong to another writing system."""
 _LONE_GREEK = re.compile(r"(?<![\u0370-\u03ff])[\u0370-\u03ff](?![\u0370-\u03ff])")
 
 
 def without_header_end(text: str, end: str) -> str | None:
-    """Take the end of the user's header off a generation that begins with it, or return None if it does not.
+    """Remove the end of the user's header from a generation that begins with it; None if it does not.
 
-    `end`: characters that the prompt leaves out because they merge with the first word into one token, such as the ">"
-    of "<|prompt|>". White space is taken off if it is there: tokenizers drop and add it when they decode.
+    `end`: characters that the prompt leaves out because they merge with the first word into one token, e.g., the ">" of
+    "<|prompt|>". White space is removed if present: tokenizers drop and add it when they decode.
     """
     if text.startswith(end):
         return text.removeprefix(end)
@@ -83,7 +83,7 @@ def without_header_end(text: str, end: str) -> str | None:
 
 
 def clean(text: str) -> str:
-    """Return the instruction within a raw text; cleaning a clean text changes nothing."""
+    """Return the instruction in a raw text; cleaning a clean text changes nothing."""
     before = None
     current = text.strip()
     while current != before:
@@ -93,7 +93,7 @@ def clean(text: str) -> str:
 
 
 def _strip_label(text: str) -> str:
-    """Take off "Question:", "**Task 1:**", "## Problem" and the like, unless labels structure the text further on."""
+    """Remove "Question:", "**Task 1:**", "## Problem" and the like, unless later labels structure the text."""
     match = _LEADING_LABEL.match(text)
     if not match:
         return text
@@ -102,7 +102,7 @@ def _strip_label(text: str) -> str:
 
 
 def _unquote(text: str) -> str:
-    """Take off quotes that wrap the whole text and nothing else."""
+    """Remove quotes around the whole text."""
     if len(text) < 3 or text[0] not in _QUOTES or text[-1] != _QUOTES[text[0]]:
         return text
     inside = text[1:-1]
@@ -112,9 +112,9 @@ def _unquote(text: str) -> str:
 
 
 def _cut_answer(text: str) -> str:
-    """Cut before a line that begins an answer ("Answer: …", "## Solution"), if a question stands before it.
+    """Cut before a line that begins an answer ("Answer: …", "## Solution"), if there is a question before it.
 
-    Not inside a code fence, and not when the text in front ends by asking for that part ("…in this format:").
+    Not inside a code fence, and not if the text before it asks for that part ("…in this format:").
     """
     for match in _ANSWER_LINE.finditer(text):
         head = text[: match.start()].rstrip()
@@ -128,7 +128,7 @@ def _cut_answer(text: str) -> str:
 
 
 def rejection(text: str, *, max_scripts: int = MAX_SCRIPTS) -> str | None:
-    """Return why a cleaned text is no usable instruction, as a code, or None if it is one.
+    """Return the code for why a cleaned text is not a usable instruction, or None if it is one.
 
     Codes: `empty`, `think_tag`, `fragment`, `assistant_voice`, `mixed_script`.
     """
@@ -146,7 +146,7 @@ def rejection(text: str, *, max_scripts: int = MAX_SCRIPTS) -> str | None:
 
 
 def is_fragment(text: str) -> bool:
-    """Whether a text is too short to ask anything, or begins in the middle of a sentence."""
+    """Return whether a text is too short to be a request, or begins in the middle of a sentence."""
     stripped = text.strip()
     letters = sum(c.isalpha() for c in stripped)
     if any(ord(c) > 0x2E7F and c.isalpha() for c in stripped[:200]):
@@ -159,7 +159,7 @@ def is_fragment(text: str) -> bool:
 def scripts(text: str) -> set[str]:
     """Return the writing systems that make up at least 5 % of a text's letters.
 
-    Japanese counts as one with CJK; single Greek letters are symbols of mathematics and count as none.
+    Japanese scripts count as CJK; single Greek letters are mathematical symbols and are not counted.
     """
     counts: Counter[str] = Counter()
     for character in _LONE_GREEK.sub("", text[:4000]):

@@ -1,10 +1,10 @@
-"""`decontamination`: rows that hold a benchmark's prompts, by word n-grams and by embedding."""
+"""`decontamination`: find rows that contain prompts of benchmarks, by word n-grams and by embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from ..errors import ArgumentError, DatasetError
 from ..nearest.cross import find_nearest
 from ..nearest.ngrams import WORDS, NgramIndex
 from ..nearest.search import THRESHOLD
-from ..stage import SetResult, Workspace
+from ..nearest.state import FloatArray, IntArray
+from ..stage import SetResult, Values, Workspace
 from ..storage.loading import PROMPT_COLUMNS, load_rows
 from .neighbors import Embedding, vectors_of
 
@@ -21,15 +22,24 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MIN_SHARE = 0.5
-"""Our choice: half of a prompt's n-grams; a single one may be a phrase that everybody uses."""
+"""Our choice: half of a prompt's n-grams; a single one may be a common phrase."""
+
+
+class Match(NamedTuple):
+    """The closest prompt of a benchmark."""
+
+    benchmark: str | None
+    prompt_index: int | None
+    ngram_share: float
+    distance: float | None
 
 
 @dataclass(frozen=True)
 class Decontamination(Embedding):
-    """Adds `contaminated`, and which prompt of which benchmark a row is nearest to.
+    """Adds `contaminated`, and the prompt and benchmark that a row is closest to.
 
     - `benchmarks`: datasets of prompts: paths or Hub ids, or mappings with `path`, `name`, `config`, `split`, `column`.
-    - `ngram`: words of an n-gram. `min_share`: share of a prompt's n-grams from which a row counts as contaminated.
+    - `ngram`: words of an n-gram. `min_share`: share of a prompt's n-grams above which a row counts as contaminated.
     - `embeddings`: also compare by embedding: below `threshold` (squared L2) a row counts as contaminated.
     - The embedder's settings are those of `neighbors`.
     """
@@ -43,8 +53,8 @@ class Decontamination(Embedding):
     embeddings: bool = True
     threshold: float = THRESHOLD
 
-    def features(self) -> dict[str, Any]:
-        """Return the verdict, and what it rests on."""
+    def features(self) -> Values:
+        """Return whether a row is contaminated, and the evidence."""
         from datasets import Value
 
         return {
@@ -58,22 +68,19 @@ class Decontamination(Embedding):
         }
 
     def check_ready(self) -> None:
-        """Raise if no benchmark is named, or one cannot be loaded or has no column of prompts."""
+        """Raise if no benchmark is given, or if one cannot be loaded or has no column of prompts."""
         if not self.benchmarks:
             raise ArgumentError(
-                "decontamination has no benchmark.",
+                "`decontamination` needs at least one benchmark.",
                 hint="E.g., benchmarks: [{path: openai/gsm8k, config: main, split: test}].",
             )
         for given in self.benchmarks:
             load_benchmark(given)
 
     def apply(self, dataset: Dataset, work: Workspace) -> SetResult:
-        """Compare the rows with each benchmark in turn; the strongest finding of a row is kept."""
-        verdicts: list[dict[str, Any]] = [
-            {"benchmark": None, "prompt_index": None, "ngram_share": 0.0, "distance": None}
-            for _ in range(len(dataset))
-        ]
-        report: dict[str, Any] = {}
+        """Compare the rows with each benchmark; the strongest match of a row is kept."""
+        matches = [Match(None, None, 0.0, None)] * len(dataset)
+        report: dict[str, object] = {}
         for given in self.benchmarks:
             name, prompts, column = load_benchmark(given)
             texts = prompts.with_format(None)[column]
@@ -82,29 +89,23 @@ class Decontamination(Embedding):
             hits = (shares >= self.min_share) | (distances < self.threshold)
             for row in np.flatnonzero(hits | (shares > 0)):
                 at = int(indices[row] if shares[row] >= self.min_share or not hits[row] else nearest[row])
-                found = {
-                    "benchmark": name,
-                    "prompt_index": at,
-                    "ngram_share": float(shares[row]),
-                    "distance": None if np.isnan(distances[row]) else float(distances[row]),
-                }
-                if self._strength(found) > self._strength(verdicts[row]):
-                    verdicts[row] = found
-            prompts_hit = {v["prompt_index"] for v in verdicts if v["benchmark"] == name and self._is_hit(v)}
+                distance = None if np.isnan(distances[row]) else float(distances[row])
+                found = Match(name, at, float(shares[row]), distance)
+                if self._strength(found) > self._strength(matches[row]):
+                    matches[row] = found
+            prompts_hit = {match.prompt_index for match in matches if match.benchmark == name and self._is_hit(match)}
             report[name] = {"prompts": len(texts), "rows_hit": int(hits.sum()), "prompts_hit": len(prompts_hit)}
-        contaminated = [self._is_hit(verdict) for verdict in verdicts]
-        columns: dict[str, Any] = {"contaminated": contaminated, "contamination": verdicts}
+        contaminated = [self._is_hit(match) for match in matches]
+        columns = {"contaminated": contaminated, "contamination": [match._asdict() for match in matches]}
         return SetResult(columns, None, {"benchmarks": report, "contaminated_rows": sum(contaminated)})
 
-    def _is_hit(self, verdict: Mapping[str, Any]) -> bool:
-        distance = verdict["distance"]
-        return verdict["ngram_share"] >= self.min_share or (distance is not None and distance < self.threshold)
+    def _is_hit(self, match: Match) -> bool:
+        return match.ngram_share >= self.min_share or (match.distance is not None and match.distance < self.threshold)
 
-    def _strength(self, verdict: Mapping[str, Any]) -> tuple[bool, float, float]:
-        distance = verdict["distance"]
-        return self._is_hit(verdict), verdict["ngram_share"], -(4.0 if distance is None else distance)
+    def _strength(self, match: Match) -> tuple[bool, float, float]:
+        return self._is_hit(match), match.ngram_share, -(4.0 if match.distance is None else match.distance)
 
-    def _ngrams(self, dataset: Dataset, texts: list[str]) -> tuple[Any, Any]:
+    def _ngrams(self, dataset: Dataset, texts: list[str]) -> tuple[FloatArray, IntArray]:
         index = NgramIndex(texts, self.ngram)
         shares, indices = np.zeros(len(dataset), dtype=np.float32), np.full(len(dataset), -1, dtype=np.int64)
         at = 0
@@ -114,7 +115,9 @@ class Decontamination(Embedding):
                 at += 1
         return shares, indices
 
-    def _distances(self, dataset: Dataset, prompts: Dataset, column: str, work: Workspace) -> tuple[Any, Any]:
+    def _distances(
+        self, dataset: Dataset, prompts: Dataset, column: str, work: Workspace
+    ) -> tuple[FloatArray, IntArray]:
         distance = np.full(len(dataset), np.nan, dtype=np.float32)
         nearest = np.full(len(dataset), -1, dtype=np.int64)
         if not self.embeddings:
@@ -130,16 +133,16 @@ class Decontamination(Embedding):
         return distance, nearest
 
 
-def load_benchmark(given: Any) -> tuple[str, Dataset, str]:
-    """Return a benchmark's name, its rows, and the column that holds the prompts."""
-    facts = {"path": given} if isinstance(given, str) else dict(given)
+def load_benchmark(given: str | Mapping[str, str]) -> tuple[str, Dataset, str]:
+    """Return the name of a benchmark, its rows, and the column with the prompts."""
+    facts: dict[str, str] = {"path": given} if isinstance(given, str) else dict(given)
     rows = load_rows(
         facts["path"], config=facts.get("config"), split=facts.get("split"), revision=facts.get("revision")
     )
     column = facts.get("column") or next((name for name in PROMPT_COLUMNS if name in rows.column_names), None)
     if column is None or column not in rows.column_names:
         raise DatasetError(
-            f"The benchmark {facts['path']!r} has no column of prompts; there are {', '.join(rows.column_names[:20])}.",
-            hint="Name it: {path: …, column: …}.",
+            f"The benchmark {facts['path']!r} has no column of prompts; its columns are {', '.join(rows.column_names[:20])}.",
+            hint="Give the column: {path: …, column: …}.",
         )
     return str(facts.get("name") or facts["path"].rstrip("/").rpartition("/")[2]), rows, column

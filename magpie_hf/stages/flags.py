@@ -1,6 +1,6 @@
-"""`flags`: cheap signs in the text that a row may be worth dropping; no model is asked.
+"""`flags`: patterns in the text that suggest dropping a row; without a model.
 
-The patterns are ours, for what chat models are known to write; they err on the side of silence.
+The patterns are ours, for typical phrases of chat models; they prefer missing a case to a false alarm.
 """
 
 from __future__ import annotations
@@ -8,18 +8,17 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from ..stage import BatchStage, Context
+from ..stage import Batch, BatchFunction, BatchStage, Columns, Context, Values
 from .cleaning import scripts
 
 
 HEAD = 400
-"""Characters of a response in which a refusal stands if there is one: it comes first."""
+"""Characters of a response that are searched for a refusal: refusals come first."""
 SCANNED = 20_000
-"""Characters of a text that are looked at: what is wrong shows before."""
+"""Characters of a text that are examined: problems show up before."""
 REPEATED_SHARE = 0.3
 REPEATED_WORDS = 4
 REPEATED_LINES = 4
@@ -70,12 +69,12 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 @dataclass(frozen=True)
 class Flags(BatchStage):
-    """Adds `flags`, a struct of booleans; null where the text that a flag looks at is missing.
+    """Adds `flags`, a struct of booleans; a flag is null if the text it examines is missing.
 
     - `refusal`, `identity_talk` ("As an AI …"), `cutoff_talk` (knowledge cut-off): of the response.
     - `repetition` (stuck in a loop), `mixed_script` (more than two scripts), `placeholder` ("[insert name]"),
       `special_token` (a chat template's marks): of either text.
-    - `unfinished`: the instruction ends with ":" or in an open fence or quote, or the response ran into its limit.
+    - `unfinished`: the instruction ends with ":" or in an open fence or quote, or the response reached the token limit.
     """
 
     name: ClassVar[str] = "flags"
@@ -83,16 +82,16 @@ class Flags(BatchStage):
     reads: ClassVar[tuple[str, ...]] = ("instruction",)
     optional: ClassVar[tuple[str, ...]] = ("response", "response_finish_reason")
 
-    def features(self) -> dict[str, Any]:
+    def features(self) -> Values:
         """Return the struct."""
         from datasets import Value
 
         return {"flags": {name: Value("bool") for name in FLAGS}}
 
-    def bind(self, context: Context) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[Any]]]:
-        """Return the function that looks at a batch."""
+    def bind(self, context: Context) -> BatchFunction:
+        """Return the function that examines a batch."""
 
-        def look(batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        def look(batch: Batch) -> Columns:
             instructions = batch["instruction"]
             responses = batch["response"] if "response" in batch else [None] * len(instructions)
             finishes = (
@@ -103,7 +102,9 @@ class Flags(BatchStage):
         return look
 
 
-def flags_of(instruction: str | None, response: str | None = None, finish_reason: str | None = None) -> dict[str, Any]:
+def flags_of(
+    instruction: str | None, response: str | None = None, finish_reason: str | None = None
+) -> dict[str, bool | None]:
     """Return the flags of one row."""
     question, answer = (None if text is None else text[:SCANNED] for text in (instruction, response))
     either = [text for text in (question, answer) if text is not None]
@@ -120,7 +121,7 @@ def flags_of(instruction: str | None, response: str | None = None, finish_reason
 
 
 def is_unfinished(text: str) -> bool:
-    """Tell whether a text ends before its end: with a colon, or inside a fence or a quote."""
+    """Return whether a text stops too early: with a colon, or inside a code fence or a quote."""
     end = text.rstrip()
     if end.endswith((":", "：")):
         return True
@@ -129,7 +130,7 @@ def is_unfinished(text: str) -> bool:
 
 
 def is_repetitive(text: str) -> bool:
-    """Tell whether a text is stuck: one line again and again, or few sequences of words making up much of it."""
+    """Return whether a text is stuck in a loop: repeated lines, or one word sequence that makes up much of it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     run = 1
     for before, line in itertools.pairwise(lines):

@@ -1,4 +1,4 @@
-"""`instructions`: the model writes what a user would ask, after nothing but the pre-query template.
+"""`instructions`: the model generates the user's message from the pre-query template alone.
 
 Source of the method: Magpie, arXiv:2406.08464, section 2.1; sampling grids in its Table 7.
 """
@@ -7,19 +7,37 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from ..engines.base import Generation
 from ..errors import ArgumentError
 from ..sampling import GridPoint, SamplingParams, sample_seed, seed_base
-from ..stage import OK, Ask, Context, Outcome, RowStage, Steps, entries_of, failed, silent
+from ..stage import (
+    OK,
+    Ask,
+    Context,
+    Outcome,
+    Record,
+    Row,
+    RowFunction,
+    RowStage,
+    Steps,
+    Values,
+    entries_of,
+    failed,
+    silent,
+)
 from ..storage.rundir import stable_hash
 from ..templates.template import ChatTemplate, Stops
 from . import cleaning
 from .provenance import Provenance, served
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 MAX_TOKENS = 1024
@@ -37,9 +55,9 @@ class Instructions(RowStage):
     """Settings of instruction synthesis.
 
     - `grid`: sampling settings and their shares of the accepted rows.
-    - `clean`: take off labels, quotes and answers (`cleaning.clean`); the raw text is kept beside.
-    - `early_stop_newline`: end at the first newline, as the reference does by default (one-line instructions).
-    - `banned_starts`: texts that an instruction may not begin with, such as "#": the reference's "de-markdown".
+    - `clean`: remove labels, quotes and answers (`cleaning.clean`); the raw text is kept in `raw_instruction`.
+    - `early_stop_newline`: stop at the first newline, as the reference does by default (one-line instructions).
+    - `banned_starts`: texts with which an instruction must not begin, e.g., "#": the reference's "de-markdown".
     - `max_scripts`: most writing systems in one instruction (translations have two).
     """
 
@@ -56,12 +74,12 @@ class Instructions(RowStage):
     def __post_init__(self) -> None:
         object.__setattr__(self, "banned_starts", entries_of(self.banned_starts))
         if "" in self.banned_starts:
-            raise ArgumentError('banned_starts holds "", which begins every text.', hint="Leave it out.")
+            raise ArgumentError('banned_starts contains "", with which every text begins.', hint="Remove it.")
         if self.max_scripts < 1:
-            raise ArgumentError(f"max_scripts = {self.max_scripts} cannot be used.", hint="Give 1 or more.")
+            raise ArgumentError(f"max_scripts = {self.max_scripts} is invalid.", hint="Give 1 or more.")
 
-    def features(self) -> dict[str, Any]:
-        """Return the columns of the released datasets that stand before the response, and `raw_instruction`."""
+    def features(self) -> Values:
+        """Return the columns before the response in the released datasets, and `raw_instruction`."""
         from datasets import Value
 
         return {
@@ -73,12 +91,12 @@ class Instructions(RowStage):
         }
 
     def check_template(self, template: ChatTemplate) -> None:
-        """Raise TemplateError if the template refuses a system prompt of the grid."""
+        """Raise TemplateError if the template rejects a system prompt of the grid."""
         for point in self.grid:
             template.pre_query(point.system_prompt)
 
-    def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
-        """Return `steps` of a sample: one request, accepted or rejected with a reason."""
+    def bind(self, context: Context) -> RowFunction:
+        """Return the function for a sample: one request, whose text is accepted or rejected with a reason."""
         template = context.template
         prompts = [template.pre_query(point.system_prompt) for point in self.grid]
         bases = [self.seed_base(context.seed, point) for point in self.grid]
@@ -87,7 +105,7 @@ class Instructions(RowStage):
         banned = self._banned_ids(context)
         samplings = [instruction_sampling(point.sampling, stops, extra, banned) for point in self.grid]
 
-        def steps(row: Mapping[str, Any]) -> Steps:
+        def steps(row: Row) -> Steps:
             point = row["grid_point"]
             seed = sample_seed(bases[point], row["sample_index"])
             generation = yield Ask(prompts[point], samplings[point].with_seed(seed))
@@ -98,9 +116,9 @@ class Instructions(RowStage):
         return steps
 
     def _banned_ids(self, context: Context) -> tuple[int, ...]:
-        """Return the tokens for an engine that can ban a first token; the others' samples are rejected and replaced.
+        """Return the banned tokens for engines that can ban a first token; other engines' samples are rejected instead.
 
-        Both give the same distribution: the model's, on condition that the text does not begin so.
+        Both give the same distribution: that of the model, conditioned on texts that do not begin this way.
         """
         capabilities = context.capabilities
         if not self.banned_starts or capabilities is None or not capabilities.first_token_ban:
@@ -108,13 +126,13 @@ class Instructions(RowStage):
         return first_tokens(context.template.tokenizer, self.banned_starts)
 
     def judge(self, generation: Generation, find_special: FindSpecial, dropped: str = "") -> Outcome:
-        """Accept a text or reject it with its reason; the raw text is kept either way.
+        """Accept a text or reject it with a reason; the raw text is kept in both cases.
 
-        `dropped`: the end of the user's header that the prompt leaves to the model (see Prompt); not part of a text.
+        `dropped`: the end of the user's header that the model generates first (see `Prompt`); not part of the text.
         """
         own = cleaning.without_header_end(generation.text, dropped)
         raw = generation.text if own is None else own
-        record: dict[str, Any] = {"raw": raw, "finish": generation.finish_reason, **served(generation)}
+        record: Record = {"raw": raw, "finish": generation.finish_reason, **served(generation)}
         if generation.finish_reason == "length":
             return Outcome(record, "unfinished")
         if own is None:
@@ -132,13 +150,11 @@ class Instructions(RowStage):
         return Outcome(record, OK)
 
     def seed_base(self, run_seed: int, point: GridPoint, turn: int = 1, attempt: int = 0) -> int:
-        """Return the base of a grid point's seeds: sample i has seed (base + i) mod 2^31."""
+        """Return the base of the seeds of a grid point: sample i has the seed (base + i) mod 2^31."""
         return _point_seed_base(run_seed, self.name, turn, attempt, point)
 
-    def columns(
-        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
-    ) -> dict[str, Any]:
-        """Return an accepted sample's columns."""
+    def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
+        """Return the columns of an accepted sample."""
         point = self.grid[row["grid_point"]]
         return {
             "uuid": sample_uuid(context, point, row["sample_index"]),
@@ -162,7 +178,7 @@ class Instructions(RowStage):
 def instruction_sampling(
     sampling: SamplingParams, stops: Stops, extra: tuple[str, ...] = (), banned: tuple[int, ...] = ()
 ) -> SamplingParams:
-    """Return the sampling with the template's stops of a user's turn added."""
+    """Return the sampling with the template's stops for a user turn added."""
     return replace(
         sampling,
         stop=(*sampling.stop, *stops.plain_texts, *extra),
@@ -171,8 +187,8 @@ def instruction_sampling(
     )
 
 
-def first_tokens(tokenizer: Any, starts: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the tokens whose text begins with one of `starts`, white space before it not counted."""
+def first_tokens(tokenizer: PreTrainedTokenizerBase, starts: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the tokens whose text begins with one of `starts`, leading white space ignored."""
     texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
     return tuple(token for token, text in enumerate(texts) if text.lstrip().startswith(starts))
 
@@ -188,11 +204,11 @@ def _asked(model: str, revision: str | None, template_hash: str, seed: int, poin
 
 
 def sample_uuid(context: Context, point: GridPoint, index: int) -> str:
-    """Return a sample's name: the same in every run and on every machine that asks for the same sample."""
+    """Return the uuid of a sample: the same in every run and on every machine with the same settings."""
     asked = _asked(context.model, context.revision, context.template.hash, context.seed, point)
     return str(uuid.UUID(bytes=hashlib.blake2b(f"{asked}:{index}".encode(), digest_size=16).digest(), version=4))
 
 
 def point_key(point: GridPoint) -> int:
-    """Return the first half of the row keys of a grid point's samples; the second half is the sample's index."""
+    """Return the first half of the row keys of a grid point; the second half is the index of the sample."""
     return int(stable_hash(point.to_dict(), 16), 16)

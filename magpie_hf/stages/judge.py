@@ -1,13 +1,13 @@
-"""`quality`, `difficulty`, `category`, and rubrics of one's own: a judge reads the row and fills in one JSON object.
+"""`quality`, `difficulty`, `category`, and your own rubrics: a judge reads the row and fills in one JSON object.
 
-Source of scales, tags and columns: Magpie, arXiv:2406.08464, section 3.2 and appendix; greedy, as its scripts judge.
+Source of scales, tags and columns: Magpie, arXiv:2406.08464, section 3.2 and appendix; greedy, as in its scripts.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +17,22 @@ from ..judging.answers import Reading, read_answer
 from ..judging.rubric import BUILT_IN, Rubric, joined_schema, load_rubric, row_prompt, shared_prompt
 from ..messages import user
 from ..sampling import SamplingParams, sample_seed, seed_base
-from ..stage import CODES, OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed, resolved
+from ..stage import (
+    CODES,
+    OK,
+    ROW_INDEX,
+    Ask,
+    Context,
+    Outcome,
+    Record,
+    Row,
+    RowFunction,
+    RowStage,
+    Steps,
+    Values,
+    failed,
+    resolved,
+)
 from ..templates.template import ChatTemplate
 from .provenance import served
 from .responses import with_stops
@@ -26,18 +41,18 @@ from .responses import with_stops
 GREEDY = SamplingParams(temperature=0.0, max_tokens=1024)
 """Temperature and length of the reference's annotation script."""
 RETRY_TEMPERATURE = 0.7
-"""Our choice: high enough to leave the answer that could not be read, low enough to keep to the task."""
+"""Our choice: high enough to get another reply than the one that could not be parsed, low enough to stay on task."""
 
 
 @dataclass(frozen=True)
 class Judge(RowStage):
-    """Asks a judge for one or several rubrics at once.
+    """Asks a judge to fill in one or more rubrics at once.
 
     - `rubrics`: names of built-in rubrics, YAML files, or mappings with `name`, `task`, `schema`, …
-    - `sampling`: greedy by default; `retry_temperature`: of the second try, after an answer that cannot be read.
-    - `structured`: whether the engine holds the answer to the JSON schema, where it can.
+    - `sampling`: greedy by default; `retry_temperature`: of the retry after a reply that cannot be parsed.
+    - `structured`: whether engines that support it constrain the reply to the JSON schema.
 
-    An answer that cannot be read twice leaves its columns null, with `<rubric>_error` and `<rubric>_raw`.
+    If both replies cannot be parsed, the columns are null, and `<rubric>_error` and `<rubric>_raw` are set.
     """
 
     name: ClassVar[str] = "judge"
@@ -51,7 +66,9 @@ class Judge(RowStage):
 
     def __post_init__(self) -> None:
         if not self.rubrics:
-            raise ArgumentError("A judge needs a rubric.", hint=f"As rubrics: [{', '.join(BUILT_IN)}].", key="rubrics")
+            raise ArgumentError(
+                "A judge needs a rubric.", hint=f"E.g., rubrics: [{', '.join(BUILT_IN)}].", key="rubrics"
+            )
         joined_schema(self.loaded)
 
     @property
@@ -61,12 +78,12 @@ class Judge(RowStage):
 
     @property
     def is_built_in(self) -> bool:
-        """Whether all rubrics are the package's own."""
+        """Whether all rubrics are built in."""
         return all(isinstance(given, str) and given in BUILT_IN for given in self.rubrics)
 
     @property
     def label(self) -> str:
-        """The stage's name; with rubrics of one's own, theirs."""
+        """The name of the stage, with the names of rubrics that are not built in."""
         return self.name if self.is_built_in else "-".join([self.name, *(rubric.name for rubric in self.loaded)])
 
     @property
@@ -74,20 +91,20 @@ class Judge(RowStage):
         """The columns that the rubrics read."""
         return tuple(dict.fromkeys(column for rubric in self.loaded for column in rubric.reads))
 
-    def derived(self) -> dict[str, Any]:
-        """Return the rubrics in full."""
+    def derived(self) -> Values:
+        """Return the content of the rubrics."""
         return {"rubrics": [rubric.to_dict() for rubric in self.loaded]}
 
-    def features(self) -> dict[str, Any]:
-        """Return each rubric's columns, who judged, and what went wrong."""
+    def features(self) -> Values:
+        """Return the columns of each rubric, the judge, and parse errors."""
         return {name: feature for rubric in self.loaded for name, feature in rubric.features().items()}
 
     def check_template(self, template: ChatTemplate) -> None:
-        """Raise TemplateError if the template refuses a lone user message."""
+        """Raise TemplateError if the template rejects a single user message."""
         template.response([user("Hello")])
 
-    def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
-        """Return `steps` of a row: one request, and a second one if its answer cannot be read."""
+    def bind(self, context: Context) -> RowFunction:
+        """Return the function for a row: one request, and a second one if the reply cannot be parsed."""
         template, rubrics, needs = context.template, self.loaded, self.needs
         sampling = with_stops(self.sampling, template)
         if self.structured and context.capabilities is not None and context.capabilities.json_schema:
@@ -98,10 +115,10 @@ class Judge(RowStage):
         names = "+".join(rubric.name for rubric in rubrics)
         bases = [seed_base(context.seed, "judge", names, attempt) for attempt in (1, 2)]
 
-        def prompt(row: Mapping[str, Any]) -> Prompt:
+        def prompt(row: Row) -> Prompt:
             return template.response([user(shared + row_prompt(rubrics, row))])
 
-        def steps(row: Mapping[str, Any]) -> Steps:
+        def steps(row: Row) -> Steps:
             if any(row[column] is None for column in needs):
                 return Outcome({"error": "nothing to judge"}, "empty")
             asked = prompt(row)
@@ -123,18 +140,16 @@ class Judge(RowStage):
         return steps
 
     def _retry(self, sampling: SamplingParams, generation: Generation) -> SamplingParams:
-        """Return how the second try is sampled: hotter, and with more room if the first was cut."""
+        """Return the sampling of the retry: a higher temperature, and more tokens if the first reply was cut off."""
         longer = 2 if generation.finish_reason == "length" else 1
         temperature = max(self.retry_temperature, sampling.temperature)
         return dataclasses.replace(sampling, temperature=temperature, max_tokens=sampling.max_tokens * longer)
 
-    def columns(
-        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
-    ) -> dict[str, Any]:
-        """Return the rubrics' columns."""
+    def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
+        """Return the columns of the rubrics."""
         values, errors = record.get("values", {}), record.get("errors", {})
         shown = record.get("error", code) if not values else None
-        out: dict[str, Any] = {}
+        out: Values = {}
         for rubric in self.loaded:
             out |= {rubric.column(key): values.get(key, [] if kind["type"] == "array" and values else None)
                     for key, kind in rubric.properties.items()}  # fmt: skip
@@ -155,7 +170,7 @@ class Quality(Judge):
 
 @dataclass(frozen=True)
 class Difficulty(Judge):
-    """Names intent and knowledge, and rates from "very easy" to "very hard": `intent`, `knowledge`, `difficulty`."""
+    """Describes intent and knowledge, and rates from "very easy" to "very hard": `intent`, `knowledge`, `difficulty`."""
 
     name: ClassVar[str] = "difficulty"
     rubrics: tuple[Any, ...] = ("difficulty",)
@@ -163,7 +178,7 @@ class Difficulty(Judge):
 
 @dataclass(frozen=True)
 class Category(Judge):
-    """Names the kind of task: `task_category` and `other_task_category`."""
+    """Labels the kind of task: `task_category` and `other_task_category`."""
 
     name: ClassVar[str] = "category"
     rubrics: tuple[Any, ...] = ("category",)
@@ -171,7 +186,7 @@ class Category(Judge):
 
 @dataclass(frozen=True)
 class OwnRubric(Judge):
-    """Asks a judge for a rubric of your own: `rubric` is a YAML file, or a mapping with `name`, `task` and `schema`."""
+    """Asks a judge to fill in your own rubric: `rubric` is a YAML file, or a mapping with `name`, `task` and `schema`."""
 
     name: ClassVar[str] = "rubric"
     repeatable: ClassVar[bool] = True
@@ -192,14 +207,14 @@ def _read(
 
 
 def _better(first: Reading, second: Reading) -> Reading:
-    """Return the reading that says more; the first if both say as much."""
+    """Return the reading with fewer problems; the first if they are equal."""
     order = (OK, "unknown_label", "unparsable")
     return second if order.index(second.code) < order.index(first.code) else first
 
 
 def _outcome(readings: Mapping[str, Reading], text: str, generation: Generation) -> Outcome:
     errors = {name: reading.code for name, reading in readings.items() if reading.code != OK}
-    record: dict[str, Any] = {"values": {key: value for r in readings.values() for key, value in r.values.items()}}
+    record: Record = {"values": {key: value for r in readings.values() for key, value in r.values.items()}}
     if errors:
         record |= {"errors": errors, "raw": text.encode("utf-8", "replace").decode()[:20_000]}
     record |= served(generation)

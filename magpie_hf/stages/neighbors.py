@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from ..models import ModelRef
 from ..nearest.search import BYTES_PER_ROW, METHODS, THRESHOLD, SearchReport, SearchResult, find_neighbors
 from ..nearest.state import IntArray, PickedRows
 from ..scoring.embedding import EmbeddingStore, Encode, embed_texts, load_embedder, text_keys
-from ..stage import ModelChoice, SetResult, SetStage, Workspace, resolved, silent
+from ..stage import ModelChoice, SetResult, SetStage, Values, Workspace, resolved, silent
 from ..storage.rundir import stable_hash
 
 
@@ -104,16 +104,16 @@ class Neighbors(Embedding):
         for name, value, known in (("method", self.method, METHODS), ("precision", self.precision, PRECISIONS)):
             if value not in known:
                 raise ArgumentError(
-                    f"{name} = {value!r} cannot be used.", hint=f"One of {', '.join(known)}.", key=name
+                    f"{name} = {value!r} is invalid.", hint=f"Use one of {', '.join(known)}.", key=name
                 )
         if not 0 < self.threshold <= 4:
-            raise ArgumentError(f"threshold = {self.threshold} cannot be used.", hint="Above 0, at most 4.")
+            raise ArgumentError(f"threshold = {self.threshold} is invalid.", hint="Give a number above 0, at most 4.")
 
-    def features(self) -> dict[str, Any]:
+    def features(self) -> Values:
         """Return the released columns, and the group."""
         from datasets import List, Value
 
-        own: dict[str, Any] = {
+        own: Values = {
             "min_neighbor_distance": Value("float32"),
             "repeat_count": Value("int64"),
             "min_similar_uuid": Value("string"),
@@ -222,7 +222,7 @@ def check_memory(num_rows: int, dim: int = 0) -> None:
 
 def _columns(
     num_rows: int, text: IntArray, found: SearchResult, uuids: pa.StringArray, rank: IntArray
-) -> dict[str, Any]:
+) -> dict[str, object]:
     import pyarrow as pa
 
     by_rank = uuids.take(pa.array(np.argsort(rank)))

@@ -1,16 +1,16 @@
-"""`novelty`: how near each row is to a dataset that exists already, so that release v2 holds nothing that v1 has."""
+"""`novelty`: the distance of each row to existing datasets, e.g., so that release v2 repeats nothing of v1."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ..errors import ArgumentError
 from ..nearest.cross import find_nearest
 from ..nearest.search import THRESHOLD
-from ..stage import SetResult, Workspace, entries_of
+from ..stage import SetResult, Values, Workspace, entries_of
 from ..storage.loading import load_rows, with_row_columns
 from .neighbors import Embedding, column_of, vectors_of
 
@@ -24,7 +24,7 @@ class Novelty(Embedding):
     """Adds the distance to the nearest row of other datasets, and that row's uuid.
 
     - `against`: datasets: run directories, files or Hub ids.
-    - `threshold`: under it a row counts as known, in the report. To drop these rows:
+    - `threshold`: below it, the report counts a row as known. To drop these rows:
       `select` with `existing_distance is None or existing_distance >= 0.05`.
     - The embedder's settings are those of `neighbors`.
     """
@@ -38,21 +38,23 @@ class Novelty(Embedding):
     def __post_init__(self) -> None:
         object.__setattr__(self, "against", entries_of(self.against))
 
-    def features(self) -> dict[str, Any]:
+    def features(self) -> Values:
         """Return the distance (squared L2 of unit vectors) and the uuid of the nearest existing row."""
         from datasets import Value
 
         return {"existing_distance": Value("float32"), "existing_uuid": Value("string")}
 
     def check_ready(self) -> None:
-        """Raise if no dataset to compare with is named, or one cannot be loaded."""
+        """Raise if no dataset to compare with is given, or if one cannot be loaded."""
         if not self.against:
-            raise ArgumentError("novelty has nothing to compare with.", hint="E.g., against: [me/my-dataset-v1].")
+            raise ArgumentError(
+                "`novelty` needs a dataset to compare with.", hint="E.g., against: [me/my-dataset-v1]."
+            )
         for path in self.against:
             load_rows(path)
 
     def apply(self, dataset: Dataset, work: Workspace) -> SetResult:
-        """Embed both sides and compare."""
+        """Embed the rows and the existing datasets, and compare them."""
         import pyarrow as pa
 
         best = np.full(len(dataset), np.nan, dtype=np.float32)

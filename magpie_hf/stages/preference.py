@@ -1,32 +1,46 @@
-"""`preference_responses` and `preference`: several answers to an instruction, the best and the worst by a reward model.
+"""`preference_responses` and `preference`: several responses to an instruction, the best and the worst by a reward model.
 
-Source: Magpie, arXiv:2406.08464, section 4.1: five answers at temperature 0.8, scored by ArmoRM; the highest score is
-chosen, the lowest rejected.
+Source: Magpie, arXiv:2406.08464, section 4.1: five responses at temperature 0.8, scored by ArmoRM; the one with the
+highest score is chosen, that with the lowest is rejected.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..errors import ArgumentError
 from ..messages import conversation, messages_feature, user
 from ..sampling import SamplingParams, sample_seed, seed_base
-from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Scorer, Steps, failed
+from ..stage import (
+    OK,
+    ROW_INDEX,
+    Ask,
+    Context,
+    Outcome,
+    Record,
+    Row,
+    RowFunction,
+    RowStage,
+    Scorer,
+    Steps,
+    Values,
+    failed,
+)
 from ..templates.template import ChatTemplate
 from .provenance import Provenance
 from .responses import MAX_TOKENS, check_special_tokens, read_response, with_stops
-from .reward import Rewarding
+from .reward import PairScorer, Rewarding
 
 
 NUM_SAMPLES = 5
-"""Answers to each instruction: Magpie, section 4.1."""
+"""Responses to each instruction: Magpie, section 4.1."""
 SAMPLING = SamplingParams(temperature=0.8, max_tokens=MAX_TOKENS)
 """Temperature: Magpie, section 4.1."""
 MODEL = "RLHFlow/ArmoRM-Llama3-8B-v0.1"
-"""The reward model of the releases' preference sets. It is code of its own: `trust_remote_code: true` allows it."""
+"""The reward model of the releases' preference sets. It contains code of its own, which requires `trust_remote_code: true`."""
 
 PROVENANCE = Provenance(
     "temperature top_p max_tokens output_generator revision seeds system_prompt template_hash stage_version"
@@ -35,11 +49,11 @@ PROVENANCE = Provenance(
 
 @dataclass(frozen=True)
 class PreferenceResponses(RowStage):
-    """Settings of the answers to choose from.
+    """Settings of the responses to choose from.
 
-    - `num_samples`: answers to each instruction, 2 or more; each has a seed of its own.
-    - `sampling`: of the answers; not greedy, or all of them would be the same.
-    - `system_prompt`: for the answers only.
+    - `num_samples`: responses to each instruction, 2 or more; each has its own seed.
+    - `sampling`: of the responses; not greedy, as all of them would be equal.
+    - `system_prompt`: for the responses only.
     """
 
     name: ClassVar[str] = "preference_responses"
@@ -53,15 +67,15 @@ class PreferenceResponses(RowStage):
 
     def __post_init__(self) -> None:
         if self.num_samples < 2:
-            raise ArgumentError(f"num_samples = {self.num_samples} cannot be used.", hint="Give 2 or more.")
+            raise ArgumentError(f"num_samples = {self.num_samples} is invalid.", hint="Give 2 or more.")
         if self.sampling.is_greedy:
             raise ArgumentError(
-                "temperature = 0 gives the same answer each time, so there is nothing to choose from.",
-                hint="Give a temperature above 0, as 0.8.",
+                "temperature = 0 generates the same response each time, so there is no preference.",
+                hint="Give a temperature above 0, e.g., 0.8.",
             )
 
-    def features(self) -> dict[str, Any]:
-        """Return the answers (those that failed or were rejected left out), how each ended, and how they were made."""
+    def features(self) -> Values:
+        """Return the responses (without those that failed or were rejected), their finish reasons and provenance."""
         from datasets import Value
 
         return {
@@ -71,46 +85,44 @@ class PreferenceResponses(RowStage):
         }
 
     def check_template(self, template: ChatTemplate) -> None:
-        """Raise TemplateError if the template refuses the system prompt."""
+        """Raise TemplateError if the template rejects the system prompt."""
         template.response([user("Hello")], self.system_prompt)
 
-    def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
-        """Return `steps` of a row: one request an answer."""
+    def bind(self, context: Context) -> RowFunction:
+        """Return the function for a row: one request per response."""
         template = context.template
         check_special_tokens(context)
         sampling = with_stops(self.sampling, template)
         bases = [seed_base(context.seed, self.name, number) for number in range(self.num_samples)]
 
-        def steps(row: Mapping[str, Any]) -> Steps:
+        def steps(row: Row) -> Steps:
             if row["instruction"] is None:
                 return Outcome({"error": "no instruction"}, "empty")
             prompt = template.response([user(row["instruction"])], self.system_prompt)
-            record: dict[str, Any] = {"texts": [], "finish": [], "seeds": []}
-            trouble: Outcome | None = None
+            record: Record = {"texts": [], "finish": [], "seeds": []}
+            problem: Outcome | None = None
             for base in bases:
                 seed = sample_seed(base, row[ROW_INDEX])
                 generation = yield Ask(prompt, sampling.with_seed(seed))
                 if generation.failure is not None:
-                    trouble = failed(generation)
+                    problem = failed(generation)
                     continue
                 read = read_response(template, generation, seed)
                 if read.code != OK:
-                    trouble = Outcome({key: read.record[key] for key in ("error", "why", "raw")}, read.code)
+                    problem = Outcome({key: read.record[key] for key in ("error", "why", "raw")}, read.code)
                     record.setdefault("rejected", []).append(read.record["error"])
                     continue
                 record["texts"].append(read.record["text"])
                 record["finish"].append(generation.finish_reason)
                 record["seeds"].append(seed)
-            if trouble is not None and len(record["texts"]) < 2:
-                return trouble
+            if problem is not None and len(record["texts"]) < 2:
+                return problem
             return Outcome(record, OK)
 
         return steps
 
-    def columns(
-        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
-    ) -> dict[str, Any]:
-        """Return the columns; of a failed row the answers are null."""
+    def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
+        """Return the columns; the responses of a failed row are null."""
         return {
             "responses": record.get("texts"),
             "responses_finish_reason": record.get("finish"),
@@ -122,10 +134,10 @@ class PreferenceResponses(RowStage):
 
 @dataclass(frozen=True)
 class Preference(Rewarding):
-    """Scores every answer with a reward model; the best is chosen, the worst rejected.
+    """Scores each response with a reward model; the best is chosen, the worst rejected.
 
-    Settings as of `reward`. Where all scores are equal, or fewer than two answers differ, there is no preference:
-    `chosen` and `rejected` are null. Of equal scores the first counts, as in the reference.
+    The settings are those of `reward`. If all scores are equal, or fewer than two responses differ, there is no
+    preference: `chosen` and `rejected` are null. Of equal scores the first one counts, as in the reference.
     """
 
     name: ClassVar[str] = "preference"
@@ -134,8 +146,8 @@ class Preference(Rewarding):
     after: ClassVar[tuple[str, ...]] = ("preference_responses",)
     default_model: ClassVar[str] = MODEL
 
-    def features(self) -> dict[str, Any]:
-        """Return all scores, both conversations (what DPO reads), their scores and the difference."""
+    def features(self) -> Values:
+        """Return all scores, both conversations (as DPO trainers read them), their scores and the difference."""
         from datasets import Value
 
         return {
@@ -148,14 +160,12 @@ class Preference(Rewarding):
             "reward_margin": Value("float64"),
         }
 
-    def answers(self, scorer: Any) -> Scorer:
-        """Return what scores a row: all its answers."""
-        return _AllAnswers(scorer)
+    def row_scorer(self, scorer: PairScorer) -> Scorer:
+        """Return the scorer of a row: it scores all responses."""
+        return _AllResponses(scorer)
 
-    def columns(
-        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
-    ) -> dict[str, Any]:
-        """Return the columns; null where there is no preference."""
+    def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
+        """Return the columns; null if there is no preference."""
         rewards = record.get("rewards")
         best, worst = best_and_worst(row["responses"] or [], rewards or [])
         score = dict(enumerate(rewards or []))
@@ -174,7 +184,7 @@ class Preference(Rewarding):
 def best_and_worst(responses: Sequence[str], rewards: Sequence[float | None]) -> tuple[int | None, int | None]:
     """Return the positions of the highest and the lowest score, the first of equal ones; (None, None) if all are equal.
 
-    Answers without a finite score are not chosen from.
+    Responses without a finite score are ignored.
     """
     scored = [(reward, n) for n, reward in enumerate(rewards) if reward is not None and math.isfinite(reward)]
     if len(scored) < 2:
@@ -186,24 +196,24 @@ def best_and_worst(responses: Sequence[str], rewards: Sequence[float | None]) ->
     return best[1], worst[1]
 
 
-def _conversation(row: Mapping[str, Any], which: int | None) -> list[dict[str, str]] | None:
+def _conversation(row: Row, which: int | None) -> list[dict[str, str]] | None:
     return None if which is None else conversation((row["instruction"], row["responses"][which]))
 
 
-class _AllAnswers(Scorer):
-    """Scores all answers of each row."""
+class _AllResponses(Scorer):
+    """Scores all responses of each row."""
 
-    def __init__(self, scorer: Any) -> None:
+    def __init__(self, scorer: PairScorer) -> None:
         self._scorer = scorer
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
-        """Return {"rewards"} of each row; the score of an answer that got none is null."""
+    def __call__(self, rows: Sequence[Row]) -> list[Outcome]:
+        """Return {"rewards"} of each row; a response without a score has null."""
         pairs: list[tuple[str, str]] = []
         spans: list[tuple[int, int]] = []
         for row in rows:
-            answers = row["responses"] or [] if row["instruction"] is not None else []
-            spans.append((len(pairs), len(pairs) + len(answers)))
-            pairs += [(row["instruction"], answer) for answer in answers]
+            responses = row["responses"] or [] if row["instruction"] is not None else []
+            spans.append((len(pairs), len(pairs) + len(responses)))
+            pairs += [(row["instruction"], response) for response in responses]
         scored = self._scorer.score(pairs) if pairs else []
         outcomes = []
         for start, end in spans:
@@ -211,7 +221,7 @@ class _AllAnswers(Scorer):
             if not part:
                 outcomes.append(Outcome({"error": "nothing to score"}, "empty"))
                 continue
-            record: dict[str, Any] = {"rewards": [one.reward for one in part]}
+            record: Record = {"rewards": [one.reward for one in part]}
             if any(one.truncated for one in part):
                 record["truncated"] = True
             outcomes.append(Outcome(record, OK, sum(one.tokens for one in part)))

@@ -1,26 +1,25 @@
-"""`responses`: the model answers each instruction under its full chat template.
+"""`responses`: the model responds to each instruction with its full chat template.
 
 Source: Magpie, arXiv:2406.08464, section 2.1 (step 2); greedy decoding as in its appendix E.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..columns import SHAREGPT
 from ..engines.base import Generation
 from ..errors import CapabilityError, quoted
 from ..messages import conversation, messages_feature, user
 from ..sampling import SamplingParams, sample_seed, seed_base
-from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
+from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, Record, Row, RowFunction, RowStage, Steps, Values, failed
 from ..templates.template import ChatTemplate
 from .provenance import Provenance, served
 
 
 MAX_TOKENS = 4096
-"""Most tokens of a response: the default of the reference's response script."""
+"""Maximum number of tokens of a response: the default of the reference's response script."""
 GREEDY = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
 PROVENANCE = Provenance(
     "temperature top_p top_k repetition_penalty max_tokens output_generator revision served_model served_revision seed "
@@ -33,9 +32,9 @@ class Responses(RowStage):
     """Settings of response generation.
 
     - `sampling`: greedy by default.
-    - `system_prompt`: for the answer only; the releases use none. A column `system_prompt` of the rows is not read, and
-      dropped, as the new response was generated without it.
-    - `messages` is written anew, of the instruction and the new response: later turns of the rows' conversations are dropped.
+    - `system_prompt`: for the response only; the releases use none. A column `system_prompt` of the rows is not used, and
+      is dropped because the new response was generated without it.
+    - `messages` contains the instruction and the new response only: later turns of existing conversations are dropped.
     """
 
     name: ClassVar[str] = "responses"
@@ -47,8 +46,8 @@ class Responses(RowStage):
     sampling: SamplingParams = GREEDY
     system_prompt: str | None = None
 
-    def features(self) -> dict[str, Any]:
-        """Return the response, the conversation as `messages`, how it ended, and how it was made."""
+    def features(self) -> Values:
+        """Return the response, the conversation as `messages`, the finish reason and the provenance."""
         from datasets import Value
 
         return {
@@ -60,18 +59,18 @@ class Responses(RowStage):
         }
 
     def check_template(self, template: ChatTemplate) -> None:
-        """Raise TemplateError if the template refuses the system prompt."""
+        """Raise TemplateError if the template rejects the system prompt."""
         template.response([user("Hello")], self.system_prompt)
 
-    def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
-        """Return `steps` of a row: one request; what a thinking model thought goes to a column of its own."""
+    def bind(self, context: Context) -> RowFunction:
+        """Return the function for a row: one request. The reasoning of a thinking model has its own column."""
         template = context.template
         check_special_tokens(context)
         sampling = with_stops(self.sampling, template)
         base = seed_base(context.seed, self.name, 1, 0, "")
         system_prompt, sampled = self.system_prompt, not sampling.is_greedy
 
-        def steps(row: Mapping[str, Any]) -> Steps:
+        def steps(row: Row) -> Steps:
             instruction = row["instruction"]
             if instruction is None:
                 return Outcome({"error": "no instruction"}, "empty")
@@ -84,10 +83,8 @@ class Responses(RowStage):
 
         return steps
 
-    def columns(
-        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
-    ) -> dict[str, Any]:
-        """Return the response's columns; of a failed row they are null, and the finish reason is its code."""
+    def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
+        """Return the columns of the response; for a failed row they are null, and the finish reason is its code."""
         response = record.get("text")
         return {
             "response": response,
@@ -101,7 +98,7 @@ class Responses(RowStage):
 
 
 def with_stops(sampling: SamplingParams, template: ChatTemplate) -> SamplingParams:
-    """Return the sampling with the template's stops of a response added."""
+    """Return the sampling with the template's stops for a response added."""
     stops = template.response_stops
     return replace(
         sampling,
@@ -111,26 +108,26 @@ def with_stops(sampling: SamplingParams, template: ChatTemplate) -> SamplingPara
 
 
 def check_special_tokens(context: Context) -> None:
-    """Raise CapabilityError if the engine hides what closes the model's reasoning."""
+    """Raise CapabilityError if the engine hides the token that ends the model's reasoning."""
     closes = context.template.hidden_close
     if closes is None or context.capabilities is None or context.capabilities.special_tokens:
         return
     raise CapabilityError(
-        f"The server leaves special tokens out of its texts and returns no token ids, but only {quoted(closes, 60)} "
-        "shows where this model's reasoning ends.",
+        "The server removes special tokens from texts and returns no token ids, but this model's reasoning ends with the "
+        f"special token {quoted(closes, 60)}.",
         hint="Use an engine that returns token ids: transformers, vllm, tgi, or openai on a vLLM server. llama.cpp's server "
         "shows special tokens when it is started with --special.",
     )
 
 
 def read_response(template: ChatTemplate, generation: Generation, seed: int | None) -> Outcome:
-    """Return what is kept of an answer (text, reasoning apart, finish reason, seed, who served), or why it is rejected.
+    """Return the record of a response (text, reasoning, finish reason, seed, server), or why it is rejected.
 
-    Codes: `special_token` (a special token, or a mark of the template, is left in the text), `unparsable` (the model
-    addressed a tool, not the user), `unfinished` (the model stopped without an answer after its reasoning).
+    Codes: `special_token` (the text contains a special token or a marker of the template), `unparsable` (the model
+    addressed a tool, not the user), `unfinished` (the model stopped after its reasoning, without a response).
     """
     answer = template.read_answer(generation)
-    record: dict[str, Any] = {"finish": generation.finish_reason}
+    record: Record = {"finish": generation.finish_reason}
     if seed is not None:
         record["seed"] = seed
     record |= served(generation)
@@ -146,6 +143,6 @@ def read_response(template: ChatTemplate, generation: Generation, seed: int | No
     return Outcome(record, OK)
 
 
-def rejected(record: dict[str, Any], generation: Generation, code: str, why: str) -> Outcome:
-    """Return the outcome of a response that is stored as null; the journal keeps its text."""
+def rejected(record: Record, generation: Generation, code: str, why: str) -> Outcome:
+    """Return the outcome of a rejected response: null in the dataset; the journal keeps its text."""
     return Outcome({**record, "raw": generation.text, "error": f"{code}: {why}", "why": why}, code)

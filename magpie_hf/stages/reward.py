@@ -1,4 +1,4 @@
-"""`reward` and `reward_difference`: what a reward model gives a response, and how much more than a base model's.
+"""`reward` and `reward_difference`: the reward of a response, and how much it exceeds that of a base model's response.
 
 Source: Magpie, arXiv:2406.08464, section 3.2: FsfairX-LLaMA3-RM scores the single turn; reward difference = r* - r_base.
 """
@@ -6,26 +6,38 @@ Source: Magpie, arXiv:2406.08464, section 3.2: FsfairX-LLaMA3-RM scores the sing
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from ..errors import DatasetError
-from ..stage import OK, Context, ModelChoice, ModelStage, Outcome, Scorer, Stage, resolved, silent
+from ..stage import OK, Context, ModelChoice, ModelStage, Outcome, Record, Row, Scorer, Stage, Values, resolved, silent
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ..scoring.reward_model import Scored
+
 MODEL = "sfairXC/FsfairX-LLaMA3-RM-v0.1"
-"""The releases' reward model."""
+"""The reward model of the releases."""
 MAX_LENGTH = 4096
-"""Most tokens of a conversation: the reference's limit for its reward models."""
+"""Maximum number of tokens of a conversation: the reference's limit for its reward models."""
+
+
+class PairScorer(Protocol):
+    """A reward model, loaded here or behind an endpoint."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
+        """Return the score of each (instruction, response)."""
+
+    def close(self) -> None:
+        """Free the model, or close the connections."""
 
 
 @dataclass(frozen=True)
 class Rewarding(ModelStage):
-    """What stages share that load a reward model or ask an endpoint for its scores."""
+    """Settings and methods shared by stages that load a reward model or request scores from an endpoint."""
 
     default_model: ClassVar[str] = MODEL
 
@@ -41,7 +53,7 @@ class Rewarding(ModelStage):
     concurrency: int = silent(32)
 
     def models(self, generator: str) -> dict[str, ModelChoice]:
-        """Return the reward model: the demo's beside the demo model, else the releases'."""
+        """Return the reward model: the demo one with the demo model, otherwise the default."""
         return {
             "reward": ModelChoice(
                 self.model or ("demo" if generator == "demo" else self.default_model), self.revision, "reward"
@@ -49,19 +61,19 @@ class Rewarding(ModelStage):
         }
 
     def check_ready(self) -> None:
-        """Raise ArgumentError if the endpoint's key is not set."""
+        """Raise ArgumentError if the environment variable with the endpoint's key is not set."""
         if self.endpoint is not None:
             from ..engines.remote.servers import read_key
 
             read_key(self.api_key_env)
 
     def open(self, context: Context) -> Scorer:
-        """Load the reward model, or name the endpoint that serves it."""
+        """Load the reward model, or connect to the endpoint that serves it."""
         ref = context.refs["reward"]
         if self.endpoint is not None:
             from ..scoring.reward_endpoint import EndpointScorer
 
-            return self.answers(
+            return self.row_scorer(
                 EndpointScorer(
                     self.endpoint,
                     ref,
@@ -80,30 +92,32 @@ class Rewarding(ModelStage):
             batch_tokens=self.batch_tokens,
             trust_remote_code=self.trust_remote_code,
         )
-        return self.answers(scorer)
+        return self.row_scorer(scorer)
 
-    def answers(self, scorer: Any) -> Scorer:
-        """Return what scores a row: its one answer."""
-        return _Answers(scorer, self.needs)
+    def row_scorer(self, scorer: PairScorer) -> Scorer:
+        """Return the scorer of a row: it scores one response."""
+        return _OneResponse(scorer, self.needs)
 
 
-class _Answers(Scorer):
-    """Scores the two texts of each row as a conversation; rows without one of them have no score."""
+class _OneResponse(Scorer):
+    """Scores two texts of each row as a conversation; rows without one of them have no score."""
 
-    def __init__(self, scorer: Any, needs: Sequence[str]) -> None:
+    def __init__(self, scorer: PairScorer, needs: Sequence[str]) -> None:
         self._scorer = scorer
-        self._question, self._answer = needs[0], needs[1]
+        self._instruction, self._response = needs[0], needs[1]
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+    def __call__(self, rows: Sequence[Row]) -> list[Outcome]:
         """Return {"reward", "truncated"} of each row."""
-        there = [n for n, row in enumerate(rows) if row[self._question] is not None and row[self._answer] is not None]
-        pairs = [(rows[n][self._question], rows[n][self._answer]) for n in there]
+        present = [
+            n for n, row in enumerate(rows) if row[self._instruction] is not None and row[self._response] is not None
+        ]
+        pairs = [(rows[n][self._instruction], rows[n][self._response]) for n in present]
         outcomes = [Outcome({"error": "nothing to score"}, "empty") for _ in rows]
-        for n, scored in zip(there, self._scorer.score(pairs), strict=True):
+        for n, scored in zip(present, self._scorer.score(pairs), strict=True):
             if scored.reward is None:
                 outcomes[n] = Outcome({"error": scored.error}, "validation", scored.tokens)
                 continue
-            record: dict[str, Any] = {"reward": scored.reward}
+            record: Record = {"reward": scored.reward}
             if scored.truncated:
                 record["truncated"] = True
             outcomes[n] = Outcome(record, OK, scored.tokens)
@@ -118,19 +132,19 @@ class _Answers(Scorer):
 class Reward(Rewarding):
     """Scores instruction and response with a sequence-classification reward model (FsfairX, ArmoRM, Skywork, …).
 
-    - `model`: Hub id, directory or "demo"; `revision`, `dtype`, `device`, `trust_remote_code` as elsewhere.
-    - `max_length`: longer conversations are cut at the end, and `reward_truncated` says so.
-    - `batch_tokens`: most tokens of one forward; rows are batched by length.
-    - `endpoint`: address of a server with vLLM's `/pooling`, instead of loading the model here; `api_key_env` names
-      the variable with its key, `concurrency` is the number of requests at once.
+    - `model`: Hub id, directory or "demo". `revision`, `dtype`, `device`, `trust_remote_code`: how it is loaded.
+    - `max_length`: longer conversations are truncated at the end; `reward_truncated` is then true.
+    - `batch_tokens`: maximum number of tokens of one forward pass; rows are batched by length.
+    - `endpoint`: URL of a server with vLLM's `/pooling`, instead of loading the model in this process. `api_key_env`: the
+      environment variable with its key. `concurrency`: maximum number of requests in flight.
     """
 
     name: ClassVar[str] = "reward"
     version: ClassVar[int] = 1
     reads: ClassVar[tuple[str, ...]] = ("instruction", "response")
 
-    def features(self) -> dict[str, Any]:
-        """Return the reward, whose it is, and whether the conversation was cut for it."""
+    def features(self) -> Values:
+        """Return the reward, the reward model, and whether the conversation was truncated."""
         from datasets import Value
 
         return {
@@ -139,10 +153,8 @@ class Reward(Rewarding):
             "reward_truncated": Value("bool"),
         }
 
-    def columns(
-        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
-    ) -> dict[str, Any]:
-        """Return the columns; without a response, or with a score that is no number, the reward is null."""
+    def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
+        """Return the columns; without a response, or with a score that is not finite, the reward is null."""
         reward = record.get("reward")
         return {
             "instruct_reward": reward,
@@ -153,9 +165,9 @@ class Reward(Rewarding):
 
 @dataclass(frozen=True)
 class RewardDifference(Rewarding):
-    """Scores the base model's answer with the same reward model: `reward_difference` = r* - r_base.
+    """Scores the base model's response with the same reward model: `reward_difference` = r* - r_base.
 
-    Takes its settings from the recipe's `reward` stage where it has none itself.
+    Without own settings, it takes those of the recipe's `reward` stage.
     """
 
     name: ClassVar[str] = "reward_difference"
@@ -164,34 +176,32 @@ class RewardDifference(Rewarding):
     after: ClassVar[tuple[str, ...]] = ("reward", "base_responses")
 
     def beside(self, others: Sequence[Stage]) -> RewardDifference:
-        """Take the settings of the recipe's `reward`, where this has none."""
+        """Take over the settings of the recipe's `reward` stage if this one has none."""
         for other in others:
             if isinstance(other, Reward) and self == RewardDifference():
                 return RewardDifference(**{f.name: getattr(other, f.name) for f in dataclasses.fields(other)})
         return self
 
     def check_columns(self, dataset: Dataset) -> None:
-        """Raise DatasetError if a column is missing, or if the rewards are another model's."""
+        """Raise DatasetError if a column is missing, or if the rewards are from another model."""
         super().check_columns(dataset)
         found = dataset.select_columns(["reward_model"]).with_format("arrow")[:]["reward_model"].unique().to_pylist()
         names = {name for name in found if name}
         if self.model and names and not any(self.model.rstrip("/").endswith(name) for name in names):
             raise DatasetError(
-                f"The rewards are from {', '.join(sorted(names))}, and the difference is asked from {self.model}.",
+                f"The existing rewards are from {', '.join(sorted(names))}, but this stage uses {self.model}.",
                 hint="Give `reward` and `reward_difference` the same model.",
                 column="reward_model",
             )
 
-    def features(self) -> dict[str, Any]:
+    def features(self) -> Values:
         """Return r_base and the difference, float64."""
         from datasets import Value
 
         return {"base_reward": Value("float64"), "reward_difference": Value("float64")}
 
-    def columns(
-        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
-    ) -> dict[str, Any]:
-        """Return the columns; null where either answer has no reward."""
+    def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
+        """Return the columns; null if one of the responses has no reward."""
         reward, base = row["instruct_reward"], record.get("reward")
         difference = None if reward is None or base is None else reward - base
         return {"base_reward": base, "reward_difference": difference}

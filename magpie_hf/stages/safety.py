@@ -1,40 +1,43 @@
-"""`safety`: a guard says whether a conversation is safe, and which hazard codes apply if not.
+"""`safety`: a guard model classifies conversations as safe or unsafe, with hazard codes.
 
-Source: Magpie, arXiv:2406.08464, section 3.2 (Llama Guard 2 over instruction and response); the form of the answer is
-that of Llama Guard 2's and 3's model cards.
+Source: Magpie, arXiv:2406.08464, section 3.2 (Llama Guard 2 over instruction and response); the format of the reply is
+that of the model cards of Llama Guard 2 and 3.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 from ..engines.base import Generation
 from ..messages import conversation
 from ..sampling import SamplingParams, sample_seed, seed_base
-from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
+from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, Record, Row, RowFunction, RowStage, Steps, Values, failed
 from .responses import with_stops
 
 
+if TYPE_CHECKING:
+    from ..templates.guard import GuardTemplate
+
+
 GREEDY = SamplingParams(temperature=0.0, max_tokens=100)
-"""Room for "unsafe" and all codes; Llama Guard's model card uses 100 new tokens."""
+"""Enough for "unsafe" and all codes; Llama Guard's model card uses 100 new tokens."""
 RETRY_TEMPERATURE = 0.7
 _VERDICT = re.compile(r"^\W*(safe|unsafe)\b", re.IGNORECASE)
 _CODE = re.compile(r"\b([SO]\d{1,2})\b", re.IGNORECASE)
 
 
 class Verdict(NamedTuple):
-    """`label`: "safe" or "unsafe". `categories`: codes as the guard names them, each once, in its order."""
+    """Reply of a guard. `label`: "safe" or "unsafe". `categories`: hazard codes, each once, in the guard's order."""
 
     label: str
     categories: list[str]
 
 
 def read_verdict(text: str) -> Verdict | None:
-    """Return what a guard said, or None if it said neither "safe" nor "unsafe" first."""
+    """Parse a guard's reply; None if it begins with neither "safe" nor "unsafe"."""
     found = _VERDICT.match(text)
     if found is None:
         return None
@@ -45,10 +48,10 @@ def read_verdict(text: str) -> Verdict | None:
 
 @dataclass(frozen=True)
 class Safety(RowStage):
-    """Asks a guard about the instruction and its response (or the instruction alone, where there is no response).
+    """Classifies the instruction and its response (or the instruction alone, if there is no response).
 
     - `sampling`: greedy by default.
-    - `column`: where the guard's own words go: "llama_guard_2" as released, or "llama_guard_3" for that model.
+    - `column`: the column for the guard's reply: "llama_guard_2" as released, or "llama_guard_3" for that model.
     """
 
     name: ClassVar[str] = "safety"
@@ -59,8 +62,8 @@ class Safety(RowStage):
     sampling: SamplingParams = GREEDY
     column: str = "llama_guard_2"
 
-    def features(self) -> dict[str, Any]:
-        """Return the guard's words, the verdict, its codes, who guarded, and what went wrong."""
+    def features(self) -> Values:
+        """Return the guard's reply, the label, the hazard codes, the guard model, and errors."""
         from datasets import Value
 
         return {
@@ -71,14 +74,14 @@ class Safety(RowStage):
             "safety_error": Value("string"),
         }
 
-    def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
-        """Return `steps` of a row: one request, and a second one if the first says neither safe nor unsafe."""
-        template: Any = context.template  # a GuardTemplate: the role says so
+    def bind(self, context: Context) -> RowFunction:
+        """Return the function for a row: one request, and a second one if the reply is neither safe nor unsafe."""
+        template = cast("GuardTemplate", context.template)  # that of the role "guard"
         sampling = with_stops(self.sampling, template)
         base = seed_base(context.seed, self.name, 2)
-        hotter = dataclasses.replace(sampling, temperature=max(RETRY_TEMPERATURE, sampling.temperature))
+        retry_sampling = dataclasses.replace(sampling, temperature=max(RETRY_TEMPERATURE, sampling.temperature))
 
-        def steps(row: Mapping[str, Any]) -> Steps:
+        def steps(row: Row) -> Steps:
             if row["instruction"] is None:
                 return Outcome({"error": "no instruction"}, "empty")
             prompt = template.conversation(conversation((row["instruction"], row["response"])))
@@ -87,20 +90,18 @@ class Safety(RowStage):
             if generation.failure is not None:
                 return failed(generation)
             if _verdict(template, generation) is None:
-                second = yield Ask(prompt, hotter.with_seed(seed))
+                second = yield Ask(prompt, retry_sampling.with_seed(seed))
                 if second.failure is not None and second.failure.transient:
                     return failed(second)
                 generation = generation if second.failure is not None else second
             text = template.split_reasoning(generation.text)[1].strip()
-            record: dict[str, Any] = {"text": text.encode("utf-8", "replace").decode()}
+            record: Record = {"text": text.encode("utf-8", "replace").decode()}
             return Outcome(record, OK if read_verdict(text) is not None else "unparsable")
 
         return steps
 
-    def columns(
-        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
-    ) -> dict[str, Any]:
-        """Return the columns; what could not be read is null, with the guard's words kept."""
+    def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
+        """Return the columns; if the reply could not be parsed, they are null, except for the reply."""
         text = record.get("text")
         verdict = None if text is None else read_verdict(text)
         return {
@@ -112,5 +113,5 @@ class Safety(RowStage):
         }
 
 
-def _verdict(template: Any, generation: Generation) -> Verdict | None:
+def _verdict(template: GuardTemplate, generation: Generation) -> Verdict | None:
     return read_verdict(template.split_reasoning(generation.text)[1].strip())

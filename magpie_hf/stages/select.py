@@ -1,4 +1,4 @@
-"""`select`: keep the rows of a named selection, of an expression, or the longest of them; see `magpie_hf.selection.filters`."""
+"""`select`: keep the rows of a named selection or a condition, the longest, a sample; see `magpie_hf.selection.filters`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..selection.expressions import parse
 from ..selection.filters import Selection, apply_selection, named_selection, nothing_kept, split_for_lean
-from ..stage import SetResult, SetStage, Workspace, silent
+from ..stage import SetResult, SetStage, Values, Workspace, silent
 
 
 if TYPE_CHECKING:
@@ -23,12 +23,13 @@ _SETTINGS = ("longest", "sample", "shuffle", "quotas", "one_per_group", "seed")
 class Select(SetStage):
     """Keeps rows, in their order.
 
-    - `filter`: a named selection ("air-filter", "pro-filter2", …); its settings hold where none are given here.
-    - `where`: an expression, such as "quality >= good and language == 'EN'"; added to that of `filter`.
-    - `longest`: keep so many rows with the longest responses. `sample`: so many (or a share below 1), drawn by `seed`.
+    - `filter`: a named selection ("air-filter", "pro-filter2", …); settings given here override those of it.
+    - `where`: a condition, e.g., "quality >= good and language == 'EN'"; combined with that of `filter`.
+    - `longest`: keep this many rows with the longest responses. `sample`: keep this many rows at random (below 1: this
+      share), by `seed`.
     - `quotas`: column to {label: number of rows, or share below 1}.
-    - `one_per_group`: one row of each group of near duplicates; a column's name prefers the highest value in it.
-    - `shuffle`: seed to shuffle the result by, or null.
+    - `one_per_group`: one row of each group of near-duplicates; with a column's name, the row with the highest value.
+    - `shuffle`: seed for shuffling the result, or null.
     """
 
     name: ClassVar[str] = "select"
@@ -46,11 +47,11 @@ class Select(SetStage):
     is_early: bool = silent(False)
 
     def __post_init__(self) -> None:
-        self.selection  # noqa: B018 (a bad filter or expression is an error now, not after a night's generating)
+        self.selection  # noqa: B018 (an invalid filter or condition is an error now, not after hours of generation)
 
     @property
     def selection(self) -> Selection:
-        """What is kept, all settings joined."""
+        """The selection: all settings combined."""
         base = named_selection(self.filter) if self.filter else Selection(name="conditions")
         if self.where:
             parse(self.where)
@@ -61,42 +62,42 @@ class Select(SetStage):
         return dataclasses.replace(base, where=where, **given)
 
     def early_part(self, known: set[str]) -> tuple[Select | None, str | None]:
-        """Return the part that can be applied as soon as the `known` columns are there, or why there is none."""
+        """Return the part that can be applied as soon as the `known` columns exist, or why there is none."""
         part, reason = split_for_lean(self.selection, known)
         if part is None:
             return None, reason
         return Select(where=part.where, one_per_group=part.one_per_group, is_early=True), None
 
     def without_groups(self) -> Select | None:
-        """Return the selection without choosing in groups, or None if nothing is left."""
+        """Return the selection without `one_per_group`, or None if it would be empty."""
         return dataclasses.replace(self, one_per_group=False) if self.where else None
 
     @property
     def label(self) -> str:
-        """The stage's name; the part that lean puts before responses has one of its own."""
+        """The name of the stage; the part that the order "lean" puts before the responses has its own."""
         return "select-early" if self.is_early else self.name
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The columns that the conditions read."""
+        """The columns that the condition reads."""
         return self.selection.columns
 
-    def check_features(self, features: Mapping[str, Any]) -> None:
-        """Raise for a condition that cannot be evaluated on such rows: unknown columns and labels, types that clash."""
+    def check_features(self, features: Mapping[str, object]) -> None:
+        """Raise if the condition cannot be evaluated: unknown columns or labels, incompatible types."""
         self.selection.check(features, f'the stage "{self.label}"')
         if {*self.needs} <= {*features}:
             super().check_features(features)
 
-    def derived(self) -> dict[str, Any]:
-        """Return the selection in full: what its name stands for."""
+    def derived(self) -> Values:
+        """Return the full selection that the name stands for."""
         return {"selection": dataclasses.asdict(self.selection)}
 
-    def features(self) -> dict[str, Any]:
-        """Return no column: rows are kept or not."""
+    def features(self) -> Values:
+        """Return no new columns."""
         return {}
 
     def apply(self, dataset: Dataset, work: Workspace) -> SetResult:
-        """Return the rows kept, and the funnel."""
+        """Return the rows to keep, and the funnel."""
         selected = apply_selection(dataset, self.selection)
         warning = nothing_kept(selected)
         if warning:

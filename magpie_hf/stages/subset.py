@@ -1,12 +1,12 @@
-"""`subset`: keep the rows that there are at this point as a config of their own, and publish it while the run goes on."""
+"""`subset`: save the rows at this point as a config of their own, and publish it while the run continues."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..hub.names import check_subset
-from ..stage import SetResult, SetStage, Workspace
+from ..stage import SetResult, SetStage, Values, Workspace
 
 
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subset(SetStage):
-    """Names the rows at this point; later stages go on with the same rows.
+    """Saves the rows at this point as a config; later stages continue with the same rows.
 
-    - `config`: what the config is called, here (a directory of the run) and on the Hub: raw, filtered, mt, preference.
+    - `config`: name of the config, as a directory of the run and on the Hub, e.g., raw, filtered, mt, preference.
     """
 
     name: ClassVar[str] = "subset"
@@ -31,13 +31,13 @@ class Subset(SetStage):
 
     @property
     def label(self) -> str:
-        """The stage's name with the config's."""
+        """The name of the stage with that of the config."""
         return f"{self.name}-{self.config}"
 
-    def features(self) -> dict[str, Any]:
-        """Return no column."""
+    def features(self) -> Values:
+        """Return no new columns."""
         return {}
 
     def apply(self, dataset: Dataset, work: Workspace) -> SetResult:
-        """Return all rows: a run writes them without a copy in between."""
+        """Return all rows: the run writes them without an intermediate copy."""
         return SetResult({}, range(len(dataset)))

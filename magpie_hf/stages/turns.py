@@ -1,22 +1,36 @@
-"""`turns`: the model goes on with the conversation, as the user and as itself in turn.
+"""`turns`: the model continues the conversation, alternating between the user and the assistant.
 
-Source: Magpie, arXiv:2406.08464, section 2.2 and Fig. 14. The user's turn is written under a system prompt that tells
-of a conversation of several rounds, because small models otherwise forget that they play the user; the answers are
-given without it.
+Source: Magpie, arXiv:2406.08464, section 2.2 and Fig. 14. The user's turns are generated with a system prompt that
+describes a conversation of several rounds, because small models otherwise forget that they play the user; the responses
+are generated without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..columns import SHAREGPT
 from ..engines.base import Generation
 from ..errors import ArgumentError
 from ..messages import assistant, conversation, messages_feature, user
 from ..sampling import SamplingParams, sample_seed, seed_base
-from ..stage import FAILURE_CODES, OK, ROW_INDEX, Ask, Context, Outcome, RowStage, Steps, failed
+from ..stage import (
+    FAILURE_CODES,
+    OK,
+    ROW_INDEX,
+    Ask,
+    Context,
+    Outcome,
+    Record,
+    Row,
+    RowFunction,
+    RowStage,
+    Steps,
+    Values,
+    failed,
+)
 from ..templates.template import ChatTemplate
 from .instructions import Instructions, instruction_sampling
 from .provenance import Provenance
@@ -40,10 +54,10 @@ PROVENANCE = Provenance(
 class Turns(RowStage):
     """Settings of multi-turn synthesis.
 
-    - `turns`: turns in all, the first one counted; the reference says that quality falls beyond four.
-    - `sampling`, `response_sampling`: of the user's turns and of the answers.
-    - `system_prompt`: under which the user's turn is written (None for none).
-    - `attempts`: samples tried for a user's turn before the conversation ends short.
+    - `turns`: total number of turns, including the first; according to the reference, quality decreases after four.
+    - `sampling`, `response_sampling`: of the user's turns and of the responses.
+    - `system_prompt`: for the user's turns, or null.
+    - `attempts`: samples tried for a user's turn before the conversation ends early.
     - `clean`, `max_scripts`: as in `instructions`.
     """
 
@@ -63,13 +77,13 @@ class Turns(RowStage):
     def __post_init__(self) -> None:
         if self.turns < 2:
             raise ArgumentError(
-                f"turns = {self.turns} cannot be used.", hint="The first turn is one, so give 2 or more."
+                f"turns = {self.turns} is invalid.", hint="Give 2 or more: the first turn is included."
             )
         if self.attempts < 1:
-            raise ArgumentError(f"attempts = {self.attempts} cannot be used.", hint="Give 1 or more.")
+            raise ArgumentError(f"attempts = {self.attempts} is invalid.", hint="Give 1 or more.")
 
-    def features(self) -> dict[str, Any]:
-        """Return `instruction_t` and `response_t` (null where the conversation ended short) and `messages`."""
+    def features(self) -> Values:
+        """Return `instruction_t` and `response_t` (null after the end of the conversation) and `messages`."""
         from datasets import Value
 
         names = [name for t in range(2, self.turns + 1) for name in (f"instruction_{t}", f"response_{t}")]
@@ -82,13 +96,13 @@ class Turns(RowStage):
         }
 
     def check_template(self, template: ChatTemplate) -> None:
-        """Raise TemplateError if the template refuses the system prompt or a second turn."""
+        """Raise TemplateError if the template rejects the system prompt or a second turn."""
         turn = [user("Hello"), assistant("Hello")]
         template.next_user(turn, self.system_prompt)
         template.response([*turn, user("Hello")])
 
-    def bind(self, context: Context) -> Callable[[Mapping[str, Any]], Steps]:
-        """Return `steps` of a conversation: user's turn (tried again where unusable), answer, and so on."""
+    def bind(self, context: Context) -> RowFunction:
+        """Return the function for a conversation: a user's turn (retried if unusable), a response, and so on."""
         template = context.template
         check_special_tokens(context)
         judge = Instructions(clean=self.clean, max_scripts=self.max_scripts).judge
@@ -110,8 +124,8 @@ class Turns(RowStage):
                     break
             return outcome, seed
 
-        def steps(row: Mapping[str, Any]) -> Steps:
-            record: dict[str, Any] = {"turns": [], "seeds": []}
+        def steps(row: Row) -> Steps:
+            record: Record = {"turns": [], "seeds": []}
             if row["instruction"] is None or row["response"] is None:
                 return Outcome({**record, "end": "no first turn"}, "fewer_turns")
             messages = [user(row["instruction"]), assistant(row["response"])]
@@ -133,20 +147,18 @@ class Turns(RowStage):
                 record["turns"].append([text, answer["text"]])
                 record["seeds"].append(seed)
                 if answer["finish"] == "length":
-                    # An answer that was cut is no ground for a next question.
+                    # A user cannot reply to a response that was cut off.
                     return Outcome({**record, "end": "length"}, OK if turn == self.turns else "fewer_turns")
                 messages.append(assistant(answer["text"]))
             return Outcome({**record, "end": "complete"}, OK)
 
         return steps
 
-    def columns(
-        self, context: Context, row: Mapping[str, Any], record: Mapping[str, Any], code: str
-    ) -> dict[str, Any]:
+    def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
         """Return the turns and the whole conversation as `messages`."""
         later = record["turns"]
         pairs = [(row["instruction"], row["response"]), *later]
-        values: dict[str, Any] = {}
+        values: Values = {}
         for turn in range(2, self.turns + 1):
             pair = later[turn - 2] if turn - 2 < len(later) else (None, None)
             values[f"instruction_{turn}"], values[f"response_{turn}"] = pair
@@ -169,7 +181,7 @@ class Turns(RowStage):
         }
 
 
-def _ended(record: dict[str, Any], outcome: Outcome) -> Outcome:
-    """Return a conversation that ended short: the turns it has are kept, and why it ended."""
+def _ended(record: Record, outcome: Outcome) -> Outcome:
+    """Return a conversation that ended early, with its turns so far and the reason."""
     reason = outcome.record.get("error", outcome.code) if outcome.code in FAILURE_CODES else outcome.code
     return Outcome({**record, "end": reason}, "fewer_turns")
