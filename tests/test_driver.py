@@ -82,7 +82,7 @@ class Quiet:
     def row_finished(self, counters):
         self.heard += 1
 
-    def has_room(self, counters, in_flight, bound):
+    def fits_budget(self, counters, in_flight, bound):
         return self.stop_at is None or counters.done < self.stop_at
 
     def stopped(self, counters, in_flight, bound):
@@ -150,7 +150,7 @@ def test_every_row_is_finished_once_with_its_own_answers_in_any_order(tmp_path_f
     assert bench.counters.done == bench.listener.heard == len(steps)
 
 
-def test_rows_are_opened_only_as_the_engine_has_room(tmp_path):
+def test_rows_are_opened_only_when_the_engine_has_capacity(tmp_path):
     opened = []
 
     def rows():
@@ -285,7 +285,7 @@ def test_a_limit_below_a_rows_longest_size_starts_nothing(tmp_path):
     bench = Bench(tmp_path, Scripted(spending([10])), Listener(Budget(max_tokens_total=900), show=False))
     with (
         bench.journal,
-        pytest.raises(BudgetExceeded, match=r"would be exceeded .*used: 0 tokens; a row may take 1,0\d\d tokens"),
+        pytest.raises(BudgetExceeded, match=r"would be exceeded .*used: 0 tokens; a row may use 1,0\d\d tokens"),
     ):
         bench.driver.run(rows_of([1] * 10))
     assert bench.engine.asked == bench.done == []

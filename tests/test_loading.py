@@ -257,7 +257,7 @@ def test_one_name_is_a_list_of_one(tmp_path):
 
     assert Instructions(banned_starts="Why").banned_starts == ("Why",)
     assert Novelty(against="me/v1").against == ("me/v1",)
-    with pytest.raises(ArgumentError, match="one language only"):
+    with pytest.raises(ArgumentError, match="only one language"):
         Language(languages="EN")
     from magpie_hf.judging.rubric import load_rubric
 

@@ -51,9 +51,9 @@ def test_a_budget_that_cannot_be_used_is_named(given):
         (
             {"max_hours": 2},
             (0, 3601),
-            "max_hours = 2 would be exceeded by another row (used: 1.00 h; a row may take 1.00 h)",
+            "max_hours = 2 would be exceeded by another row (used: 1.00 h; a row may use 1.00 h)",
         ),
-        ({"max_cost": 6, "price_per_gpu_hour": 4}, (0, 1801), "(used: 4.00; a row may take 2.00)"),
+        ({"max_cost": 6, "price_per_gpu_hour": 4}, (0, 1801), "(used: 4.00; a row may use 2.00)"),
     ],
 )
 def test_a_row_that_would_pass_a_limit_is_not_started(budget, row, said):
@@ -67,9 +67,9 @@ def test_all_stages_and_earlier_sessions_are_counted_in():
     counters, nothing = StageCounters(prompt_tokens=20, completion_tokens=39), InFlight()
     listener.stage_begins("responses", counters)
     counters.generated = 10**9
-    assert listener.has_room(counters, nothing, 1)
+    assert listener.fits_budget(counters, nothing, 1)
     counters.completion_tokens += 1
-    assert not listener.has_room(counters, nothing, 1)
+    assert not listener.fits_budget(counters, nothing, 1)
     with pytest.raises(BudgetExceeded, match=r'stage "responses": max_tokens_total = 100 is reached') as caught:
         listener.stopped(counters, nothing, 1)
     assert "Raise the limit" in caught.value.hint
@@ -77,13 +77,13 @@ def test_all_stages_and_earlier_sessions_are_counted_in():
         "limit": "max_tokens_total", "value": 100, "spent": 100,
     }  # fmt: skip
     counters = StageCounters(seconds=1799.0)
-    assert listener.has_room(counters, nothing, 1)
-    assert not listener.has_room(counters, InFlight(finished=2, row_seconds=4.0), 1), "a row takes 2 s, 1 is left"
+    assert listener.fits_budget(counters, nothing, 1)
+    assert not listener.fits_budget(counters, InFlight(finished=2, row_seconds=4.0), 1), "a row takes 2 s, 1 is left"
     counters.seconds = 1800.0
-    assert not listener.has_room(counters, nothing, 1)
+    assert not listener.fits_budget(counters, nothing, 1)
 
 
-def test_after_the_first_per_cent_a_budget_that_will_not_do_is_told(caplog):
+def test_after_the_first_per_cent_a_budget_that_is_too_small_is_reported(caplog):
     listener = Listener(Budget(max_tokens_total=10_000), show=False)
     counters = StageCounters(total=10_000, seconds=1.0)
     listener.stage_begins("responses", counters)
@@ -94,7 +94,7 @@ def test_after_the_first_per_cent_a_budget_that_will_not_do_is_told(caplog):
             counters.completion_tokens += 10
             listener.row_finished(counters)
     assert caplog.text.count("projected 100,000 tokens") == 1
-    assert caplog.text.count("10,000 tokens is set, and 100,000 tokens are projected") == 1
+    assert caplog.text.count("the limit is 10,000 tokens, and 100,000 tokens are projected") == 1
 
 
 def test_a_bar_counts_accepted_rows_where_some_are_rejected(capsys):

@@ -1,4 +1,4 @@
-"""The limits of a run, and what the rows in flight are expected to take of them."""
+"""The limits of a run, and the expected use of the rows in flight."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import ArgumentError
 
 
 class Limit(NamedTuple):
-    """A limit that leaves no room: its name in the recipe, its value, what is spent, and what a row would take.
+    """A limit and its use: its name in the recipe, its value, the amount spent, and the expected use of another row.
 
     `spent` and `next_row` have the unit of `value`: tokens, hours, or the currency.
     """
@@ -27,27 +27,27 @@ class Limit(NamedTuple):
 
     @property
     def setting(self) -> str:
-        """The limit as it was set, as "max_hours = 2"."""
+        """The limit as it was set, e.g., "max_hours = 2"."""
         value = f"{self.value:,}" if self.name == "max_tokens_total" else f"{self.value:g}"
         return f"{self.name} = {value}"
 
     def words(self) -> str:
-        """Return what is said of it in messages."""
+        """Return the limit in words, for messages."""
         if self.spent >= self.value:
             return f"{self.setting} is reached ({self.shown(self.spent)})"
         spent, expected = self.shown(self.spent), self.shown(self.next_row)
-        return f"{self.setting} would be exceeded by another row (used: {spent}; a row may take {expected})"
+        return f"{self.setting} would be exceeded by another row (used: {spent}; a row may use {expected})"
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits of a run; None is no limit. All count earlier sessions of the run in.
+    """Limits of a run, including its earlier sessions; None means no limit.
 
-    `max_tokens_total`: prompt and completion tokens of all stages. `max_hours`: hours with an engine open.
-    `max_cost`: in the currency of `price_per_gpu_hour`; `num_gpus` are paid for each of those hours.
+    - `max_tokens_total`: prompt and completion tokens of all stages. `max_hours`: hours with an engine open.
+    - `max_cost`: in the currency of `price_per_gpu_hour`, which is paid for each of `num_gpus`.
 
-    Rows in flight count at their expected size: the mean of the stage's finished rows, and the longest that a row can
-    be (its prompt and `max_tokens`) while that is unknown. No row is started that would not fit.
+    Rows in flight count with their expected size: the mean of the stage's finished rows, or the maximum (prompt and
+    `max_tokens`) while there are none. A row that would exceed a limit is not started.
     """
 
     max_tokens_total: int | None = None
@@ -60,7 +60,7 @@ class Budget:
         for name in ("max_tokens_total", "max_hours", "max_cost", "price_per_gpu_hour", "num_gpus"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ArgumentError(f"budget.{name} = {value} cannot be used.", hint="Give a number above 0.")
+                raise ArgumentError(f"budget.{name} = {value} is invalid.", hint="Give a number above 0.")
         if self.max_cost is not None and self.price_per_gpu_hour is None:
             raise ArgumentError(
                 "budget.max_cost needs a price.", hint="Give budget.price_per_gpu_hour, and budget.num_gpus if not 1."
@@ -72,11 +72,11 @@ class Budget:
         return (self.max_tokens_total, self.max_hours, self.max_cost) != (None, None, None)
 
     def cost(self, seconds: float) -> float | None:
-        """Return what the engine-seconds cost, or None without a price."""
+        """Return the cost of the engine-seconds, or None without a price."""
         return None if self.price_per_gpu_hour is None else seconds / 3600 * self.price_per_gpu_hour * self.num_gpus
 
     def used(self, tokens: float, seconds: float, row_tokens: float = 0.0, row_seconds: float = 0.0) -> list[Limit]:
-        """Return each limit that is set, with what is spent of it and what another row would take."""
+        """Return each limit that is set, with the amount spent and the expected use of another row."""
         limits = [
             ("max_tokens_total", self.max_tokens_total, tokens, row_tokens),
             ("max_hours", self.max_hours, seconds / 3600, row_seconds / 3600),
@@ -87,7 +87,7 @@ class Budget:
     def exceeded(
         self, tokens: float, seconds: float, row_tokens: float = 0.0, row_seconds: float = 0.0
     ) -> Limit | None:
-        """Return the first limit that is reached, or that another row would pass; None if it fits."""
+        """Return the first limit that is reached or that another row would exceed, or None."""
         for limit in self.used(tokens, seconds, row_tokens, row_seconds):
             if limit.spent >= limit.value or limit.spent + limit.next_row > limit.value:
                 return limit
@@ -95,7 +95,7 @@ class Budget:
 
 
 class Spent(Protocol):
-    """What a stage's finished rows took, earlier sessions counted in: `driver.StageCounters`."""
+    """The use of a stage's finished rows, including earlier sessions: `driver.StageCounters`."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -104,7 +104,7 @@ class Spent(Protocol):
 
 
 class Sized(Protocol):
-    """A row in flight: its tokens so far, its longest possible size, when it was opened."""
+    """A row in flight: its tokens so far, the upper bound of its tokens, and when it was opened."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -114,11 +114,11 @@ class Sized(Protocol):
 
 @dataclass(slots=True)
 class InFlight:
-    """The rows that were started and are not finished.
+    """The rows that are started but not finished.
 
-    `bound`: the most tokens that these rows may take, as far as their requests are known. `received`: the tokens of
-    their earlier answers, in rows of several requests. `finished`, `row_seconds`: rows finished in this session, and
-    the sum of the times that they were in flight.
+    `bound`: upper bound of their tokens, given their requests so far. `received`: tokens of their earlier generations,
+    for rows with several requests. `finished`, `row_seconds`: number of rows finished in this session, and the sum of
+    the times that they were in flight.
     """
 
     rows: int = 0
@@ -128,18 +128,18 @@ class InFlight:
     row_seconds: float = 0.0
 
     def start(self, row: Sized) -> None:
-        """Count a row that is sent now."""
+        """Count a row that is started."""
         self.rows += 1
         self.bound += row.bound
 
     def ask(self, row: Sized, tokens: int) -> None:
-        """Count the next request of a row: its bound is what it has taken so far and this request."""
+        """Count the next request of a row: its bound is the tokens so far plus this request."""
         bound = row.prompt_tokens + row.completion_tokens + tokens
         self.bound += bound - row.bound
         row.bound = bound
 
     def end(self, row: Sized, now: float) -> None:
-        """Count a row that is in flight no more."""
+        """Count a row that is no longer in flight."""
         self.rows -= 1
         self.bound -= row.bound
         self.received -= row.prompt_tokens + row.completion_tokens
@@ -147,30 +147,30 @@ class InFlight:
         self.row_seconds += now - row.opened
 
     def tokens(self, counters: Spent) -> float:
-        """Return how many tokens these rows are expected to take in all."""
+        """Return the expected total number of tokens of these rows."""
         each, known = _finished_tokens(counters), counters.generated
         return max(float(self.received), (self.rows * each + self.bound) / (known + 1))
 
     def seconds(self) -> float:
-        """Return how long a row is in flight, on average; 0 while that is unknown."""
+        """Return the mean time that a row is in flight; 0 if unknown."""
         return self.row_seconds / self.finished if self.finished else 0.0
 
 
 def row_tokens(counters: Spent, bound: int) -> float:
-    """Return the expected tokens of a row that can have `bound` at most.
+    """Return the expected tokens of a row with at most `bound` tokens.
 
-    The mean of the finished rows, with the bound as one row more: the first rows to finish are the shortest.
+    It is the mean of the finished rows and the bound as one additional row, as the first rows to finish are the shortest.
     """
     return (_finished_tokens(counters) + bound) / (counters.generated + 1)
 
 
 def mean_tokens(counters: Spent) -> float:
-    """Return the mean tokens of the finished rows; 0 if there are none."""
+    """Return the mean number of tokens of the finished rows; 0 if there are none."""
     return _finished_tokens(counters) / max(counters.generated, 1)
 
 
 def fitting(tokens: float, each: float, at_most: int) -> int:
-    """Return how many rows of `each` tokens fit, at least 1; 1 if their size is not known (0)."""
+    """Return how many rows of `each` tokens fit, at least 1; 1 if their size is unknown (0)."""
     return max(1, min(at_most, int(tokens / each))) if each else 1
 
 

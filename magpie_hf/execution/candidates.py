@@ -1,9 +1,9 @@
-"""Run instruction synthesis until enough samples are accepted, always the same ones.
+"""Run instruction synthesis until enough samples are accepted; the result is always the same.
 
-A grid point's samples are numbered 0, 1, 2, …; sample i is the same text whenever and wherever it is made. The
-dataset takes from each grid point the first accepted samples in that order, as many as its share asks for. Which
-samples are *made* beyond those depends on timing (some are in flight when the last one needed is accepted); they stay
-in the journal and serve a larger run.
+The samples of a grid point are numbered 0, 1, 2, …; sample i is the same text whenever and wherever it is generated.
+The dataset takes the first accepted samples of each grid point in that order, according to its share. Which samples
+are generated *beyond* these depends on timing (some are in flight when the last needed one is accepted); they stay in
+the journal and are used if the run is extended.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 import itertools
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..errors import ArgumentError, NothingUsable
 from ..sampling import grid_sequence
-from ..stage import CODE_NUMBERS, CODES
+from ..stage import CODE_NUMBERS, CODES, Batch, Columns
 from ..stages.instructions import Instructions, point_key
-from ..storage.journal import Index, Journal
+from ..storage.journal import Index, Int64Array, Journal
 from .driver import OpenRow, StageCounters
 from .environment import Environment
 from .runner import check_pending, drive, note_damage
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
 
 BLOCK = 64
-"""Contiguous samples that a shard owns, and that are asked for together (as one request with `n` where possible)."""
+"""Number of contiguous samples that a shard owns and requests together (as one request with `n` if possible)."""
 OPEN, FLYING, ACCEPTED, REJECTED, DROPPED = range(5)
 YIELD_CHECK_AFTER = 512
 MIN_YIELD = 0.01
 SHARD_SLACK_SIGMAS = 3.0
 PRIOR_SAMPLES = 32
-"""Accepted samples assumed beforehand: the first to finish are the shortest, and rejected more often than most."""
+"""Prior of the acceptance rate: the first samples to finish are the shortest, and are rejected more often."""
 
 
 class Shard(NamedTuple):
-    """The part of a job array that this process is: number `part` of `parts`, counted from 0."""
+    """Part of a job array: number `part` of `parts`, counted from 0."""
 
     part: int = 0
     parts: int = 1
@@ -59,7 +59,7 @@ class Shard(NamedTuple):
             part, parts = -1, 0
         if not 0 <= part < parts:
             raise ArgumentError(
-                f"shard = {text!r} cannot be used.", hint='Give "i/n" with i from 0 to n - 1, as "0/4".'
+                f"shard = {text!r} is invalid.", hint='Give "i/n" with i from 0 to n - 1, e.g., "0/4".'
             )
         return cls(part, parts)
 
@@ -69,7 +69,7 @@ WHOLE = Shard()
 
 @dataclass
 class Candidates:
-    """The samples of one grid point: what is known of each (1 byte) and where its record lies (8 bytes)."""
+    """The samples of one grid point: the state of each (1 byte) and the location of its record (8 bytes)."""
 
     point: int
     key: int
@@ -85,8 +85,8 @@ class Candidates:
     _checked_at: int = -1
     _open_holes: int = 0
 
-    def load(self, index: Index) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Take over this point's finished samples from a journal; return their rows in the index."""
+    def load(self, index: Index) -> Int64Array:
+        """Load the finished samples of this point from a journal; return their rows in the index."""
         rows = np.flatnonzero(index.keys[:, 0] == np.uint64(self.key)).astype(np.int64)
         for row in rows:
             self.set(int(index.keys[row, 1]), int(index.locations[row]), int(index.codes[row]))
@@ -104,7 +104,7 @@ class Candidates:
             self.rejected += 1
 
     def drop(self, sample: int) -> None:
-        """Record a sample that met a transient failure: it stays open for the next session."""
+        """Record a transient failure: the sample stays unfinished until the next session."""
         self.flying -= 1
         self.dropped += 1
         self.states[sample] = DROPPED
@@ -117,13 +117,13 @@ class Candidates:
 
     @property
     def needs_more(self) -> bool:
-        """Whether more samples must be asked for, if those in flight are accepted at the rate seen so far."""
+        """Whether more samples are needed, if those in flight are accepted at the rate so far."""
         done = self.accepted + self.rejected
         rate = (self.accepted + PRIOR_SAMPLES) / (done + PRIOR_SAMPLES)
         return self.accepted + (self.flying + self.dropped) * rate < self.needed
 
     def next_sample(self) -> int:
-        """Return the first sample of this shard that is neither finished nor in flight, and mark it in flight."""
+        """Return the first sample of this shard that is neither finished nor in flight, and mark it as in flight."""
         while True:
             sample = self._cursor
             self._cursor += 1
@@ -138,12 +138,12 @@ class Candidates:
                 return sample
 
     def owns(self, sample: int) -> bool:
-        """Whether this shard makes the sample: every n-th block."""
+        """Return whether this shard generates the sample: every n-th block."""
         return (sample // BLOCK) % self.shard.parts == self.shard.part
 
     @property
     def has_hole(self) -> bool:
-        """Whether enough are accepted, but an earlier sample was never finished (a killed or merged run)."""
+        """Whether enough samples are accepted, but an earlier one is unfinished (after a kill or merge)."""
         if self.accepted < self.needed:
             return False
         if not self._open_holes and not self.flying and self._checked_at != self.accepted + self.rejected:
@@ -152,7 +152,7 @@ class Candidates:
         return self._open_holes > 0
 
     def _count_open(self) -> int:
-        """Count the samples never asked for that must be, even if all of them are accepted: these go out together."""
+        """Count the unfinished samples that are needed even if all of them are accepted: they are requested together."""
         hoped = holes = 0
         for sample, state in enumerate(self.states):
             if hoped >= self.needed:
@@ -163,7 +163,7 @@ class Candidates:
         return holes
 
     def chosen(self) -> tuple[array[int], int]:
-        """Return the first `needed` accepted samples in order, and how many samples before the last are still open."""
+        """Return the first `needed` accepted samples in order, and the number of unfinished samples before the last one."""
         picked = array("q")
         holes = 0
         for sample, state in enumerate(self.states):
@@ -177,10 +177,10 @@ class Candidates:
 
 
 def needed_per_point(shares: list[float], num_rows: int, shard: Shard) -> list[int]:
-    """Return how many accepted samples each grid point must give.
+    """Return how many accepted samples each grid point needs.
 
-    A shard makes its part and a little more (3 standard deviations of a count of that size), so that the merged run
-    seldom has to make any.
+    A shard generates its part and a little more (3 standard deviations of a count of that size), so that the merged run
+    rarely needs to generate any.
     """
     counts = [0] * len(shares)
     for point, _ in itertools.islice(grid_sequence(shares), num_rows):
@@ -191,18 +191,18 @@ def needed_per_point(shares: list[float], num_rows: int, shard: Shard) -> list[i
 
 
 def _owned(samples: int, shard: Shard) -> int:
-    """Return how many of the first `samples` samples lie in the shard's blocks."""
+    """Return how many of the first `samples` samples belong to the shard."""
     rounds, rest = divmod(samples, BLOCK * shard.parts)
     return rounds * BLOCK + min(max(rest - shard.part * BLOCK, 0), BLOCK)
 
 
 def run_instructions(stage: Instructions, num_rows: int, env: Environment, shard: Shard = WHOLE) -> Dataset:
-    """Return the dataset of the first `num_rows` accepted instructions, generating what the journal lacks.
+    """Return the dataset of the first `num_rows` accepted instructions; generate those not in the journal.
 
     Raises:
-        NothingUsable: a grid point yields less than 1 % usable texts.
-        RowsPending: samples that are needed met only transient failures.
-        RunStopped: a budget or the circuit breaker ended the run.
+        NothingUsable: less than 1 % of the texts of a grid point are usable.
+        RowsPending: needed samples had transient failures only.
+        RunStopped: a budget or the circuit breaker stopped the run.
     """
     shares = [point.share for point in stage.grid]
     grid = [[point.to_dict(), point.share] for point in stage.grid]
@@ -235,7 +235,7 @@ def _is_short(candidates: Candidates) -> bool:
 
 
 def count_accepted(points: list[Candidates]) -> int:
-    """Return the accepted samples that count: no more than are needed of a point."""
+    """Return the number of accepted samples, for each point at most as many as needed."""
     return sum(min(candidates.accepted, candidates.needed) for candidates in points)
 
 
@@ -261,7 +261,7 @@ def _generate(
 
 
 def _wanted(points: list[Candidates]) -> Iterator[OpenRow | None]:
-    """Yield the samples to make, a block of one grid point after another, and None while those in flight may do."""
+    """Yield the samples to generate, in blocks of one grid point, and None while those in flight may be enough."""
     current: Candidates | None = None
     left = 0
     while True:
@@ -294,7 +294,7 @@ def _check_yield(stage: Instructions, candidates: Candidates, counters: StageCou
     raise NothingUsable(
         f"{candidates.accepted} of {done} samples were usable at temperature {sampling.temperature:g}, top_p "
         f"{sampling.top_p:g} ({reasons}).",
-        hint="Look at what the model writes with `magpie-hf probe MODEL`, and at what it is sent with "
+        hint="Inspect the generated texts with `magpie-hf probe MODEL`, and the prompts with "
         "`magpie-hf template show MODEL`; a system prompt or another temperature may help.",
         by_code=dict(counters.by_code),
     )
@@ -312,7 +312,7 @@ def _choose(stage: Instructions, points: list[Candidates]) -> list[array[int]]:
 
 
 def _samples(picks: list[array[int]], shares: list[float], total: int) -> dict[str, array[int]]:
-    """Put the chosen samples of all grid points in the dataset's order; a shard's slack follows the same order."""
+    """Put the chosen samples of all grid points in the order of the dataset, also a shard's additional ones."""
     chosen = {"grid_point": array("q"), "sample_index": array("q")}
     for point, rank in grid_sequence(shares):
         if len(chosen["grid_point"]) == total:
@@ -345,8 +345,8 @@ def _write(
     context = env.context(stage)
     names = list(stage.features())
 
-    def collect(batch: Any, indices: Any) -> dict[str, list[Any]]:
-        out: dict[str, list[Any]] = {name: [] for name in names}
+    def collect(batch: Batch, indices: Sequence[int]) -> Columns:
+        out: Columns = {name: [] for name in names}
         for offset, position in enumerate(indices):
             row = {"grid_point": batch["grid_point"][offset], "sample_index": batch["sample_index"][offset]}
             new = stage.columns(context, row, journal.read(locations[position]), CODES[0])

@@ -1,20 +1,21 @@
 """The loop between rows, engine and journal.
 
-The engine pulls requests as it has room; rows are opened only then, so what bounds memory is what is in flight. A row
-that is finished goes to the journal at once and leaves memory, however far it is ahead of slower ones.
+The engine pulls requests when it has capacity, and only then are rows opened, so memory is bounded by the number of
+rows in flight. A finished row is written to the journal and freed at once, even if slower rows before it are unfinished.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ..engines.base import Engine, Generation, Prompt, Request
+from ..engines.base import Engine, Generation, Prompt, Request, Served
 from ..errors import TooManyFailures
+from ..stage import Outcome, Row, RowFunction, Steps
 from ..storage.journal import Journal
 from ..storage.state import Counts
 from .budget import InFlight
@@ -30,18 +31,18 @@ SAVE_EVERY_S = 5.0
 
 
 class OpenRow:
-    """A row that is being worked on: its position, its key, the values that its stage reads.
+    """A row in progress: its position, its key, and the values that its stage reads.
 
-    `bound`: the most tokens that it may take as far as its requests are known. `opened`: when it was started.
+    `bound`: upper bound of its tokens, given its requests so far. `opened`: when it was started.
     """
 
     __slots__ = ("bound", "completion_tokens", "key", "opened", "position", "prompt_tokens", "steps", "values")
 
-    def __init__(self, position: int, key: bytes, values: Mapping[str, Any]) -> None:
+    def __init__(self, position: int, key: bytes, values: Row) -> None:
         self.position = position
         self.key = key
         self.values = values
-        self.steps: Generator[Any, Generation, Any] | None = None
+        self.steps: Steps | None = None
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.bound = 0
@@ -71,7 +72,7 @@ class StageCounters(Counts):
         self.generated += int(((index.prompt_tokens[rows] > 0) | (index.completion_tokens[rows] > 0)).sum())
 
     def add_row(self, code: str, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
-        """Count a row that was finished just now."""
+        """Count a finished row."""
         self.done += 1
         self.by_code[code] = self.by_code.get(code, 0) + 1
         self.prompt_tokens += prompt_tokens
@@ -98,9 +99,9 @@ def rejected_by_code(by_code: Mapping[str, int], special_tokens: Mapping[str, in
 
 
 class DriverListener(Protocol):
-    """Hears of finished rows, may raise RunStopped to stop at once, and says whether a limit allows another row.
+    """Receives finished rows, may raise RunStopped to stop at once, and decides whether the budget allows another row.
 
-    `counts_tokens`: whether the sizes of prompts matter to it.
+    `counts_tokens`: whether it needs the sizes of prompts.
     """
 
     @property
@@ -110,11 +111,11 @@ class DriverListener(Protocol):
     def row_finished(self, counters: StageCounters) -> None:
         """Called after each finished row."""
 
-    def has_room(self, counters: StageCounters, in_flight: InFlight, bound: int) -> bool:
-        """Whether the budget has room for a row of at most `bound` tokens; asked before a row is started."""
+    def fits_budget(self, counters: StageCounters, in_flight: InFlight, bound: int) -> bool:
+        """Return whether the budget allows a row of at most `bound` tokens; called before a row is started."""
 
     def stopped(self, counters: StageCounters, in_flight: InFlight, bound: int) -> None:
-        """Called when nothing is in flight and there is no room for the next row; raises the RunStopped that says why."""
+        """Called when nothing is in flight and the budget allows no further row; raises RunStopped with the reason."""
 
 
 class Driver:
@@ -124,14 +125,14 @@ class Driver:
         self,
         engine: Engine,
         journal: Journal,
-        steps: Callable[[Mapping[str, Any]], Generator[Any, Generation, Any]],
+        steps: RowFunction,
         *,
         finished: Callable[[OpenRow, int, int], None],
         counters: StageCounters,
         listener: DriverListener,
         code_numbers: Mapping[str, int],
         accept_failures: bool = False,
-        check_served: Callable[[Any], None] | None = None,
+        check_served: Callable[[Served], None] | None = None,
         dropped: Callable[[OpenRow], None] | None = None,
     ) -> None:
         self.engine = engine
@@ -152,17 +153,17 @@ class Driver:
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
         self._recent_failures = 0
         self._last_failure = ""
-        self._last_served: Any = None
+        self._last_served: Served | None = None
 
     def run(self, rows: Iterator[OpenRow | None], is_short: Callable[[], bool] = lambda: True) -> None:
-        """Finish all rows that the iterator gives.
+        """Process all rows of the iterator.
 
-        `rows` may give None: no row can be said to be needed before some of those in flight are finished.
-        `is_short`: whether a row that the budget has no room for is needed; asked when nothing is in flight.
+        `rows` yields None if it depends on rows in flight whether more are needed. `is_short`: whether a row that the
+        budget does not allow is needed; called when nothing is in flight.
 
         Raises:
             TooManyFailures: most of the last requests failed.
-            RunStopped: what the listener raises.
+            RunStopped: raised by the listener.
         """
         started, base, retries = time.monotonic(), self.counters.seconds, self.engine.stats.retries
         generations = self.engine.generate(self._requests(rows))
@@ -185,7 +186,7 @@ class Driver:
         while True:
             if self._ready:
                 yield self._ready.popleft()
-            elif self._held is not None and self._has_room(self._held[0]):
+            elif self._held is not None and self._fits_budget(self._held[0]):
                 yield self._started(*self._held)
             elif exhausted or self._held is not None:
                 if not self.in_flight.rows:
@@ -203,10 +204,10 @@ class Driver:
                 elif self.in_flight.rows:
                     yield None
                 else:
-                    raise RuntimeError("no row is in flight and none is given")
+                    raise RuntimeError("no row is in flight and the iterator yielded None")
 
-    def _has_room(self, row: OpenRow) -> bool:
-        return self.listener.has_room(self.counters, self.in_flight, row.bound)
+    def _fits_budget(self, row: OpenRow) -> bool:
+        return self.listener.fits_budget(self.counters, self.in_flight, row.bound)
 
     def _started(self, row: OpenRow, request: Request) -> Request:
         """Count a row as in flight and return its first request."""
@@ -239,7 +240,7 @@ class Driver:
         self._check_breaker()
 
     def _advance(self, row: OpenRow, generation: Generation | None) -> None:
-        """Give the row's generator what it waits for; queue its next request or keep its outcome."""
+        """Resume the row's generator with a generation; queue its next request or save its outcome."""
         assert row.steps is not None  # noqa: S101 (set when the row was opened)
         try:
             ask = next(row.steps) if generation is None else row.steps.send(generation)
@@ -252,14 +253,14 @@ class Driver:
         self._next_key += 1
         self._open[request.key] = row
         bound = ask.sampling.max_tokens + (num_prompt_tokens(ask.prompt) if self.listener.counts_tokens else 0)
-        if generation is None:  # its first request waits until the budget has room for the row
+        if generation is None:  # its first request waits until the budget allows the row
             row.bound = bound
             self._held = (row, request)
         else:
             self.in_flight.ask(row, bound)
             self._ready.append(request)
 
-    def _finish(self, row: OpenRow, outcome: Any) -> None:
+    def _finish(self, row: OpenRow, outcome: Outcome) -> None:
         number = self.code_numbers[outcome.code]
         location = self.journal.append(
             row.key,
@@ -287,14 +288,14 @@ class Driver:
             raise TooManyFailures(
                 f"{self._recent_failures} of the last {len(self._recent)} requests failed; the last one: "
                 f"{self._last_failure}",
-                hint="Look at the server, then run the same command again: finished rows are kept.",
+                hint="Check the server, then run the same command again: finished rows are kept.",
                 failed=self._recent_failures,
                 window=len(self._recent),
             )
 
 
 def num_prompt_tokens(prompt: Prompt) -> int:
-    """Return the number of a prompt's tokens; of one that has text only, a cautious estimate from its bytes."""
+    """Return the number of tokens of a prompt; for text without ids, a conservative estimate from its bytes."""
     try:
         return len(prompt.token_ids)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where and how the stages of a run are executed, and what of that enters their identities."""
+"""Where and how the stages of a run are executed, and which part of it is in their identities."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Environment:
-    """Where and how stages run: handed down by `api`, the same for all stages of a run.
+    """Where and how stages run; created by the session, with the same values for all stages of a role.
 
-    `identity`: what of engine and template enters each generating stage's identity. `open_engine`: gives the open
-    engine, opening it at the first miss; `close_engine` frees it for a stage's own model. `pin_model`: finds a model
-    and keeps its commit for the run. `generator`: the recipe's model, whoever generates here. `segment_age_s`: how old
-    a journal's segment may get, where others copy closed ones. `load_template`: gives the ChatTemplate, loading it when first asked for.
-    `listener`: told of progress; may raise RunStopped. `accept_failures`: transient failures become errors.
+    - `identity`: the part of the engine's and template's settings that is in the identity of each generating stage.
+    - `open_engine`: returns the engine, opened at first use; `close_engine` frees its memory for a stage's own model.
+    - `load_template`: returns the chat template, loaded at first use.
+    - `pin_model`: resolves a model and saves its commit for the run. `generator`: the recipe's model.
+    - `listener`: receives progress; may raise RunStopped. `accept_failures`: finish transient failures as errors.
+    - `segment_age_s`: maximum age of an open journal segment, if closed segments are published.
     """
 
     run_dir: RunDir
@@ -51,16 +52,16 @@ class Environment:
     segment_age_s: float | None = None
 
     def context(self, stage: Stage, engine: Engine | None = None) -> Context:
-        """Return what the stage may use; with an open engine, what that can do."""
+        """Return the context of a stage, with the capabilities of an open engine."""
         capabilities = None if engine is None else engine.capabilities()
         return Context(self.load_template, self.seed, self.model, self.revision, capabilities, self.refs_of(stage))
 
     def refs_of(self, stage: Stage) -> dict[str, ModelRef]:
-        """Return the models that a stage loads by itself, pinned."""
+        """Return the models that a stage loads itself, with their commits."""
         return {name: self.pin_model(choice) for name, choice in stage.models(self.generator or self.model).items()}
 
     def identity_of(self, stage: Stage) -> dict[str, Any]:
-        """Return what the stage's identity is the hash of: nested, so that differences can be named."""
+        """Return the fields whose hash is the stage's identity; nested, so that differences can be named."""
         fields: dict[str, Any] = {"stage": stage.name, "version": stage.version, "parameters": stage.parameters()}
         refs = self.refs_of(stage)
         if refs:
@@ -81,6 +82,6 @@ class Environment:
         return next((state for state in self.run_dir.state.stages.values() if state.identity == identity), None)
 
     def fingerprint_of(self, dataset: Dataset) -> str:
-        """Return the lineage of a dataset: its fingerprint if we made it, else a hash of its content."""
+        """Return the fingerprint of a dataset if a stage of this run made it, otherwise a hash of its content."""
         own = str(dataset._fingerprint)
         return own if own in self.known else content_fingerprint(dataset)

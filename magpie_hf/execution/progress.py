@@ -1,4 +1,4 @@
-"""What a person sees while a run is on, and the budgets that end it."""
+"""Progress bars and log lines of a run, and the budgets that stop it."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Listener:
             self._project(counters)
 
     def _project(self, counters: StageCounters) -> None:
-        """After the first per cent of this stage, say what the whole will take and what the budget allows."""
+        """After the first percent of a stage, log the projected totals and whether the budget allows them."""
         if not counters.total or shown_rows(counters) < max(20, counters.total * PROJECT_FROM):
             return
         self._projected = True
@@ -115,7 +115,7 @@ class Listener:
         over = self.budget.exceeded(tokens + self._others[0], seconds + self._others[1])
         if over:
             logger.warning(
-                "%s: at this rate the run stops before the stage is done: %s is set, and %s are projected",
+                "%s: at this rate the run stops before the stage is finished: the limit is %s, and %s are projected",
                 *(self._stage, over.shown(over.value), over.shown(over.spent)),
             )
 
@@ -125,7 +125,7 @@ class Listener:
         return self.budget.max_tokens_total is not None
 
     def _all(self, counters: StageCounters) -> tuple[int, float]:
-        """Return the tokens and engine-seconds that all stages have taken."""
+        """Return the tokens and engine-seconds of all stages."""
         tokens = counters.prompt_tokens + counters.completion_tokens
         return tokens + self._others[0], counters.seconds + self._others[1]
 
@@ -136,12 +136,12 @@ class Listener:
         tokens += math.ceil(in_flight.tokens(counters))
         return self.budget.exceeded(tokens, seconds, row_tokens(counters, bound), in_flight.seconds())
 
-    def has_room(self, counters: StageCounters, in_flight: InFlight, bound: int) -> bool:
-        """Whether the budget has room for a row of at most `bound` tokens beside those in flight."""
+    def fits_budget(self, counters: StageCounters, in_flight: InFlight, bound: int) -> bool:
+        """Return whether the budget allows a row of at most `bound` tokens in addition to those in flight."""
         return self._exceeded(counters, in_flight, bound) is None
 
-    def rows_with_room(self, counters: StageCounters, at_most: int) -> int:
-        """Return for how many rows at once there is room where their sizes are not known beforehand: one at first."""
+    def rows_that_fit(self, counters: StageCounters, at_most: int) -> int:
+        """Return how many rows of unknown size the budget allows at once: one at first."""
         tokens, seconds = self._all(counters)
         if self.budget.exceeded(tokens, seconds, mean_tokens(counters)):
             return 0
@@ -150,13 +150,13 @@ class Listener:
         return fitting(self.budget.max_tokens_total - tokens, mean_tokens(counters), at_most)
 
     def stopped(self, counters: StageCounters, in_flight: InFlight, bound: int) -> None:
-        """Raise BudgetExceeded: all in flight is done."""
+        """Raise BudgetExceeded; called when nothing is in flight."""
         limit = self._exceeded(counters, in_flight, bound)
         if limit is None:
             return
         raise BudgetExceeded(
             f'The run stopped in stage "{self._stage}": {limit.words()}.',
-            hint="Everything finished is kept. Raise the limit (or lower max_tokens, if a row may take too many) and run "
+            hint="Finished rows are kept. Raise the limit (or lower max_tokens, if a single row may exceed it) and run "
             "the same command again to resume.",
             stage=self._stage,
             limit=limit.name,
@@ -166,7 +166,7 @@ class Listener:
 
     @contextlib.contextmanager
     def steps(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show work that is counted in steps; gives the function to call with the number done."""
+        """Show the progress of a number of steps; yields the function to call with the number done."""
         counters = StageCounters(total=total)
         started = time.monotonic()
         self.on_save = None
@@ -184,7 +184,7 @@ class Listener:
             self.stage_ends(name, counters)
 
     def stage_ends(self, name: str, counters: StageCounters) -> None:
-        """A stage is done, or was interrupted."""
+        """Close the progress bar of a stage that is finished or interrupted."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -195,12 +195,12 @@ class Listener:
 
 
 def shown_rows(counters: StageCounters) -> int:
-    """Return the rows that count towards the total: accepted ones where a stage rejects some."""
+    """Return the rows that count towards the total: the accepted ones if a stage rejects some."""
     return counters.done if counters.accepted is None else counters.accepted
 
 
 def rates(counters: StageCounters, *, rows: bool = True) -> str:
-    """Return "12 rows/s, 1,234 tokens/s, 3 rejected" of this session; `rows`: with the rows, which a bar shows itself."""
+    """Return "12 rows/s, 1,234 tokens/s, 3 rejected" for this session; without `rows`, as a bar shows them itself."""
     seconds = counters.session_seconds
     rejected = sum(number for code, number in counters.by_code.items() if code != "ok")
     parts = [f"{counters.session_rows / seconds:.1f} rows/s"] if rows and seconds else []
@@ -211,9 +211,9 @@ def rates(counters: StageCounters, *, rows: bool = True) -> str:
 
 @contextlib.contextmanager
 def log_lines_shown() -> Iterator[None]:
-    """Show log lines meanwhile where no logging is set up, as in most scripts and notebooks; then leave all as it was.
+    """Show log lines during a run if logging is not set up, as in most scripts and notebooks; then restore everything.
 
-    Runs in several threads share one handler: the last one removes it.
+    Runs in several threads share one handler; the last one removes it.
     """
     global _shown_by
     with _show_lock:
@@ -245,7 +245,7 @@ def _attach() -> None:
     _handler, _before = logging.StreamHandler(), (logger.level, logger.propagate)
     _handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(_handler)
-    logger.propagate = False  # a library imported meanwhile may give the root logger a handler: lines would come twice
+    logger.propagate = False  # a library may add a handler to the root logger, and lines would appear twice
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
 
@@ -258,12 +258,12 @@ def _detach() -> None:
 
 
 def show_summary(text: str) -> None:
-    """Log a finished run's summary; write it to stderr where only the root logger's level hides it.
+    """Log the summary of a run; write it to stderr if only the level of the root logger hides it.
 
-    Libraries such as absl give the root logger a handler at level WARNING, which nobody chose for this package. A level
-    that was set for `magpie_hf`, or `logging.disable`, is respected.
+    Libraries such as absl add a handler at level WARNING to the root logger, without the user's choice. A level set for
+    `magpie_hf`, or `logging.disable`, is respected.
     """
     if logger.isEnabledFor(logging.INFO) or logger.level != logging.NOTSET or logger.manager.disable >= logging.INFO:
         logger.info(text)
     else:
-        print(text, file=sys.stderr)  # noqa: T201 (as a bar would)
+        print(text, file=sys.stderr)  # noqa: T201 (like a progress bar)

@@ -1,4 +1,4 @@
-"""Run a stage on a dataset: from its cache file, from its journal, or by generating what is missing."""
+"""Run a stage on a dataset: from its cache file, from its journal, or by computing the missing rows."""
 
 from __future__ import annotations
 
@@ -7,14 +7,27 @@ import itertools
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import RowsPending
 from ..sampling import SEED_MODULUS
-from ..stage import CODE_NUMBERS, CODES, ROW_INDEX, BatchStage, ModelStage, RowStage, SetStage, Stage, Workspace
+from ..stage import (
+    CODE_NUMBERS,
+    CODES,
+    ROW_INDEX,
+    Batch,
+    BatchStage,
+    Columns,
+    ModelStage,
+    RowStage,
+    SetStage,
+    Stage,
+    Workspace,
+)
 from ..storage.journal import Int64Array, Journal, KeyArray
 from ..storage.keys import row_keys
 from .budget import InFlight, mean_tokens
@@ -28,12 +41,12 @@ if TYPE_CHECKING:
 
 
 def run_stage(stage: Stage, dataset: Dataset, env: Environment) -> Dataset:
-    """Apply a stage to a dataset: from the cache, from the journal, or by computing what is missing.
+    """Apply a stage to a dataset: from the cache, from the journal, or by computing the missing rows.
 
     Raises:
         DatasetError: a column is missing.
-        RowsPending: some rows met only transient failures; everything finished is kept.
-        RunStopped: a budget or the circuit breaker ended the run.
+        RowsPending: some rows had transient failures only; all finished rows are kept.
+        RunStopped: a budget or the circuit breaker stopped the run.
     """
     stage.check_columns(dataset)
     store = StageStore(stage, env, env.fingerprint_of(dataset))
@@ -44,7 +57,7 @@ def run_stage(stage: Stage, dataset: Dataset, env: Environment) -> Dataset:
         return _run_row_stage(stage, dataset, env, store)
     if isinstance(stage, SetStage):
         return _run_set_stage(stage, dataset, env, store)
-    assert isinstance(stage, BatchStage)  # noqa: S101 (the kinds there are)
+    assert isinstance(stage, BatchStage)  # noqa: S101 (the only other kind)
     function = stage.bind(env.context(stage))
     store.write(dataset, lambda batch, _: function(batch))
     store.done(len(dataset), len(dataset))
@@ -103,17 +116,17 @@ def _run_row_stage(stage: RowStage | ModelStage, dataset: Dataset, env: Environm
 
 
 def note_damage(env: Environment, journal: Journal, name: str) -> None:
-    """Tell the person of damaged segments: the rows that were in them are made again."""
+    """Report damaged segments: their rows are computed again."""
     if journal.damaged:
-        env.listener.note(f"{name}: {journal.damaged} damaged journal segment(s); the rows lost there are made again.")
+        env.listener.note(f"{name}: {journal.damaged} damaged journal segment(s); their rows are computed again.")
 
 
 def check_pending(name: str, pending: int, total: int) -> None:
-    """Raise RowsPending if rows are left open."""
+    """Raise RowsPending if rows are unfinished."""
     if pending:
         raise RowsPending(
-            f'Stage "{name}": {pending} of {total} rows are still open after transient failures.',
-            hint="Run the same command again to try just these, or add --accept-failures to finish them as errors.",
+            f'Stage "{name}": {pending} of {total} rows are unfinished after transient failures.',
+            hint="Run the same command again to retry only these rows, or add --accept-failures to finish them as errors.",
             pending=pending,
         )
 
@@ -131,14 +144,18 @@ def _open_rows(dataset: Dataset, reads: Sequence[str], missing: Int64Array, keys
 
 
 def _collector(
-    stage: RowStage | ModelStage, env: Environment, journal: Journal, locations: Int64Array, codes: Any
-) -> Callable[[Mapping[str, Sequence[Any]], Sequence[int]], dict[str, list[Any]]]:
-    """Return the function given to `Dataset.map`: it only collects finished rows, in order."""
+    stage: RowStage | ModelStage,
+    env: Environment,
+    journal: Journal,
+    locations: Int64Array,
+    codes: npt.NDArray[np.uint8],
+) -> Callable[[Batch, Sequence[int]], Columns]:
+    """Return the function for `Dataset.map`: it only collects finished rows, in order."""
     context = env.context(stage)
     names = list(stage.features())
 
-    def collect(batch: Mapping[str, Sequence[Any]], indices: Sequence[int]) -> dict[str, list[Any]]:
-        out: dict[str, list[Any]] = {name: [] for name in names}
+    def collect(batch: Batch, indices: Sequence[int]) -> Columns:
+        out: Columns = {name: [] for name in names}
         columns = {name: batch[name] for name in batch}
         for offset, position in enumerate(indices):
             row = {name: values[offset] for name, values in columns.items()}
@@ -160,13 +177,13 @@ def score_rows(
     rows: Iterator[OpenRow],
     finished: Callable[[OpenRow, int, int], None],
 ) -> None:
-    """Run rows through a stage's own model into the journal, in blocks of as many as the budget has room for."""
+    """Score rows with the stage's own model and journal them, in blocks that fit into the budget."""
     env.close_engine()
     context = env.context(stage)
     with report_progress(stage, env, store, counters), stage.open(context) as scorer:
         started, base = time.monotonic(), counters.seconds
         for row in rows:
-            count = env.listener.rows_with_room(counters, stage.block_rows)
+            count = env.listener.rows_that_fit(counters, stage.block_rows)
             if not count:
                 env.listener.stopped(counters, InFlight(), math.ceil(mean_tokens(counters)))
             block = [row, *itertools.islice(rows, count - 1)]
@@ -182,7 +199,7 @@ def score_rows(
 
 @contextlib.contextmanager
 def report_progress(stage: Stage, env: Environment, store: StageStore, counters: StageCounters) -> Iterator[None]:
-    """Let the person see the stage's progress, and run.json its counts."""
+    """Show the progress of the stage, and save its counts in run.json."""
     env.listener.stage_begins(stage.label, counters, key=store.directory.name)
     env.listener.on_save = store.save
     store.begin(counters)
@@ -203,7 +220,7 @@ def drive(
     finished: Callable[[OpenRow, int, int], None],
     dropped: Callable[[OpenRow], None] | None = None,
 ) -> Iterator[Driver]:
-    """Open the engine, bind the stage, and give a driver; the stage's counts are saved on the way and at the end."""
+    """Open the engine, bind the stage, and yield a driver; the counts are saved regularly and at the end."""
     engine = env.open_engine()
     store.check_served(engine)
     steps = stage.bind(env.context(stage, engine))

@@ -1,4 +1,4 @@
-"""Where one stage keeps its journal, its Arrow file and its record in run.json."""
+"""The journal, the Arrow file and the entry in run.json of one stage."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..engines.base import Engine, Served
 from ..errors import ModelMismatchError, StorageError
-from ..stage import CODE_NUMBERS, CODES, Stage
+from ..stage import CODE_NUMBERS, CODES, Batch, Columns, Stage
 from ..storage.checksums import damage, file_record
 from ..storage.disk import writing
 from ..storage.hashing import stable_hash
@@ -25,16 +25,17 @@ from .environment import Environment
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    import pyarrow as pa
+    from datasets import Dataset, Features
 
 logger = logging.getLogger(__name__)
 
-_MOST_FINGERPRINTS = 16  # that are kept
+_MOST_FINGERPRINTS = 16  # per stage
 _SERVED = ("model", "revision", "dtype", "version")
 
 
 class StageStore:
-    """Where one stage keeps its journal, its Arrow file and its record in run.json."""
+    """The journal, the Arrow file and the entry in run.json of one stage."""
 
     def __init__(self, stage: Stage, env: Environment, input_fingerprint: str, extra: object = None) -> None:
         self.stage = stage
@@ -43,7 +44,7 @@ class StageStore:
         self.identity = stable_hash(self.identity_fields, 32)
         self.directory = env.run_dir.stage_dir(stage.label, self.identity)
         self.state = env.run_dir.stage_state(stage.label, self.identity)
-        reopened = self.state.reopened  # how often `retry` opened finished rows again
+        reopened = self.state.reopened  # how often `retry` has reopened finished rows
         self.fingerprint = stable_hash([self.identity, input_fingerprint, extra, reopened], 32)
         self.state.identity_fields, self.state.kind = self.identity_fields, stage.kind
 
@@ -53,7 +54,7 @@ class StageStore:
         return self.directory / f"{self.fingerprint}.arrow"
 
     def cached(self) -> Dataset | None:
-        """Map the finished stage back, or None if there is none that can be read."""
+        """Load the rows of the finished stage, or None if there are none that can be read."""
         if not self.cache_file.is_file():
             return None
         from datasets import Dataset
@@ -64,20 +65,20 @@ class StageStore:
         dataset = Dataset.from_file(str(self.cache_file))
         dataset._fingerprint = self.fingerprint
         self.env.known[self.fingerprint] = None
-        # What run.json says may be of another size of this run, or from before a kill.
+        # run.json may describe another size of this run, or the state before a kill.
         self.state.status, self.state.rows_out, self.state.fingerprint = "done", len(dataset), self.fingerprint
         self.env.listener.stage_cached(self.stage.label, len(dataset))
         return dataset
 
     def _is_whole(self) -> bool:
-        """Whether the finished stage's file is as it was written; say if it is not."""
+        """Return whether the file of the finished stage is intact; log a warning if not."""
         record = self.state.files.get(self.cache_file.name)
-        if record is None:  # killed between writing the file and recording it, or recorded in a run.json that was lost
+        if record is None:  # killed before the file was recorded, or the run.json was lost
             return False
         problem = damage(self.cache_file, record)
         if problem:
             logger.warning(
-                'The cached rows of the stage "%s" are damaged (%s: %s): made again from its finished rows.',
+                'The cached rows of the stage "%s" are damaged (%s: %s) and are rebuilt from its finished rows.',
                 self.stage.label,
                 self.cache_file.name,
                 problem,
@@ -85,7 +86,7 @@ class StageStore:
         return problem is None
 
     def require_cached(self) -> Dataset:
-        """Map back the file that was just written."""
+        """Load the rows that were just written."""
         from datasets import Dataset
 
         dataset = Dataset.from_file(str(self.cache_file))
@@ -96,10 +97,10 @@ class StageStore:
     def write(
         self,
         dataset: Dataset,
-        function: Callable[[Mapping[str, Sequence[Any]], Sequence[int]], dict[str, list[Any]]],
+        function: Callable[[Batch, Sequence[int]], Columns],
         remove: Sequence[str] = (),
     ) -> None:
-        """Map the dataset into the cache file: declared features, explicit fingerprint, atomic."""
+        """Write the mapped dataset to the cache file, with the declared features and the fingerprint; atomic."""
         from datasets import Features
 
         kept = {name: feature for name, feature in dataset.features.items() if name not in remove}
@@ -119,8 +120,8 @@ class StageStore:
             if not self.cache_file.exists():  # datasets writes no file for zero rows
                 _write_empty(self.cache_file, features)
 
-    def write_columns(self, dataset: Dataset, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Write the dataset with new columns, as Arrow: no row is turned into Python objects."""
+    def write_columns(self, dataset: Dataset, columns: Mapping[str, object]) -> None:
+        """Write the dataset with new columns, as Arrow: rows are not converted to Python objects."""
         import pyarrow as pa
         from datasets import Features
 
@@ -130,7 +131,7 @@ class StageStore:
         schema = features.arrow_schema
         arrays = {name: pa.array(columns[name], type=schema.field(name).type, from_pandas=True) for name in own}
 
-        def tables() -> Iterator[Any]:
+        def tables() -> Iterator[pa.Table]:
             at = 0
             for table in dataset.select_columns(kept).with_format("arrow").iter(batch_size=1000):
                 for name, values in arrays.items():
@@ -140,14 +141,14 @@ class StageStore:
 
         self._write_tables(tables(), features)
 
-    def write_rows(self, dataset: Dataset, indices: Any) -> None:
+    def write_rows(self, dataset: Dataset, indices: Sequence[int] | Int64Array) -> None:
         """Write some rows of the dataset, in the order of `indices`, as Arrow."""
         self._write_tables(dataset.select(indices).with_format("arrow").iter(batch_size=1000), dataset.features)
 
-    def _write_tables(self, tables: Iterator[Any], features: Any) -> None:
+    def _write_tables(self, tables: Iterator[pa.Table], features: Features) -> None:
         from datasets.arrow_writer import ArrowWriter
 
-        # A name of its own: a process from which the run was taken over may still be writing the same stage.
+        # A unique name: a process from which the run was taken over may still write the same stage.
         part = self.directory / f"tmp-{uuid.uuid4().hex}.arrow"
         with self._writing():
             with ArrowWriter(features=features, path=str(part)) as writer:
@@ -159,7 +160,7 @@ class StageStore:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Write the stage's file: as the run's owner, without what a killed process left, and with errors that help."""
+        """Write the stage's file as the owner of the run; remove leftovers of killed processes."""
         self.env.run_dir.check_owner()
         try:
             with writing("the finished stage", self.cache_file):
@@ -168,7 +169,7 @@ class StageStore:
                 yield
                 record = file_record(self.cache_file)
         except StorageError:
-            self.env.run_dir.check_owner()  # a new owner has removed the half-written file
+            self.env.run_dir.check_owner()  # a new owner may have removed the incomplete file
             with contextlib.suppress(OSError):
                 _drop_orphans(self.directory)
             raise
@@ -176,7 +177,7 @@ class StageStore:
         self.state.files = {**older, self.cache_file.name: record}
 
     def counters(self, journal: Journal, index: Index, rows: Int64Array) -> StageCounters:
-        """Return the counts of the journal's rows that this run uses, and the engine-seconds of earlier sessions."""
+        """Return the counts of the journal's rows that this run uses, with the engine-seconds of earlier sessions."""
         counters = StageCounters(seconds=self.state.counts.seconds if self.state.counts else 0.0)
         counters.add_index(index, rows, CODES)
         special = index.locations[rows[index.codes[rows] == CODE_NUMBERS["special_token"]]]
@@ -190,7 +191,7 @@ class StageStore:
         self.save(counters)
 
     def save(self, counters: StageCounters) -> None:
-        """Write the stage's counts to run.json."""
+        """Save the stage's counts in run.json."""
         self.state.counts = counters.counts()
         self.env.run_dir.save()
 
@@ -203,12 +204,12 @@ class StageStore:
         self.env.run_dir.save()
 
     def check_served(self, engine: Engine) -> None:
-        """Compare what the engine found when it opened with what made the stage's earlier rows."""
+        """Compare the server that the engine has opened with the one that generated the stage's earlier rows."""
         if engine.served is not None:
             self.check_reply(engine.served)
 
     def check_reply(self, served: Served) -> None:
-        """Raise ModelMismatchError if another model serves than the one that made the stage's earlier rows."""
+        """Raise ModelMismatchError if the server or model is not the one that generated the stage's earlier rows."""
         before = self.state.served
         self._note_fingerprint(before, served.fingerprint)
         seen = {name: value for name, value in served._asdict().items() if name in _SERVED and value is not None}
@@ -217,14 +218,14 @@ class StageStore:
             shown = "; ".join(f"{name}: {old} before, {new} now" for name, (old, new) in changed.items())
             raise ModelMismatchError(
                 f'Stage "{self.stage.name}": the server changed during the run ({shown}).',
-                hint="Start the same server again, or add --allow-mixed to continue (every row keeps its own provenance).",
+                hint="Start the same server again, or add --allow-mixed to continue (each row records its own provenance).",
                 changed=changed,
             )
         for name, value in seen.items():
             setattr(before, name, value)
 
     def _note_fingerprint(self, before: ServedState, fingerprint: str | None) -> None:
-        """Keep the fingerprints of the stage's replies, and warn at the second: other settings, or replicas that differ."""
+        """Save the fingerprints of the stage's replies, and warn at the second: other settings, or different replicas."""
         known = before.fingerprints
         if not fingerprint or fingerprint in known or len(known) >= _MOST_FINGERPRINTS:
             return
@@ -239,13 +240,13 @@ class StageStore:
 
 
 def _drop_orphans(directory: Path) -> None:
-    """Remove temporary files that a killed process left behind."""
+    """Remove temporary files of killed processes."""
     for orphan in directory.glob("tmp*"):
         if orphan.is_file():
             orphan.unlink(missing_ok=True)
 
 
-def _write_empty(path: Path, features: Any) -> None:
+def _write_empty(path: Path, features: Features) -> None:
     from datasets.arrow_writer import ArrowWriter
 
     writer = ArrowWriter(features=features, path=str(path))

@@ -6,7 +6,7 @@ Source: Magpie, arXiv:2406.08464, section 2.1 (step 2); greedy decoding as in it
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..columns import SHAREGPT
 from ..engines.base import Generation
@@ -16,6 +16,10 @@ from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, Record, Row, RowFunction, RowStage, Steps, Values, failed
 from ..templates.template import ChatTemplate
 from .provenance import Provenance, served
+
+
+if TYPE_CHECKING:
+    from ..templates.guard import GuardTemplate
 
 
 MAX_TOKENS = 4096
@@ -97,7 +101,7 @@ class Responses(RowStage):
         }
 
 
-def with_stops(sampling: SamplingParams, template: ChatTemplate) -> SamplingParams:
+def with_stops(sampling: SamplingParams, template: ChatTemplate | GuardTemplate) -> SamplingParams:
     """Return the sampling with the template's stops for a response added."""
     stops = template.response_stops
     return replace(

@@ -124,7 +124,7 @@ def test_a_score_that_is_no_number_is_not_chosen_from(made, monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"), [({"num_samples": 1}, "num_samples"), ({"sampling": {"temperature": 0}}, "same answer")]
+    ("settings", "words"), [({"num_samples": 1}, "num_samples"), ({"sampling": {"temperature": 0}}, "same response")]
 )
 def test_settings_that_give_nothing_to_choose_from_are_refused(settings, words):
     with pytest.raises(RecipeError, match=words):

@@ -108,7 +108,7 @@ def test_a_base_models_answer_with_a_special_token_is_null(scripted, tmp_path):
 @pytest.mark.parametrize("stage", ["responses", "preference_responses"])
 def test_a_server_that_hides_what_closes_the_reasoning_is_refused(scripted, stage):
     ScriptedEngine.special_tokens = False
-    with pytest.raises(CapabilityError, match=r"only '<\|close\|>' shows where this model's reasoning ends"):
+    with pytest.raises(CapabilityError, match=r"reasoning ends with the special token '<\|close\|>'"):
         scripted(lambda request, n: "hmthinkresponseYo.", family="kimi-k3")(rows("a b c"), stage)
     assert ScriptedEngine.asked == []
 

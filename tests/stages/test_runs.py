@@ -29,8 +29,9 @@ from magpie_hf.errors import (
 )
 from magpie_hf.hub.schema import column_order
 from magpie_hf.recipe.schema import load_recipe
+from magpie_hf.session.explain import explain_changes
 from magpie_hf.session.maintenance import merge_runs, reopen_rows
-from magpie_hf.session.status import explain_changes, run_status
+from magpie_hf.session.status import run_status
 from magpie_hf.stage import CODES
 from magpie_hf.stages import stage_class
 from magpie_hf.stages.turns import Turns
@@ -160,7 +161,7 @@ def test_transient_failures_leave_rows_open_and_a_rerun_asks_for_these_only(make
     make(stages=["instructions"])
     null.reset()
     null.fail = {3: DOWN, 7: DOWN}
-    with pytest.raises(RowsPending, match="2 of 40 rows are still open") as caught:
+    with pytest.raises(RowsPending, match="2 of 40 rows are unfinished") as caught:
         make()
     assert "--accept-failures" in caught.value.hint
     null.reset()
@@ -234,7 +235,7 @@ def test_a_budget_finishes_what_is_in_flight_and_a_larger_one_resumes(make, null
 
 def test_a_limit_that_is_too_small_for_any_row_stops_the_run_before_a_request(make, null, tmp_path):
     with pytest.raises(
-        BudgetExceeded, match=r"max_tokens_total = 500 would be exceeded .*used: 0 tokens; a row may take 1,0"
+        BudgetExceeded, match=r"max_tokens_total = 500 would be exceeded .*used: 0 tokens; a row may use 1,0"
     ):
         make(budget={"max_tokens_total": 500})
     assert null.log == []
