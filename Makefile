@@ -18,9 +18,12 @@ TGI_VENV := .venv-tgi
 BIN := $(VENV)/bin
 TGI_BIN := $(TGI_VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
-# Number of processes that run test files in parallel; each file runs in one process.
+# Number of processes that run test files in parallel; each file runs in one process, long files first (tests/conftest.py).
+# One more process runs the TGI tests at the same time, because tests spend much of their time waiting.
 WORKERS ?= 2
-SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile
+TGI_WORKERS ?= 1
+IN_PARALLEL = --dist loadfile --no-loadscope-reorder
+TGI_OUTPUT = $(TGI_VENV)/test-output.txt
 PYTEST_ARGS ?=
 
 # The second environment: text-generation requires huggingface_hub below 1.0, which limits the other packages.
@@ -58,9 +61,12 @@ demo: setup
 	$(BIN)/magpie-hf run quickstart
 
 test: setup setup-tgi
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
-	@echo "Running the TGI tests again with text-generation and the packages that it requires:"
-	$(TGI_BIN)/python -m pytest $(SIDE_BY_SIDE) $(TGI_TESTS) $(PYTEST_ARGS)
+	@echo "Running all tests and, at the same time, the TGI tests with older packages (their output follows at the end)"
+	@$(TGI_BIN)/python -m pytest -n $(TGI_WORKERS) $(IN_PARALLEL) $(TGI_TESTS) $(PYTEST_ARGS) >$(TGI_OUTPUT) 2>&1 & tgi=$$!; \
+	$(BIN)/python -m pytest -n $(WORKERS) $(IN_PARALLEL) $(PYTEST_ARGS); all=$$?; \
+	wait $$tgi; tgi=$$?; \
+	echo "The TGI tests with text-generation and the packages that it requires:"; cat $(TGI_OUTPUT); \
+	echo "Exit codes: all tests $$all, TGI tests $$tgi"; test $$all -eq 0 && test $$tgi -eq 0
 
 test-full:
 	$(MAKE) test PYTEST_ARGS="--full $(PYTEST_ARGS)"

@@ -33,6 +33,7 @@ HOME = Path(tempfile.mkdtemp(prefix="magpie-tests-", dir=_temporary_files_in_mem
 REPOSITORY = Path(__file__).parents[1]
 TOKEN_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOKEN", "OPENAI_API_KEY")
 SHORT_WAIT_S = 0.01
+LONG_FIRST = ("hub", "end_to_end", "engines", "demo", "stages")
 # A name that can never be resolved (RFC 6761), for tests of servers that are not there.
 UNRESOLVABLE = ".invalid"
 
@@ -69,6 +70,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=_folder_rank)
     reasons = {}
     if not config.getoption("--full"):
         reasons["full"] = "only with --full (make test-full)"
@@ -82,6 +84,12 @@ def pytest_collection_modifyitems(config, items):
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _folder_rank(item):
+    """Put files that take long first, so that no worker is still busy with one when the others have finished."""
+    folder = item.nodeid.removeprefix("tests/").partition("/")[0]
+    return LONG_FIRST.index(folder) if folder in LONG_FIRST else len(LONG_FIRST)
 
 
 def _has_cuda():
