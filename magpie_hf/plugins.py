@@ -1,10 +1,10 @@
-"""Classes by name: what the package brings, what installed packages register, and `package.module:Class`."""
+"""Find classes by name: built-in ones, those registered by installed packages, and `package.module:Class`."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, TypeVar, get_type_hints
 
@@ -18,7 +18,7 @@ def find_class(name: str, built_in: Mapping[str, str], base: type[T], what: str)
     """Import the class that a recipe names.
 
     `built_in`: name → "module:Class". Other names are looked up in the entry points `magpie_hf.{what}s` of installed
-    packages; a name with a colon is itself an address. Only classes that derive from `base` are returned.
+    packages; a name with a colon is "module:Class" itself. Only subclasses of `base` are returned.
 
     Raises:
         ArgumentError: the name is unknown, its module cannot be imported, or it is not a usable class.
@@ -38,7 +38,7 @@ def find_class(name: str, built_in: Mapping[str, str], base: type[T], what: str)
         raise ArgumentError(f"{quoted(address)} does not define {', '.join(missing)}.", hint=_GUIDE[what], key=what)
     own = str(getattr(found, "name", ""))
     if name not in built_in and own in built_in and built_in[own] != address:
-        hint = "Rows are found again by this name: choose one that is not taken."
+        hint = "Finished rows are found by this name: choose a unique one."
         raise ArgumentError(
             f"{quoted(address)} has the name of a built-in {what}, {quoted(own)}.", hint=hint, key=what
         )
@@ -55,15 +55,15 @@ def _registered(what: str) -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=f"magpie_hf.{what}s")}
 
 
-def _imported(address: str, what: str) -> Any:
+def _imported(address: str, what: str) -> object:
     module, _, attribute = address.partition(":")
     try:
         if not all(part.isidentifier() for part in (*module.split("."), attribute)):
-            raise ModuleNotFoundError("it is not an address", name=module)
+            raise ModuleNotFoundError("it is not of the form module:Class", name=module)
         return getattr(importlib.import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as error:
         if not _is_about(error, module, attribute):
-            raise  # a mistake in the module itself
+            raise  # an error in the module itself
         raise ArgumentError(
             f"The {what} {quoted(address)} cannot be imported: {error}.",
             hint="Write it as package.module:Class; the package must be installed, or its folder be in PYTHONPATH.",
@@ -72,22 +72,22 @@ def _imported(address: str, what: str) -> Any:
 
 
 def _is_about(error: Exception, module: str, attribute: str) -> bool:
-    """Whether an import failed because the module or its attribute does not exist, not because of what is in it."""
+    """Return whether an import failed because the module or its attribute does not exist, not due to its content."""
     if isinstance(error, ModuleNotFoundError):
         return module == error.name or module.startswith(f"{error.name}.")
     return isinstance(error, AttributeError) and error.name == attribute
 
 
-def types_of(described: Any) -> dict[str, Any]:
-    """Return the types of a class's fields, or of a function's arguments, also where annotations are postponed.
+def types_of(described: type | Callable[..., object]) -> dict[str, Any]:
+    """Return the types of a class's fields or of a function's arguments, also with postponed annotations.
 
     Raises:
-        ArgumentError: an annotation names what the module does not have at run time.
+        ArgumentError: an annotation uses a name that the module does not define at run time.
     """
     try:
         return get_type_hints(described)
     except NameError as error:
         raise ArgumentError(
             f"The types of {described.__qualname__}'s settings cannot be read: {error}.",
-            hint="Import what they name outside of `if TYPE_CHECKING:`.",
+            hint="Import these names outside of `if TYPE_CHECKING:`.",
         ) from None

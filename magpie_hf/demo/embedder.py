@@ -1,9 +1,9 @@
-"""The demo embedder: mean-pooled states of the demo chat model, with what all texts share taken out.
+"""The demo embedder: mean-pooled hidden states of the demo chat model, without the components that all texts share.
 
-Raw pooled states of a language model all point the same way. So frequent tokens count less, and the mean over
-instructions and the few directions in which they vary most are taken out ("smooth inverse frequency", Arora et al.,
-2017). The token embeddings tell topics apart best; the first layer's states keep equal words in another order apart.
-All numbers lie in the model's embedder.json.
+Raw pooled states of a language model all point in a similar direction. Therefore frequent tokens weigh less, and the
+mean over instructions and the directions of the largest variance are removed ("smooth inverse frequency", Arora et al.,
+2017). Token embeddings separate topics best; the states of the first layer also depend on the word order. All numbers
+are saved in embedder.json of the model.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ModelError
 
 
 if TYPE_CHECKING:
     import numpy as np
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 STATISTICS = "embedder.json"
 _PROMPT = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
@@ -29,7 +30,7 @@ _NUM_DIRECTIONS = 4
 
 
 class Statistics(NamedTuple):
-    """What the embedder knows beside the model's weights; all float32.
+    """The embedder's parameters in addition to the model's weights; all float32.
 
     `layer_shares`: (layers,) factors of the states before the first layer, after it, and so on. `token_weights`:
     (vocab,), rare tokens near 1. `mean`: (dim,). `directions`: (number, dim), orthonormal.
@@ -42,16 +43,15 @@ class Statistics(NamedTuple):
 
 
 class DemoEmbedder:
-    """Texts to unit vectors, called like `SentenceTransformer.encode`.
+    """Converts texts to unit vectors; called like `SentenceTransformer.encode`.
 
-    Runs on the CPU in float32. Texts are read as a user's turn, which is what the model knows.
+    Runs on the CPU in float32. Texts are embedded as a user's turn, as the model was trained on these.
     """
 
     def __init__(self, directory: str | Path | None = None) -> None:
-        """Take the model in `directory` (default: the bundled chat model); it is loaded at the first `encode`."""
+        """Use the model in `directory` (default: the bundled chat model); it is loaded at the first `encode`."""
         self.directory = Path(directory) if directory is not None else Path(__file__).parent / "model"
-        self._model: Any = None
-        self._tokenizer: Any = None
+        self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
         self._statistics: Statistics | None = None
 
     @property
@@ -67,33 +67,32 @@ class DemoEmbedder:
         show_progress_bar: bool = False,
         normalize_embeddings: bool = True,
     ) -> np.ndarray:
-        """Return (len(sentences), dim) float32, rows of unit length.
+        """Return (len(sentences), dim) float32 with rows of unit length.
 
-        Texts beyond the model's context are cut. `show_progress_bar` is taken for the sake of the signature.
+        Texts longer than the model's context are truncated. `show_progress_bar` exists for compatibility only.
 
         Raises:
-            ModelError: the directory lacks the model or its embedder.json.
+            ModelError: the directory does not contain the model or its embedder.json.
         """
         import numpy as np
 
         if isinstance(sentences, str):
-            raise TypeError("encode takes a list of texts, not one text")
+            raise TypeError("encode takes a list of texts, not a single text")
         statistics = self._read_statistics()
-        self._load()
-        pooled = pooled_states(self._model, self._tokenizer, sentences, statistics, batch_size=batch_size)
+        pooled = pooled_states(*self._load(), sentences, statistics, batch_size=batch_size)
         centered: np.ndarray = pooled - statistics.mean
         centered -= (centered @ statistics.directions.T) @ statistics.directions
         if normalize_embeddings:
             centered /= np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), 1e-12)
         return np.asarray(centered, dtype=np.float32)
 
-    def _load(self) -> None:
-        if self._model is not None:
-            return
-        from transformers import AutoModel, AutoTokenizer
+    def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        if self._loaded is None:
+            from transformers import AutoModel, AutoTokenizer
 
-        self._tokenizer = AutoTokenizer.from_pretrained(self.directory)
-        self._model = AutoModel.from_pretrained(self.directory).float().eval()
+            tokenizer = AutoTokenizer.from_pretrained(self.directory)
+            self._loaded = AutoModel.from_pretrained(self.directory).float().eval(), tokenizer
+        return self._loaded
 
     def _read_statistics(self) -> Statistics:
         if self._statistics is None:
@@ -102,7 +101,7 @@ class DemoEmbedder:
             path = self.directory / STATISTICS
             if not path.is_file():
                 raise ModelError(
-                    f"The demo embedder lacks its {STATISTICS}.",
+                    f"The directory of the demo embedder has no {STATISTICS}.",
                     hint="Train it again: python -m tools.demo.train --what model",
                 )
             stored = json.loads(path.read_text(encoding="utf-8"))
@@ -111,11 +110,16 @@ class DemoEmbedder:
 
 
 def pooled_states(
-    model: Any, tokenizer: Any, texts: Sequence[str], statistics: Statistics, *, batch_size: int = 256
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    statistics: Statistics,
+    *,
+    batch_size: int = 256,
 ) -> np.ndarray:
-    """Return each text's weighted mean of states, (len(texts), hidden) float32.
+    """Return the weighted mean of the hidden states of each text, (len(texts), hidden) float32.
 
-    The prompt before the text is read but not counted, but for its last token, which an empty text is left with.
+    Of the prompt before the text, only the last token is included, so that an empty text has a state.
     """
     import numpy as np
     import torch
@@ -131,26 +135,26 @@ def pooled_states(
             chosen = order[start : start + batch_size]
             ids = torch.full((len(chosen), len(prompt) + len(rows[chosen[-1]])), tokenizer.pad_token_id)
             weights = torch.zeros(ids.shape)
-            for place, index in enumerate(chosen):
+            for position, index in enumerate(chosen):
                 row = torch.tensor(prompt + rows[index])
-                ids[place, : len(row)] = row
-                weights[place, len(prompt) - 1 : len(row)] = token_weights[row[len(prompt) - 1 :]]
-            # Padding stands on the right, where causal attention never looks from the text.
+                ids[position, : len(row)] = row
+                weights[position, len(prompt) - 1 : len(row)] = token_weights[row[len(prompt) - 1 :]]
+            # Padding is on the right, where causal attention of the text does not see it.
             states = model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
             mixed = sum(float(share) * states[layer] for layer, share in enumerate(statistics.layer_shares))
             result[chosen] = ((mixed * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)).numpy()
     return result
 
 
-def measure_statistics(model: Any, tokenizer: Any, texts: Sequence[str]) -> Statistics:
-    """Return the statistics of a model over texts; they are what the embedder needs beside the model."""
+def measure_statistics(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Statistics:
+    """Compute the embedder's parameters for a model from texts."""
     import numpy as np
 
     counts = np.full(model.config.vocab_size, 0.5)
     for text in texts:
         np.add.at(counts, tokenizer(text, add_special_tokens=False)["input_ids"], 1.0)
     token_weights = (_SMOOTHING / (_SMOOTHING + counts / counts.sum())).astype(np.float32)
-    # One layer at a time first: each is divided by its spread, so that the shares mean what they say.
+    # Each layer is divided by its standard deviation, so that the shares are comparable.
     alone = np.eye(len(_LAYER_SHARES), dtype=np.float32)
     empty = np.zeros(0, dtype=np.float32)
     pooled = [pooled_states(model, tokenizer, texts, Statistics(one, token_weights, empty, empty)) for one in alone]

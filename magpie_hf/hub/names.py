@@ -11,18 +11,7 @@ from ..errors import ArgumentError, quoted
 _CONFIG = re.compile(r"[\w.-]{1,80}")
 _SPLIT = re.compile(r"\w+(?:\.\w+)*")
 _RESERVED = ("data", ".", "..")
-RUN_FILES = (
-    "stages",
-    "data",
-    "dataset",
-    "parquet",
-    "run.json",
-    "run.json.bak",
-    "pins.json",
-    "lock",
-    "report.html",
-    "README.md",
-)
+RUN_FILES = tuple("stages data dataset parquet run.json run.json.bak pins.json lock report.html README.md".split())
 """What a run directory holds already: no subset can be called so."""
 
 
