@@ -32,11 +32,19 @@ SCANNED = [
     "benchmarks",
     "tools",
     "tests/servers",
+    "magpie_hf/api",
+    "magpie_hf/execution",
+    "magpie_hf/nearest",
+    "magpie_hf/stages",
+    "magpie_hf/templates",
 ]
 # Written from code that is not scanned yet, or holding what the test looks for.
 NOT_SCANNED = ("docs/reference", "docs/how-to/write-", "tests/test_language.py")
 # Texts that models are sent or trained on, and names that are not ours to change: file, and the words that it may hold.
 ALLOWED: dict[str, set[str]] = {
+    "magpie_hf/stages/cleaning.py": {"is there"},
+    "magpie_hf/templates/answer.py": {"go on"},
+    "magpie_hf/templates/probe.py": {"go on"},
     "tools/demo/grammar/advice.py": {"room", "rooms"},
     "tools/demo/grammar/code.py": {"house"},
     "tools/demo/grammar/facts.py": {"room", "are there"},

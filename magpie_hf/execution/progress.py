@@ -64,7 +64,7 @@ class Listener:
         self._others = self._spent(key)
         self._last_log = self._last_save = time.monotonic()
         if counters.done:
-            logger.info("%s: %d rows are finished already, going on", name, counters.done)
+            logger.info("%s: resuming with %d finished rows", name, counters.done)
         bar = self._bar_class()
         if bar is not None:
             self._bar = bar(total=counters.total, initial=shown_rows(counters), desc=name, unit="row", leave=False)

@@ -36,6 +36,6 @@ def stage_class(name: str) -> type[Stage]:
     """Return the class of a stage by its name in recipes, by an entry point of `magpie_hf.stages`, or by `module:Class`.
 
     Raises:
-        ArgumentError: there is no such stage (the hint suggests the closest name), or the class cannot be used.
+        ArgumentError: the stage is unknown (the hint suggests the closest name), or the class cannot be used.
     """
     return find_class(name, STAGES, Stage, "stage")  # type: ignore[type-abstract]

@@ -70,7 +70,7 @@ class Lengths(BatchStage):
         return load_tokenizer(ref.source, ref.load_revision, ref.name) if ref else context.template.tokenizer
 
     def features(self) -> dict[str, Any]:
-        """Return the columns: int64, null where there is no text."""
+        """Return the columns: int64, null for missing texts."""
         from datasets import Value
 
         names = [f"{column}_length" for column in self.reads]

@@ -70,7 +70,7 @@ class PreferenceResponses(RowStage):
             raise ArgumentError(f"num_samples = {self.num_samples} is invalid.", hint="Give 2 or more.")
         if self.sampling.is_greedy:
             raise ArgumentError(
-                "temperature = 0 generates the same response each time, so there is no preference.",
+                "temperature = 0 generates the same response each time, so no preference is possible.",
                 hint="Give a temperature above 0, e.g., 0.8.",
             )
 
@@ -165,7 +165,7 @@ class Preference(Rewarding):
         return _AllResponses(scorer)
 
     def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
-        """Return the columns; null if there is no preference."""
+        """Return the columns; null without a preference."""
         rewards = record.get("rewards")
         best, worst = best_and_worst(row["responses"] or [], rewards or [])
         score = dict(enumerate(rewards or []))

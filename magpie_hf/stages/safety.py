@@ -48,7 +48,7 @@ def read_verdict(text: str) -> Verdict | None:
 
 @dataclass(frozen=True)
 class Safety(RowStage):
-    """Classifies the instruction and its response (or the instruction alone, if there is no response).
+    """Classifies the instruction and its response (or the instruction alone, for rows without a response).
 
     - `sampling`: greedy by default.
     - `column`: the column for the guard's reply: "llama_guard_2" as released, or "llama_guard_3" for that model.

@@ -64,7 +64,7 @@ class GuardTemplate:
 
         Raises:
             ModelError: the tokenizer cannot be loaded.
-            TemplateError: there is no template, or its prompt does not show the conversation.
+            TemplateError: the tokenizer has no template, or its prompt does not contain the conversation.
         """
         ref = resolve_model(model, revision)
         tokenizer = load_tokenizer(ref.source, ref.load_revision, ref.name, trust_remote_code=trust_remote_code)

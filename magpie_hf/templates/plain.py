@@ -15,10 +15,10 @@ from .vocabulary import Vocabulary
 
 
 class PlainTemplate:
-    """What stands in a ChatTemplate's place for a model that is sent plain text.
+    """Replaces ChatTemplate for models that receive plain text.
 
-    Attributes: `tokenizer`, `bos` (the literal that the tokenizer puts before a text by itself, or ""), `hash` (None:
-    there is no template), `date` (None), `instruction_stops` and `response_stops` (the end of sequence).
+    Attributes: `tokenizer`, `bos` (the BOS token that the tokenizer adds itself, or ""), `hash` and `date` (None),
+    `instruction_stops` and `response_stops` (the end-of-sequence token).
     """
 
     hash: str | None = None

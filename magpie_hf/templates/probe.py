@@ -57,9 +57,9 @@ class Slot:
 class Renderer:
     """A tokenizer's chat template with its arguments and its date fixed.
 
-    Rendering goes through the tokenizer's own `apply_chat_template` (a sandboxed Jinja), so that a tokenizer which
-    does more than Jinja is honoured. `as_parts`: message contents are given as lists of parts, as multimodal
-    templates want them. `empty_tools`: `tools` is an empty list, for templates that cannot do without one.
+    Rendering uses the tokenizer's own `apply_chat_template` (a sandboxed Jinja), because some tokenizers do more than
+    Jinja. `as_parts`: pass message contents as lists of parts, for multimodal templates. `empty_tools`: pass an empty
+    list of `tools`, for templates that require the argument.
     """
 
     def __init__(

@@ -53,13 +53,13 @@ class ChatTemplate:
         template_date: dt.date | str | None = None,
         generation_config: Any = None,
     ) -> None:
-        """Study the template.
+        """Derive prompts and stop tokens from the template.
 
         `chat_template`: Jinja text, a file of it, or the name of one of the tokenizer's templates. `template_date`:
-        the day that templates print as today; None is today. `generation_config`: its `eos_token_id` end texts too.
+        the day that templates print as today; None is today. `generation_config`: its `eos_token_id` are stop tokens too.
 
         Raises:
-            TemplateError: there is no template, it raises on a lone user message, or it has no open user slot.
+            TemplateError: the template is missing, raises on a single user message, or has no open user slot.
             ArgumentError: an argument cannot be used.
         """
         self.name = name or str(getattr(tokenizer, "name_or_path", "") or "the model")
