@@ -1,28 +1,28 @@
-"""Every error magpie_hf raises on purpose.
+"""The errors that magpie_hf raises.
 
     MagpieError
-    ├── ArgumentError           (ValueError)       a value given by the user cannot be used
-    ├── RecipeError             (ValueError)       the same, in a recipe file: file, line, key
+    ├── ArgumentError           (ValueError)       an argument is invalid
+    ├── RecipeError             (ValueError)       a recipe is invalid: file, line, key
     ├── DatasetError            (ValueError)       a dataset lacks what a stage reads
     ├── TemplateError           (ValueError)       a chat template gives no usable prompt
     ├── ModelError              (OSError)          a model or tokenizer cannot be loaded
     ├── DependencyError         (ImportError)      an optional package is missing
     ├── StorageError            (OSError)          a journal, cache or run directory cannot be read or written
-    ├── HubError                (OSError)          the Hub refuses, or cannot be reached
+    ├── HubError                (OSError)          the Hub rejects a request, or cannot be reached
     ├── RunLockedError          (RuntimeError)     another process owns the run directory
     ├── EngineError             (RuntimeError)
-    │   ├── CapabilityError                        the engine cannot do what is asked of it
-    │   ├── ModelMismatchError                     the server holds another model than the one asked for
-    │   ├── PromptMismatchError                    the server counts other prompt tokens than we do
-    │   ├── EngineUnavailableError (ConnectionError)   no endpoint answers
+    │   ├── CapabilityError                        the engine does not support what is requested
+    │   ├── ModelMismatchError                     the server serves another model than the requested one
+    │   ├── PromptMismatchError                    the server counts other prompt tokens than the tokenizer
+    │   ├── EngineUnavailableError (ConnectionError)   no endpoint responds
     │   └── EngineDiedError                        the engine's process ended
-    └── RunStopped              (RuntimeError)     the run ended early and can be resumed
+    └── RunStopped              (RuntimeError)     the run stopped early and can be resumed
         ├── BudgetExceeded
         ├── TooManyFailures
         ├── NothingUsable
         └── RowsPending
 
-The message says what is wrong, `where` where, `hint` what to do; `data` holds the values for programs.
+`message` says what is wrong, `where` says where, `hint` says what to do, and `data` has the values for programs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def quoted(text: object, limit: int = MAX_QUOTED) -> str:
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Return the hint that names the closest known name, if there is one, and lists them all."""
+    """Return a hint with the closest known name, if any, and all known names."""
     names = sorted(known)
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
     start = f'Did you mean "{close[0]}"? ' if close else ""
@@ -79,19 +79,19 @@ def _rebuild(
 
 
 class ArgumentError(MagpieError, ValueError):
-    """A value given by the user cannot be used."""
+    """An argument is invalid."""
 
 
 class RecipeError(MagpieError, ValueError):
-    """A recipe cannot be read or holds a value that cannot be used; `where` has file, line and key."""
+    """A recipe cannot be read or has an invalid value; `where` has file, line and key."""
 
 
 class DatasetError(MagpieError, ValueError):
-    """A dataset lacks a column, or has rows, that a stage cannot work on."""
+    """A dataset cannot be read, lacks a column, or has rows that a stage cannot process."""
 
 
 class TemplateError(MagpieError, ValueError):
-    """A chat template is missing or gives no prompt that a user's message could follow."""
+    """A chat template is missing, or has no prompt that a user message can follow."""
 
 
 class ModelError(MagpieError, OSError):
@@ -107,23 +107,23 @@ class StorageError(MagpieError, OSError):
 
 
 class HubError(MagpieError, OSError):
-    """The Hub refuses what is asked, or cannot be reached; what is finished stays, and the same command goes on."""
+    """The Hub rejects a request or cannot be reached. Finished work is kept; the same command resumes."""
 
 
 class RunLockedError(MagpieError, RuntimeError):
-    """Another process owns the run directory; `data` has host, pid and when it was last seen."""
+    """Another process owns the run directory; `data` has its host, its pid and when it was last seen."""
 
 
 class EngineError(MagpieError, RuntimeError):
-    """An engine cannot go on."""
+    """An engine cannot continue."""
 
 
 class CapabilityError(EngineError):
-    """The engine cannot express what is asked of it; said at the start, before any row is paid for."""
+    """The engine does not support what is requested; raised at the start, before any row is paid for."""
 
 
 class ModelMismatchError(EngineError):
-    """The server holds another model than the one asked for, or changed it in mid-run."""
+    """The server serves another model than the requested one, or changed it during the run."""
 
 
 class PromptMismatchError(EngineError):
@@ -131,19 +131,19 @@ class PromptMismatchError(EngineError):
 
 
 class EngineUnavailableError(EngineError, ConnectionError):
-    """No endpoint answers, or none has for `max_outage_s`."""
+    """No endpoint responds, or none has for `max_outage_s`."""
 
 
 class EngineDiedError(EngineError):
-    """The process that held the model ended."""
+    """The process that runs the model has ended."""
 
 
 class RunStopped(MagpieError, RuntimeError):
-    """The run ended early, with everything finished kept: the same command goes on where it was."""
+    """The run stopped early. Finished rows are kept; the same command resumes the run."""
 
 
 class BudgetExceeded(RunStopped):
-    """A budget (`max_tokens_total`, `max_hours`, `max_cost`) is used up, or is sure to be."""
+    """A budget (`max_tokens_total`, `max_hours`, `max_cost`) is used up, or the next row would exceed it."""
 
 
 class TooManyFailures(RunStopped):
@@ -151,8 +151,8 @@ class TooManyFailures(RunStopped):
 
 
 class NothingUsable(RunStopped):
-    """The model yields (almost) no instruction that can be accepted; `data` has the reasons counted."""
+    """(Almost) no instruction of the model is accepted; `data` has the counted reasons."""
 
 
 class RowsPending(RunStopped):
-    """Some rows met only transient failures and are still open."""
+    """Some rows had only transient failures and are not finished."""

@@ -158,7 +158,7 @@ ROW = [{"instruction": "Why?", "response": "So."}]
         (lambda to: magpie_hf.select(ROW, "", quotas="abc"), "quotas = 'abc'"),
         (
             lambda to: magpie_hf.select(ROW, "", quotas={"difficulty": {"easy": "all"}}),
-            "'difficulty' are not all numbers",
+            "quotas of 'difficulty': not all",
         ),
         (lambda to: magpie_hf.select(ROW, "", longest="5"), "longest = '5'"),
         (lambda to: magpie_hf.select(ROW, "", sample="5"), "sample = '5'"),
@@ -250,7 +250,7 @@ def test_words_of_annotate_mean_what_they_mean_in_synthesize():
 
 
 def test_one_endpoint_serves_one_model():
-    with pytest.raises(RecipeError, match=r"guard\.engine: this model needs an engine of its own"):
+    with pytest.raises(RecipeError, match=r"guard\.engine: this model needs its own engine"):
         annotation_recipe(
             ROW, ["quality", "safety"], judge="me/judge", guard="me/guard", engine="tgi", endpoint="http://127.0.0.1:9"
         )

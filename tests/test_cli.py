@@ -133,7 +133,10 @@ def test_a_stage_that_the_recipe_lacks_is_named_with_those_that_it_has(recipe, p
     assert said.code == 1
     assert "The recipe has no stage 'respones'" in said.err
     assert 'Did you mean "responses"?' in said.err
-    assert "a stage, and no setting" in cli("run", recipe(), "--set", "stages.responses=5", "--output", place).err
+    assert (
+        "is a stage; name one of its settings"
+        in cli("run", recipe(), "--set", "stages.responses=5", "--output", place).err
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,8 +158,8 @@ def test_a_stage_that_the_recipe_lacks_is_named_with_those_that_it_has(recipe, p
         (["merge", "no/such", "--output", "x"], 1, "no run"),
         (["retry", "no/such", "--errors", "too_long"], 1, "no run"),
         (["template", "show", "./no/such"], 1, "no model directory"),
-        (["template", "show", "demo", "--kwargs", "{a: ["], 1, "no mapping"),
-        (["template", "show", "demo", "--kwargs", "5"], 1, "no mapping"),
+        (["template", "show", "demo", "--kwargs", "{a: ["], 1, "not a mapping"),
+        (["template", "show", "demo", "--kwargs", "5"], 1, "not a mapping"),
         (["probe", "./no/such"], 1, "no model directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -247,7 +250,7 @@ def test_a_signal_ends_the_run_with_everything_finished_kept(recipe, place, null
     process.send_signal(sent)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "go on with" in err
+    assert "Resume with" in err
     assert "Traceback" not in err
     said = cli("status", place)
     assert "last session" in said.out
@@ -305,7 +308,7 @@ def test_retry_opens_rows_and_makes_them(recipe, place, null):
     null.reset()
     said = cli("retry", place, "--errors", "too_long")
     assert said.code == 0
-    assert "responses: 1 rows opened again" in said.out
+    assert "responses: 1 rows reopened" in said.out
     assert len(null.log) == 1
     assert "No row finished" in cli("retry", place, "--errors", "too_long").out
 

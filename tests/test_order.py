@@ -70,8 +70,8 @@ def test_flags_wait_for_the_responses_they_look_at():
     ("stages", "words"),
     [
         (["responses", "reward", select("reward > 0")], "instruct_reward"),
-        (["responses"], "nothing to decide"),
-        (["responses", "quality", select(longest=5)], "nothing to decide"),
+        (["responses"], "no condition to apply"),
+        (["responses", "quality", select(longest=5)], "no condition to apply"),
         (
             ["responses", "quality", "reward", select("reward > 0"), "neighbors", select("quality >= good")],
             "see other rows",
@@ -119,7 +119,7 @@ def test_a_stage_that_needs_another_brings_it_and_takes_its_settings():
         ({"model": "demo", "stages": ["instructions", {"stage": "select", "filter": "air-filtr"}]}, "air-filter"),
         ({"model": "demo", "stages": ["instructions", {"stage": "select", "where": "1 <"}]}, "invalid syntax"),
         ({"dataset": "rows.parquet", "stages": ["quality"]}, "judge"),
-        ({"dataset": "rows.parquet", "stages": ["instructions"]}, "where a dataset is given"),
+        ({"dataset": "rows.parquet", "stages": ["instructions"]}, "cannot be used with a dataset"),
         ({"dataset": {"split": "train"}, "stages": ["flags"]}, "dataset.path"),
     ],
 )

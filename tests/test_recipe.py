@@ -65,8 +65,8 @@ def test_a_recipe_survives_being_written_and_read(tmp_path):
         ("  - instructions\n", "", 7, ["stages[0]", 'first stage is "instructions"']),
         ("  - lengths", "  - instructions", 10, ["appears twice"]),
         ("model: demo", "model: demo\nengine: vlm", 2, ["engine.kind", '"vllm"']),
-        ("model: demo", "model: demo\nengine: {kind: tgi}", 2, ["engine.endpoint", "needs an address"]),
-        ("model: demo", "model: demo\nengine: {endpoint: 'http://x'}", 2, ["takes no address"]),
+        ("model: demo", "model: demo\nengine: {kind: tgi}", 2, ["engine.endpoint", "needs the URL"]),
+        ("model: demo", "model: demo\nengine: {endpoint: 'http://x'}", 2, ["takes no endpoint"]),
         ("model: demo", "model: demo\nengine: {kind: tgi, endpoint: 'localhost'}", 2, ["http://"]),
         ("model: demo", "model: demo\nengine: {batch_sise: 4}", 2, ["engine.batch_sise", '"batch_size"']),
         ("model: demo", "model: demo\norder: fast", 2, ["order", "paper, lean"]),
@@ -78,14 +78,14 @@ def test_a_recipe_survives_being_written_and_read(tmp_path):
         ("num_rows: 50", "num_rows: [5]", 2, ["num_rows", "a whole number"]),
         ("num_rows: 50", "num_rows:", 2, ["num_rows", "a whole number"]),
         ("num_rows: 50", "seed: -1", 2, ["seed", "0 or more"]),
-        ("model: demo", "model: 5", 1, ["model", "no model name"]),
+        ("model: demo", "model: 5", 1, ["model", "not a model name"]),
         ("model: demo", "model: demo\nrevision: 5", 2, ["revision", "text or null"]),
         ("model: demo", "model: demo\nsystem_prompt: [x]", 2, ["system_prompt", "text or null"]),
         ("model: demo", "model: demo\nengine: [vllm]", 2, ["engine", "neither a name nor a mapping"]),
         ("model: demo", "model: demo\nengine: {kind: [vllm]}", 2, ["engine.kind", "Unknown engine"]),
         ("model: demo", "model: demo\nengine:\n  kind: tgi\n  endpoints: 5", 4, ["engine.endpoints[0]"]),
-        ("model: demo", "model: demo\nengine: {kind: tgi, endpoint: 'ftp://x'}", 2, ["begins with http://"]),
-        ("model: demo", "model: demo\nengine: {kind: tgi, endpoint: 'http://x?key=1'}", 2, ["no address"]),
+        ("model: demo", "model: demo\nengine: {kind: tgi, endpoint: 'ftp://x'}", 2, ["http://HOST:PORT"]),
+        ("model: demo", "model: demo\nengine: {kind: tgi, endpoint: 'http://x?key=1'}", 2, ["Invalid endpoint URL"]),
         ("model: demo", "model: demo\nengine: {batch_size: many}", 2, ["engine.batch_size", "a whole number"]),
         ("model: demo", "model: demo\nengine: {ref: x}", 2, ["engine.ref: unknown key"]),
         ("model: demo", "model: demo\nengine: {kind: tgi, endpoint: 'http://x', api_key: s}", 2, ['"api_key_env"']),
@@ -103,7 +103,7 @@ def test_a_recipe_survives_being_written_and_read(tmp_path):
         ("max_tokens: 64", "max_tokens: 0", 9, ["stages[1].sampling.max_tokens", "1 or more"]),
         ("max_tokens: 64", "share: 3", 9, ["stages[1].sampling.share: unknown key"]),
         ("max_tokens: 64", "stop: [5]", 9, ["stages[1].sampling.stop[0]", "text"]),
-        ("stage: responses", "stage: [responses]", 8, ["stages[1].stage", "no stage"]),
+        ("stage: responses", "stage: [responses]", 8, ["stages[1].stage", "unknown stage"]),
         ("stage: responses", "system_prompt: x", 8, ["stages[1].stage", "Add `stage:`"]),
         ("  - lengths", "  - 5", 10, ["stages[2]", "neither a name nor a mapping"]),
         ("  - lengths", "  - {stage: turns, turns: 1}", 10, ["stages[2]", "2 or more"]),
@@ -133,7 +133,7 @@ def test_a_mistake_is_named_with_file_line_and_key(tmp_path, old, new, line, par
         ("\x00", "mine.yaml"),
         ("", "mapping"),
         ("demo", "mapping"),
-        ("a: &a [*a]", "holds itself"),
+        ("a: &a [*a]", "contains itself"),
         ("a: " + "[" * 3000, "nested too deeply"),
         ("model: demo\n? [a, b]\n: c", "line 2, column 3"),
         ("model: demo\n---\nmodel: demo", "line 2"),
@@ -187,7 +187,7 @@ def test_bundled_recipes_are_valid_and_found_by_name():
     assert "quickstart" in bundled_recipes()
     for name in bundled_recipes():
         assert load_recipe(name).description
-    with pytest.raises(RecipeError, match="no recipe") as caught:
+    with pytest.raises(RecipeError, match="Unknown recipe") as caught:
         load_recipe("quickstrat")
     assert '"quickstart"' in caught.value.hint
 
@@ -219,7 +219,7 @@ def test_a_file_that_is_no_text_or_not_there_is_named(tmp_path):
     with pytest.raises(RecipeError, match="cannot be read"):
         load_recipe(tmp_path / "directory.yaml")
     for name in ("x" * 5000, "a\0b", "directory"):
-        with pytest.raises(RecipeError, match="no recipe"):
+        with pytest.raises(RecipeError, match="Unknown recipe"):
             load_recipe(name)
 
 
@@ -233,7 +233,7 @@ def test_a_file_that_is_no_text_or_not_there_is_named(tmp_path):
         ("budget.max_hours", -1, "budget"),
         ("name.x", 1, "--set name.x: name"),
         ("[0]", 1, "--set [0]"),
-        ("..", 1, "no key"),
+        ("..", 1, "not a key"),
     ],
 )
 def test_the_origin_of_an_overridden_value_is_the_override_and_no_line(tmp_path, key, value, said):

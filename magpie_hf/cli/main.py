@@ -33,29 +33,27 @@ from .show import carry_out, harmless, show_probe, show_recipes, show_status, sh
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_STOPPED = 75
-"""EX_TEMPFAIL of sysexits.h: the run stopped and the same command goes on; job schedulers may requeue on it."""
+"""EX_TEMPFAIL of sysexits.h: the run stopped, and the same command resumes it; job schedulers may requeue on it."""
 EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit code; errors of magpie_hf print without traceback unless --debug."""
+    """Run a command and return its exit code. Errors of magpie_hf are printed without a traceback, unless --debug."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = build_parser().parse_args(arguments)
     _configure_logging(options)
-    # Before torch is imported: threads that spin while they wait make a busy machine up to 20 times slower.
+    # Before torch is imported: threads that spin while waiting make a busy machine up to 20 times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     restore = _terminate_like_interrupt()
     try:
         code: int = options.command(options)
         return code
     except KeyboardInterrupt:
-        print(
-            f"\nInterrupted. Everything finished is kept; go on with:\n  {_same_command(arguments)}", file=sys.stderr
-        )
+        print(f"\nInterrupted. Finished rows are kept. Resume with:\n  {_same_command(arguments)}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except RunStopped as stop:
         _show(stop, options.debug)
-        print(f"  Go on with:\n    {_same_command(arguments)}", file=sys.stderr)
+        print(f"  Resume with:\n    {_same_command(arguments)}", file=sys.stderr)
         return EXIT_STOPPED
     except MagpieError as error:
         _show(error, options.debug)
@@ -67,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         print(harmless(f"{type(error).__name__}: {str(error)[:600]}"), file=sys.stderr)
-        print("  This is not an error that magpie_hf foresaw: --debug shows where it comes from.", file=sys.stderr)
+        print("  This error was not expected; --debug shows its traceback.", file=sys.stderr)
         return EXIT_ERROR
     finally:
         _let_sleep()
@@ -105,7 +103,7 @@ def _configure_logging(options: argparse.Namespace) -> None:
 
 
 def _terminate_like_interrupt() -> Callable[[], None]:
-    """Let SIGTERM end a run as Ctrl-C does: what is finished is kept, the resume command is printed."""
+    """Let SIGTERM end a run as Ctrl-C does: finished rows are kept, and the command to resume is printed."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -265,7 +263,7 @@ def _recipes(options: argparse.Namespace) -> int:
 
     if options.action:
         if not options.recipe:
-            raise ArgumentError("Which recipe?", hint="As `magpie-hf recipes show quickstart`.")
+            raise ArgumentError("Missing name of a recipe.", hint="E.g., `magpie-hf recipes show quickstart`.")
         print(recipe_path(options.recipe).read_text("utf-8"), end="")
         return 0
     show_recipes()
@@ -284,7 +282,7 @@ def _template_show(options: argparse.Namespace) -> int:
         kwargs = options.kwargs
     if not isinstance(kwargs, (dict, type(None))):
         raise ArgumentError(
-            f"--kwargs {options.kwargs!r} is no mapping.", hint="Write it as '{enable_thinking: false}'."
+            f"--kwargs {options.kwargs!r} is not a mapping.", hint="Write it as '{enable_thinking: false}'."
         )
     template = ChatTemplate.load(
         options.model,
@@ -329,10 +327,10 @@ def _retry(options: argparse.Namespace) -> int:
 
     opened = reopen_rows(options.run, options.errors, take_over=options.take_over)
     for stage, count in opened.items():
-        print(f"{stage}: {count} rows opened again")
+        print(f"{stage}: {count} rows reopened")
     if not opened:
         print("No row finished with these codes.")
-    # Goes on in any case: rows that an interrupted retry opened are open still.
+    # In any case: rows that an interrupted retry reopened are still to be run
     run_dir = RunDir.read(options.run)
     state, recipe = run_dir.state, load_recipe(run_dir.recipe, overrides_of(options))
     return carry_out(recipe, options.rows, output=options.run, shard=state.shard_name, force=options.force)

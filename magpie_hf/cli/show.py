@@ -1,4 +1,4 @@
-"""What `magpie-hf` prints: rows, counts, prompts and grades, for people."""
+"""What `magpie-hf` prints: rows, the status of a run, prompts and grades."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def carry_out(recipe: Recipe, rows: int, **options: Unpack[RunOptions]) -> int:
         show_published(place)
     how = (
         "split='train'" if len(dataset) else "split='train', streaming=True"
-    )  # without rows it loads as a stream only
+    )  # a dataset without rows can be loaded as a stream only
     print(f"\nThe dataset: {place}  ({len(dataset)} rows; load_dataset({str(place)!r}, {how}))")
     return 0
 
@@ -54,20 +54,20 @@ def _said(row: dict[str, Any]) -> list[tuple[str, str]]:
     if row.get("messages"):
         try:
             return [(str(turn["role"]), turn["content"] or "") for turn in read_turns(row["messages"], "messages")]
-        except MagpieError:  # another's column, of rows that have an instruction
+        except MagpieError:  # a column of another format; the rows have an instruction
             pass
     pairs = (("user", row.get("instruction")), ("assistant", row.get("response")))
     return [(role, text) for role, text in pairs if text is not None]
 
 
 def cut(text: str, limit: int = 600) -> str:
-    """Return generated text fit for a terminal: nothing in it can move the cursor or change colours."""
+    """Return generated text that is safe for a terminal: nothing in it can move the cursor or change colors."""
     visible = harmless(text[: limit + 1])
     return visible if len(visible) <= limit else visible[:limit] + " …"
 
 
 def harmless(text: str) -> str:
-    """Return a text with everything replaced that a terminal would obey rather than show."""
+    """Return a text with control characters replaced."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
@@ -138,7 +138,7 @@ def duration(seconds: float) -> str:
 
 
 def show_template(described: dict[str, Any]) -> None:
-    """Print what `ChatTemplate.describe` gives."""
+    """Print the description of a chat template."""
     print(f"model {described['model']}, template hash {described['hash']}, date {described['date']}")
     for name, prompt in described["prompts"].items():
         print(f"\n{name.replace('_', ' ')}")
@@ -156,7 +156,7 @@ def show_template(described: dict[str, Any]) -> None:
 
 
 def show_probe(results: Sequence[Setting]) -> None:
-    """Print a probe's settings, best first, with examples of the best."""
+    """Print the settings of a probe, best first, with examples of the best one."""
     print(f"{'temperature':>11}{'top_p':>7}  {'system prompt':<14}{'accepted':>9}{'distinct':>9}{'tokens':>8}  grade")
     for result in results:
         system = "yes" if result.system_prompt else "no"
@@ -189,7 +189,7 @@ def show_published(place: Path) -> None:
 
 
 def show_recipes() -> None:
-    """Print the bundled recipes with their size and what synthesis would cost."""
+    """Print the bundled recipes with their size and the estimated cost of synthesis."""
     from ..recipe.costs import estimate
     from ..recipe.schema import bundled_recipes, load_recipe
 
@@ -207,16 +207,18 @@ def show_recipes() -> None:
 
 
 def confirmed(lines: Sequence[str], yes: bool) -> bool:
-    """Show what will cost, and ask.
+    """Show what will be billed, and ask for confirmation.
 
     Raises:
-        ArgumentError: nobody is there to ask.
+        ArgumentError: stdin is not a terminal.
     """
     for line in lines:
         print(line)
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise ArgumentError("This costs money, and nobody is there to ask.", hint="Add --yes.")
+        raise ArgumentError(
+            "This costs money and needs your confirmation, but stdin is not a terminal.", hint="Add --yes."
+        )
     answer = input("Start it? [y/N] ")
     return answer.strip().lower() in ("y", "yes")

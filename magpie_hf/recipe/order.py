@@ -1,4 +1,4 @@
-"""The order of a recipe's stages: judges joined to one pass, and what can be decided before responses are paid for.
+"""The order of a recipe's stages: judges merged to one pass, and conditions applied before responses are generated.
 
 `order: lean` moves conditions, not annotations: a stage that reads the instruction alone runs before responses, and
 so do the conditions of a selection that need no more than that. Everything else stays where it is, the selection too,
@@ -18,7 +18,7 @@ from ..stages.subset import Subset
 
 
 def joined_judges(stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """Put all built-in rubrics that a recipe asks for into one judge pass, where the first of them stands."""
+    """Merge all built-in rubrics of a recipe into one judge pass, at the position of the first one."""
     judges = [stage for stage in stages if isinstance(stage, Judge) and stage.is_built_in]
     if len(judges) < 2:
         return tuple(stages)
@@ -39,10 +39,10 @@ def joined_judges(stages: Sequence[Stage]) -> tuple[Stage, ...]:
 
 
 def lean_order(stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """Return the stages with everything before responses that needs the instruction alone.
+    """Return the stages, with those that read only the instruction moved before responses.
 
     Raises:
-        ArgumentError: nothing can be moved, or a stage that looks at the whole set would see other rows.
+        ArgumentError: nothing can be moved, or a set stage would see other rows.
     """
     first, *rest = stages
     early: list[Stage] = [first]
@@ -53,7 +53,7 @@ def lean_order(stages: Sequence[Stage]) -> tuple[Stage, ...]:
         if isinstance(stage, Select):
             part, reason = stage.early_part(known)
             if part is not None and any(isinstance(other, Select) for other in late):
-                part = part.without_groups()  # an earlier selection decides first who is there to choose from
+                part = part.without_groups()  # an earlier selection decides first which rows can be chosen from
             if part is None:
                 reasons.append(reason or "no condition reads the instruction alone")
             else:
@@ -70,9 +70,9 @@ def lean_order(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     if not any(isinstance(stage, Select) for stage in early):
         why = f" ({'; '.join(dict.fromkeys(reasons))})" if reasons else ""
         raise ArgumentError(
-            f"lean has nothing to decide before responses{why}.",
+            f"order: lean has no condition to apply before responses{why}.",
             hint="It needs a selection with conditions on the instruction: quality, difficulty, duplicates, language. "
-            "Else use order: paper.",
+            "Otherwise use order: paper.",
         )
     return (*early, *late)
 
@@ -84,7 +84,7 @@ def _is_early(stage: Stage, known: set[str]) -> bool:
 
 
 def _check_before(stage: Stage, before: Sequence[Stage], late: Sequence[Stage]) -> None:
-    """A set stage behind a selection sees what that keeps; under lean it would see rows that responses decide on."""
+    """Raise ArgumentError for a set stage after a selection that reads responses: with lean it would see more rows."""
     if any(isinstance(other, Select) for other in before) and any(
         isinstance(other, Select) and not other.is_early for other in late
     ):
@@ -92,7 +92,7 @@ def _check_before(stage: Stage, before: Sequence[Stage], late: Sequence[Stage]) 
 
 
 def _check_later_sets(selection: Select, late: Sequence[Stage]) -> None:
-    """Conditions that move forward must not take rows from a set stage that stood before them."""
+    """Raise ArgumentError if conditions would be moved before a set stage, and take rows from it."""
     for stage in late:
         if stage.kind == "set" and not isinstance(stage, Select):
             raise _sees_other_rows(stage)
@@ -100,6 +100,6 @@ def _check_later_sets(selection: Select, late: Sequence[Stage]) -> None:
 
 def _sees_other_rows(stage: Stage) -> ArgumentError:
     return ArgumentError(
-        f'under lean the stage "{stage.name}" would see other rows than in the paper\'s order.',
-        hint="Put it before the selections that need responses, or behind all of them with order: paper.",
+        f'with order: lean the stage "{stage.name}" would see other rows than with order: paper.',
+        hint="Put it before the selections that need responses, or after all of them with order: paper.",
     )

@@ -1,18 +1,18 @@
-"""The parts of a recipe that say who generates and how: engines, roles, sampling grids, templates."""
+"""Sections of a recipe: engines, roles, sampling grids and chat templates."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..engines import engine_options, takes_endpoints
 from ..errors import ArgumentError, did_you_mean, quoted
 from ..plugins import types_of
 from ..sampling import GridPoint, SamplingParams
 from ..storage.rundir import stable_hash
+from ..storage.state import JsonObject
 from .source import Source, typed_value
 
 
@@ -20,34 +20,34 @@ TEMPLATE_KEYS = ("kwargs", "chat_template", "date")
 ROLE_KEYS = ("model", "revision", "engine", "template")
 JUDGE_MODES = ("separate", "combined")
 ROLES = {
-    "responder": "who answers the instructions",
-    "judge": "who annotates quality, difficulty and category",
-    "guard": "who annotates safety",
+    "responder": "the model that generates responses",
+    "judge": "the model that annotates quality, difficulty and category",
+    "guard": "the model that annotates safety",
     "base": "the base model that reward_difference compares with",
 }
 GUARD_MODEL = "meta-llama/Meta-Llama-Guard-2-8B"
-"""The releases' guard: Magpie, arXiv:2406.08464, section 3.2, and the column `llama_guard_2`."""
+"""The guard of the Magpie releases: Magpie, arXiv:2406.08464, section 3.2, and the column `llama_guard_2`."""
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """Which engine, where, and its settings."""
+    """An engine: its kind, the URLs of its servers, and its settings."""
 
     kind: str = "transformers"
     endpoints: tuple[str, ...] = ()
-    options: dict[str, Any] = field(default_factory=dict)
+    options: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RoleSpec:
-    """A model that generates for some stages: who, where, with which template."""
+    """A model that generates for some stages, with its engine and chat template."""
 
     model: str
     engine: EngineSpec
     revision: str | None = None
-    template: dict[str, Any] = field(default_factory=dict)
+    template: JsonObject = field(default_factory=dict)
 
-    def request(self) -> dict[str, Any]:
+    def request(self) -> JsonObject:
         """Return what of the role can change a text, defaults filled in; the engine is left out."""
         template = {key: self.template.get(key) for key in TEMPLATE_KEYS}
         date = None if template["date"] is None else str(template["date"])
@@ -58,8 +58,8 @@ class RoleSpec:
         }
 
 
-def roles_of(raw: Mapping[str, Any], generator: RoleSpec, source: Source) -> dict[str, RoleSpec]:
-    """Return who generates in which role; a role that has neither settings nor a default is left out."""
+def roles_of(raw: Mapping[str, object], generator: RoleSpec, source: Source) -> dict[str, RoleSpec]:
+    """Return the model of each role; a role with neither settings nor a default is left out."""
     roles = {"generator": generator}
     served = generator.model or _first_model(raw)
     for name in ROLES:
@@ -73,8 +73,8 @@ def roles_of(raw: Mapping[str, Any], generator: RoleSpec, source: Source) -> dic
     return roles
 
 
-def _first_model(raw: Mapping[str, Any]) -> str | None:
-    """Return the first role's model that has no engine of its own: what the recipe's endpoint serves if no `model` is."""
+def _first_model(raw: Mapping[str, object]) -> str | None:
+    """Return the model that the recipe's endpoint serves if `model` is not given: the first without an engine of its own."""
     for name in ROLES:
         given = raw.get(name)
         if isinstance(given, str) and given not in JUDGE_MODES:
@@ -85,7 +85,7 @@ def _first_model(raw: Mapping[str, Any]) -> str | None:
 
 
 def _role(
-    section: Mapping[str, Any], name: str, generator: RoleSpec, served: str | None, source: Source
+    section: Mapping[str, object], name: str, generator: RoleSpec, served: str | None, source: Source
 ) -> RoleSpec | None:
     own = {"responder": generator.model, "judge": generator.model, "guard": GUARD_MODEL}
     default = own.get(name) if generator.model else None
@@ -95,17 +95,17 @@ def _role(
     if model is None:
         return None
     if not isinstance(model, str):
-        raise source.error(f"{name}.model", f"{quoted(model)} is no model name.")
+        raise source.error(f"{name}.model", f"{quoted(model)} is not a model name.")
     if "engine" in section:
         engine, model = engine_of({"engine": section["engine"], "model": model}, source, f"{name}.engine")
     elif takes_endpoints(generator.engine.kind) and model != served:
         if name == "guard" and not section.get("model"):
-            engine = EngineSpec()  # the default guard is loaded here, as reward models are
+            engine = EngineSpec()  # the default guard is loaded locally, as reward models are
         elif section:
             raise source.error(
                 f"{name}.engine",
-                "this model needs an engine of its own.",
-                "As {kind: tgi, endpoint: http://HOST:PORT}.",
+                "this model needs its own engine.",
+                "E.g., {kind: tgi, endpoint: http://HOST:PORT}.",
             )
         else:
             return None
@@ -122,25 +122,27 @@ def _role(
     )
 
 
-def judge_mode(raw: Mapping[str, Any], source: Source) -> str:
-    """Return whether the judge answers all three rubrics at once ("combined") or one by one ("separate")."""
+def judge_mode(raw: Mapping[str, object], source: Source) -> str:
+    """Return whether the judge is asked about all three rubrics at once ("combined") or one by one ("separate")."""
     given = raw.get("judge")
     if isinstance(given, str):
         return given if given in JUDGE_MODES else "separate"
-    mode = (given or {}).get("mode", "separate")
+    mode = given.get("mode", "separate") if isinstance(given, dict) else "separate"
     return choice_of(mode, JUDGE_MODES, "judge.mode", source)
 
 
-def check_keys(given: Mapping[str, Any], known: Any, path: str, source: Source, also: tuple[str, ...] = ()) -> None:
-    """Raise for a key that is not known."""
+def check_keys(
+    given: Mapping[str, object], known: Collection[str], path: str, source: Source, also: tuple[str, ...] = ()
+) -> None:
+    """Raise RecipeError for an unknown key."""
     for key in given:
         if key not in known:
             inner = f"{path}.{key}" if path else str(key)
             raise source.error(inner, "unknown key.", did_you_mean(str(key), {*known, *also}))
 
 
-def section_of(given: Any, known: Any, path: str, source: Source) -> dict[str, Any]:
-    """Return a mapping with known keys only; nothing given is an empty one."""
+def section_of(given: object, known: Collection[str], path: str, source: Source) -> JsonObject:
+    """Return a mapping that has known keys only; {} for None."""
     if given is None:
         return {}
     if not isinstance(given, dict):
@@ -149,13 +151,13 @@ def section_of(given: Any, known: Any, path: str, source: Source) -> dict[str, A
     return given
 
 
-def names_demo(raw: Mapping[str, Any]) -> bool:
-    """Tell whether the engine is the demo model's."""
+def names_demo(raw: Mapping[str, object]) -> bool:
+    """Return whether the engine is "demo", which stands for the demo model."""
     engine = raw.get("engine")
     return engine == "demo" or (isinstance(engine, dict) and engine.get("kind") == "demo")
 
 
-def engine_of(raw: Mapping[str, Any], source: Source, path: str = "engine") -> tuple[EngineSpec, str]:
+def engine_of(raw: Mapping[str, object], source: Source, path: str = "engine") -> tuple[EngineSpec, str]:
     """Return the engine's settings and the model's name."""
     given = raw.get("engine", "transformers")
     given = {"kind": given} if isinstance(given, str) else dict(section_any(given, path, source))
@@ -170,13 +172,13 @@ def engine_of(raw: Mapping[str, Any], source: Source, path: str = "engine") -> t
     endpoints = _endpoints(given.pop("endpoint", None), given.pop("endpoints", None), source, path)
     if is_remote and not endpoints:
         raise source.error(
-            f"{path}.endpoint", f'the engine "{kind}" needs an address.', "Give --endpoint http://HOST:PORT."
+            f"{path}.endpoint", f'the engine "{kind}" needs the URL of a server.', "Give --endpoint http://HOST:PORT."
         )
     if not is_remote and endpoints:
         raise source.error(
             f"{path}.endpoint",
-            f'the engine "{kind}" runs here and takes no address.',
-            "For an endpoint choose --engine tgi or --engine openai.",
+            f'the engine "{kind}" runs locally and takes no endpoint.',
+            "For an endpoint, choose --engine tgi or --engine openai.",
         )
     known = engine_options(kind)
     sampled = [key for key in given if key in {f.name for f in dataclasses.fields(SamplingParams)} - known.keys()]
@@ -189,44 +191,44 @@ def engine_of(raw: Mapping[str, Any], source: Source, path: str = "engine") -> t
         )
     check_keys(given, known, path, source, also=("kind", "endpoint"))
     if not isinstance(model, str):
-        raise source.error("model", f"{quoted(model)} is no model name.")
+        raise source.error("model", f"{quoted(model)} is not a model name.")
     return EngineSpec(kind, endpoints, _options(given, kind, source, path)), model
 
 
-def _options(given: Mapping[str, Any], kind: str, source: Source, path: str) -> dict[str, Any]:
+def _options(given: Mapping[str, object], kind: str, source: Source, path: str) -> JsonObject:
     """Check the engine's settings against the types of its constructor's arguments."""
     types = engine_options(kind)
     return {key: typed_value(value, types[key], f"{path}.{key}", source) for key, value in given.items()}
 
 
-def _endpoints(one: Any, several: Any, source: Source, path: str) -> tuple[str, ...]:
-    """Return the addresses; `endpoints` counts before `endpoint`, as --endpoint sets it."""
+def _endpoints(one: object, several: object, source: Source, path: str) -> tuple[str, ...]:
+    """Return the URLs. `endpoints`, which --endpoint sets, takes precedence over `endpoint`."""
     given = several or one or []
     addresses = given if isinstance(given, list) else [given]
     for number, address in enumerate(addresses):
         if not isinstance(address, str) or not re.fullmatch(r"https?://[^\s/?#]+(?:/\S*)?", address):
             raise source.error(
                 f"{path}.endpoints[{number}]",
-                f"{quoted(str(address).rpartition('@')[2])} is no address.",
-                "It begins with http:// or https://.",
+                f"Invalid endpoint URL {quoted(str(address).rpartition('@')[2])}.",
+                "Write it as http://HOST:PORT or https://HOST/PATH, without a query.",
             )
         if "@" in address:  # a password must not get into run.json
             raise source.error(
                 f"{path}.endpoints[{number}]",
-                "an address cannot hold a user or a password.",
-                "Keys go into an environment variable, named by api_key_env (--api-key-env).",
+                "a URL must not contain a user or a password.",
+                "Put the key in an environment variable, and name that with api_key_env (--api-key-env).",
             )
     return tuple(addresses)
 
 
-def section_any(given: Any, path: str, source: Source) -> dict[str, Any]:
-    """Return a mapping."""
+def section_any(given: object, path: str, source: Source) -> JsonObject:
+    """Return a mapping, or raise RecipeError."""
     if not isinstance(given, dict):
         raise source.error(path, f"{quoted(given)} is neither a name nor a mapping.")
     return given
 
 
-def grid_of(given: Any, system_prompt: str | None, source: Source) -> tuple[GridPoint, ...]:
+def grid_of(given: object, system_prompt: str | None, source: Source) -> tuple[GridPoint, ...]:
     """Return the sampling grid."""
     if isinstance(given, list) and given:
         return _distinct([_point(entry, system_prompt, f"sampling[{n}]", source) for n, entry in enumerate(given)])
@@ -236,7 +238,7 @@ def grid_of(given: Any, system_prompt: str | None, source: Source) -> tuple[Grid
 
 
 def _distinct(points: list[GridPoint]) -> tuple[GridPoint, ...]:
-    """Join points of equal settings, shares added: each alone would make the very same samples."""
+    """Merge points with equal settings and add their shares: they would generate the same samples twice."""
     joined: dict[str, GridPoint] = {}
     for point in points:
         key = stable_hash(point.to_dict())
@@ -245,7 +247,7 @@ def _distinct(points: list[GridPoint]) -> tuple[GridPoint, ...]:
     return tuple(joined.values())
 
 
-def _point(given: Any, system_prompt: str | None, path: str, source: Source) -> GridPoint:
+def _point(given: object, system_prompt: str | None, path: str, source: Source) -> GridPoint:
     rest = dict(section_any(given, path, source))
     share = typed_value(rest.pop("share", 1.0), float, f"{path}.share", source)
     own = typed_value(rest.pop("system_prompt", system_prompt), str | None, f"{path}.system_prompt", source)
@@ -258,9 +260,9 @@ def _point(given: Any, system_prompt: str | None, path: str, source: Source) -> 
 
 
 def sampling_of(
-    given: Any, default: SamplingParams, path: str, source: Source, also: tuple[str, ...] = ()
+    given: object, default: SamplingParams, path: str, source: Source, also: tuple[str, ...] = ()
 ) -> SamplingParams:
-    """Return sampling parameters: the default with what is given."""
+    """Return sampling parameters: the default with the given values."""
     section = section_any(given, path, source)
     fields = types_of(SamplingParams)
     check_keys(section, fields.keys() - {"seed", "json_schema"}, path, source, also)
@@ -271,22 +273,22 @@ def sampling_of(
         raise source.error(f"{path}.{error.data.get('key', '')}", error.message, error.hint) from None
 
 
-def template_of(given: Any, source: Source, path: str = "template") -> dict[str, Any]:
+def template_of(given: object, source: Source, path: str = "template") -> JsonObject:
     """Return the template's settings."""
     section = section_of(given, TEMPLATE_KEYS, path, source)
     typed_value(section.get("chat_template"), str | None, f"{path}.chat_template", source)
     kwargs, date = section.get("kwargs"), section.get("date")
     if kwargs is not None and not isinstance(kwargs, dict):
-        raise source.error(f"{path}.kwargs", f"{quoted(kwargs)} is not a mapping.", "As {enable_thinking: false}.")
+        raise source.error(f"{path}.kwargs", f"{quoted(kwargs)} is not a mapping.", "E.g., {enable_thinking: false}.")
     if date is not None and not re.fullmatch(r"\d{4}-\d\d-\d\d", str(date)):
-        raise source.error(f"{path}.date", f"{quoted(date)} is no date.", "Write it as 2026-01-31.")
+        raise source.error(f"{path}.date", f"{quoted(date)} is not a date.", "Write it as 2026-01-31.")
     return section
 
 
-def choice_of(given: Any, allowed: tuple[str, ...], path: str, source: Source) -> str:
-    """Return one of the values allowed."""
+def choice_of(given: object, allowed: tuple[str, ...], path: str, source: Source) -> str:
+    """Return the value if it is allowed, or raise RecipeError."""
     if given not in allowed:
         raise source.error(
-            path, f"{quoted(given)} is none of {', '.join(allowed)}.", did_you_mean(str(given), allowed)
+            path, f"{quoted(given)} is not one of {', '.join(allowed)}.", did_you_mean(str(given), allowed)
         )
     return str(given)

@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -35,6 +34,7 @@ from ..stage import IDENTITY, RESOLVED, Stage, check_columns, plain
 from ..stages import STAGES, stage_class
 from ..stages.instructions import Instructions
 from ..storage.rundir import stable_hash
+from ..storage.state import JsonObject
 from .order import joined_judges, lean_order
 from .parts import (
     ROLES,
@@ -57,10 +57,10 @@ from .source import (
     Source,
     plain_copy,
     read_recipe_file,
-    rehearse,
     replace_engine,
     set_value,
     typed_value,
+    use_demo_models,
 )
 
 
@@ -68,25 +68,25 @@ __all__ = ["KEYS", "EngineSpec", "Recipe", "RoleSpec", "bundled_recipes", "load_
 
 
 KEYS = {
-    "name": "What the run is called; a directory name where no output is given.",
-    "description": "A sentence for the card.",
+    "name": "Name of the run; begins the name of the default run directory.",
+    "description": "A sentence for the dataset card.",
     "model": 'Hub id, local directory, or "demo".',
-    "revision": "Branch, tag or commit of the model; resolved to a commit at the first start.",
-    "num_rows": "Accepted instructions wanted.",
+    "revision": "Branch, tag or commit of the model; resolved to a commit when the run first starts.",
+    "num_rows": "Number of accepted instructions.",
     "seed": "Base of all seeds.",
-    "engine": "Who generates: a name, or a mapping with `kind`, `endpoint` and the engine's settings.",
+    "engine": "The engine that generates: a name, or a mapping with `kind`, `endpoint` and the engine's settings.",
     "sampling": "How instructions are sampled: one setting, or a list of them with `share`.",
-    "system_prompt": "System prompt under which instructions are written; none in the releases.",
+    "system_prompt": "System prompt under which instructions are written; the Magpie releases use none.",
     "template": "Chat template: `kwargs`, `chat_template` (Jinja text or file), `date`.",
-    "dataset": "Rows to annotate instead of new ones: a directory, file or Hub id, or `path`, `config`, `split`, `revision`.",
-    "responder": "Who answers the instructions (`model`, `engine`, `template`), where it is another model than the one that writes them.",
-    "judge": "Who annotates quality, difficulty and category (`model`, `engine`, `template`), and `mode`: separate, combined.",
-    "guard": "Who annotates safety; Llama Guard 2 by default.",
+    "dataset": "Existing rows to annotate: a directory, file or Hub id, or a mapping with `path`, `config`, `split`, `revision`.",
+    "responder": "The model that generates responses (`model`, `engine`, `template`), if it is not the one that writes instructions.",
+    "judge": "The model that annotates quality, difficulty and category (`model`, `engine`, `template`), and `mode`: separate or combined.",
+    "guard": "The model that annotates safety; Llama Guard 2 by default.",
     "base": "The base model that reward_difference compares with.",
-    "stages": "The stages in their order: names, or mappings with `stage` and its settings.",
-    "order": "paper, or lean: what needs the instruction alone is decided before responses are paid for.",
-    "output": "Where the run lies (`path`) and the dataset's `format`: parquet, arrow (save_to_disk) or none; `report`: write report.html.",
-    "push": "Where the run is published while it is on: `repo`, `config`, `private`, `gated`, `revision`, `create_pr`, `license`, `state`, `every_s`, `patience_s`.",
+    "stages": "The stages in order: names, or mappings with `stage` and its settings.",
+    "order": "paper; or lean: conditions that read only the instruction are applied before responses are generated.",
+    "output": "Run directory (`path`); `format` of the dataset: parquet, arrow (save_to_disk) or none; `report`: write report.html.",
+    "push": "Hub repository that the run is published to while it is running: `repo`, `config`, `private`, `gated`, `revision`, `create_pr`, `license`, `state`, `every_s`, `patience_s`.",
     "budget": "max_tokens_total, max_hours, max_cost, price_per_gpu_hour, num_gpus.",
 }
 DATASET_KEYS = ("path", "config", "split", "revision", "fingerprint")
@@ -97,9 +97,10 @@ ORDERS = ("paper", "lean")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A validated run. `raw`: the mapping it came from, overrides applied; what run.json and the card show.
+    """A validated recipe.
 
-    `implied`: stages that are there because another one needs them, and not needed where their columns are already.
+    `raw`: the mapping that it was built from, with overrides applied; run.json and the card show it. `implied`: stages
+    that were added because another one needs their columns; they are skipped if the rows have these columns.
     """
 
     model: str
@@ -107,27 +108,27 @@ class Recipe:
     grid: tuple[GridPoint, ...]
     stages: tuple[Stage, ...]
     engine: EngineSpec = field(default_factory=EngineSpec)
-    name: str = "magpie"
+    name: str = "synthesize"
     description: str = ""
     revision: str | None = None
     seed: int = 0
-    template: dict[str, Any] = field(default_factory=dict)
+    template: JsonObject = field(default_factory=dict)
     order: str = "paper"
-    output: dict[str, Any] = field(default_factory=dict)
+    output: JsonObject = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
     push: PushSettings | None = None
-    dataset: dict[str, Any] = field(default_factory=dict)
+    dataset: JsonObject = field(default_factory=dict)
     roles: dict[str, RoleSpec] = field(default_factory=dict)
     implied: frozenset[str] = frozenset()
-    raw: dict[str, Any] = field(default_factory=dict)
+    raw: JsonObject = field(default_factory=dict)
 
     @property
     def generator(self) -> RoleSpec:
-        """Who writes instructions and responses."""
+        """The model that writes instructions and, without a responder, responses."""
         return RoleSpec(self.model, self.engine, self.revision, self.template)
 
     def role(self, name: str) -> RoleSpec:
-        """Return who generates in a role: "generator", "judge", "guard" or "base"."""
+        """Return the model of a role: "generator", "responder", "judge", "guard" or "base"."""
         return self.generator if name == "generator" else self.roles[name]
 
     @cached_property
@@ -150,20 +151,20 @@ class Recipe:
         )
 
     def dump(self) -> str:
-        """Return the recipe as YAML, overrides applied; reading it gives the same recipe."""
+        """Return the recipe as YAML, with overrides applied; reading it gives the same recipe."""
         text = yaml.safe_dump(self.raw, sort_keys=False, allow_unicode=True)
         if yaml.safe_load(text) == self.raw:
             return text
-        return yaml.safe_dump(self.raw, sort_keys=False)  # odd line breaks (U+0085) survive escaped only
+        return yaml.safe_dump(self.raw, sort_keys=False)  # unusual line breaks (U+0085) survive only if escaped
 
 
-def _shares(grid: Sequence[GridPoint]) -> list[tuple[dict[str, Any], float]]:
+def _shares(grid: Sequence[GridPoint]) -> list[tuple[JsonObject, float]]:
     """Return each point's settings and its part of the rows: shares of 1 and 1 are the same as of 2 and 2."""
     total = sum(point.share for point in grid)
     return [(point.to_dict(), point.share / total) for point in grid]
 
 
-def _settings(stage: Stage, generator: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _settings(stage: Stage, generator: str) -> tuple[str, JsonObject, JsonObject]:
     """Return a stage's name, the settings that can change a row, and the models that it loads, for the request's hash.
 
     A rubric counts by its name or path, not by its text: editing it makes its annotations again in the same directory.
@@ -182,24 +183,24 @@ def _roles_used(stages: Sequence[Stage]) -> set[str]:
     return used | ({"generator"} if any(stage.uses_tokenizer for stage in stages) else set())
 
 
-def load_recipe(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(recipe: str | Path | Mapping[str, object], overrides: Mapping[str, object] | None = None) -> Recipe:
     """Read a recipe: a YAML file's path, the name of a bundled recipe, or a mapping; then apply overrides.
 
-    Overrides with model "demo" rehearse the recipe: all its models become the demo ones. Another engine than the
-    recipe's does without the settings of that one.
+    The override `model: demo` replaces all models of the recipe by the demo ones, to try it out. An override with
+    another engine drops the settings of the recipe's engine.
 
     `overrides`: dotted keys to values ("num_rows", "sampling.temperature", "stages.responses.sampling.max_tokens"). A
     key that goes through a list without a number applies to each entry of it.
 
     Raises:
-        RecipeError: the file cannot be read, or a key or value in it cannot be used; names file, line and key.
+        RecipeError: the file cannot be read, or has an invalid key or value; names file, line and key.
     """
     if isinstance(recipe, Mapping):
         raw, source = plain_copy(recipe), Source("the recipe given")
     else:
         raw, source = read_recipe_file(recipe_path(recipe))
     replace_engine(raw, overrides or {})
-    rehearse(raw, overrides or {}, ROLES)
+    use_demo_models(raw, overrides or {}, ROLES)
     for key, value in (overrides or {}).items():
         set_value(raw, key, plain_copy(value), source)
     return build(raw, source)
@@ -214,14 +215,14 @@ def recipe_path(name: str | Path) -> Path:
     found = bundled_recipes().get(str(name))
     if found is None:
         raise RecipeError(
-            f"There is no recipe {quoted(name)}: neither a file nor a bundled one.",
+            f"Unknown recipe {quoted(name)}: it is neither a file nor a bundled recipe.",
             hint=did_you_mean(str(name), bundled_recipes()),
         )
     return found
 
 
 def bundled_recipes() -> dict[str, Path]:
-    """Return the recipes that come with the package, by name."""
+    """Return the files of the bundled recipes, by name."""
     here = Path(__file__).parents[1]
     for directory in (here / "_data" / "recipes", here.parent / "recipes"):
         if directory.is_dir():
@@ -229,8 +230,8 @@ def bundled_recipes() -> dict[str, Path]:
     return {}
 
 
-def build(raw: dict[str, Any], source: Source) -> Recipe:
-    """Validate a recipe's mapping and build the Recipe."""
+def build(raw: JsonObject, source: Source) -> Recipe:
+    """Validate the mapping of a recipe and build the Recipe."""
     check_keys(raw, KEYS, "", source)
     dataset = _dataset(raw.get("dataset"), source)
     raw = {"name": "annotate" if dataset else "synthesize", **raw}
@@ -271,7 +272,7 @@ def build(raw: dict[str, Any], source: Source) -> Recipe:
     )
 
 
-def _dataset(given: Any, source: Source) -> dict[str, Any]:
+def _dataset(given: object, source: Source) -> JsonObject:
     section = {"path": given} if isinstance(given, str) else section_of(given, DATASET_KEYS, "dataset", source)
     for key, value in section.items():
         typed_value(value, str | None, f"dataset.{key}", source)
@@ -280,8 +281,9 @@ def _dataset(given: Any, source: Source) -> dict[str, Any]:
     return section
 
 
-def _implied(given: Any, stages: tuple[Stage, ...]) -> frozenset[str]:
-    named = {entry if isinstance(entry, str) else entry.get("stage") for entry in given}
+def _implied(given: object, stages: tuple[Stage, ...]) -> frozenset[str]:
+    entries = given if isinstance(given, list) else []
+    named = {entry if isinstance(entry, str) else entry.get("stage") for entry in entries}
     return frozenset(name for stage in stages for name in stage.after if name not in named)
 
 
@@ -296,7 +298,7 @@ def _check_roles(stages: tuple[Stage, ...], roles: Mapping[str, RoleSpec], sourc
 
 
 def _check_columns(stages: tuple[Stage, ...], paths: Mapping[int, str], source: Source) -> None:
-    """Raise for a column that no stage before writes: now, and not when hours of generating have been paid for."""
+    """Raise RecipeError for a column that no earlier stage writes, before hours of generation are paid for."""
     try:
         check_columns(stages[1:], stages[0].features())
     except MagpieError as error:
@@ -312,9 +314,9 @@ def _ordered(stages: tuple[Stage, ...], order: str, source: Source) -> tuple[Sta
 
 
 def _stages(
-    given: Any, grid: tuple[GridPoint, ...], model: str, has_dataset: bool, source: Source
+    given: object, grid: tuple[GridPoint, ...], model: str, has_dataset: bool, source: Source
 ) -> tuple[dict[int, str], tuple[Stage, ...]]:
-    """Return the key of the recipe that asked for each stage, by the stage's `id`; and the stages."""
+    """Return the stages, and for each (by its `id`) the key of the recipe that it comes from, for errors."""
     if not isinstance(given, list) or not given:
         raise source.error("stages", f"{quoted(given)} is not a list of stages.", f"Stages: {', '.join(STAGES)}.")
     built: list[Stage] = []
@@ -328,8 +330,8 @@ def _stages(
         if is_first and stage.name != "instructions":
             raise source.error(path, f'the first stage is "instructions", not "{stage.name}".')
         if stage.name == "instructions" and not is_first:
-            raise source.error(path, 'the stage "instructions" stands first, and not where a dataset is given.')
-        for name in stage.after:  # what a stage cannot do without, where the recipe leaves it out
+            raise source.error(path, 'the stage "instructions" must be the first, and cannot be used with a dataset.')
+        for name in stage.after:  # stages that this one needs and the recipe leaves out
             if all(name != other.name for other in built):
                 built.append(stage_class(name)())
                 paths[id(built[-1])] = path
@@ -338,12 +340,12 @@ def _stages(
     return paths, tuple(built)
 
 
-def _stage(entry: Any, grid: tuple[GridPoint, ...], model: str, path: str, source: Source) -> Stage:
+def _stage(entry: object, grid: tuple[GridPoint, ...], model: str, path: str, source: Source) -> Stage:
     given = {"stage": entry} if isinstance(entry, str) else dict(section_any(entry, path, source))
     name = given.pop("stage", None)
     if not isinstance(name, str):
         hint = f"Add `stage:` with one of {', '.join(STAGES)}."
-        raise source.error(f"{path}.stage", f"there is no stage {quoted(name)}.", hint)
+        raise source.error(f"{path}.stage", f"unknown stage {quoted(name)}.", hint)
     try:
         kind = stage_class(name)
         types = types_of(kind)
@@ -351,12 +353,14 @@ def _stage(entry: Any, grid: tuple[GridPoint, ...], model: str, path: str, sourc
         raise source.error(f"{path}.stage", error.message, error.hint) from None
     fields = {f.name: f.default for f in dataclasses.fields(kind) if f.init and f.name != "grid"}
     check_keys(given, fields, path, source, also=("stage",))
-    values: dict[str, Any] = {"grid": grid} if name == "instructions" else {}
+    values: JsonObject = {"grid": grid} if name == "instructions" else {}
     for key, value in given.items():
         inner = f"{path}.{key}"
         if types[key] is SamplingParams:
-            default: Any = fields[key] if isinstance(fields[key], SamplingParams) else SamplingParams()
-            values[key] = sampling_of(value, default, inner, source)
+            default = fields[key]
+            values[key] = sampling_of(
+                value, default if isinstance(default, SamplingParams) else SamplingParams(), inner, source
+            )
         else:
             values[key] = typed_value(value, types[key], inner, source)
     try:
@@ -365,7 +369,7 @@ def _stage(entry: Any, grid: tuple[GridPoint, ...], model: str, path: str, sourc
         raise source.error(path, error.message, error.hint) from None
 
 
-def _output(given: Any, source: Source) -> dict[str, Any]:
+def _output(given: object, source: Source) -> JsonObject:
     section = {"path": given} if isinstance(given, str) else section_of(given, OUTPUT_KEYS, "output", source)
     choice_of(section.get("format", "parquet"), FORMATS, "output.format", source)
     typed_value(section.get("path"), str | None, "output.path", source)
@@ -373,7 +377,7 @@ def _output(given: Any, source: Source) -> dict[str, Any]:
     return section
 
 
-def _budget(given: Any, source: Source) -> Budget:
+def _budget(given: object, source: Source) -> Budget:
     types = types_of(Budget)
     section = section_of(given, types, "budget", source)
     values = {key: typed_value(value, types[key], f"budget.{key}", source) for key, value in section.items()}
@@ -383,7 +387,7 @@ def _budget(given: Any, source: Source) -> Budget:
         raise source.error("budget", error.message, error.hint) from None
 
 
-def _push(given: Any, stages: tuple[Stage, ...], source: Source) -> PushSettings | None:
+def _push(given: object, stages: tuple[Stage, ...], source: Source) -> PushSettings | None:
     types = types_of(PushSettings)
     section = {"repo": given} if isinstance(given, str) else section_of(given, types, "push", source)
     values = {key: typed_value(value, types[key], f"push.{key}", source) for key, value in section.items()}
@@ -401,21 +405,21 @@ def _push(given: Any, stages: tuple[Stage, ...], source: Source) -> PushSettings
     return settings
 
 
-def _name(given: Any, source: Source) -> str:
+def _name(given: object, source: Source) -> str:
     if not isinstance(given, str) or not re.fullmatch(r"[\w.-]{1,80}", given):
-        raise source.error("name", f"{quoted(given)} is no name.", "Use letters, digits, '.', '_' and '-'.")
+        raise source.error("name", f"{quoted(given)} is not a valid name.", "Use letters, digits, '.', '_' and '-'.")
     return given
 
 
-def _seed(given: Any, source: Source) -> int:
+def _seed(given: object, source: Source) -> int:
     seed: int = typed_value(given, int, "seed", source)
     if seed < 0:
-        raise source.error("seed", f"{seed} cannot be used.", "Give a whole number, 0 or more.")
+        raise source.error("seed", f"Invalid value {seed}.", "Give a whole number, 0 or more.")
     return seed
 
 
-def _positive(given: Any, path: str, source: Source) -> int:
+def _positive(given: object, path: str, source: Source) -> int:
     number: int = typed_value(given, int, path, source)
     if number < 1:
-        raise source.error(path, f"{number} cannot be used.", "Give a whole number, 1 or more.")
+        raise source.error(path, f"Invalid value {number}.", "Give a whole number, 1 or more.")
     return number

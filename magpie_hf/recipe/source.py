@@ -1,22 +1,24 @@
-"""A recipe's text: reading it with the line of every key, setting dotted keys in it, checking plain values."""
+"""The text of a recipe: read it with the line of every key, set dotted keys, check values against types."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
 from ..errors import RecipeError, did_you_mean, quoted
+from ..storage.state import JsonObject
 
 
+T = TypeVar("T")
 DEFAULT_STAGES = ("instructions", "responses", "lengths")
 _SHORT_FORMS = {"engine": "kind", "output": "path", "push": "repo"}
-"""Keys that take a text for a mapping with that one key."""
+"""Keys whose value may be a string, which stands for a mapping with this one key."""
 PLAIN_TYPES = {
     int: "a whole number",
     float: "a number",
@@ -29,7 +31,7 @@ _PATH_PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
 class Source:
-    """Where a recipe's values came from, for error messages: a file with a line a key, or overrides."""
+    """Where the values of a recipe come from, for error messages: a file with the line of each key, or overrides."""
 
     def __init__(self, name: str, lines: dict[str, int] | None = None) -> None:
         self.name = name
@@ -45,15 +47,15 @@ class Source:
         return RecipeError(f"{path}: {message}" if path else message, where=where, hint=hint, key=path)
 
     @staticmethod
-    def _origin(path: str, known: Mapping[str, Any]) -> Any:
-        """Return what is known of a key, or of the nearest key around it."""
+    def _origin(path: str, known: Mapping[str, T]) -> T | None:
+        """Return what is known about a key, or about the nearest key that encloses it."""
         while path and path not in known:
             path = re.sub(r"(\.[^.\[\]]*|\[\d+\]|^[^.\[\]]*)$", "", path)
         return known.get(path)
 
 
-def read_recipe_file(path: Path) -> tuple[dict[str, Any], Source]:
-    """Read a YAML file and remember each key's line."""
+def read_recipe_file(path: Path) -> tuple[JsonObject, Source]:
+    """Read a YAML file, with the line of each key."""
     try:
         text = path.read_text("utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -66,15 +68,15 @@ def read_recipe_file(path: Path) -> tuple[dict[str, Any], Source]:
     except UnicodeDecodeError:
         raise RecipeError("The recipe is not UTF-8 text.", where=str(path)) from None
     except RecursionError:
-        raise RecipeError("The recipe is nested too deeply, or holds itself.", where=str(path)) from None
+        raise RecipeError("The recipe is nested too deeply, or contains itself.", where=str(path)) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or "it is no YAML"
+        problem = getattr(error, "problem", None) or "not valid YAML"
         raise RecipeError(f"The YAML cannot be read: {problem}.", where=where) from None
     if not isinstance(raw, dict):
         raise RecipeError(
-            "A recipe is a mapping of keys to values.",
+            "A recipe must be a mapping of keys to values.",
             where=str(path),
             hint="See docs/reference/recipe.md for the keys.",
         )
@@ -101,26 +103,28 @@ def _note_lines(node: yaml.Node | None, path: str, lines: dict[str, int], file: 
             _note_lines(value, f"{path}[{number}]", lines, file)
 
 
-def plain_copy(value: Any) -> Any:
+def plain_copy(value: object) -> Any:
     """Return a copy of plain dicts and lists."""
     if isinstance(value, Mapping):
         return {str(key): plain_copy(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain_copy(inner) for inner in value]
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        return value.item()  # a number of numpy
+        return value.item()  # a NumPy scalar
     return value
 
 
-def set_value(raw: dict[str, Any], key: str, value: Any, source: Source) -> None:
+def set_value(raw: JsonObject, key: str, value: object, source: Source) -> None:
     """Set a dotted key in a recipe's mapping."""
     parts = [name or int(number) for name, number in _PATH_PART.findall(key)]
     if not parts:
-        raise RecipeError(f"--set {quoted(key)}: this is no key.", hint="See docs/reference/recipe.md for the keys.")
+        raise RecipeError(
+            f"--set {quoted(key)}: this is not a key.", hint="See docs/reference/recipe.md for the keys."
+        )
     _set(raw, parts, value, "", key, source)
 
 
-def _set(at: Any, parts: list[str | int], value: Any, path: str, key: str, source: Source) -> None:
+def _set(at: Any, parts: list[str | int], value: object, path: str, key: str, source: Source) -> None:
     head, rest = parts[0], parts[1:]
     if isinstance(at, list) and isinstance(head, str):
         chosen = _entries(at, head)
@@ -136,7 +140,7 @@ def _set(at: Any, parts: list[str | int], value: Any, path: str, key: str, sourc
             chosen, rest = list(range(len(at))), parts
         elif not rest:
             raise RecipeError(
-                f"{quoted(head)} is a stage, and no setting of it is named.",
+                f"{quoted(head)} is a stage; name one of its settings.",
                 where=f"--set {key}",
                 hint=f"E.g., stages.{head}.sampling.max_tokens=512.",
                 key=key,
@@ -147,9 +151,9 @@ def _set(at: Any, parts: list[str | int], value: Any, path: str, key: str, sourc
             _set(at[number], rest, value, f"{path}[{number}]", key, source)
         return
     if (isinstance(head, int) and not isinstance(at, list)) or (isinstance(at, list) and int(head) >= len(at)):
-        raise RecipeError(f"There is no {path}[{head}] in the recipe.", where=f"--set {key}", key=key)
+        raise RecipeError(f"The recipe has no {path}[{head}].", where=f"--set {key}", key=key)
     if not isinstance(at, (dict, list)):
-        raise RecipeError(f"{path} holds a plain value, so it has no {head}.", where=f"--set {key}", key=key)
+        raise RecipeError(f"{path} is a single value, so it has no key {head}.", where=f"--set {key}", key=key)
     inner = f"{path}[{head}]" if isinstance(head, int) else (f"{path}.{head}" if path else head)
     if not rest:
         at[head] = value  # type: ignore[index]  # dict by name or list by number, checked above
@@ -160,37 +164,37 @@ def _set(at: Any, parts: list[str | int], value: Any, path: str, key: str, sourc
     _set(at[head], rest, value, inner, key, source)
 
 
-def _default_parent(name: str, given: str | None, key: str) -> Any:
-    """Return what a key holds before something inside it is set; `given`: the plain text that it holds now."""
+def _default_parent(name: str, given: str | None, key: str) -> JsonObject | list[JsonObject]:
+    """Return the mapping or list in which a key will be set; `given`: the string that it holds now, if any."""
     if given is None:
         return [{"stage": stage} for stage in DEFAULT_STAGES] if name == "stages" else {}
     if name not in _SHORT_FORMS:
-        raise RecipeError(f"{name} holds a plain value, so nothing can be set in it.", where=f"--set {key}", key=key)
+        raise RecipeError(f"{name} is a single value, so no key can be set in it.", where=f"--set {key}", key=key)
     return {_SHORT_FORMS[name]: given}
 
 
-def _entries(entries: list[Any], stage: str) -> list[int] | None:
-    """Return the numbers of a list's entries that are the stage of that name; None if the name is no stage's."""
+def _entries(entries: Sequence[object], stage: str) -> list[int] | None:
+    """Return the positions of the entries that are this stage; None if there is none."""
     found = [n for n, entry in enumerate(entries) if entry == stage or _is_stage(entry, stage)]
     return found or None
 
 
-def _is_stage(entry: Any, name: str) -> bool:
+def _is_stage(entry: object, name: str) -> bool:
     return isinstance(entry, dict) and entry.get("stage") == name
 
 
-def typed_value(value: Any, kind: Any, path: str, source: Source) -> Any:
-    """Check a value against a type (`int`, `str | None`, `tuple[str, ...]`, …) and convert where nothing is lost."""
+def typed_value(value: object, kind: Any, path: str, source: Source) -> Any:
+    """Check a value against a type (`int`, `str | None`, `tuple[str, ...]`, …); convert it if nothing is lost."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if Any in kinds or (value is None and NoneType in kinds):
         return value
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if bool in kinds and isinstance(value, bool):
         return value
-    if int in kinds and is_number and int(value) == value:
-        return int(value)
-    if float in kinds and is_number:
-        return float(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if int in kinds and int(value) == value:
+            return int(value)
+        if float in kinds:
+            return float(value)
     if str in kinds and isinstance(value, str):
         return value
     for one in kinds:
@@ -200,8 +204,8 @@ def typed_value(value: Any, kind: Any, path: str, source: Source) -> Any:
     raise source.error(path, f"{quoted(value)} is not {_shown(kinds)}.")
 
 
-def _structured(value: Any, kind: Any, path: str, source: Source) -> Any:
-    """Return the value of a type that has parts or names values; None if it is none of this type."""
+def _structured(value: object, kind: Any, path: str, source: Source) -> object:
+    """Return a value of a composite or Literal type; None if it is not of this type."""
     origin, parts = get_origin(kind) or kind, get_args(kind)
     if origin is Literal and value in parts:
         return value
@@ -209,7 +213,7 @@ def _structured(value: Any, kind: Any, path: str, source: Source) -> Any:
         return value if isinstance(value, dict) else None
     if kind is Path and isinstance(value, str):
         return Path(value)
-    if origin is tuple and parts[1:] == (...,):  # one entry may stand for a list of one
+    if origin is tuple and parts[1:] == (...,):  # a single entry stands for a list of one
         entries = value if isinstance(value, (list, tuple)) else [value]
         return tuple(typed_value(entry, parts[0], f"{path}[{n}]", source) for n, entry in enumerate(entries))
     if origin not in (tuple, list, Sequence) or not isinstance(value, (list, tuple)):
@@ -224,7 +228,7 @@ def _structured(value: Any, kind: Any, path: str, source: Source) -> Any:
     return tuple(entries) if origin is tuple else entries
 
 
-def _shown(kinds: Sequence[Any]) -> str:
+def _shown(kinds: Sequence[object]) -> str:
     """Return types in words, for an error."""
     words = [PLAIN_TYPES[kind] for kind in PLAIN_TYPES if kind in kinds]
     for kind in kinds:
@@ -235,11 +239,11 @@ def _shown(kinds: Sequence[Any]) -> str:
             words.append("a mapping")
         elif origin in (tuple, list, Sequence):
             words.append("a list")
-    return " or ".join(words) or f"a value that a recipe can hold ({kinds[0]})"
+    return " or ".join(words) or f"a value that a recipe can express ({kinds[0]})"
 
 
-def replace_engine(raw: dict[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Drop the settings of a recipe's engine where another one is asked for: they are not that one's."""
+def replace_engine(raw: JsonObject, overrides: Mapping[str, object]) -> None:
+    """Drop the settings of the recipe's engine if the overrides name another engine."""
     asked = overrides.get("engine.kind") or overrides.get("engine")
     given = raw.get("engine")
     kind = given.get("kind", "transformers") if isinstance(given, dict) else given
@@ -247,10 +251,10 @@ def replace_engine(raw: dict[str, Any], overrides: Mapping[str, Any]) -> None:
         raw["engine"] = {}
 
 
-def rehearse(raw: dict[str, Any], overrides: Mapping[str, Any], roles: Mapping[str, Any]) -> None:
-    """Put the demo models in the place of all models of a recipe: `--model demo` is a rehearsal of the whole.
+def use_demo_models(raw: JsonObject, overrides: Mapping[str, object], roles: Collection[str]) -> None:
+    """Replace all models of a recipe by the demo ones if the override is `model: demo`, to try the recipe out.
 
-    What the overrides say of a role or a stage stays.
+    Roles and stages that the overrides set are left alone.
     """
     if overrides.get("model") != "demo":
         return
@@ -258,7 +262,7 @@ def rehearse(raw: dict[str, Any], overrides: Mapping[str, Any], roles: Mapping[s
     if not any(key == "engine" or key.startswith("engine.") for key in overrides):
         raw.pop("engine", None)
     if not any(key == "template" or key.startswith("template.") for key in overrides):
-        raw.pop("template", None)  # another model's
+        raw.pop("template", None)  # it is for another model
     for role in roles:
         given = raw.get(role)
         if isinstance(given, str) and given in ("separate", "combined"):

@@ -138,7 +138,7 @@ def test_rows_that_failed_for_good_are_retried_when_asked(tmp_path, demo_model_d
         assert failed
         assert all(row["response_finish_reason"].startswith("error: ") for row in failed)
         output = here("retry", tmp_path / "run", "--errors", "validation", "--rows", "0")
-        assert f"responses: {len(failed)} rows opened again" in output
+        assert f"responses: {len(failed)} rows reopened" in output
     assert all(row["response"] is not None for row in rows(tmp_path / "run"))
 
 

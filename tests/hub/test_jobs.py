@@ -183,7 +183,7 @@ def test_a_job_shows_its_price_and_starts_when_told_to(rent, recipe):
 
 
 def test_without_a_yes_nothing_is_started(rent, recipe, monkeypatch):
-    assert "nobody is there to ask" in run_job(recipe, code=1)
+    assert "stdin is not a terminal" in run_job(recipe, code=1)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     for answer in ("n", "", "perhaps"):
         monkeypatch.setattr("builtins.input", lambda prompt, answer=answer: answer)
@@ -333,7 +333,7 @@ def test_an_endpoint_is_made_to_sleep_by_itself_and_its_price_is_asked(rent):
         "--instance-size",
         "x1",
     ]
-    assert "nobody is there to ask" in here(*arguments, code=1)
+    assert "stdin is not a terminal" in here(*arguments, code=1)
     assert rent.endpoints == {}
     for engine, image in (("vllm", "vLLM"), ("tgi", "tgi")):
         said = here(*arguments, "--engine", engine, "--yes")

@@ -537,7 +537,7 @@ def test_killed_at_any_moment_everything_goes_up_once(recipe, tmp_path, seed, ki
 def test_an_interrupted_run_leaves_no_thread_that_publishes(hub, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("magpie_hf.api.synthesis.run_stage", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     said = publish(recipe, tmp_path / "run", code=130)
-    assert "go on with" in said
+    assert "Resume with" in said
     deadline = time.monotonic() + 10
     while any(thread.name == "magpie-hub" for thread in threading.enumerate()) and time.monotonic() < deadline:
         time.sleep(0.02)
