@@ -13,6 +13,11 @@ def assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
+def system(text: str) -> dict[str, str]:
+    """Return a system message."""
+    return {"role": "system", "content": text}
+
+
 def conversation(*turns: tuple[str | None, str | None]) -> list[dict[str, str]]:
     """Return the messages of (user, assistant) turns; a missing text gives no message."""
     messages = []

@@ -52,7 +52,7 @@ def test_lengths_with_a_tokenizer_count_its_tokens_too(tiny_model_dir, tmp_path)
 
 
 def test_tokens_that_nothing_can_count_are_an_error_of_the_recipe():
-    with pytest.raises(RecipeError, match=r"stages\[0\]: tokens are counted by a model's tokenizer"):
+    with pytest.raises(RecipeError, match=r"stages\[0\]: Counting tokens requires the tokenizer of a model"):
         load_recipe({"dataset": "rows.jsonl", "stages": [{"stage": "lengths", "tokens": True}]})
 
 

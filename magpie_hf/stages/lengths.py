@@ -1,16 +1,19 @@
-"""`lengths`: how long instruction and response are, in characters (as released) and in the model's own tokens."""
+"""`lengths`: the lengths of instruction and response, in characters (as released) and in tokens of a model."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import ArgumentError
 from ..models import resolve_model
-from ..stage import BatchStage, Context, ModelChoice, resolved
+from ..stage import Batch, BatchFunction, BatchStage, Columns, Context, ModelChoice, Values, resolved
 from ..templates.load import load_tokenizer
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,13 @@ class Lengths(BatchStage):
         """Return the stage with `tokens` decided: without a model, characters only."""
         if self.tokens and not (self.tokenizer or model):
             raise ArgumentError(
-                "tokens are counted by a model's tokenizer, and no model is named.",
-                hint='Name it: annotate(ds, ["lengths"], tokenizer=…), --tokenizer MODEL, or `tokenizer` of the stage.',
+                "Counting tokens requires the tokenizer of a model, and no model is given.",
+                hint='Give one: annotate(ds, ["lengths"], tokenizer=…), --tokenizer MODEL, or `tokenizer` of the stage.',
                 key="tokens",
             )
         return self if self.tokens is not None else dataclasses.replace(self, tokens=bool(self.tokenizer or model))
 
-    def derived(self) -> dict[str, Any]:
+    def derived(self) -> Values:
         """Return whether tokens are counted."""
         return {"tokens": self.counts_tokens}
 
@@ -63,13 +66,13 @@ class Lengths(BatchStage):
             ref = resolve_model(self.tokenizer)
             load_tokenizer(ref.source, ref.load_revision, ref.name)
 
-    def _tokenizer(self, context: Context) -> Any:
+    def _tokenizer(self, context: Context) -> PreTrainedTokenizerBase | None:
         if not self.counts_tokens:
             return None
         ref = context.refs.get("tokenizer")
         return load_tokenizer(ref.source, ref.load_revision, ref.name) if ref else context.template.tokenizer
 
-    def features(self) -> dict[str, Any]:
+    def features(self) -> Values:
         """Return the columns: int64, null for missing texts."""
         from datasets import Value
 
@@ -77,19 +80,21 @@ class Lengths(BatchStage):
         names += [f"{column}_tokens" for column in self.reads] if self.counts_tokens else []
         return {name: Value("int64") for name in names}
 
-    def bind(self, context: Context) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[Any]]]:
+    def bind(self, context: Context) -> BatchFunction:
         """Return the function that measures a batch."""
         tokenizer = self._tokenizer(context)
 
         def count(texts: list[str]) -> list[int]:
-            return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+            if tokenizer is None or not texts:
+                return []
+            return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
-        def measure(batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-            columns: dict[str, list[Any]] = {}
+        def measure(batch: Batch) -> Columns:
+            columns: Columns = {}
             for column in self.reads:
                 texts = batch[column]
                 columns[f"{column}_length"] = [None if text is None else len(text) for text in texts]
-                if self.counts_tokens:
+                if tokenizer is not None:
                     counts = iter(count([text for text in texts if text is not None]))
                     columns[f"{column}_tokens"] = [None if text is None else next(counts) for text in texts]
             return columns

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .probe import Frame, Message, Renderer, common_prefix, user
+from ..messages import user
+from .probe import Frame, Message, Renderer, common_prefix
 from .reasoning import Tags, is_tag, loose
 from .vocabulary import Vocabulary
 

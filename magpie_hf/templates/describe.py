@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TemplateError
+from ..messages import assistant, user
 from .probe import common_prefix
 from .template import ChatTemplate
 
@@ -20,8 +21,8 @@ _SYSTEM = "You are a patient teacher of mathematics."
 
 def describe(template: ChatTemplate, system_prompt: str | None = None) -> dict[str, Any]:
     """Return everything that is sent to a model as JSON-ready values: prompts as text and ids, stops, BOS, and notes."""
-    asked = {"role": "user", "content": _INSTRUCTION}
-    answered = [asked, {"role": "assistant", "content": _ANSWER}]
+    asked = user(_INSTRUCTION)
+    answered = [asked, assistant(_ANSWER)]
     return {
         "model": template.name,
         "hash": template.hash,

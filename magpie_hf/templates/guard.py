@@ -11,10 +11,11 @@ from typing import Any
 from ..engines.base import Prompt
 from ..errors import TemplateError, quoted
 from ..judging.prompts import guard_prompt
+from ..messages import assistant, user
 from ..models import resolve_model
 from .dates import checked_kwargs, dated_renderer
 from .load import find_template, generation_config_of, load_tokenizer
-from .probe import Message, Renderer, sentinel_for, user
+from .probe import Message, Renderer, sentinel_for
 from .stops import Stops, end_ids, stops_of
 from .template import ChatTemplate
 from .tokens import Coder
@@ -25,7 +26,7 @@ _MARK = "unsafe"
 """What a guard's own template prints behind the conversation: how to answer (Llama Guard, all versions)."""
 _FIRST = sentinel_for(())
 _SECOND = sentinel_for((_FIRST,))
-_PAIR: tuple[Message, ...] = (user(_FIRST), {"role": "assistant", "content": _SECOND})
+_PAIR: tuple[Message, ...] = (user(_FIRST), assistant(_SECOND))
 
 
 class GuardTemplate:
@@ -82,7 +83,7 @@ class GuardTemplate:
         """
         if isinstance(self._asked, GuardRenderer):
             return self._asked.prompt(messages)
-        return self._asked.response([{"role": "user", "content": guard_prompt(messages)}])
+        return self._asked.response([user(guard_prompt(messages))])
 
     def response(self, messages: Sequence[Mapping[str, str]], system_prompt: str | None = None) -> Prompt:
         """Return the prompt that checks these messages: what the check of the token counts sends."""

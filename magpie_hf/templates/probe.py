@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..errors import TemplateError, quoted
+from ..messages import assistant, system, user
 
 
 T = TypeVar("T")
@@ -198,14 +199,14 @@ def sentinel_for(texts: Iterable[str]) -> str:
 
 
 _DATED_CONVERSATIONS: tuple[list[Message], ...] = tuple(
-    [*system, *turns]
-    for system in ([], [{"role": "system", "content": "Be brief."}])
+    [*head, *turns]
+    for head in ([], [system("Be brief.")])
     for turns in (
-        [{"role": "user", "content": "Hi"}],
+        [user("Hi")],
         [
-            {"role": "user", "content": "Hi"},
-            {"role": "assistant", "content": "Hello"},
-            {"role": "user", "content": "Go on"},
+            user("Hi"),
+            assistant("Hello"),
+            user("Go on"),
         ],
     )
 )
@@ -214,11 +215,6 @@ _DATED_CONVERSATIONS: tuple[list[Message], ...] = tuple(
 def contents_of(messages: Sequence[Message]) -> list[str]:
     """Return all texts of a conversation, parts and extra fields included."""
     return [str(value) for message in messages for key, value in message.items() if key != "role"]
-
-
-def user(text: str) -> dict[str, str]:
-    """Return a user's message."""
-    return {"role": "user", "content": text}
 
 
 def split_at_slot(render: Renderer, history: Sequence[Message], what: str) -> tuple[str, str]:
@@ -312,7 +308,7 @@ def find_frame(render: Renderer) -> Frame:
     """Return what stands around messages, from a conversation of two turns (of one, where no more are taken)."""
     after_user = split_at_slot(render, [], "a lone user message")[1]
     first, answer, second = (f"MagpieSlot0Part{n}Qx" for n in range(3))
-    turn = [user(first), {"role": "assistant", "content": answer}]
+    turn = [user(first), assistant(answer)]
     try:
         past, rest = render([*turn, user(second)]).rsplit(answer, 1)
         at_end = render(turn, generation=False).rpartition(answer)[2]

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..engines.base import Generation, Prompt
 from ..errors import ArgumentError, TemplateError, quoted
+from ..messages import assistant, system, user
 from ..models import resolve_model
 from .answer import AnswerFrame, find_answer_frame
 from .answer_reader import Answer, AnswerReader
@@ -31,7 +32,7 @@ from .vocabulary import Vocabulary
 __all__ = ["ChatTemplate", "Stops"]
 
 _CACHED_SYSTEM_PROMPTS = 4096
-_A_TURN = ({"role": "user", "content": "Hi there."}, {"role": "assistant", "content": "Hello! How can I help?"})
+_A_TURN = (user("Hi there."), assistant("Hello! How can I help?"))
 
 
 class ChatTemplate:
@@ -239,7 +240,7 @@ class ChatTemplate:
         """Return the system message to begin with; for "" only where it takes a default text away."""
         if system_prompt is None:
             return []
-        message: list[Message] = [{"role": "system", "content": system_prompt}]
+        message: list[Message] = [system(system_prompt)]
         if system_prompt.strip():
             return message
         if system_prompt not in self._systems:
