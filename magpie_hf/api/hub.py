@@ -15,7 +15,7 @@ from ..hub.facts import config_facts
 from ..hub.manifest import run_name
 from ..hub.names import check_names
 from ..hub.publisher import Publisher
-from ..hub.push import Subset, check_rows, push_subset, write_shards
+from ..hub.push import ConfigFiles, check_rows, push_config, write_shards
 from ..hub.remote import Remote
 from ..hub.settings import PushSettings
 from ..recipe.schema import Recipe, load_recipe
@@ -47,7 +47,7 @@ def push_to_hub(
     create_pr: bool = False,
     license: str | None = None,
     state: bool = True,
-    patience_s: float | None = None,
+    retry_timeout_s: float | None = None,
 ) -> str:
     """Publish rows as a config of a dataset repository, with a generated card; return the URL of the repository.
 
@@ -66,7 +66,7 @@ def push_to_hub(
         create_pr: Push to a new pull request.
         license: A Hub license id, if the model's is not known.
         state: Whether to publish a run's finished rows, so that `resume_from_hub` can resume it.
-        patience_s: How long to retry while the Hub cannot be reached (default: ten minutes).
+        retry_timeout_s: How long to retry while the Hub cannot be reached (default: ten minutes).
 
     Raises:
         ArgumentError: a name is invalid, or the license must be given.
@@ -74,7 +74,7 @@ def push_to_hub(
     """
     check_names(config_name, [split])
     settings = PushSettings(
-        repo_id, config_name, private, gated, revision, create_pr, license, state, patience_s=patience_s
+        repo_id, config_name, private, gated, revision, create_pr, license, state, retry_timeout_s=retry_timeout_s
     )
     if isinstance(dataset, (str, Path)):
         place = Path(dataset).expanduser()
@@ -97,9 +97,9 @@ def _push_rows(dataset: RowSource, split: str, settings: PushSettings) -> str:
             revision=settings.revision,
             create_pr=settings.create_pr,
             resume="the same magpie_hf.push_to_hub call",
-            patience_s=settings.patience_s,
+            retry_timeout_s=settings.retry_timeout_s,
         ).open(private=settings.private, gated=settings.gated)
-        push_subset(remote, Subset(settings.config, shards, facts))
+        push_config(remote, ConfigFiles(settings.config, shards, facts))
     return remote.url
 
 
@@ -114,7 +114,7 @@ def _push_run(place: Path, settings: PushSettings) -> str:
     return url
 
 
-def _subsets(run_dir: RunDir, settings: PushSettings) -> Iterator[Subset]:
+def _subsets(run_dir: RunDir, settings: PushSettings) -> Iterator[ConfigFiles]:
     """Yield what a finished run publishes: its subsets, and its rows."""
     place = run_dir.path
     for config, saved in run_dir.state.subsets.items():

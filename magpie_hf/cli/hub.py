@@ -38,7 +38,7 @@ def add_push_flags(parser: argparse.ArgumentParser) -> None:
         "--no-state", action="store_true", default=None, help="do not publish the finished rows that `resume` needs"
     )
     parser.add_argument(
-        "--patience", type=float, metavar="S", help="seconds to retry while the Hub cannot be reached (default 600)"
+        "--retry-timeout", type=float, metavar="S", help="seconds to retry while the Hub cannot be reached (default 600)"
     )
 
 
@@ -62,7 +62,7 @@ def _push(options: argparse.Namespace) -> int:
         create_pr=bool(options.create_pr),
         license=options.license,
         state=not options.no_state,
-        patience_s=options.patience,
+        retry_timeout_s=options.retry_timeout,
     )
     print(f"Published: {url}")
     return 0

@@ -68,14 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("  This error was not expected; --debug shows its traceback.", file=sys.stderr)
         return EXIT_ERROR
     finally:
-        _let_sleep()
+        _scale_to_zero()
         restore()
 
 
-def _let_sleep() -> None:
+def _scale_to_zero() -> None:
     """Put Inference Endpoints to sleep that this command woke."""
     module = sys.modules.get("magpie_hf.hub.inference_endpoints")
-    for name in module.let_sleep() if module else []:
+    for name in module.scale_to_zero() if module else []:
         print(f"The endpoint {name} sleeps again.", file=sys.stderr)
 
 

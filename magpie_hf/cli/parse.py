@@ -18,7 +18,7 @@ _FLAGS = {
 _PUSH_FLAGS = {
     "push_to": "repo", "config": "config", "private": "private", "gated": "gated", "push_revision": "revision",
     "create_pr": "create_pr", "license": "license", "no_state": "state",
-    "patience": "patience_s",
+    "retry_timeout": "retry_timeout_s",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Bring a run's state back from the Hub, into a run directory on this machine."""
+"""Download the state of a run from the Hub into a local run directory."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def find_run(remote: Remote, run: str | None = None) -> tuple[str, Head]:
-    """Return the name of the run whose state lies in a repository, and the commit looked at.
+    """Return the name of the run in a repository, and the commit that was read.
 
     Raises:
-        ArgumentError: there are several and none is named, or none of that name.
-        HubError: there is none, or the repository cannot be read.
+        ArgumentError: there are several runs and none is named, or there is none of that name.
+        HubError: there is no run, or the repository cannot be read.
     """
     check_online()
     head = remote.head()
     names = runs_of(list(head.files))
     if not names:
         raise HubError(
-            "No run's state lies in this repository.",
+            "This repository contains no run.",
             where=remote.url,
-            hint="It is there where a run was pushed with --push-to, or with `magpie-hf push RUN`.",
+            hint="A run is saved in a repository by --push-to or `magpie-hf push RUN`.",
         )
     if run is None and len(names) > 1:
         raise ArgumentError(
@@ -54,7 +54,7 @@ def download_run(remote: Remote, name: str, head: Head, output: Path) -> RunStat
     """Download the finished rows and the state of a run into a directory, keeping existing files; return the state.
 
     Raises:
-        HubError: the Hub cannot be reached; what has come stays, and the same command goes on.
+        HubError: the Hub cannot be reached; downloaded files are kept, and the same command resumes.
         StorageError: the directory cannot be written.
     """
     from huggingface_hub import snapshot_download
@@ -63,7 +63,7 @@ def download_run(remote: Remote, name: str, head: Head, output: Path) -> RunStat
     arriving = output / ".from-hub"
     try:
         output.mkdir(parents=True, exist_ok=True)
-        remote.patiently(
+        remote.with_retries(
             lambda: snapshot_download(
                 remote.repo_id,
                 repo_type="dataset",
@@ -74,9 +74,9 @@ def download_run(remote: Remote, name: str, head: Head, output: Path) -> RunStat
         )
         state = _state(arriving / root / "run.json", remote)
         run_dir = RunDir(output)
-        if not run_dir.exists:  # what this machine knows of the run counts more than what was sent from it
+        if not run_dir.exists:  # a local state is newer than the one that was uploaded from it
             run_dir.state = state
-            run_dir.save()  # before the journals: they alone would be taken for a run that lost its state
+            run_dir.save()  # before the journals: without a state they would look like a damaged run
         for path, entry in head.files.items():
             if path.startswith(f"{root}/stages/"):
                 inside = path.removeprefix(f"{root}/").removesuffix(SEGMENT_SUFFIX)
@@ -105,13 +105,13 @@ def _state(path: Path, remote: Remote) -> RunState:
 
 
 def _refuse_own_code(recipe: Mapping[str, Any], remote: Remote) -> None:
-    """Raise for a recipe from elsewhere that names a module: importing it would run code that its author chose."""
+    """Raise for a downloaded recipe that names a module: importing it would run code that its author chose."""
     for name in _class_names(recipe):
         if ":" in name:
             raise HubError(
-                f"The run uses code of its author, {quoted(name)}, which is not imported for a run from the Hub.",
+                f"The run uses custom code, {quoted(name)}, which is not imported for a run from the Hub.",
                 where=remote.url,
-                hint="Read that code, and run its recipe from a file of yours: magpie-hf run RECIPE.yaml.",
+                hint="Review that code, and run the recipe from a local file: magpie-hf run RECIPE.yaml.",
             )
 
 
@@ -146,22 +146,22 @@ def _without_code(value: Any) -> Any:
     if isinstance(value, Mapping):
         if value.get("trust_remote_code"):
             logger.warning(
-                "The run ran code of a model's repository: read it, and allow it again with trust_remote_code."
+                "The run used code from the repository of a model: review it, then allow it with trust_remote_code."
             )
         return {key: _without_code(inner) for key, inner in value.items() if key != "trust_remote_code"}
     return [_without_code(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _inside(output: Path, path: str) -> Path:
-    """Return a path in the run directory; names from the Hub lead nowhere else."""
+    """Return a path inside the run directory for a file name from the Hub."""
     target = (output / path).resolve()
     if not target.is_relative_to(output.resolve()) or target.suffix != ".jnl":
-        raise HubError(f"A file of the run has a name that is not one of ours: {quoted(path)}.")
+        raise HubError(f"A file of the run has an invalid name: {quoted(path)}.")
     return target
 
 
 def _take(source: Path, target: Path, size: int) -> None:
-    """Move a segment to its place, unless it is there."""
+    """Move a segment into the run directory, unless it exists there."""
     if target.is_file() and target.stat().st_size >= size:
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Hugging Face Inference Endpoints: found by name, woken if they sleep, made with vLLM or TGI, put to sleep again.
+"""Hugging Face Inference Endpoints: find them by name, wake them, create them with vLLM or TGI, scale them to zero.
 
-The login goes to the Hub's own interface, and to an endpoint that the user named; nowhere else.
+The token is sent only to the API of the Hub and to an endpoint that the user named.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .remote import Remote, check_online, status_of
 
 logger = logging.getLogger("magpie_hf")
 HOST_SUFFIX = ".endpoints.huggingface.cloud"
-"""Where Inference Endpoints live: a login is sent to no other host."""
+"""Hosts of Inference Endpoints; the token is sent to no other host."""
 PRICES = "https://huggingface.co/docs/inference-endpoints/pricing"
 IMAGES = {
     "vllm": {"vLLM": {"url": "vllm/vllm-openai:v0.23.0", "port": 8000}},
     "tgi": {"tgi": {"url": "ghcr.io/huggingface/text-generation-inference:3.3.6", "port": 80}},
 }
-"""Images by engine, as `create_inference_endpoint` takes them; a newer one may be given."""
+"""Container images by engine, in the form of `create_inference_endpoint`."""
 WAKE_TIMEOUT_S = 1800
 POLL_S = 5.0
 _ASLEEP = ("paused", "scaledToZero")
@@ -35,7 +35,7 @@ _were_paused: set[tuple[str, str | None]] = set()
 
 
 class EndpointAddress(NamedTuple):
-    """Where an endpoint answers, which engine speaks to it, which environment variable holds its key, and its model."""
+    """URL of an endpoint, the engine for it, the environment variable with its key, and its model."""
 
     url: str
     engine: str
@@ -45,7 +45,7 @@ class EndpointAddress(NamedTuple):
 
 @dataclass(frozen=True)
 class EndpointPlan:
-    """An endpoint to be made. `price_per_hour`: US dollars a replica, None where the Hub does not say."""
+    """An endpoint to create. `price_per_hour`: US dollars per replica, None if the Hub gives no price."""
 
     name: str
     model: str
@@ -61,8 +61,8 @@ class EndpointPlan:
     price_per_hour: float | None = None
 
     def lines(self) -> list[str]:
-        """Return the plan as a person wants to see it before it costs anything."""
-        price = f"see {PRICES}" if self.price_per_hour is None else f"${self.price_per_hour:.2f} an hour"
+        """Return the plan as lines of text, shown before the user confirms the cost."""
+        price = f"see {PRICES}" if self.price_per_hour is None else f"${self.price_per_hour:.2f} per hour"
         return [
             f"endpoint    {self.name}" + (f" in {self.namespace}" if self.namespace else ""),
             f"model       {self.model}, served by {self.engine}",
@@ -73,21 +73,21 @@ class EndpointPlan:
 
 
 def endpoint_of(name: str, *, wake: bool = True) -> EndpointAddress:
-    """Return where a named endpoint answers, woken and waited for if it sleeps.
+    """Return the address of a named endpoint; if it is scaled to zero or paused, wake it and wait for it.
 
     Raises:
-        HubError: there is none of that name, it failed, or it does not wake.
-        ArgumentError: its address is not one that a login may be sent to.
+        HubError: there is no such endpoint, it failed, or it did not start.
+        ArgumentError: its URL is not one that the token may be sent to.
     """
     endpoint, remote, namespace = _get(name)
     is_asleep = str(endpoint.status) in _ASLEEP
     is_ready = str(endpoint.status) == "running" and endpoint.url is not None
     if is_asleep and not wake:
-        raise HubError(f"The endpoint {quoted(name)} sleeps.", hint="Wake it first.")
+        raise HubError(f"The endpoint {quoted(name)} is scaled to zero or paused.", hint="Start it first.")
     try:
         if is_asleep:
-            # Only what is woken here is put to sleep here: one that somebody else is starting is waited for.
-            logger.info("The endpoint %s is waking; this takes minutes.", name)
+            # Only endpoints that this process woke are scaled to zero again, not those that someone else is starting.
+            logger.info("The endpoint %s is starting; this takes minutes.", name)
             _woken.append((endpoint.name, namespace))
             if str(endpoint.status) == "paused":
                 _were_paused.add((endpoint.name, namespace))
@@ -95,42 +95,44 @@ def endpoint_of(name: str, *, wake: bool = True) -> EndpointAddress:
         if not is_ready:
             _wait_for_address(endpoint, name)
             checked_address(str(endpoint.url))
-            endpoint.wait(timeout=WAKE_TIMEOUT_S)  # asks the endpoint itself, with the login
+            endpoint.wait(timeout=WAKE_TIMEOUT_S)  # sends the token to the endpoint itself
     except ArgumentError:
         raise
-    except Exception as error:  # noqa: BLE001 (two libraries' errors)
+    except Exception as error:  # noqa: BLE001 (errors of two libraries)
         raise _trouble(error, remote, name) from None
     address = checked_address(str(endpoint.url))
     return EndpointAddress(address, _engine_of(endpoint.raw), "HF_TOKEN", str(endpoint.repository))
 
 
 def _wait_for_address(endpoint: Any, name: str) -> None:
-    """Wait until the Hub says where an endpoint runs, asking the Hub alone.
+    """Wait until the Hub gives the URL of an endpoint; sends requests to the Hub only.
 
     Raises:
-        HubError: it failed, or takes too long.
+        HubError: the endpoint failed, or takes too long.
     """
     deadline = time.monotonic() + WAKE_TIMEOUT_S
     while str(endpoint.status) != "running" or endpoint.url is None:
         if str(endpoint.status) in _FAILED:
-            raise HubError(f"The endpoint {quoted(name)} failed to deploy.", hint="Its page has its log.")
+            raise HubError(f"The endpoint {quoted(name)} failed to deploy.", hint="See the log on its page.")
         if time.monotonic() > deadline:
-            raise HubError(f"The endpoint {quoted(name)} did not wake in {WAKE_TIMEOUT_S} s.", hint="Try again later.")
+            raise HubError(
+                f"The endpoint {quoted(name)} did not start within {WAKE_TIMEOUT_S} s.", hint="Try again later."
+            )
         time.sleep(POLL_S)
         endpoint.fetch()
 
 
 def wakes(name: str) -> bool:
-    """Whether the endpoint sleeps, so that using it begins to cost."""
+    """Whether the endpoint is scaled to zero or paused, so that using it starts to cost."""
     endpoint, _, _ = _get(name)
     return str(endpoint.status) in _ASLEEP
 
 
 def checked_address(url: str) -> str:
-    """Return an endpoint's address if a login may be sent there.
+    """Return the URL of an endpoint if the token may be sent there.
 
     Raises:
-        ArgumentError: the host is none of Inference Endpoints'.
+        ArgumentError: the host does not belong to Inference Endpoints.
     """
     from huggingface_hub import constants
 
@@ -140,17 +142,17 @@ def checked_address(url: str) -> str:
     is_local = host == hub_host and host in ("127.0.0.1", "localhost")
     if not is_local and (parts.scheme != "https" or not host.endswith(HOST_SUFFIX)):
         raise ArgumentError(
-            f"The endpoint's address {quoted(url)} is not one of Inference Endpoints, so no login is sent there.",
+            f"The URL {quoted(url)} does not belong to Inference Endpoints, so the token is not sent there.",
             hint="Use --endpoint URL with --api-key-env NAME.",
         )
     return url.rstrip("/")
 
 
 def plan_endpoint(name: str, model: str, engine: str = "vllm", **settings: Any) -> EndpointPlan:
-    """Return an endpoint to be made, with its price where the Hub says one.
+    """Return the plan of an endpoint, with its price if the Hub gives one.
 
     Raises:
-        ArgumentError: no such engine.
+        ArgumentError: there is no image for the engine.
         HubError: no login.
     """
     if engine not in IMAGES:
@@ -162,14 +164,14 @@ def plan_endpoint(name: str, model: str, engine: str = "vllm", **settings: Any) 
 
 
 def create_endpoint(plan: EndpointPlan) -> Any:
-    """Make the endpoint; it sleeps by itself when no request comes.
+    """Create an endpoint; it scales to zero by itself when it gets no requests.
 
     Raises:
         HubError: the Hub refuses.
-        DependencyError: this version of `huggingface_hub` cannot say what the engine needs.
+        DependencyError: this version of `huggingface_hub` does not support an option that the engine needs.
     """
     remote = _remote(plan.name)
-    # TGI and vLLM are told the model differently: TGI reads the mounted repository, vLLM an argument.
+    # TGI takes the model from an environment variable, vLLM from an argument.
     options: dict[str, Any] = {}
     if plan.engine == "vllm":
         options["container_args"] = ["--model", "/repository", "--served-model-name", plan.model]
@@ -198,15 +200,15 @@ def create_endpoint(plan: EndpointPlan) -> Any:
         )
     except TypeError as error:
         raise DependencyError(
-            f"This huggingface_hub cannot make such an endpoint: {error}.",
-            hint="pip install -U huggingface_hub, or --engine tgi.",
+            f"This version of huggingface_hub cannot create such an endpoint: {error}.",
+            hint="Run `pip install -U huggingface_hub`, or use --engine tgi.",
         ) from None
-    except Exception as error:  # noqa: BLE001 (two libraries' errors)
+    except Exception as error:  # noqa: BLE001 (errors of two libraries)
         raise _trouble(error, remote, plan.name) from None
 
 
 def put_to_sleep(name: str) -> None:
-    """Scale an endpoint to zero: it costs nothing until it is asked again. One that this process found paused is paused.
+    """Scale an endpoint to zero, so that it costs nothing until its next request; pause it if it was paused before.
 
     Raises:
         HubError: the Hub refuses.
@@ -219,12 +221,12 @@ def put_to_sleep(name: str) -> None:
     stop = api.pause_inference_endpoint if was_paused else api.scale_to_zero_inference_endpoint
     try:
         remote.once(lambda: stop(short, namespace=namespace))
-    except Exception as error:  # noqa: BLE001 (two libraries' errors)
+    except Exception as error:  # noqa: BLE001 (errors of two libraries)
         raise _trouble(error, remote, name) from None
 
 
-def let_sleep() -> list[str]:
-    """Scale to zero what this process woke; return the names. What fails is told, and sleeps by its own timeout."""
+def scale_to_zero() -> list[str]:
+    """Scale the endpoints to zero that this process woke; return their names. Failures are logged."""
     done = []
     while _woken:
         short, namespace = _woken.pop()
@@ -233,13 +235,13 @@ def let_sleep() -> list[str]:
             put_to_sleep(name)
             done.append(name)
         except HubError as error:
-            logger.warning("The endpoint %s could not be put to sleep: %s", name, error.message)
+            logger.warning("The endpoint %s could not be scaled to zero: %s", name, error.message)
     return done
 
 
 def _split(name: str) -> tuple[str | None, str]:
     if not re.fullmatch(r"(?:[\w.-]+/)?[\w.-]+", name):
-        raise ArgumentError(f"{quoted(name)} is no endpoint's name.", hint="As me/my-endpoint.")
+        raise ArgumentError(f"Invalid endpoint name {quoted(name)}.", hint="Use a name such as me/my-endpoint.")
     namespace, _, short = name.rpartition("/")
     return namespace or None, short
 
@@ -249,7 +251,7 @@ def _remote(name: str) -> Remote:
 
     check_online()
     if not get_token():
-        raise HubError("There is no login for the Hub.", hint="`hf auth login`, or set HF_TOKEN.")
+        raise HubError("You are not logged in to the Hub.", hint="Run `hf auth login`, or set HF_TOKEN.")
     return Remote(name)
 
 
@@ -259,7 +261,7 @@ def _get(name: str) -> tuple[Any, Remote, str | None]:
     try:
         found = remote.once(lambda: remote.api.get_inference_endpoint(short, namespace=namespace))
         return found, remote, namespace
-    except Exception as error:  # noqa: BLE001 (two libraries' errors)
+    except Exception as error:  # noqa: BLE001 (errors of two libraries)
         raise _trouble(error, remote, name) from None
 
 
@@ -267,23 +269,23 @@ def _trouble(error: Exception, remote: Remote, name: str) -> Exception:
     if isinstance(error, HubError):
         return error
     if status_of(error) == 404:
-        return HubError(f"There is no endpoint {quoted(name)}, or the login may not see it.")
+        return HubError(f"The endpoint {quoted(name)} does not exist, or the token has no access to it.")
     found = remote.readable(error)
     message = getattr(found, "message", str(found))
     return HubError(f"The endpoint {quoted(name)}: {message}", hint=getattr(found, "hint", None))
 
 
 def _engine_of(raw: Mapping[str, Any]) -> str:
-    """Return which of our engines speaks to the endpoint's image."""
+    """Return the engine for the image of an endpoint."""
     image = (raw.get("model") or {}).get("image") or {}
     text = " ".join([*map(str, image), str(image)]).lower()
     return "tgi" if "tgi" in text or "text-generation-inference" in text else "openai"
 
 
 def _price(plan: EndpointPlan) -> float | None:
-    """Return the price of a machine as the endpoints' interface lists it, None where it does not.
+    """Return the price of a machine from the Inference Endpoints API, None if it lists none.
 
-    The route is the one of `list_inference_endpoints_hardware`, which older clients do not have.
+    The route is that of `list_inference_endpoints_hardware`, which older clients do not have.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
@@ -300,6 +302,6 @@ def _price(plan: EndpointPlan) -> float | None:
                     found = (vendor["name"], region["name"], machine["instanceType"], machine["instanceSize"])
                     if found == wanted:
                         return float(machine["pricePerHour"])
-    except Exception:  # noqa: BLE001 (without a price the person is told so, and decides)
+    except Exception:  # noqa: BLE001 (without a price, the user is told so and decides)
         return None
     return None

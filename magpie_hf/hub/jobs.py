@@ -1,9 +1,9 @@
-"""Run a recipe as a Hugging Face Job: our package on a rented machine, publishing as it goes.
+"""Run a recipe as a Hugging Face Job, which publishes its rows during the run.
 
-The recipe travels as text; the login travels as the job's secret and in nothing else. The package is installed from a URL,
-or from a wheel that is uploaded to the target repository: never by its name, as it is on no index, and whoever registered
-the name there would be given the login. A job that is killed, or reaches its time limit, resumes from the Hub when it is
-started again with the same command.
+The recipe is sent as text, the token only as the secret of the job. The package is installed from a URL, or from a wheel
+that is uploaded to the target repository, never by its name: it is not on a package index, so whoever registered the name
+there would get the token. A job that was killed or reached its time limit resumes from the Hub when it is started again
+with the same command.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from .remote import Changes, Remote, check_online, full_name, is_transient
 
 logger = logging.getLogger("magpie_hf")
 IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"
-"""What `huggingface_hub` runs uv scripts in."""
+"""The image in which `huggingface_hub` runs uv scripts."""
 RECIPE_VARIABLE = "MAGPIE_RECIPE"
 VERSION_VARIABLE = "MAGPIE_VERSION"
 MOST_RECIPE_BYTES = 60_000
 VLLM_ENVIRONMENT = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
-"""vLLM from 0.22 on samples with FlashInfer, which compiles at the start and needs `nvcc`; the image has none."""
+"""vLLM 0.22 and later samples with FlashInfer, which compiles at the start and needs `nvcc`, which the image lacks."""
 _VERSION_CHECK = (
     "import os, sys, magpie_hf; found, wanted = magpie_hf.__version__, os.environ['MAGPIE_VERSION']; "
-    "sys.exit(0 if found == wanted else f'magpie_hf {found} is installed, and this job was planned with {wanted}.')"
+    "sys.exit(0 if found == wanted else f'magpie_hf {found} is installed, but this job was planned with {wanted}.')"
 )
 _URL = re.compile(r"(?:git\+)?https://\S+")
 _REQUIREMENT = re.compile(r"magpie[_-]hf(?:\[([\w,-]*)\])? *@ *((?:git\+)?https://\S+)")
@@ -45,7 +45,7 @@ _TIMEOUT = re.compile(r"\d+(\.\d+)?[smhd]?")
 
 
 class Package(NamedTuple):
-    """What a job installs: what pip is given, the version it must be, and the wheel to upload, if it is one."""
+    """The package that a job installs: its pip requirement, the expected version, and the wheel to upload, if any."""
 
     requirement: str
     version: str
@@ -54,16 +54,16 @@ class Package(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Where the wheel is in the target repository: the name tells its content."""
+        """The path of the wheel in the target repository, which contains its hash."""
         return f"{ROOT}/packages/{self.sha256[:16]}/{self.wheel.name}" if self.wheel else ""
 
 
 @dataclass(frozen=True)
 class JobPlan:
-    """What would be started: nothing in it is secret.
+    """A job to start; contains no secret.
 
-    `price_per_hour`: US dollars, None where the Hub does not say. `hours`: an estimate, None where there is none.
-    `private`: whether the repository is private if it is made now.
+    `price_per_hour`: US dollars, None if the Hub gives no price. `hours`: an estimate, None if there is none.
+    `private`: whether the repository is made private if it is created now.
     """
 
     recipe: str
@@ -81,16 +81,16 @@ class JobPlan:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def lines(self) -> list[str]:
-        """Return the plan as a person wants to see it before it costs anything."""
-        price = "the Hub does not say" if self.price_per_hour is None else f"${self.price_per_hour:.2f} an hour"
+        """Return the plan as lines of text, shown before the user confirms the cost."""
+        price = "not given by the Hub" if self.price_per_hour is None else f"${self.price_per_hour:.2f} per hour"
         out = [
             f"recipe      {self.recipe}",
-            f"publishes   {self.repo}, as it goes",
+            f"publishes   {self.repo}, during the run",
             f"machine     {self.flavor}, at most {self.timeout}, paid by {self.namespace}",
             f"image       {self.image}",
             f"package     {self._package()}",
             f"command     {shlex.join(self.command[-1:])}",
-            "secret      HF_TOKEN, the login of this machine",
+            "secret      HF_TOKEN, the token of this machine",
             f"price       {price}",
         ]
         if self.hours is not None and self.price_per_hour is not None:
@@ -98,7 +98,7 @@ class JobPlan:
         return out
 
     def _package(self) -> str:
-        """Return what is installed, and where it will be."""
+        """Return a description of the package."""
         wheel = self.package.wheel
         if wheel is None:
             return f"{self.package.requirement}, version {self.package.version}"
@@ -121,34 +121,34 @@ def plan_job(
     gpu_hours: float | None = None,
     private: bool | None = None,
 ) -> JobPlan:
-    """Return the job that runs a recipe and publishes to a repository; asks the Hub who pays and what it costs.
+    """Return the plan of a job that runs a recipe and publishes to a repository, with its price from the Hub.
 
-    `arguments`: further words for `magpie-hf run`. `extras`: of the package, as "vllm". `package`: a URL of it, or a
-    wheel on this machine. `gpu_hours`: an estimate of the whole, on an A100. `private`: of a repository made now.
+    `arguments`: further arguments of `magpie-hf run`. `extras`: of the package, e.g., "vllm". `package`: its URL, or a
+    local wheel. `gpu_hours`: an estimate for the run, on an A100. `private`: for a repository that is created now.
 
     Raises:
-        ArgumentError: no package is given, or the repository's name, or the machine's, cannot be used.
+        ArgumentError: no package is given, or the name of the repository or the machine is invalid.
         HubError: no login, or the Hub cannot be reached.
-        DependencyError: this version of `huggingface_hub` knows no jobs.
+        DependencyError: this version of `huggingface_hub` does not support jobs.
     """
     from huggingface_hub import get_token
 
     check_online()
     if not _TIMEOUT.fullmatch(timeout):
-        raise ArgumentError(f"There is no time {quoted(timeout)}.", hint="As 90m, 24h or 2d.", key="timeout")
+        raise ArgumentError(f"Invalid timeout {quoted(timeout)}.", hint="Use, e.g., 90m, 24h or 2d.", key="timeout")
     found_package = package_of(package, extras)
     encoded = base64.b64encode(recipe_text.encode()).decode()
     if len(encoded) > MOST_RECIPE_BYTES:
-        raise ArgumentError("The recipe is too large to travel with a job.", hint="Put long texts into fewer words.")
+        raise ArgumentError("The recipe is too large for a job.", hint="Shorten its texts.")
     remote = Remote(repo)
     _require(remote.api, "run_job")
     if not get_token():
-        raise HubError("There is no login for the Hub.", hint="`hf auth login`, or set HF_TOKEN.")
-    user = str(remote.patiently(remote.api.whoami)["name"])
+        raise HubError("You are not logged in to the Hub.", hint="Run `hf auth login`, or set HF_TOKEN.")
+    user = str(remote.with_retries(remote.api.whoami)["name"])
     target = full_name(repo, user)
     prices = _hardware(remote)
     if prices and flavor not in prices:
-        raise ArgumentError(f"There is no machine {flavor!r}.", hint=did_you_mean(flavor, prices), key="flavor")
+        raise ArgumentError(f"Unknown machine {flavor!r}.", hint=did_you_mean(flavor, prices), key="flavor")
     script = _script(found_package, target, ["--push-to", target, *arguments])
     found = _GPUS.search(flavor)
     gpus = int(found[1]) if found else 1
@@ -175,16 +175,16 @@ def plan_job(
 
 
 def package_of(given: str | None, extras: Sequence[str] = ()) -> Package:
-    """Return what a job installs: a wheel on this machine, or a URL.
+    """Return the package that a job installs, from a local wheel or a URL.
 
     Raises:
-        ArgumentError: nothing is given, or a name that pip would look up in an index.
+        ArgumentError: nothing is given, or a name that pip would look up on a package index.
     """
     if not given:
         raise ArgumentError(
-            "A job needs to know where to install magpie_hf from: it is on no package index.",
-            hint="--package dist/magpie_hf-….whl (made by `python -m build --wheel`; it is uploaded to the target "
-            "repository), or a URL as git+https://….",
+            "--package is missing: magpie_hf is not on a package index, so a job needs a wheel or a URL of it.",
+            hint="Give --package dist/magpie_hf-….whl (built with `python -m build --wheel`; it is uploaded to the target "
+            "repository), or a URL such as git+https://….",
             key="package",
         )
     name = f"magpie_hf{_bracketed(extras)}"
@@ -192,7 +192,7 @@ def package_of(given: str | None, extras: Sequence[str] = ()) -> Package:
     if given.endswith(".whl") and "://" not in given:
         found = _WHEEL.fullmatch(wheel.name)
         if not wheel.is_file() or found is None:
-            raise ArgumentError(f"{quoted(given)} is not a wheel of magpie_hf on this machine.", key="package")
+            raise ArgumentError(f"{quoted(given)} is not a local wheel of magpie_hf.", key="package")
         content = wheel.read_bytes()
         return Package(name, found[1], wheel, hashlib.sha256(content).hexdigest())
     _refuse_login(given)
@@ -203,30 +203,30 @@ def package_of(given: str | None, extras: Sequence[str] = ()) -> Package:
     if not _URL.fullmatch(given):
         raise ArgumentError(
             f"The package {quoted(given)} is neither a URL nor a wheel.",
-            hint="A name would be looked up in an index, where anybody can register it; the job's login would be theirs.",
+            hint="A name would be looked up on a package index, where anyone can register it and would get the token of the job.",
             key="package",
         )
     return Package(f"{name} @ {given}", _version_in(given))
 
 
 def _refuse_login(given: str) -> None:
-    """Raise ArgumentError for a URL with a user or token in it: a job's command is shown, and is no secret."""
+    """Raise ArgumentError for a URL with a user or token in it: the command of a job is not secret."""
     if re.search(r"://[^/?#\s]*@", given):
         raise ArgumentError(
-            "The package's URL has a login in it, which the job's command would show.",
-            hint="Make a wheel (`python -m build --wheel`) and give its path: it is uploaded to the target repository.",
+            "The URL of the package contains a user or token, which the command of the job would show.",
+            hint="Build a wheel (`python -m build --wheel`) and give its path: it is uploaded to the target repository.",
             key="package",
         )
 
 
 def _version_in(url: str) -> str:
-    """Return the version that a wheel's URL names; of other URLs, that of this machine."""
+    """Return the version in the URL of a wheel; for other URLs, the local version."""
     found = _WHEEL.search(url)
     return found[1] if found else __version__
 
 
 def _script(package: Package, target: str, arguments: Sequence[str]) -> str:
-    """Return what the job's shell runs: the recipe and the package in place, its version checked, then the run."""
+    """Return the shell script of the job: it installs the package, checks its version, and runs the recipe."""
     lines = ["set -e", 'cd "$(mktemp -d)"', f'printf %s "${RECIPE_VARIABLE}" | base64 -d > recipe.yaml']
     requirement = shlex.quote(package.requirement)
     if package.wheel:
@@ -250,10 +250,10 @@ def _script(package: Package, target: str, arguments: Sequence[str]) -> str:
 
 
 def submit(plan: JobPlan) -> Any:
-    """Upload the package if it is a wheel, start the job, and return what the Hub says of it (`id`, `url`).
+    """Upload the package if it is a wheel, start the job, and return its `JobInfo` (`id`, `url`).
 
     Raises:
-        HubError: the Hub refuses: no credit, no right, no such machine.
+        HubError: the Hub refuses: no credit, no permission, no such machine.
     """
     from huggingface_hub import get_token
 
@@ -261,7 +261,7 @@ def submit(plan: JobPlan) -> Any:
     if plan.package.wheel:
         wheel = plan.package.wheel
         remote.open(private=plan.private)
-        remote.commit(lambda head: Changes({plan.package.path: wheel}), "The package of a job")
+        remote.commit(lambda head: Changes({plan.package.path: wheel}), "Upload the package of a job")
     options: dict[str, Any] = {"attempts": plan.attempts} if plan.attempts > 1 else {}
     try:
         return remote.once(
@@ -278,31 +278,35 @@ def submit(plan: JobPlan) -> Any:
         )
     except TypeError as error:
         raise DependencyError(
-            f"This huggingface_hub cannot start such a job: {error}.", hint="pip install -U 'huggingface_hub>=2'"
+            f"This version of huggingface_hub cannot start such a job: {error}.",
+            hint="Run `pip install -U 'huggingface_hub>=2'`.",
         ) from None
-    except Exception as error:  # noqa: BLE001 (two libraries' errors)
-        # Not tried again: a job whose answer was lost may be running, and costs.
+    except Exception as error:  # noqa: BLE001 (errors of two libraries)
+        # Not retried: a job whose reply was lost may be running, and cost.
         if is_transient(error):
             raise HubError(
-                f"The Hub's answer did not arrive ({type(error).__name__}): the job may be running, and cost.",
-                hint="Look at `hf jobs ps` before you start it again.",
+                f"The reply of the Hub was lost ({type(error).__name__}): the job may be running, and cost.",
+                hint="Check `hf jobs ps` before you start it again.",
             ) from None
         raise remote.readable(error) from None
 
 
 def _require(api: Any, method: str) -> None:
     if not hasattr(api, method):
-        raise DependencyError("This huggingface_hub knows no jobs.", hint="pip install -U 'huggingface_hub>=1.0'")
+        raise DependencyError(
+            "This version of huggingface_hub does not support jobs.",
+            hint="Run `pip install -U 'huggingface_hub>=1.0'`.",
+        )
 
 
 def _hardware(remote: Remote) -> dict[str, float]:
-    """Return machine to US dollars an hour; empty where this version of the client cannot ask, or the Hub not say."""
+    """Return US dollars per hour by machine; empty if this version of the client or the Hub does not list them."""
     ask = getattr(remote.api, "list_jobs_hardware", None)
     if ask is None:
         return {}
     try:
         return {one.name: one.unit_cost_usd * 60 / _MINUTES.get(str(one.unit_label), 1.0) for one in remote.once(ask)}
-    except Exception as error:  # noqa: BLE001 (without a price the person is told so, and decides)
+    except Exception as error:  # noqa: BLE001 (without a price, the user is told so and decides)
         logger.info("The Hub does not list its machines (%s).", type(error).__name__)
         return {}
 

@@ -1,13 +1,13 @@
-"""What of a run's directory lies on the Hub, under `.magpie/`, so that another machine can go on.
+"""The part of a run directory that is saved on the Hub, in `.magpie/`, so that another machine can resume the run.
 
-    .magpie/runs/NAME/run.json            the run's state, without paths, addresses and machines
+    .magpie/runs/NAME/run.json            the state of the run, without local paths, URLs of servers, and machines
     .magpie/runs/NAME/recipe.yaml         the recipe as it was run
-    .magpie/runs/NAME/report.html         if there is one
-    .magpie/runs/NAME/stages/…/*.jnl.bin  finished rows with their keys, rejected ones too: closed journal segments
-    .magpie/configs/CONFIG.json           the figures of a published config, from which the card is made
+    .magpie/runs/NAME/report.html         the report, if there is one
+    .magpie/runs/NAME/stages/…/*.jnl.bin  finished rows with their keys, also rejected ones: closed journal segments
+    .magpie/configs/CONFIG.json           the facts of a published config, from which the card is written
     .magpie/plots/CONFIG.svg              its charts
 
-`datasets` does not look into directories that begin with a dot, so none of this is ever taken for data.
+`datasets` ignores directories whose name begins with a dot, so none of these files is loaded as data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..storage.state import PushedSettings, RunState, state_text
 
 ROOT = ".magpie"
 SEGMENT_SUFFIX = ".bin"
-"""Behind .jnl: the Hub keeps .bin files in LFS by its default .gitattributes."""
+"""Added to .jnl: .bin files are stored in LFS by the default .gitattributes of the Hub."""
 _PRIVATE_KEYS = ("output", "push", "budget")
 _PUSH_KEYS = tuple(item.name for item in dataclasses.fields(PushedSettings))
 
@@ -44,7 +44,7 @@ def run_root(state: RunState) -> str:
 
 
 def public_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe without what belongs to one machine: paths, addresses of servers, names of key variables."""
+    """Return a recipe without the settings of one machine: local paths, URLs of servers, names of key variables."""
     out = {key: value for key, value in recipe.items() if key not in _PRIVATE_KEYS}
     return {key: _public(value, key) for key, value in out.items()}
 
@@ -61,7 +61,7 @@ def _public(value: Any, key: str = "") -> Any:
 
 
 def public_name(name: str) -> str:
-    """Return a model's or a dataset's name; of a path, its last part."""
+    """Return the name of a model or dataset; of a local path only the last part."""
     is_path = name.startswith(("/", "~", ".")) or "\\" in name or (name.count("/") != 1 and "/" in name)
     if "{" in name or "\n" in name:  # a template's text
         return name
@@ -78,7 +78,7 @@ def _exists(name: str) -> bool:
 
 
 def public_state(state: RunState) -> RunState:
-    """Return a run's state as it is sent to the Hub: without paths, addresses, and what belongs to this machine."""
+    """Return the state of a run as it is sent to the Hub: without local paths, URLs and other settings of this machine."""
     push = state.recipe.get("push")
     given = {key: push[key] for key in _PUSH_KEYS if key in push} if isinstance(push, Mapping) else {}
     return dataclasses.replace(
@@ -94,7 +94,7 @@ def public_state(state: RunState) -> RunState:
 
 
 def state_files(run_dir: RunDir) -> dict[str, bytes]:
-    """Return the small files that travel with a run, by path in the repository."""
+    """Return the small files of a run that are uploaded, by path in the repository."""
     state = RunDir.read(run_dir.path).state if run_dir.exists else run_dir.state
     root = run_root(state)
     recipe = yaml.safe_dump(public_recipe(state.recipe), sort_keys=False, allow_unicode=True)
@@ -106,10 +106,9 @@ def state_files(run_dir: RunDir) -> dict[str, bytes]:
 
 
 def closed_segments(run_dir: RunDir, *, all_closed: bool = False) -> Iterator[tuple[str, Path]]:
-    """Yield (path in the repository, file) of journal segments that nothing will be added to.
+    """Yield (path in the repository, file) of closed journal segments, to which no row will be added.
 
-    While a stage runs its newest segment may be open; a killed session's last one is closed as soon as the next session
-    has begun its own. `all_closed`: nothing is running.
+    While a stage is running, its newest segment may be open. `all_closed`: no stage is running.
     """
     if not run_dir.exists:
         return
@@ -123,6 +122,6 @@ def closed_segments(run_dir: RunDir, *, all_closed: bool = False) -> Iterator[tu
 
 
 def runs_of(paths: list[str]) -> list[str]:
-    """Return the names of the runs whose state lies in a repository, from its paths."""
+    """Return the names of the runs in a repository, from the paths of its files."""
     found = (re.fullmatch(rf"{re.escape(ROOT)}/runs/([^/]+)/run\.json", path) for path in paths)
     return sorted({match[1] for match in found if match})

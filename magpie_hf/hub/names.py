@@ -16,20 +16,22 @@ RUN_FILES = tuple("stages data dataset parquet run.json run.json.bak pins.json l
 
 
 def check_names(config_name: str, splits: Sequence[str] = ("train",)) -> None:
-    """Raise ArgumentError for names that can be no config's or split's."""
+    """Raise ArgumentError for an invalid name of a config or split."""
     if not _CONFIG.fullmatch(config_name) or config_name in _RESERVED or config_name.startswith("."):
         raise ArgumentError(
-            f"{quoted(config_name)} can be no config's name.",
-            hint='Use letters, digits, ".", "_" and "-", as in "raw"; "data" is what datasets calls the default\'s.',
+            f"Invalid config name {quoted(config_name)}.",
+            hint='Use letters, digits, ".", "_" and "-", e.g., "raw"; "data" is the folder of the default config.',
             key="config_name",
         )
     for split in splits:
         if not _SPLIT.fullmatch(split):
-            raise ArgumentError(f"{quoted(split)} can be no split's name.", hint='As "train".', key="split")
+            raise ArgumentError(
+                f"Invalid split name {quoted(split)}.", hint='Use letters, digits and "_", e.g., "train".', key="split"
+            )
 
 
 def check_subset(config: str) -> None:
-    """Raise ArgumentError for a name that no subset can have."""
+    """Raise ArgumentError for an invalid name of a subset."""
     check_names(config)
     if config in RUN_FILES or config == "default":
         raise ArgumentError(f"A subset cannot be called {config!r}.", hint='As "raw" or "filtered".', key="config")

@@ -1,7 +1,7 @@
-"""Publish a run while it is on: finished rows go up behind it, configs as soon as they are whole.
+"""Publish a run while it is running: finished rows at intervals, configs as soon as they are complete.
 
-One thread does all the talking. What goes wrong there never ends the generating: it is told once, tried again, and is
-an error at the end, when everything is finished and kept.
+One thread sends all requests. A failure in it never stops the generation: it is logged once and retried, and raised at
+the end of the run, when all rows are finished and saved.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..storage.rundir import RunDir
 from ..storage.state import Published
 from .download import download_run
 from .manifest import closed_segments, run_name, run_root, state_files
-from .push import Subset, push_subset
+from .push import ConfigFiles, push_config
 from .remote import FILES_PER_COMMIT, Changes, Head, Remote
 from .settings import PushSettings
 
@@ -26,11 +26,11 @@ from .settings import PushSettings
 logger = logging.getLogger("magpie_hf")
 LAST_TRY_S = 20.0
 SLOWEST_FILE_S = 3600.0
-"""How much longer than the patience the end waits: a file that is still being sent is progress, which no clock sees."""
+"""How much longer than the retry timeout the end waits: a file that is still being sent counts as progress."""
 
 
 class Publisher:
-    """Publishes a run directory; `open` first, `finish` at the end, `stop` where a run stopped."""
+    """Publishes a run directory: call `open` first, then `finish` at the end, or `stop` if the run stopped."""
 
     def __init__(self, run_dir: RunDir, settings: PushSettings, *, resume: str = "") -> None:
         self.run_dir = run_dir
@@ -43,9 +43,9 @@ class Publisher:
             revision=pull_request or settings.revision,
             create_pr=settings.create_pr and pull_request is None,
             resume=resume,
-            patience_s=settings.patience_s,
+            retry_timeout_s=settings.retry_timeout_s,
         )
-        self._todo: queue.Queue[Subset] = queue.Queue()
+        self._todo: queue.Queue[ConfigFiles] = queue.Queue()
         self._wake = threading.Event()
         self._ending = False
         self._abandoned = False
@@ -54,24 +54,24 @@ class Publisher:
         self._sent: set[str] = set()
 
     def open(self) -> Publisher:
-        """Check login and rights, make the repository, and begin.
+        """Check login and permissions, create the repository, and start the thread.
 
         Raises:
-            ArgumentError: the name can be no repository's.
-            HubError: no login, no right, no network: said before anything is paid for.
+            ArgumentError: the repository name is invalid.
+            HubError: no login, no permission, no network; raised before any row is generated.
         """
         self.remote.open(private=self.settings.private, gated=self.settings.gated)
         self._adopt()
         small = state_files(self.run_dir)
-        self.remote.commit(lambda head: Changes(small), "A run begins")
+        self.remote.commit(lambda head: Changes(small), "Start a run")
         self._remember()
-        self.run_dir.save()  # a run that is killed goes on with the same pull request
+        self.run_dir.save()  # a killed run resumes with the same pull request
         self._thread = threading.Thread(target=self._work, name="magpie-hub", daemon=True)
         self._thread.start()
         return self
 
     def _adopt(self) -> None:
-        """Take over what another machine finished of this very run: so the same command goes on anywhere."""
+        """Download the rows of this run that another machine finished, so that the same command resumes it anywhere."""
         root = self.run_dir.path
         if not self.settings.state or self.remote.create_pr or any(root.glob("stages/*/journal/*.jnl")):
             return
@@ -79,7 +79,7 @@ class Publisher:
         if f"{run_root(mine)}/run.json" not in head.files:
             return
         theirs = download_run(self.remote, run_name(mine), head, root)
-        logger.info("Going on with the rows of this run that lie in %s.", self.remote.url)
+        logger.info("Resuming with the finished rows of this run from %s.", self.remote.url)
         mine.pins = theirs.pins.updated(mine.pins)
         for key, stage in theirs.stages.items():
             mine.stages.setdefault(key, stage)
@@ -88,9 +88,9 @@ class Publisher:
     def _remember(self) -> None:
         self.run_dir.state.published = Published(self.settings.repo, self.remote.repo_id, self.remote.revision)
 
-    def ready(self, subset: Subset) -> None:
-        """Publish a config that is whole, as soon as the thread comes to it."""
-        self._todo.put(subset)
+    def ready(self, config: ConfigFiles) -> None:
+        """Publish a complete config as soon as the thread is free."""
+        self._todo.put(config)
         self._wake.set()
 
     def _work(self) -> None:
@@ -101,7 +101,7 @@ class Publisher:
             self._wake.clear()
             if self._abandoned:
                 return
-            is_last = self._ending  # what was handed over before the end was asked for is seen in this round
+            is_last = self._ending  # configs that were ready before the end are published in this round
             is_due = time.monotonic() >= last + self.settings.every_s or is_last
             try:
                 if is_due:
@@ -110,7 +110,7 @@ class Publisher:
                 self._error = None
             except MagpieError as error:
                 if self._error is None and not is_last:
-                    logger.warning("Publishing waits: %s", error.message)
+                    logger.warning("Publishing is delayed: %s", error.message)
                 self._error = error
                 is_due = True
             except Exception as error:
@@ -121,12 +121,12 @@ class Publisher:
 
     def _push_ready(self) -> None:
         while not self._todo.empty():
-            subset = self._todo.queue[0]
-            push_subset(self.remote, subset, state_files(self.run_dir))
+            config = self._todo.queue[0]
+            push_config(self.remote, config, state_files(self.run_dir))
             self._todo.get_nowait()
 
     def _push_state(self, *, all_closed: bool) -> None:
-        """Send finished rows that are not there yet, a few files a commit, and with the last the run's state."""
+        """Upload finished rows that the Hub does not have, a few files per commit, and with the last commit the run's state."""
         waiting: dict[str, Path] = {}
         if self.settings.state:
             segments = closed_segments(self.run_dir, all_closed=all_closed)
@@ -141,12 +141,12 @@ class Publisher:
                 return
 
     def finish(self) -> str:
-        """Publish the rest, wait for it, and return the repository's address.
+        """Publish the rest, wait for it, and return the URL of the repository.
 
         Raises:
-            HubError: something did not go up; the hint has the command that goes on.
+            HubError: something could not be uploaded; the hint has the command that resumes.
         """
-        self.remote.patience.last()
+        self.remote.clock.last_round()
         self._end(SLOWEST_FILE_S)
         if self._error is not None:
             raise self._error
@@ -154,33 +154,35 @@ class Publisher:
         return self.remote.url
 
     def stop(self) -> None:
-        """Try once, not for long, to send what is finished; a run that stopped has its own error to tell."""
-        patience = self.remote.patience
-        patience.seconds = min(patience.seconds, LAST_TRY_S)
-        patience.last()
+        """Try briefly to upload finished rows; a run that stopped raises its own error."""
+        clock = self.remote.clock
+        clock.seconds = min(clock.seconds, LAST_TRY_S)
+        clock.last_round()
         self._end(LAST_TRY_S)
         if self._error is not None:
-            logger.warning("Not everything that is finished was published: %s", self._error.message)
+            logger.warning("Some finished rows were not published: %s", self._error.message)
 
     def abandon(self) -> None:
-        """Send nothing more, and wait for nothing."""
+        """Stop sending without waiting for the current request."""
         self._abandoned = True
         self._wake.set()
 
     def _end(self, grace_s: float) -> None:
-        """Wait for the thread, at most `grace_s` longer than the patience lasts."""
+        """Wait for the thread, at most `grace_s` longer than the retry timeout."""
         if self._thread is None:
             return
         self._ending = True
         self._wake.set()
         left = 1.0
         while self._thread.is_alive() and left > 0:
-            left = self.remote.patience.left_s() + grace_s  # again after each wait: a file that was sent restarts it
+            left = (
+                self.remote.clock.left_s() + grace_s
+            )  # computed again after each wait: a file that was sent restarts the clock
             self._thread.join(max(0.0, left))
         if self._thread.is_alive():
             self.abandon()
             self._error = HubError(
-                "The last transfer to the Hub does not end, and is no longer waited for.",
+                "The last transfer to the Hub does not end; it is abandoned.",
                 where=self.remote.url,
                 hint=f"All finished rows are kept. Resume with: {self.remote.resume or 'the same command'}",
             )
@@ -188,7 +190,7 @@ class Publisher:
 
 
 def _new(head: Head, segments: Mapping[str, Path], small: Mapping[str, bytes]) -> Changes:
-    """Return what of these is not there: a segment never changes, so its path and size tell."""
+    """Return the files that the Hub does not have: a segment never changes, so path and size identify it."""
     missing = {
         path: file
         for path, file in segments.items()

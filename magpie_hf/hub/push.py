@@ -1,7 +1,7 @@
-"""Configs of a dataset repository: Parquet shards, metadata and card appear in one commit, or not at all.
+"""Push a config to a dataset repository: Parquet shards, metadata and card in one commit.
 
-The bytes go up beforehand, one shard at a time, as objects that no commit shows yet; a push that dies finds them there
-again. What is the same on the Hub already is not sent.
+The shards are uploaded before the commit, one at a time; a push that is interrupted does not upload them again. Files
+that the Hub already has are not sent.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 SHARD_BYTES = 500_000_000
-"""As `Dataset.push_to_hub` cuts its shards."""
+"""As in `Dataset.push_to_hub`."""
 MOST_SHARDS = 100
-"""Most data files of a commit: the Hub's storage page recommends no more, so larger data get larger shards."""
+"""Most data files per commit, as the storage page of the Hub recommends; larger data gets larger shards."""
 _SHARD = re.compile(r"[\w.-]+-\d{5}-of-\d{5}\.parquet")
 
 
-class Subset(NamedTuple):
-    """A config to publish: its shards on this machine, split by split in order, and what its card says."""
+class ConfigFiles(NamedTuple):
+    """A config to publish: its local shards by split, in order, and the facts for its card."""
 
     name: str
     shards: Mapping[str, Sequence[Path]]
@@ -42,7 +42,7 @@ class Subset(NamedTuple):
 
 
 def directory_of(config_name: str) -> str:
-    """Return where a config's files lie in a repository: as `Dataset.push_to_hub` has it."""
+    """Return the folder of a config in a repository, as in `Dataset.push_to_hub`."""
     return "data" if config_name == DEFAULT else config_name
 
 
@@ -62,25 +62,25 @@ def write_shards(dataset: Dataset, target: Path, split: str = "train", shard_byt
     return paths
 
 
-def push_subset(remote: Remote, subset: Subset, extra: Mapping[str, bytes] | None = None) -> str:
-    """Publish a config: shards, figures, pictures, metadata and card in one commit. Return the commit's id.
+def push_config(remote: Remote, config: ConfigFiles, extra: Mapping[str, bytes] | None = None) -> str:
+    """Push a config: shards, figures, charts, metadata and card in one commit. Return the id of the commit.
 
-    `extra`: other small files that travel with it, by path.
+    `extra`: other small files for the same commit, by path.
 
     Raises:
         HubError: the Hub refuses or cannot be reached.
     """
-    check_names(subset.name, list(subset.shards))
-    directory = directory_of(subset.name)
-    data = {f"{directory}/{path.name}": path for paths in subset.shards.values() for path in paths}
+    check_names(config.name, list(config.shards))
+    directory = directory_of(config.name)
+    data = {f"{directory}/{path.name}": path for paths in config.shards.values() for path in paths}
 
     def changes(head: Head) -> Changes:
-        old = [path for path in head.files if _is_shard_of(path, directory, subset.shards)]
+        old = [path for path in head.files if _is_shard_of(path, directory, config.shards)]
         return Changes(
-            {**data, **(extra or {}), **_described(remote, head, subset)}, [p for p in old if p not in data]
+            {**data, **(extra or {}), **_described(remote, head, config)}, [p for p in old if p not in data]
         )
 
-    return remote.commit(changes, f"Publish {subset.name} with magpie_hf")
+    return remote.commit(changes, f"Publish {config.name} with magpie_hf")
 
 
 def _is_shard_of(path: str, directory: str, splits: Mapping[str, Any]) -> bool:
@@ -88,13 +88,13 @@ def _is_shard_of(path: str, directory: str, splits: Mapping[str, Any]) -> bool:
     return folder == directory and bool(_SHARD.fullmatch(name)) and name.rsplit("-", 3)[0] in splits
 
 
-def _described(remote: Remote, head: Head, subset: Subset) -> dict[str, bytes]:
-    """Return what describes the repository with this config in it: figures, picture, card."""
+def _described(remote: Remote, head: Head, config: ConfigFiles) -> dict[str, bytes]:
+    """Return the files that describe the repository with this config: figures, charts, card."""
     found = _known_configs(remote, head)
-    before = found.get(subset.name)
+    before = found.get(config.name)
     if before is not None:  # a push of one split leaves the others
-        subset = subset._replace(facts=_with_other_splits(subset.facts, before))
-    found[subset.name] = dict(subset.facts)
+        config = config._replace(facts=_with_other_splits(config.facts, before))
+    found[config.name] = dict(config.facts)
     found = {name: found[name] for name in sorted(found, key=_rank)}
     existing = remote.read("README.md", head.commit).decode("utf-8", "replace") if "README.md" in head.files else ""
     files: dict[str, bytes] = {}
@@ -104,8 +104,8 @@ def _described(remote: Remote, head: Head, subset: Subset) -> dict[str, bytes]:
         if picture:
             plots[name] = f"{ROOT}/plots/{name}.svg"
             files[plots[name]] = picture.encode()
-    text = json.dumps(found[subset.name], ensure_ascii=False, indent=1, default=str)
-    files[f"{ROOT}/configs/{subset.name}.json"] = text.encode("utf-8", "replace")
+    text = json.dumps(found[config.name], ensure_ascii=False, indent=1, default=str)
+    files[f"{ROOT}/configs/{config.name}.json"] = text.encode("utf-8", "replace")
     patterns = {
         name: {split: f"{directory_of(name)}/{split}-*" for split in facts["splits"]} for name, facts in found.items()
     }
@@ -115,13 +115,13 @@ def _described(remote: Remote, head: Head, subset: Subset) -> dict[str, bytes]:
 
 
 def _rank(name: str) -> tuple[int, str]:
-    """Order configs as they are made, then by name."""
+    """Sort key of configs: the usual order of a run, then the name."""
     usual = (DEFAULT, "raw", "filtered", "mt", "preference")
     return (usual.index(name) if name in usual else len(usual), name)
 
 
 def _known_configs(remote: Remote, head: Head) -> dict[str, dict[str, Any]]:
-    """Return the figures of the configs that are published already."""
+    """Return the facts of the configs that are already published."""
     found = {}
     for path in sorted(head.files):
         match = re.fullmatch(rf"{re.escape(ROOT)}/configs/([\w.-]+)\.json", path)
@@ -133,7 +133,7 @@ def _known_configs(remote: Remote, head: Head) -> dict[str, dict[str, Any]]:
 
 
 def _with_other_splits(facts: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's facts with the splits that were there before; figures are those of the first split."""
+    """Return a config's facts with its existing splits added; figures are those of the first split."""
     usual = ("train", "validation", "test")
     splits = {**before["splits"], **facts["splits"]}
     order = sorted(splits, key=lambda name: usual.index(name) if name in usual else len(usual))

@@ -1,7 +1,7 @@
-"""A dataset repository on the Hub: who may write, what is there, and commits that survive a bad network.
+"""A dataset repository on the Hub: permissions, files, and commits that are retried when the network fails.
 
-Everything goes through `huggingface_hub`, which knows HF_TOKEN and the login, HF_ENDPOINT, HF_HOME and offline mode; no
-token passes through here.
+All requests use `huggingface_hub`, which reads HF_TOKEN, HF_ENDPOINT, HF_HOME and offline mode; this module handles no
+token.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..backoff import TRANSIENT, Backoff, retry_after_s
 from ..errors import ArgumentError, HubError, quoted
-from .patience import NoAnswer, Patience, is_of_library
+from .retries import NoAnswer, RetryClock, is_of_library
 
 
 logger = logging.getLogger("magpie_hf")
 T = TypeVar("T")
 FILES_PER_COMMIT = 50
-"""Most files of a commit that adds state: the Hub's storage page recommends 50 to 100."""
-PATIENCE_S = 600.0
+"""Most files per commit that adds state: the storage page of the Hub recommends 50 to 100."""
+RETRY_TIMEOUT_S = 600.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 _CONFLICT = (409, 412)
 
 
 class RemoteFile(NamedTuple):
-    """A file that is there: bytes, git's id of it, and the sha256 of its content if it lies in LFS."""
+    """An existing file: size in bytes, git object id, and the sha256 of its content if it is stored in LFS."""
 
     size: int
     oid: str
@@ -46,8 +46,9 @@ class Head(NamedTuple):
 class Remote:
     """A dataset repository to push to.
 
-    `revision`: a branch (made if it is not there) or "refs/pr/N". `create_pr`: the first commit opens a pull request and
-    later ones go to it; `revision` is then the pull request's. `resume`: the command that goes on, shown in errors.
+    `revision`: a branch (created if missing) or "refs/pr/N". `create_pr`: the first commit opens a pull request and
+    later ones are added to it; `revision` is then that of the pull request. `resume`: the command that resumes, shown
+    in errors. `retry_timeout_s`: for how long failed requests are retried.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Remote:
         revision: str | None = None,
         create_pr: bool = False,
         resume: str = "",
-        patience_s: float | None = None,
+        retry_timeout_s: float | None = None,
     ) -> None:
         from huggingface_hub import HfApi
 
@@ -65,37 +66,37 @@ class Remote:
         self.revision = revision
         self.create_pr = create_pr
         self.resume = resume
-        self.patience = Patience(PATIENCE_S if patience_s is None else patience_s)
+        self.clock = RetryClock(RETRY_TIMEOUT_S if retry_timeout_s is None else retry_timeout_s)
         self.api = HfApi(library_name="magpie_hf")
 
     @property
     def url(self) -> str:
-        """The repository's page."""
+        """The page of the repository."""
         return f"{self.api.endpoint}/datasets/{self.repo_id}"
 
     def open(self, *, private: bool | None = None, gated: str | bool | None = None) -> Remote:
-        """Check name and rights and create what is missing: asked before anything is paid for.
+        """Check name and permissions, and create repository and branch if missing; called before any row is generated.
 
         Raises:
-            ArgumentError: the name cannot be one of a repository.
-            HubError: no login, no right to write, or the Hub cannot be reached.
+            ArgumentError: the repository name is invalid.
+            HubError: no login, no write permission, or the Hub cannot be reached.
         """
         check_online(self.resume)
         user = self._who()
         self.repo_id = full_name(self.repo_id, user["name"])
         self._check_rights(user)
         if not self.create_pr:
-            self.patiently(
+            self.with_retries(
                 lambda: self.api.create_repo(self.repo_id, repo_type="dataset", private=private, exist_ok=True)
             )
             if self.revision and not self.revision.startswith("refs/pr/"):
                 branch = self.revision
-                self.patiently(
+                self.with_retries(
                     lambda: self.api.create_branch(self.repo_id, branch=branch, repo_type="dataset", exist_ok=True)
                 )
         changes: dict[str, Any] = {} if gated is None else {"gated": gated}
         if changes:
-            self.patiently(lambda: self.api.update_repo_settings(self.repo_id, repo_type="dataset", **changes))
+            self.with_retries(lambda: self.api.update_repo_settings(self.repo_id, repo_type="dataset", **changes))
         return self
 
     def _who(self) -> dict[str, Any]:
@@ -103,10 +104,10 @@ class Remote:
 
         if not get_token():
             raise HubError(
-                "There is no login for the Hub.",
-                hint=f"`hf auth login`, or set HF_TOKEN to a token with the right to write.{self._go_on()}",
+                "You are not logged in to the Hub.",
+                hint=f"Run `hf auth login`, or set HF_TOKEN to a token with write permission.{self._resume_hint()}",
             )
-        return self.patiently(self.api.whoami)
+        return self.with_retries(self.api.whoami)
 
     def _check_rights(self, user: Mapping[str, Any]) -> None:
         namespace = self.repo_id.partition("/")[0]
@@ -116,29 +117,29 @@ class Remote:
             return
         if role == "read":
             raise HubError(
-                "The token may only read.",
+                "The token has only read permission.",
                 where=self.url,
-                hint=f"Make one with the right to write (the Hub's settings, Access Tokens).{self._go_on()}",
+                hint=f"Create one with write permission (Hub settings, Access Tokens).{self._resume_hint()}",
             )
         if namespace not in mine:
             raise HubError(
-                f"{quoted(user['name'])} has no right to write in {quoted(namespace)}.",
+                f"{quoted(user['name'])} has no write permission in {quoted(namespace)}.",
                 where=self.url,
-                hint=f"Push to {user['name']}/{self.repo_id.partition('/')[2]}, or add --create-pr.{self._go_on()}",
+                hint=f"Push to {user['name']}/{self.repo_id.partition('/')[2]}, or add --create-pr.{self._resume_hint()}",
             )
 
     def head(self) -> Head:
-        """Return the newest commit and its files."""
+        """Return the latest commit and its files."""
 
         def look() -> Head:
             info = self.api.repo_info(self.repo_id, repo_type="dataset", revision=self.revision)
             tree = self.api.list_repo_tree(self.repo_id, repo_type="dataset", revision=info.sha, recursive=True)
             return Head(str(info.sha), {entry.path: _remote_file(entry) for entry in tree if hasattr(entry, "size")})
 
-        return self.patiently(look)
+        return self.with_retries(look)
 
     def read(self, path: str, commit: str) -> bytes:
-        """Return a small file's content."""
+        """Return the content of a small file."""
         import tempfile
 
         from huggingface_hub import hf_hub_download
@@ -148,17 +149,17 @@ class Remote:
                 found = hf_hub_download(self.repo_id, path, repo_type="dataset", revision=commit, cache_dir=cache)
                 return Path(found).read_bytes()
 
-        return self.patiently(load)
+        return self.with_retries(load)
 
     def commit(self, make: Callable[[Head], Changes], message: str) -> str:
-        """Make the changes one commit, and return its id; nothing to change makes none.
+        """Make the changes in one commit, and return its id; without changes, there is no commit.
 
-        `make` is asked again when somebody else's commit came between. Bytes go up first, each object that the Hub has
-        already not at all; the commit that shows them comes last.
+        `make` is called again if another commit was made in between. Files are uploaded first, without those that the
+        Hub already has; the commit is created last.
         """
-        with self.patience.asking():
+        with self.clock.limited():
             made = self._committed(make, message)
-        self.patience.answered(is_progress=True)
+        self.clock.restart(is_progress=True)
         return made
 
     def _committed(self, make: Callable[[Head], Changes], message: str) -> str:
@@ -173,10 +174,10 @@ class Remote:
             began = time.monotonic()
             try:
                 return self._commit(operations, head, message)
-            except Exception as error:  # noqa: BLE001 (two libraries' errors; unknown ones are raised again)
+            except Exception as error:  # noqa: BLE001 (errors of two libraries; others are raised again)
                 attempt += 1
-                self.patience.hold(since=began)
-                # A commit that timed out may have been made: `head` is looked at again.
+                self.clock.hold(since=began)
+                # A commit that timed out may exist: `head` is read again.
                 self._wait(error, attempt, may_retry=is_conflict(error) or is_transient(error))
 
     def _commit(self, operations: Sequence[Any], head: Head, message: str) -> str:
@@ -205,12 +206,12 @@ class Remote:
         return out + [CommitOperationDelete(path) for path in sorted(changes.delete) if path in head.files]
 
     def upload(self, operations: Iterable[Any]) -> None:
-        """Send the large files of a commit to come, one by one; what the Hub has is not sent."""
+        """Upload the large files of a commit before it is created, one by one, without those that the Hub has."""
         from huggingface_hub import CommitOperationAdd
 
         for operation in operations:
             if isinstance(operation, CommitOperationAdd):
-                self.patiently(lambda one=operation: self._upload(one), is_progress=True)  # type: ignore[misc]
+                self.with_retries(lambda one=operation: self._upload(one), is_progress=True)  # type: ignore[misc]
 
     def _upload(self, operation: Any) -> None:
         self.api.preupload_lfs_files(
@@ -223,77 +224,77 @@ class Remote:
             num_threads=1,
         )
 
-    def patiently(self, action: Callable[[], T], *, is_progress: bool = False) -> T:
-        """Do something on the Hub, again and again while the trouble looks transient.
+    def with_retries(self, action: Callable[[], T], *, is_progress: bool = False) -> T:
+        """Send a request to the Hub, and retry it after transient failures.
 
-        `is_progress`: it brings a publication nearer to its end, as looking does not.
+        `is_progress`: whether the request is a step of the publication, as reading is not.
 
         Raises:
-            HubError: it is refused, or the trouble lasts longer than the patience.
+            HubError: the request is refused, or fails for longer than the retry timeout.
         """
         attempt = 0
-        with self.patience.asking():
+        with self.clock.limited():
             while True:
                 try:
                     found = action()
                 except HubError:
                     raise
-                except Exception as error:  # noqa: BLE001 (two libraries' errors; unknown ones are raised again)
+                except Exception as error:  # noqa: BLE001 (errors of two libraries; others are raised again)
                     attempt += 1
                     self._wait(error, attempt, may_retry=is_transient(error))
                 else:
-                    self.patience.answered(is_progress=is_progress)
+                    self.clock.restart(is_progress=is_progress)
                     return found
 
     def once(self, action: Callable[[], T]) -> T:
-        """Do something on the Hub under its time limit, and not again: what a second try might do twice."""
-        with self.patience.asking():
+        """Send a request to the Hub with its time limit, without retries: a second try might do it twice."""
+        with self.clock.limited():
             return action()
 
     def _wait(self, error: BaseException, attempt: int, *, may_retry: bool) -> None:
-        """Wait before the next try; raise what the error means where there is to be none."""
+        """Wait before the next try; if there is none, raise the error in readable form."""
         error = source_of(error)
         wait = wait_s(attempt, error)
-        if not may_retry or wait > self.patience.left_s():
+        if not may_retry or wait > self.clock.left_s():
             raise self.readable(error) from None
-        logger.info("The Hub: %s; trying again in %.0f s.", _said(error), wait)
+        logger.info("The Hub: %s; retrying in %.0f s.", _said(error), wait)
         time.sleep(wait)
 
     def readable(self, error: BaseException) -> Exception:
-        """Return an error that says what was refused and which command goes on."""
+        """Return an error that says what was refused and which command resumes."""
         status = status_of(error)
-        where, go_on = self.url, self._go_on()
+        where, resume = self.url, self._resume_hint()
         if status == 401:
-            return HubError("The Hub does not accept the login.", where=where, hint=f"`hf auth login` again.{go_on}")
+            return HubError("The Hub rejected the token.", where=where, hint=f"Run `hf auth login` again.{resume}")
         if status == 403:
             return HubError(
-                "The login has no right to do this.",
+                "The token has no permission for this.",
                 where=where,
-                hint=f"Use a token that may write there, or push to a repository of yours.{go_on}",
+                hint=f"Use a token with write permission, or push to your own namespace.{resume}",
             )
         if status == 404:
             return HubError(
-                "There is no such dataset repository or revision, or the login may not see it.",
+                "The dataset repository or revision does not exist, or the token has no access to it.",
                 where=where,
-                hint=go_on,
+                hint=resume,
             )
         if is_transient(error):
             return HubError(
-                f"The Hub could not be reached for {self.patience.seconds:.0f} s ({_said(error)}).",
+                f"The Hub could not be reached for {self.clock.seconds:.0f} s ({_said(error)}).",
                 where=where,
-                hint=f"All that is finished is kept, here and there.{go_on}",
+                hint=f"Finished rows are kept, here and on the Hub.{resume}",
             )
         if isinstance(error, OSError) and status is None and not _is_of_the_net(error):
             return error
         said = getattr(error, "server_message", None) or str(error)
-        return HubError(f"The Hub refused: {quoted(_no_token(said))}.", where=where, hint=go_on.strip() or None)
+        return HubError(f"The Hub refused: {quoted(_no_token(said))}.", where=where, hint=resume.strip() or None)
 
-    def _go_on(self) -> str:
-        return f" Then go on with: {self.resume}" if self.resume else ""
+    def _resume_hint(self) -> str:
+        return f" Then resume with: {self.resume}" if self.resume else ""
 
 
 class Changes(NamedTuple):
-    """What a commit shall hold: files to add, by path (a local file, or the content), and paths to delete."""
+    """The changes of a commit: files to add, by path (a local file, or the content), and paths to delete."""
 
     add: Mapping[str, Path | bytes]
     delete: Sequence[str] = ()
@@ -304,15 +305,15 @@ def check_online(resume: str = "") -> None:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        go_on = f" Then go on with: {resume}" if resume else ""
-        raise HubError("Offline mode is on (HF_HUB_OFFLINE).", hint=f"Unset it to reach the Hub.{go_on}")
+        resume = f" Then resume with: {resume}" if resume else ""
+        raise HubError("Offline mode is on (HF_HUB_OFFLINE).", hint=f"Unset it to reach the Hub.{resume}")
 
 
 def full_name(repo_id: str, user: str) -> str:
-    """Return the repository's name with its namespace: the user's where none is given.
+    """Return the full name of a repository; without a namespace it is in the namespace of the user.
 
     Raises:
-        ArgumentError: this can be no repository's name.
+        ArgumentError: the name is invalid.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -322,7 +323,7 @@ def full_name(repo_id: str, user: str) -> str:
         validate_repo_id(name)
     except HFValidationError as error:
         raise ArgumentError(
-            f"{quoted(repo_id)} can be no repository's name.",
+            f"Invalid repository name {quoted(repo_id)}.",
             hint=f"Write it as namespace/name with letters, digits, '-', '_' and '.': {quoted(error)}",
             key="repo_id",
         ) from None
@@ -330,25 +331,25 @@ def full_name(repo_id: str, user: str) -> str:
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status of an error, if it has one."""
+    """Return the HTTP status of an error, None if it has none."""
     found = getattr(getattr(error, "response", None), "status_code", None)
     return int(found) if isinstance(found, int) else None
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether somebody else's commit came between."""
+    """Whether another commit was made in between."""
     return status_of(error) in _CONFLICT
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed a little later."""
+    """Whether the same request may succeed later."""
     error = source_of(error)
     status = status_of(error)
     return status in TRANSIENT if status is not None else _is_of_the_net(error)
 
 
 def source_of(error: BaseException) -> BaseException:
-    """Return the trouble that `huggingface_hub` wrapped into another error, e.g., of an upload; else the error."""
+    """Return the network error that `huggingface_hub` wrapped in another one, e.g., of an upload; else the error."""
     found: BaseException | None = error
     while found is not None and status_of(found) is None and not _is_of_the_net(found):
         found = found.__cause__
@@ -360,14 +361,14 @@ def _is_of_the_net(error: BaseException) -> bool:
 
 
 def wait_s(attempt: int, error: BaseException | None = None) -> float:
-    """Return how long to wait before trying again: doubling with jitter, or as long as the Hub says."""
+    """Return how long to wait before the next try: as long as the Hub says, else doubling with jitter."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     asked_s = retry_after_s(headers.get("Retry-After") or headers.get("retry-after"))
     return Backoff(FIRST_WAIT_S, LONGEST_WAIT_S).wait_s(attempt - 1) if asked_s is None else asked_s
 
 
 def _said(error: BaseException) -> str:
-    """Return what kind of trouble an error is, in few words: whole texts may hold addresses."""
+    """Return the kind of an error in a few words, without its full text, which may contain URLs."""
     status = status_of(error)
     if status is not None:
         return f"status {status}"
@@ -384,12 +385,12 @@ def _remote_file(entry: Any) -> RemoteFile:
     return RemoteFile(int(entry.size), str(entry.blob_id), sha256)
 
 
-def _is_same(operation: Any, content: Path | bytes, there: RemoteFile | None) -> bool:
-    """Whether the Hub's file has this content already."""
+def _is_same(operation: Any, content: Path | bytes, existing: RemoteFile | None) -> bool:
+    """Whether the Hub already has a file with this content."""
     info = operation.upload_info
-    if there is None or there.size != info.size:
+    if existing is None or existing.size != info.size:
         return False
-    if there.sha256 is not None:
-        return bool(there.sha256 == info.sha256.hex())
+    if existing.sha256 is not None:
+        return bool(existing.sha256 == info.sha256.hex())
     data = content.read_bytes() if isinstance(content, Path) else content
-    return there.oid == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    return existing.oid == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

@@ -1,4 +1,4 @@
-"""What a user says about publishing: the recipe's `push`, and the arguments of `push_to_hub`."""
+"""Settings for publishing: the `push` section of a recipe, and the arguments of `push_to_hub`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..errors import ArgumentError, did_you_mean
 
 
 EVERY_S = 300.0
-"""How often finished rows go up: 12 commits an hour, far below the hundred or so that the Hub allows."""
+"""How often finished rows are uploaded: 12 commits per hour, far below the limit of the Hub (about a hundred)."""
 LEAST_EVERY_S = 0.05
 _GATED = ("auto", "manual")
 
@@ -20,10 +20,10 @@ class PushSettings:
     - `repo`: namespace/name, or a name in the user's own namespace.
     - `config`: the config of the final rows.
     - `private`, `gated` (auto, manual or false), `revision` (a branch), `create_pr`: as on the Hub.
-    - `license`: a Hub license id, where the model's is not known.
-    - `state`: whether finished rows go up under `.magpie/` while the run is on, so that `resume_from_hub` can go on.
+    - `license`: a Hub license id, if the license of the model is not known.
+    - `state`: whether finished rows are uploaded to `.magpie/` during the run, so that `resume_from_hub` can resume it.
     - `every_s`: how often, in seconds.
-    - `patience_s`: how long to try again while the Hub cannot be reached (default ten minutes).
+    - `retry_timeout_s`: for how long to retry while the Hub cannot be reached (default: 600).
     """
 
     repo: str
@@ -35,7 +35,7 @@ class PushSettings:
     license: str | None = None
     state: bool = True
     every_s: float = EVERY_S
-    patience_s: float | None = None
+    retry_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.gated, str) and self.gated not in _GATED:

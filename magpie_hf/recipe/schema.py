@@ -86,7 +86,7 @@ KEYS = {
     "stages": "The stages in order: names, or mappings with `stage` and its settings.",
     "order": "paper; or lean: conditions that read only the instruction are applied before responses are generated.",
     "output": "Run directory (`path`); `format` of the dataset: parquet, arrow (save_to_disk) or none; `report`: write report.html.",
-    "push": "Hub repository that the run is published to while it is running: `repo`, `config`, `private`, `gated`, `revision`, `create_pr`, `license`, `state`, `every_s`, `patience_s`.",
+    "push": "Hub repository that the run is published to while it is running: `repo`, `config`, `private`, `gated`, `revision`, `create_pr`, `license`, `state`, `every_s`, `retry_timeout_s`.",
     "budget": "max_tokens_total, max_hours, max_cost, price_per_gpu_hour, num_gpus.",
 }
 DATASET_KEYS = ("path", "config", "split", "revision", "fingerprint")

@@ -1,8 +1,8 @@
-"""Whether a recipe continues the run that a directory holds, or would replace its dataset with another one's.
+"""Check whether a recipe resumes the run of a directory, or would replace its dataset by another one.
 
-A recipe continues a run whatever changes in its settings: `num_rows`, engine, budget, sampling, seed, revision, template,
-conditions, stages that are added or taken away. It is *another* recipe if its model differs, or the rows that it
-annotates; if other stages stand in the place of the run's; or if its name differs and, with it, anything asked for.
+A recipe resumes a run if only its settings change: `num_rows`, engine, budget, sampling, seed, revision, template,
+conditions, stages that are added or removed. It is *another* recipe if its model or its dataset differs, if stages are
+replaced by others, or if its name differs and anything else does.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ..storage.rundir import RunDir
 
 
 def check_continues(recipe: Recipe, run_dir: RunDir, *, force: bool = False) -> None:
-    """Refuse to replace another recipe's dataset; `force`: do not refuse.
+    """Refuse to replace the dataset of another recipe, unless `force` is given.
 
     Raises:
-        ArgumentError: the directory holds the run of another recipe; names it.
+        ArgumentError: the directory contains the run of another recipe; names it.
     """
     before = run_dir.state.recipe
     if force or not before or not _has_rows(run_dir):
@@ -30,7 +30,7 @@ def check_continues(recipe: Recipe, run_dir: RunDir, *, force: bool = False) -> 
     changed = list(_changes(before, recipe))
     if changed:
         raise ArgumentError(
-            f"This directory holds another run: {_described(before, run_dir)}. Different here: {'; '.join(changed)}.",
+            f"This directory contains another run: {_described(before, run_dir)}. Different here: {'; '.join(changed)}.",
             where=str(run_dir.path),
             hint="Choose another --output. With --force (force=True) this recipe runs here and its dataset replaces the "
             "one that is saved; finished rows of the other run are kept.",
@@ -39,7 +39,7 @@ def check_continues(recipe: Recipe, run_dir: RunDir, *, force: bool = False) -> 
 
 
 def _has_rows(run_dir: RunDir) -> bool:
-    """Whether there is anything to lose: a run that failed at its start (e.g., a misspelled model) has nothing."""
+    """Whether the run has saved any rows; one that failed at its start (e.g., a misspelled model) has none."""
     stages = run_dir.path / "stages"
     return run_dir.state.output is not None or any(stages.glob("*/journal/*.jnl")) or any(stages.glob("*/*.arrow"))
 
@@ -62,15 +62,15 @@ def _name(raw: Mapping[str, Any]) -> str:
 
 
 def _asked(raw: Mapping[str, Any]) -> Any:
-    """Return what a recipe asks for, whatever it is called."""
+    """Return a hash of what a recipe asks for, without its name."""
     try:
         return load_recipe(raw).hash
-    except MagpieError:  # written with stages or engines that are not registered now
+    except MagpieError:  # its stages or engines are not registered in this process
         return {key: value for key, value in raw.items() if key not in ("name", "description")}
 
 
 def _same_place(before: Any, now: Any) -> bool:
-    """Whether two models or datasets are the same: of a path its last part counts, as machines differ in the rest."""
+    """Whether two models or datasets are the same; of local paths, only the last part is compared."""
     if before == now or not (before and now):
         return bool(before) == bool(now)
     return public_name(str(before)) == public_name(str(now))
@@ -80,7 +80,7 @@ def _source(raw: Mapping[str, Any]) -> Any:
     source = raw.get("dataset")
     if not isinstance(source, Mapping):
         return source
-    # Rows given from Python have no path: a dataset that grew continues in the directory of its smaller self.
+    # Rows given from Python have no path: a dataset with more rows resumes the run of the smaller one.
     return source.get("path") or "rows given from Python"
 
 
@@ -90,7 +90,7 @@ def _stages(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _described(raw: Mapping[str, Any], run_dir: RunDir) -> str:
-    """Return the name, model, stages, rows and last time of a run, for people."""
+    """Return a description of a run: name, model, stages, rows, and when it was last used."""
     output, sessions = run_dir.state.output, run_dir.state.sessions
     last = (sessions[-1].ended or sessions[-1].started) if sessions else None
     model = raw.get("model") or (raw.get("judge") or {}).get("model")

@@ -1,6 +1,6 @@
-"""What is checked before the first row: columns, models, templates and packages of every stage that will run.
+"""Check columns, models, templates and packages of all stages before the first row is generated.
 
-A run pays for its rows stage by stage. A last stage that cannot run at all must say so before the first one is paid for.
+A stage that cannot run raises an error before the stages in front of it have cost anything.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def planned_stages(recipe: Recipe, shard: Shard, columns: Iterable[str]) -> list[Stage]:
     """Return the stages that a run applies to rows with these columns, in order.
 
-    Stages that are there only because another one needs their columns are left out where the rows have them. A shard
-    leaves out what needs the whole dataset, and everything after a selection: that is for the merged run.
+    Stages that were added only for their columns are left out if the rows have these. A shard leaves out stages that
+    need the whole dataset, and all stages after a selection: they run after the merge.
     """
     known = set(columns)
     planned: list[Stage] = []
@@ -46,14 +46,14 @@ def planned_stages(recipe: Recipe, shard: Shard, columns: Iterable[str]) -> list
 def check_stages(session: Session, stages: Iterable[Stage], rows: Dataset | None) -> None:
     """Raise for the first stage that cannot run, named in the error; loads tokenizers, but no model.
 
-    What a stage needs from outside is not looked at again once the stage has finished on so many rows in this run: they
+    Also saves the keys of the stages in the state of the run, in order. A finished stage is not checked again: its rows
     are cached.
 
     Raises:
-        DatasetError: the rows lack columns; all of them are named.
+        DatasetError: columns are missing; names all of them.
         DependencyError: a package is missing.
         ModelError: a model or tokenizer cannot be found.
-        TemplateError: a chat template cannot give a stage's prompts.
+        TemplateError: a chat template cannot render the prompts of a stage.
     """
     planned = [stage for stage in stages if not isinstance(stage, Subset)]
     if rows is not None:
@@ -72,7 +72,7 @@ def check_stages(session: Session, stages: Iterable[Stage], rows: Dataset | None
                 num_rows = state.rows_out or 0
                 continue
             _check_needs(session, stage)
-        if not stage.features():  # a selection: how many rows come behind it is not known yet
+        if not stage.features():  # a selection: how many rows it keeps is not known yet
             num_rows = -1
     session.run_dir.state.plan = list(dict.fromkeys(plan))
 
@@ -97,7 +97,7 @@ def _check_needs(session: Session, stage: Stage) -> None:
 
 @contextlib.contextmanager
 def _naming(stage: Stage) -> Iterator[None]:
-    """Add the stage to an error that does not say which one it is about."""
+    """Add the name of the stage to an error."""
     try:
         yield
     except MagpieError as error:

@@ -1,4 +1,4 @@
-"""Is this model good at writing instructions, and at which settings? A few samples tell before GPU hours are spent."""
+"""Probe a model: sample a few instructions at several settings and grade them, before GPU hours are spent."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .session import Session
 
 SYSTEM_PROMPT = "You are a helpful assistant."
 SETTINGS = ((1.0, 1.0), (0.8, 1.0), (1.2, 0.99))
-"""(temperature, top_p): the releases' coolest and a hot setting of the paper's Table 7, and a cooler one."""
+"""(temperature, top_p): the lowest of the releases, a lower one, and a high one from Table 7 of the paper."""
 GRADES = ((0.9, "good"), (0.6, "usable"), (0.2, "poor"), (0.0, "unusable"))
-"""Least share of accepted texts for each grade: our choice; the reference's own models accept well over 0.9."""
+"""Least share of distinct accepted texts for each grade; our choice, the models of the reference reach well over 0.9."""
 
 
 class Setting(NamedTuple):
-    """One setting's result: `accepted` and `distinct` are shares of all samples, `mean_tokens` of the accepted."""
+    """The result of one setting: `accepted` and `distinct` are shares of all samples; `mean_tokens`: of accepted ones."""
 
     temperature: float
     top_p: float
@@ -51,11 +51,11 @@ def probe_model(
 ) -> list[Setting]:
     """Sample instructions at a few settings, without and with a system prompt, and grade them; best first.
 
-    `overrides`: further keys of a recipe, dotted (`engine.kind`, `template.kwargs`, …). Nothing is kept on disk.
+    `overrides`: further keys of a recipe, dotted (`engine.kind`, `template.kwargs`, …). Nothing is saved.
 
     Raises:
-        TemplateError: the model has no chat template that can be used.
-        ModelError, EngineError: the model cannot be loaded, or the endpoint not reached.
+        TemplateError: the model has no usable chat template.
+        ModelError, EngineError: the model cannot be loaded, or the endpoint cannot be reached.
     """
     import tempfile
 
@@ -78,7 +78,7 @@ def _settings(
         except TemplateError:
             if system_prompt == own:
                 raise
-            continue  # a family without a system role is only probed without
+            continue  # a family without a system role is probed without one
         for temperature, top_p in settings:
             sampling = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=512)
             yield _sample(session, GridPoint(sampling, system_prompt=system_prompt), num_samples)
@@ -96,9 +96,7 @@ def _sample(session: Session, point: GridPoint, num_samples: int) -> Setting:
     tokens: list[int] = []
     for generation in engine.generate(requests):
         if generation.failure is not None and generation.failure.transient:
-            raise EngineError(
-                f"A sample failed: {generation.failure.message}", hint="Look at the server and try again."
-            )
+            raise EngineError(f"A sample failed: {generation.failure.message}", hint="Check the server and try again.")
         try:
             running[generation.key].send(generation)
         except StopIteration as stop:

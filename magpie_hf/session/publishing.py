@@ -1,4 +1,4 @@
-"""What a run has to do with the Hub: opened before anything is paid for, told of every config that is whole."""
+"""Publish a run to the Hub while it is running."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..hub.facts import config_facts, joined_license, writers
 from ..hub.manifest import public_name, public_recipe
 from ..hub.publisher import Publisher
-from ..hub.push import Subset, write_shards
+from ..hub.push import ConfigFiles, write_shards
 from ..hub.settings import PushSettings
 from ..recipe.schema import Recipe
 from ..storage.rundir import RunDir
@@ -28,11 +28,13 @@ logger = logging.getLogger("magpie_hf")
 
 @contextlib.contextmanager
 def publishing(recipe: Recipe, run_dir: RunDir, rows: Dataset | None = None) -> Iterator[Publisher | None]:
-    """Publish a run while it is on, if its recipe says where; None if it does not. `rows`: those that it annotates.
+    """Publish a run while it is running, if its recipe has a `push` section; else give None.
+
+    `rows`: the existing rows that it annotates.
 
     Raises:
-        ArgumentError: the repository's name cannot be used, or the licence must be given.
-        HubError: no login, no right, no network; at the end, if something did not go up.
+        ArgumentError: the repository name is invalid, or the license must be given.
+        HubError: no login, no permission, no network; at the end, if something could not be uploaded.
     """
     settings = recipe.push
     if settings is None:
@@ -55,7 +57,7 @@ def publishing(recipe: Recipe, run_dir: RunDir, rows: Dataset | None = None) -> 
 
 @contextlib.contextmanager
 def _abandoned_on_interrupt(publisher: Publisher) -> Iterator[None]:
-    """Let Ctrl-C end the publishing too: a notebook's process lives on, and nothing must be published from it then."""
+    """Stop publishing on Ctrl-C too: the process of a notebook lives on, and must not publish afterwards."""
     try:
         yield
     except KeyboardInterrupt:
@@ -64,7 +66,7 @@ def _abandoned_on_interrupt(publisher: Publisher) -> Iterator[None]:
 
 
 def check_licence(recipe: Recipe, settings: PushSettings, rows: Dataset | None = None) -> None:
-    """Raise ArgumentError if nobody knows what licence the rows will have."""
+    """Raise ArgumentError if the license of the rows is unknown."""
     if rows is not None:
         models = writers(public_recipe(recipe.raw), rows)
     else:
@@ -73,7 +75,7 @@ def check_licence(recipe: Recipe, settings: PushSettings, rows: Dataset | None =
 
 
 def push_command(run_dir: RunDir, settings: PushSettings) -> str:
-    """Return the command that publishes what the run directory holds."""
+    """Return the command that publishes a run directory."""
     words = ["magpie-hf", "push", str(run_dir.path), settings.repo]
     words += ["--config", settings.config] if settings.config != "default" else []
     words += ["--revision", settings.revision] if settings.revision else []
@@ -91,21 +93,21 @@ def prepared(
     *,
     run: RunFacts | None,
     funnel: Any,
-) -> Subset | None:
-    """Return a run's config as it can be published, None if it has no rows.
+) -> ConfigFiles | None:
+    """Return a config of a run with its files, None if it has no rows.
 
-    Rows in another format than Parquet are written once more.
+    Rows that are not saved as Parquet are written again as Parquet.
 
     Raises:
-        ArgumentError: the licence must be given.
+        ArgumentError: the license must be given.
     """
     if not len(rows):
         # `load_dataset` cannot load a config without rows.
-        logger.warning("The config %s has no rows, as nothing passed its conditions: it is not published.", config)
+        logger.warning("The config %s is not published: it has no rows, as none passed its conditions.", config)
         return None
     shards = [place / name for name in files if name.endswith(".parquet")]
     if not shards:
         shards = write_shards(rows, place / "parquet" / config)
     size = sum(path.stat().st_size for path in shards)
     facts = config_facts({"train": rows}, run=run, funnel=funnel, license=settings.license, sizes={"train": size})
-    return Subset(config, {"train": shards}, facts)
+    return ConfigFiles(config, {"train": shards}, facts)

@@ -1,4 +1,4 @@
-"""One session of a run: the directory owned, the models pinned, engines opened late and shared, the costs summed."""
+"""One session of a run: pins models, opens engines when they are needed, and records what the session did."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PACKAGES = ("datasets", "transformers", "tokenizers", "torch", "huggingface_hub"
 
 
 class Session:
-    """What a run needs while it is on; use as a context manager. Nothing is loaded before a stage misses its cache."""
+    """Models, templates and engines of a running recipe. Nothing is loaded before a stage is found not to be cached."""
 
     def __init__(
         self,
@@ -60,11 +60,11 @@ class Session:
         self._known: dict[str, None] = {}
 
     def environment_of(self, stage: Stage) -> Environment:
-        """Return where and how a stage runs; one that generates nothing shares the generator's."""
+        """Return the environment of a stage; one that generates nothing uses that of the generator."""
         return self.environment(stage.role if stage.uses_engine else "generator")
 
     def environment(self, role: str = "generator") -> Environment:
-        """Return where and how the stages of a role run."""
+        """Return the environment of the stages with a role."""
         if role not in self._environments:
             spec = self.recipe.role(role)
             ref = pinned_model(spec, self.run_dir)
@@ -88,11 +88,11 @@ class Session:
         return self._environments[role]
 
     def pin_model(self, choice: ModelChoice) -> ModelRef:
-        """Find a model that a stage loads itself; a Hub model's commit is kept for the run."""
+        """Find a model that a stage loads itself; the commit of a Hub model is pinned for the run."""
         return pinned(choice.name, choice.revision, self.run_dir, kind=choice.kind)
 
     def used_stages(self) -> list[str]:
-        """Return the keys in run.json of the stages that took part so far, in order: others are of earlier settings."""
+        """Return the keys of the stages that took part in this session, in order."""
         by_fingerprint = {state.fingerprint: key for key, state in self.run_dir.state.stages.items()}
         return [by_fingerprint[fingerprint] for fingerprint in self._known if fingerprint in by_fingerprint]
 
@@ -102,7 +102,7 @@ class Session:
         return self.template_of("generator")
 
     def template_of(self, role: str) -> ChatTemplate:
-        """Return a role's chat template with the recipe's arguments, under the run's date."""
+        """Return the chat template of a role with the settings of the recipe and the date of the run."""
         if role == "responder" and self.recipe.role(role) == self.recipe.generator:
             role = "generator"
         if role not in self._templates:
@@ -116,7 +116,7 @@ class Session:
         return found
 
     def engine(self, role: str = "generator") -> Engine:
-        """Return a role's engine, opened and checked with a real prompt; one is open at a time, equal ones are shared."""
+        """Return the engine of a role, opened and checked with a real prompt; only one is open at a time."""
         spec = self.recipe.role(role)
         template = self.template_of(role)
         stops = stop_texts(template)
@@ -124,7 +124,7 @@ class Session:
         if self._open is not None and self._open[0] == key:
             return self._open[1]
         for stage in self.recipe.stages:
-            # Who answers is checked with who asks: before any instruction is paid for.
+            # The responder is checked together with the generator, before any instruction is generated.
             if stage.uses_engine and (stage.role == role or (stage.role, role) == ("responder", "generator")):
                 stage.check_template(template if stage.role == role else self.template_of(stage.role))
         self.close()
@@ -141,7 +141,7 @@ class Session:
         return self.run_dir.state.spent(but=key)
 
     def summary(self, rows: int) -> str:
-        """Return what a finished run says at its end: rows, what was rejected and why, tokens, time, and where it is."""
+        """Return the summary of a finished run: rows, rejected rows with reasons, tokens, time, and the run directory."""
         rejected = []
         for key in self.used_stages():
             state = self.run_dir.state.stages[key]
@@ -153,14 +153,14 @@ class Session:
         return "\n".join([*lines, f"Saved in {self.run_dir.path}"])
 
     def close(self) -> None:
-        """Free the engine that is open."""
+        """Close the open engine."""
         if self._open is not None:
             self._open[1].close()
             self._open = None
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
-        """Record the session in run.json: when, with which versions, how it ended."""
+        """Record the session in run.json: start, end, package versions, and outcome."""
         record = SessionState(_now(), dict(versions()))
         state = self.run_dir.state
         self._mark_stopped()  # a killed session could not
@@ -192,12 +192,12 @@ class Session:
 
 
 def pinned_model(spec: RoleSpec, run_dir: RunDir) -> ModelRef:
-    """Return a role's model; a Hub model's commit is looked up at the run's first start and kept."""
+    """Return the model of a role; the commit of a Hub model is looked up at the first start of the run and pinned."""
     return pinned(spec.model, spec.revision, run_dir)
 
 
 def pinned(name: str, revision: str | None, run_dir: RunDir, kind: str = "model") -> ModelRef:
-    """Return a model; a Hub model's commit is looked up at the run's first start and kept."""
+    """Return a model; the commit of a Hub model is looked up at the first start of the run and pinned."""
     if not name:  # a recipe that only annotates has no generator
         return ModelRef("", "", None, None)
     if name == "demo" or Path(os.path.expanduser(name)).is_dir():
@@ -209,7 +209,7 @@ def pinned(name: str, revision: str | None, run_dir: RunDir, kind: str = "model"
 def template_date(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, role: str = "generator") -> str | None:
     """Return the date that the template prints as today, or None if it prints none.
 
-    It is the recipe's, or the day of the run's first start: a run resumed tomorrow sends the same bytes.
+    It is the date in the recipe, else that of the first start of the run: a run resumed tomorrow sends the same bytes.
     """
     given = spec.template.get("date")
     if given is not None:
@@ -221,7 +221,7 @@ def template_date(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, role: str = "g
 def load_template(
     spec: RoleSpec, ref: ModelRef, date: str | None, role: str = "generator"
 ) -> ChatTemplate | GuardTemplate:
-    """Load the chat template of a role's model with the recipe's overrides; `date` None is today."""
+    """Load the chat template of a role's model with the overrides of the recipe; `date` None means today."""
     settings: dict[str, Any] = {
         "revision": ref.load_revision,
         "template_kwargs": spec.template.get("kwargs"),
@@ -239,9 +239,9 @@ def load_template(
 
 
 def engine_identity(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, role: str = "generator") -> dict[str, Any]:
-    """Return what of model, engine settings and template can change a text; see the design's "Two identities".
+    """Return the settings of model, engine and template that can change a text.
 
-    The base model is sent plain text: its chat template, if it has one, is not used.
+    A base model gets plain text: its chat template, if it has one, is not used.
     """
     identity: dict[str, Any] = {"engine": make_engine(spec, ref).identity()}
     if role == "base":
@@ -259,13 +259,13 @@ def engine_identity(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, role: str = 
 
 
 def stop_texts(template: ChatTemplate) -> dict[int, str]:
-    """Return the text of each stop token, for servers that can only be told stop texts."""
+    """Return the text of each stop token, for servers that only accept stop texts."""
     ids = {*template.instruction_stops.token_ids, *template.response_stops.token_ids}
     return {token: template.decode([token]) for token in sorted(ids)}
 
 
 def make_engine(role: RoleSpec, ref: ModelRef, token_texts: dict[int, str] | None = None) -> Engine:
-    """Build a role's engine from settings alone: no model, no connection."""
+    """Create the engine of a role without loading a model or connecting."""
     spec = role.engine
     kwargs: dict[str, Any] = dict(spec.options)
     if takes_endpoints(spec.kind):
@@ -284,9 +284,9 @@ def totals(run_dir: RunDir, recipe: Recipe) -> Totals:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that take part; imports none of them.
+    """Return the versions of the packages used; imports none of them.
 
-    Looked up once a process: each look-up keeps an index of every directory of `sys.path` that has changed since.
+    Looked up once per process: each look-up keeps an index of every directory of `sys.path` that has changed.
     """
     found = {"magpie_hf": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
     for name in PACKAGES:

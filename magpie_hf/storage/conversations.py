@@ -1,7 +1,7 @@
-"""Conversations of other datasets: every dialect of roles and keys is read here, and nowhere else.
+"""Read conversations of other datasets, with any of the usual roles and keys.
 
 Two forms are common: `messages` of {role, content} (chat templates, TRL) and ShareGPT's `conversations` of {from, value}.
-Datasets mix their column names, keys and roles freely, so each of these is looked up by itself.
+Datasets mix column names, keys and roles, so each of these is looked up separately.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..errors import DatasetError, did_you_mean, quoted
 
 
 COLUMNS = ("messages", "conversations", "conversation", "dialog", "dialogue")
-"""Columns that may hold a conversation, the most usual first."""
+"""Columns that may contain a conversation, the most usual first."""
 _ROLE_KEYS = ("role", "from", "speaker", "author")
 _TEXT_KEYS = ("content", "value", "text")
 ROLES = {
@@ -25,11 +25,11 @@ ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("tool", "function", "function_call", "function_response", "observation", "ipython"), "tool"),
 }
-"""What roles are called in datasets, in lower case, and what they are here."""
+"""Names of roles in datasets, in lower case, and the role that each means."""
 
 
 class FirstTurn(NamedTuple):
-    """The beginning of a conversation: the user's message, its answer (before the next user's), the system message before."""
+    """The first user message of a conversation, its response (before the next user message), and the system message."""
 
     instruction: str
     response: str | None
@@ -37,18 +37,18 @@ class FirstTurn(NamedTuple):
 
 
 def read_turns(given: Any, where: str) -> list[dict[str, str | None]]:
-    """Return a conversation as messages of {role, content}, whatever its dialect.
+    """Return a conversation of any form as messages of {role, content}.
 
-    A `content` of parts is the text of its parts; None where a turn has no text. `where`: for errors, as "row 7".
+    A `content` of several parts becomes the text of the parts; None if a turn has no text. `where`: for errors ("row 7").
 
     Raises:
         DatasetError: a turn's keys or role are not recognized.
     """
-    if isinstance(given, Mapping):  # a Sequence of older `datasets`: a list a key
+    if isinstance(given, Mapping):  # a Sequence of older `datasets`: one list per key
         given = [dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)]
     if given is not None and (isinstance(given, (str, bytes)) or not isinstance(given, Sequence)):
         raise DatasetError(
-            f"a conversation is a list of turns, not {quoted(given, 60)}.", where=where, hint="Parse it first."
+            f"a conversation must be a list of turns, not {quoted(given, 60)}.", where=where, hint="Parse it first."
         )
     return [_turn(turn, where) for turn in given or []]
 
@@ -60,7 +60,7 @@ def _turn(turn: Any, where: str) -> dict[str, str | None]:
     if role_key is None or not any(key in keys for key in _TEXT_KEYS):
         found = f"the keys {', '.join(map(str, keys))}" if keys else f"the form {quoted(turn, 60)}"
         raise DatasetError(
-            f"a turn has {found}; neither {{role, content}} nor {{from, value}}.",
+            f"a turn has {found}, but needs {{role, content}} or {{from, value}}.",
             where=where,
             hint='Map the rows to `messages` of {"role": …, "content": …} first.',
         )
@@ -84,11 +84,11 @@ def _text(content: Any) -> str | None:
 
 
 def first_turn(given: Any, where: str) -> FirstTurn:
-    """Return the first turn of a conversation, and the system message that it begins with.
+    """Return the first turn of a conversation, and its system message.
 
     Raises:
-        DatasetError: its first message after a system message is not a user's with text, the next user's message comes
-            before any answer, or a turn is not recognized.
+        DatasetError: the first message after a system message is not a user message with text, a second user message
+            comes before any response, or a turn is not recognized.
     """
     turns = read_turns(given, where)
     begins_with_system = bool(turns) and turns[0]["role"] == "system"
@@ -104,13 +104,13 @@ def first_turn(given: Any, where: str) -> FirstTurn:
 
 
 def _first_answer(turns: Sequence[Mapping[str, str | None]], where: str) -> str | None:
-    """Return the first text of the assistant before the next user's message; calls of tools before it have none."""
+    """Return the first assistant text before the next user message; tool calls before it have no text."""
     own = list(itertools.takewhile(lambda turn: turn["role"] != "user", turns))
     said = [turn["content"] for turn in own if turn["role"] == "assistant"]
     if len(own) < len(turns) and not said:
         raise DatasetError(
-            "the conversation has a second user message before any answer, so it is not clear what is answered.",
+            "the conversation has a second user message before any response.",
             where=where,
-            hint="Join such messages, or remove these rows first, e.g., with ds.filter(…).",
+            hint="Merge such messages, or remove these rows first, e.g., with ds.filter(…).",
         )
     return next((text for text in said if text), said[0] if said else None)

@@ -1,4 +1,4 @@
-"""What a disk does to a run: full, over quota, read-only or broken, whichever library was writing when it happened."""
+"""Errors of a full, read-only or broken disk, whichever library was writing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SAME_COMMAND = "Free disk space (or choose another --output) and run the same co
 
 
 def disk_error(error: BaseException) -> OSError | None:
-    """Return the failure of the disk that an error is or was raised upon, or None.
+    """Return the disk error that caused an error, or None.
 
-    Arrow and fsspec answer a full disk with a ValueError on a closed file, raised while the OSError is handled.
+    On a full disk, Arrow and fsspec raise a ValueError about a closed file while they handle the OSError.
     """
     seen: set[int] = set()
     found: BaseException | None = error
@@ -31,10 +31,10 @@ def disk_error(error: BaseException) -> OSError | None:
 
 @contextlib.contextmanager
 def writing(what: str, where: Path, *, hint: str = SAME_COMMAND) -> Iterator[None]:
-    """Write something; a failure becomes a StorageError that says of what, where, and what to do.
+    """Write something; a failure becomes a StorageError that says what, where, and what to do.
 
     Raises:
-        StorageError: an OSError, or another error that was raised upon a full or broken disk.
+        StorageError: an OSError, or another error caused by a full or broken disk.
     """
     try:
         yield
@@ -49,7 +49,7 @@ def writing(what: str, where: Path, *, hint: str = SAME_COMMAND) -> Iterator[Non
 
 @contextlib.contextmanager
 def named_disk_errors(where: Path) -> Iterator[None]:
-    """Name the disk where nothing closer to the writing did: for all that a run does in its directory.
+    """Turn disk errors that nothing else has handled into a StorageError.
 
     Raises:
         StorageError: the disk is full, read-only or broken.

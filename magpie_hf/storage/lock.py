@@ -1,6 +1,6 @@
-"""One owner for each run directory: `flock` between processes of a host, a heartbeat between hosts.
+"""Make one process the owner of a run directory: `flock` between processes of a host, a heartbeat between hosts.
 
-The lock file holds the owner's host, process and token. Whoever finds another token in it than its own has lost the
+The lock file contains host, process and token of the owner. A process that finds another token than its own has lost the
 directory: it writes nothing more there and ends. Its finished rows are in the journals, where the next owner reads them.
 """
 
@@ -24,13 +24,13 @@ from ..errors import RunLockedError, StorageError, quoted
 logger = logging.getLogger("magpie_hf")
 HEARTBEAT_S = 5.0
 FOREIGN_STALE_S = 90.0
-"""How old the heartbeat of an owner on another host must be before its run is free: network file systems cache times."""
+"""Age of the heartbeat after which an owner on another host is considered dead; network file systems cache times."""
 POLL_S = 0.5
 _LOCK_BYTES = 4096
 
 
 class Lock:
-    """The lock file of a run directory; `take_over`: do not respect the owner that it names."""
+    """The lock file of a run directory; `take_over`: replace the current owner."""
 
     def __init__(self, path: Path, *, take_over: bool = False) -> None:
         self.path = path
@@ -41,7 +41,7 @@ class Lock:
         self._thread: threading.Thread | None = None
 
     def acquire(self) -> None:
-        """Become the owner; wait for one on another host that shows no sign of life, until its heartbeat is too old.
+        """Become the owner; if one on another host seems dead, wait until its heartbeat is too old.
 
         Raises:
             RunLockedError: another process owns the directory.
@@ -64,7 +64,7 @@ class Lock:
         self._thread.start()
 
     def _remove(self) -> None:
-        """Delete the lock file under its owner: the next one is another file, which that owner has no `flock` on."""
+        """Delete the lock file of the owner; the next one is another file, on which that owner has no `flock`."""
         owner = self._owner()
         try:
             self.path.unlink(missing_ok=True)
@@ -74,7 +74,7 @@ class Lock:
             logger.warning("Taking over the run of %s.", _named(owner))
 
     def _open(self) -> int:
-        """Open and `flock` the file that is at the path now: one that was replaced meanwhile locks nothing."""
+        """Open and `flock` the current lock file; a file that was replaced in the meantime is not valid."""
         while True:
             try:
                 handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -98,7 +98,7 @@ class Lock:
             return False
 
     def _wait_for_foreign(self) -> None:
-        """Wait until the owner on another host, if there is one, has been silent for too long.
+        """If there is an owner on another host, wait until its heartbeat is too old.
 
         Raises:
             RunLockedError: it is alive.
@@ -127,7 +127,7 @@ class Lock:
                 raise self._owned_elsewhere(now)
 
     def _owner(self) -> dict[str, Any]:
-        """Return what the lock file says of the owner; nothing that can be read is no owner."""
+        """Return the owner in the lock file; empty if there is none or the file cannot be read."""
         try:
             with self.path.open("rb") as file:
                 owner = json.loads(file.read(_LOCK_BYTES).decode("utf-8") or "{}")
@@ -142,12 +142,12 @@ class Lock:
             return 0.0
 
     def _age_s(self) -> float:
-        """Return the age of the last heartbeat by the file system's own clock: hosts' clocks may differ."""
+        """Return the age of the last heartbeat by the clock of the file system, as the clocks of hosts may differ."""
         now = time.time()
         try:
             with tempfile.NamedTemporaryFile(dir=self.path.parent, prefix=".clock-") as probe:
                 now = os.stat(probe.name).st_mtime
-        except OSError:  # e.g., a full disk: then by our own
+        except OSError:  # e.g., a full disk: use the clock of this host
             logger.debug("no time from the file system", exc_info=True)
         return now - self._beaten_at()
 
@@ -175,7 +175,7 @@ class Lock:
         )
 
     def _beat(self) -> None:
-        assert self._file is not None  # noqa: S101 (only beats while held)
+        assert self._file is not None  # noqa: S101 (called only while held)
         record = {"host": socket.gethostname(), "pid": os.getpid(), "token": self.token, "at": time.time()}
         text = json.dumps(record).encode().ljust(256)
         if os.pwrite(self._file, text, 0) != len(text):
@@ -184,11 +184,11 @@ class Lock:
     def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             if self._owner().get("token") == self.token:
-                with contextlib.suppress(OSError):  # a full disk ends the run elsewhere, with its name
+                with contextlib.suppress(OSError):  # a full disk raises its error elsewhere
                     self._beat()
 
     def check(self) -> None:
-        """Raise RunLockedError if another process took the directory over, even if that has ended meanwhile."""
+        """Raise RunLockedError if another process has taken the directory over, even if it has ended since."""
         owner = self._owner()
         token = owner.get("token")
         if token == self.token or (token is None and self._is_held()):
@@ -203,19 +203,19 @@ class Lock:
         )
 
     def _is_held(self) -> bool:
-        """Whether a lock file that names no owner is still ours: damaged, not deleted, replaced or given up by another."""
+        """Whether a lock file without an owner is still that of this process: damaged, but not deleted or replaced."""
         if self._file is None:
             return True
         try:
             there = os.stat(self.path)
         except FileNotFoundError:
             return False
-        except OSError:  # not known now
+        except OSError:  # unknown
             return True
         return there.st_size > 0 and os.path.samestat(os.fstat(self._file), there)
 
     def release(self) -> None:
-        """Give the directory up; may be called twice."""
+        """Give up the directory; may be called twice."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -229,9 +229,9 @@ class Lock:
 
 
 def running_owner(path: Path) -> dict[str, Any] | None:
-    """Return who works in a run directory now (host, pid), None if nobody does; only reads.
+    """Return the owner (host, pid) that is running in a directory now, None if there is none; only reads.
 
-    An owner on this host is one whose process lives; one on another host has a heartbeat that is not too old.
+    On this host, the process of the owner must be alive; on another one, its heartbeat must not be too old.
     """
     lock = Lock(path)
     owner = lock._owner()
@@ -255,7 +255,7 @@ def _named(owner: dict[str, Any]) -> str:
 
 def _not_writable(path: Path, error: OSError) -> StorageError:
     return StorageError(
-        f"Cannot write in the run directory: {error.strerror or error}.",
+        f"Cannot write to the run directory: {error.strerror or error}.",
         where=str(path.parent),
-        hint="Free disk space, or choose another place with --output; finished rows are kept.",
+        hint="Free disk space, or choose another --output; finished rows are kept.",
     )

@@ -145,7 +145,7 @@ def test_an_endpoint_that_runs_is_used_as_it_is(server):
     found = endpoints.endpoint_of("me/mine")
     assert found == (server.url, "tgi", "HF_TOKEN", "a/b")
     assert server.posts() == []
-    assert endpoints.let_sleep() == []
+    assert endpoints.scale_to_zero() == []
 
 
 @pytest.mark.parametrize("state", ["paused", "scaledToZero"])
@@ -160,7 +160,7 @@ def test_an_endpoint_that_sleeps_is_woken_and_waited_for(server, state):
 
 def test_an_endpoint_that_sleeps_is_left_alone_where_nobody_said_yes(server):
     server.add("mine", "scaledToZero")
-    with pytest.raises(HubError, match="sleeps"):
+    with pytest.raises(HubError, match="scaled to zero"):
         endpoints.endpoint_of("me/mine", wake=False)
     assert server.posts() == []
 
@@ -168,8 +168,8 @@ def test_an_endpoint_that_sleeps_is_left_alone_where_nobody_said_yes(server):
 def test_what_was_woken_is_put_to_sleep_once(server):
     server.add("mine", "scaledToZero")
     endpoints.endpoint_of("me/mine")
-    assert endpoints.let_sleep() == ["me/mine"]
-    assert endpoints.let_sleep() == []
+    assert endpoints.scale_to_zero() == ["me/mine"]
+    assert endpoints.scale_to_zero() == []
     assert server.posts() == ["/v2/endpoint/me/mine/resume", "/v2/endpoint/me/mine/scale-to-zero"]
 
 
@@ -214,7 +214,7 @@ def test_the_key_is_the_name_of_a_variable_never_the_token(server):
     ],
     ids=["find", "look", "sleep", "create"],
 )
-@pytest.mark.parametrize(("status", "words"), [(401, "does not accept the login"), (403, "no right")])
+@pytest.mark.parametrize(("status", "words"), [(401, "rejected the token"), (403, "no permission")])
 def test_a_refusal_is_one_readable_error_without_the_token(server, act, status, words):
     server.add("mine")
     server.refuse = status
@@ -232,7 +232,7 @@ def test_a_refusal_is_one_readable_error_without_the_token(server, act, status, 
 )
 def test_without_a_login_nothing_is_asked(server, monkeypatch, act):
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubError, match="no login") as caught:
+    with pytest.raises(HubError, match="not logged in") as caught:
         act()
     assert "hf auth login" in caught.value.hint
     assert server.asked == []
@@ -295,7 +295,7 @@ def test_the_login_is_not_sent_to_a_foreign_address_while_waiting(server):
     with EndpointsServer() as other:
         server.add("mine", "scaledToZero")
         server.wakes_at = other.url.replace("127.0.0.1", "localhost")
-        with pytest.raises(ArgumentError, match="no login is sent"):
+        with pytest.raises(ArgumentError, match="token is not sent"):
             endpoints.endpoint_of("me/mine")
         assert other.asked == []
 
@@ -311,14 +311,14 @@ def test_an_endpoint_that_somebody_else_starts_is_waited_for_and_left_awake(serv
 
     server.described = described
     assert endpoints.endpoint_of("me/mine").url == server.url
-    assert endpoints.let_sleep() == []
+    assert endpoints.scale_to_zero() == []
     assert server.posts() == []
 
 
 def test_what_was_paused_is_paused_again(server):
     server.add("mine", "paused")
     endpoints.endpoint_of("me/mine")
-    assert endpoints.let_sleep() == ["me/mine"]
+    assert endpoints.scale_to_zero() == ["me/mine"]
     assert server.entries["mine"]["state"] == "paused"
 
 

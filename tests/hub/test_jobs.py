@@ -128,12 +128,12 @@ def run_job(recipe, *more, package=URL, code=0):
 @pytest.mark.parametrize(
     ("package", "words"),
     [
-        (None, "on no package index"),
+        (None, "not on a package index"),
         ("magpie_hf", "neither a URL nor a wheel"),
-        ("magpie_hf==0.1.0", "anybody can register it"),
+        ("magpie_hf==0.1.0", "anyone can register it"),
         ("other @ https://example.org/x.whl", "neither a URL nor a wheel"),
         ("http://example.org/magpie_hf-0.1.0-py3-none-any.whl", "neither a URL nor a wheel"),
-        ("nowhere/magpie_hf-0.1.0-py3-none-any.whl", "not a wheel of magpie_hf"),
+        ("nowhere/magpie_hf-0.1.0-py3-none-any.whl", "not a local wheel of magpie_hf"),
     ],
 )
 def test_a_job_installs_nothing_by_a_name_that_anybody_could_register(rent, recipe, package, words):
@@ -162,14 +162,14 @@ def test_a_package_by_name_and_url_keeps_the_extras_that_the_recipe_needs(given)
 @pytest.mark.parametrize("url", ["git+https://me:ghp_secret@example.org/me/x", "https://ghp_secret@example.org/x.whl"])
 def test_a_login_in_the_address_of_the_package_is_refused_and_not_repeated(rent, recipe, prefix, url):
     said = run_job(recipe, "--yes", package=prefix + url, code=1)
-    assert "has a login in it" in said
+    assert "contains a user or token" in said
     assert "ghp_secret" not in said
     assert rent.jobs == []
 
 
 def test_a_job_shows_its_price_and_starts_when_told_to(rent, recipe):
     said = run_job(recipe, "--yes", "--timeout", "2h", "--config", "raw")
-    assert "$2.50 an hour" in said
+    assert "$2.50 per hour" in said
     assert "at most 2h, paid by me" in said
     assert f"{rent.url}/jobs/me/job1" in said
     (job,) = rent.jobs
@@ -267,9 +267,9 @@ def test_an_estimate_is_shown_where_the_size_is_known(rent):
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
-        (lambda rent, patch: patch.delenv("HF_TOKEN"), "no login"),
+        (lambda rent, patch: patch.delenv("HF_TOKEN"), "not logged in"),
         (lambda rent, patch: rent.hub_faults.append(HubFault("status", "POST /api/jobs", 9, status=402)), "refused"),
-        (lambda rent, patch: rent.hub_faults.append(HubFault("status", "POST /api/jobs", 9, status=403)), "no right"),
+        (lambda rent, patch: rent.hub_faults.append(HubFault("status", "POST /api/jobs", 9, status=403)), "no permission"),
         (lambda rent, patch: patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True), "Offline"),
     ],
 )
@@ -337,7 +337,7 @@ def test_an_endpoint_is_made_to_sleep_by_itself_and_its_price_is_asked(rent):
     assert rent.endpoints == {}
     for engine, image in (("vllm", "vLLM"), ("tgi", "tgi")):
         said = here(*arguments, "--engine", engine, "--yes")
-        assert "$2.50 an hour" in said
+        assert "$2.50 per hour" in said
         made = rent.endpoints["my-endpoint"]
         assert image in made["model"]["image"]
         assert made["compute"]["scaling"]["scaleToZeroTimeout"] == 15
@@ -415,7 +415,7 @@ def test_an_endpoint_with_another_model_is_refused(rent, tgi_server, tmp_path):
 )
 def test_no_login_goes_to_an_address_that_is_no_endpoint(rent, url):
     rent.endpoints["mine"] = {"state": "running", "url": url}
-    with pytest.raises(ArgumentError, match="no login is sent"):
+    with pytest.raises(ArgumentError, match="token is not sent"):
         inference_endpoints.endpoint_of("me/mine")
 
 
@@ -426,12 +426,12 @@ def test_addresses_of_endpoints_are_taken():
 def test_an_endpoint_that_is_not_there_is_named(rent):
     with pytest.raises(HubError, match="me/nothing"):
         inference_endpoints.endpoint_of("me/nothing")
-    with pytest.raises(ArgumentError, match="no endpoint's name"):
+    with pytest.raises(ArgumentError, match="Invalid endpoint name"):
         inference_endpoints.endpoint_of("https://x/y")
 
 
 def test_what_cannot_be_put_to_sleep_is_told_and_hides_no_other_error(rent, tmp_path, capsys, monkeypatch):
     rent.hub_faults = [HubFault("status", "scale-to-zero", 99, status=403)]
     monkeypatch.setattr(inference_endpoints, "_woken", [("mine", "me")])
-    assert inference_endpoints.let_sleep() == []
+    assert inference_endpoints.scale_to_zero() == []
     assert cli.main(["status", str(Path(tmp_path) / "nothing")]) == 1

@@ -117,7 +117,7 @@ def test_the_same_run_again_sends_nothing_and_makes_no_commit_of_data(hub, recip
     commits, uploads = len(hub.history(REPO)), dict(hub.uploads)
     publish(recipe, tmp_path / "run")
     assert dict(hub.uploads) == uploads
-    assert {commit.title for commit in hub.history(REPO)[commits:]} <= {"A run begins", "Finished rows"}
+    assert {commit.title for commit in hub.history(REPO)[commits:]} <= {"Start a run", "Finished rows"}
 
 
 def test_a_release_recipe_on_an_endpoint_is_published_as_the_readme_says(hub, tgi_server, tmp_path):
@@ -144,7 +144,7 @@ def test_a_larger_run_replaces_the_config_and_sends_new_rows_only(hub, recipe, t
 
 def test_a_reader_finds_no_data_before_a_config_is_whole(hub, recipe, tmp_path):
     publish(recipe, tmp_path / "run")
-    first = next(commit for commit in hub.history(REPO) if commit.title == "A run begins")
+    first = next(commit for commit in hub.history(REPO) if commit.title == "Start a run")
     assert any(path.startswith(".magpie/") for path in first.files)
     with pytest.raises((FileNotFoundError, ValueError)):
         load_dataset(REPO, revision=first.oid)
@@ -349,7 +349,7 @@ def test_a_subset_that_the_recipe_no_longer_has_is_not_published(hub, recipe, tm
 def test_a_refusal_is_said_before_anything_is_generated(hub, recipe, tmp_path, monkeypatch):
     hub.tokens[TOKEN] = ("me", "read")
     said = publish(recipe, tmp_path / "run", code=1)
-    assert "may only read" in said
+    assert "has only read permission" in said
     assert f"magpie-hf push {tmp_path / 'run'} {REPO} --config filtered" in said
     assert not list((tmp_path / "run").glob("stages/*/journal/*.jnl"))
 
@@ -361,7 +361,7 @@ def test_an_unknown_license_is_asked_for_before_anything_is_generated(hub, recip
 
 
 def test_a_network_that_goes_down_in_the_middle_costs_no_row(hub, recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("magpie_hf.hub.remote.PATIENCE_S", 0.3)
+    monkeypatch.setattr("magpie_hf.hub.remote.RETRY_TIMEOUT_S", 0.3)
     hub.hub_faults = [HubFault("reset", "POST /api/datasets/.*/commit", times=10_000, skip=1)]
     said = publish(recipe, tmp_path / "run", code=1)
     assert "could not be reached" in said
@@ -369,7 +369,7 @@ def test_a_network_that_goes_down_in_the_middle_costs_no_row(hub, recipe, tmp_pa
     (line,) = [line for line in said.splitlines() if "magpie-hf push" in line]
     assert len(rows(tmp_path / "run")) > 0
     hub.hub_faults = []
-    here(*line.partition("go on with: magpie-hf ")[2].split())
+    here(*line.partition("resume with: magpie-hf ")[2].split())
     assert whole_at_every_commit(hub, REPO).keys() == {"raw", "filtered"}
 
 
@@ -379,12 +379,12 @@ def test_a_hub_that_stops_answering_in_the_middle_costs_no_row_and_no_more_than_
     hub, recipe, tmp_path, route, skip
 ):
     hub.hub_faults = [HubFault("hang", route, times=10_000, skip=skip)]
-    said = publish(recipe, tmp_path / "run", "--patience", 1, "--set", "push.every_s=0.1", code=1)
+    said = publish(recipe, tmp_path / "run", "--retry-timeout", 1, "--set", "push.every_s=0.1", code=1)
     assert "could not be reached for 1 s (no answer" in said
     (line,) = [line for line in said.splitlines() if "magpie-hf push" in line]
     assert len(rows(tmp_path / "run")) > 0
     hub.hub_faults = []
-    here(*line.partition("go on with: magpie-hf ")[2].split())
+    here(*line.partition("resume with: magpie-hf ")[2].split())
     assert whole_at_every_commit(hub, REPO).keys() == {"raw", "filtered"}
 
 
@@ -407,9 +407,9 @@ def test_a_hub_that_hangs_holds_up_no_row_and_no_interrupt(recipe, tmp_path):
 @pytest.mark.timeout(60)
 def test_a_transfer_that_no_limit_reaches_does_not_hold_the_end_of_a_run(hub, recipe, tmp_path, monkeypatch):
     stuck = threading.Event()
-    monkeypatch.setattr("magpie_hf.hub.publisher.push_subset", lambda *a: stuck.wait(300))
+    monkeypatch.setattr("magpie_hf.hub.publisher.push_config", lambda *a: stuck.wait(300))
     monkeypatch.setattr("magpie_hf.hub.publisher.SLOWEST_FILE_S", 0.1)
-    said = publish(recipe, tmp_path / "run", "--patience", 1, code=1)
+    said = publish(recipe, tmp_path / "run", "--retry-timeout", 1, code=1)
     stuck.set()
     assert "last transfer to the Hub does not end" in said
     assert "Resume with: magpie-hf push" in said
@@ -439,7 +439,7 @@ def test_an_interrupt_ends_a_run_that_a_hub_holds_before_its_first_row(recipe, t
 def test_no_traceback_or_log_shows_the_token(hub, recipe, tmp_path, fault):
     """In a process of its own, with everything it can say."""
     hub.hub_faults = [fault]
-    process = start("push", _lines(tmp_path), REPO, "--license", "mit", "--debug", "--patience", 0.5, **hub_environment(hub),
+    process = start("push", _lines(tmp_path), REPO, "--license", "mit", "--debug", "--retry-timeout", 0.5, **hub_environment(hub),
                     HF_HUB_VERBOSITY="debug", DATASETS_VERBOSITY="debug")  # fmt: skip
     said = finish(process, 1)
     assert "HubError" in said
@@ -474,7 +474,7 @@ def test_flags_without_a_repository_are_refused(recipe, tmp_path):
 def test_a_repository_without_a_run_is_named(hub, tmp_path):
     load = load_dataset("json", data_files=[str(_lines(tmp_path))], split="train")
     magpie_hf.push_to_hub(load, REPO, license="mit")
-    with pytest.raises(HubError, match="No run's state"):
+    with pytest.raises(HubError, match="contains no run"):
         magpie_hf.resume_from_hub(REPO, output=tmp_path / "x")
 
 

@@ -133,11 +133,11 @@ ROUTES = ["GET /api/whoami", "POST /api/repos/create", "GET /api/datasets/me/min
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.timeout(30)
 def test_a_hub_that_never_answers_is_given_up_after_the_patience(hub, route, monkeypatch):
-    monkeypatch.setattr("magpie_hf.hub.patience.LEAST_SILENCE_S", 0.1)
+    monkeypatch.setattr("magpie_hf.hub.retries.MIN_REQUEST_TIMEOUT_S", 0.1)
     fault = HubFault("hang", route, times=99)
     hub.hub_faults = [fault]
     with pytest.raises(HubError, match="could not be reached for 1 s") as caught:
-        magpie_hf.push_to_hub(rows(), "me/mine", license="mit", patience_s=1)
+        magpie_hf.push_to_hub(rows(), "me/mine", license="mit", retry_timeout_s=1)
     assert "no answer" in caught.value.message
     assert fault.hit > 1, "a request that hangs is tried again"
 
@@ -145,8 +145,8 @@ def test_a_hub_that_never_answers_is_given_up_after_the_patience(hub, route, mon
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.timeout(30)
 def test_a_request_that_hangs_once_is_made_again(hub, route, monkeypatch):
-    monkeypatch.setattr("magpie_hf.hub.patience.SILENCE_S", 0.2)
-    monkeypatch.setattr("magpie_hf.hub.patience.LEAST_SILENCE_S", 0.2)
+    monkeypatch.setattr("magpie_hf.hub.retries.REQUEST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("magpie_hf.hub.retries.MIN_REQUEST_TIMEOUT_S", 0.2)
     hub.hub_faults = [HubFault("hang", route)]
     magpie_hf.push_to_hub(rows(), "me/mine", license="mit")
     assert whole_at_every_commit(hub, "me/mine") == {"default": {"train": 5}}
@@ -157,14 +157,14 @@ def test_a_large_file_that_nobody_reads_is_given_up_too(hub, tmp_path):
     hub.hub_faults = [HubFault("hang", "PUT /_lfs", times=99)]
     large = {"instruction": [random.Random(i).randbytes(1 << 20).hex() for i in range(16)]}
     with pytest.raises(HubError, match="could not be reached for 2 s"):
-        magpie_hf.push_to_hub(Dataset.from_dict(large), "me/mine", license="mit", patience_s=2)
+        magpie_hf.push_to_hub(Dataset.from_dict(large), "me/mine", license="mit", retry_timeout_s=2)
 
 
 @pytest.mark.timeout(30)
 def test_files_go_up_over_http_where_time_is_limited_and_not_through_xet(xet_hub):
     from huggingface_hub import constants
 
-    magpie_hf.push_to_hub(rows(), "me/mine", license="mit", patience_s=5)
+    magpie_hf.push_to_hub(rows(), "me/mine", license="mit", retry_timeout_s=5)
     assert whole_at_every_commit(xet_hub, "me/mine") == {"default": {"train": 5}}
     assert not [path for _, path, _ in xet_hub.requests if "xet" in path or "_cas" in path]
     assert constants.HF_HUB_DISABLE_XET is False, "the user's own transfers use Xet as before"
@@ -215,11 +215,11 @@ def test_somebody_elses_commit_in_between_is_kept(hub):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"repo_id": "me/a b"}, "no repository's name"),
-        ({"repo_id": "a/b/c"}, "no repository's name"),
-        ({"config_name": "data"}, "no config's name"),
-        ({"config_name": ".hidden"}, "no config's name"),
-        ({"split": "no split"}, "no split's name"),
+        ({"repo_id": "me/a b"}, "Invalid repository name"),
+        ({"repo_id": "a/b/c"}, "Invalid repository name"),
+        ({"config_name": "data"}, "Invalid config name"),
+        ({"config_name": ".hidden"}, "Invalid config name"),
+        ({"split": "no split"}, "Invalid split name"),
         ({"gated": "perhaps"}, "auto"),
         ({"license": None}, "--license"),
     ],
@@ -240,11 +240,11 @@ def test_splits_with_other_columns_are_refused(hub):
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
-        (lambda hub, patch: patch.delenv("HF_TOKEN"), "no login"),
-        (lambda hub, patch: patch.setenv("HF_TOKEN", "hf_wrongtoken0000000000"), "does not accept the login"),
-        (lambda hub, patch: hub.tokens.update({TOKEN: ("me", "read")}), "may only read"),
-        (lambda hub, patch: hub.tokens.update({TOKEN: ("you", "write")}), "no right to write in 'me'"),
-        (lambda hub, patch: hub.hub_faults.append(HubFault("status", "/commit", 99, status=403)), "no right"),
+        (lambda hub, patch: patch.delenv("HF_TOKEN"), "not logged in"),
+        (lambda hub, patch: patch.setenv("HF_TOKEN", "hf_wrongtoken0000000000"), "rejected the token"),
+        (lambda hub, patch: hub.tokens.update({TOKEN: ("me", "read")}), "has only read permission"),
+        (lambda hub, patch: hub.tokens.update({TOKEN: ("you", "write")}), "no write permission in 'me'"),
+        (lambda hub, patch: hub.hub_faults.append(HubFault("status", "/commit", 99, status=403)), "no permission"),
         (lambda hub, patch: hub.hub_faults.append(HubFault("reset", "/commit", 99)), "could not be reached"),
         (lambda hub, patch: hub.hub_faults.append(HubFault("checksum", "PUT", 99)), "Hub"),
         (lambda hub, patch: patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True), "Offline mode"),
@@ -252,7 +252,7 @@ def test_splits_with_other_columns_are_refused(hub):
     ids=["no token", "wrong token", "read token", "other's namespace", "403", "network down", "checksum", "offline"],
 )
 def test_a_refusal_is_one_readable_error_without_the_token(hub, prepare, words, monkeypatch):
-    monkeypatch.setattr("magpie_hf.hub.remote.PATIENCE_S", 0.3)
+    monkeypatch.setattr("magpie_hf.hub.remote.RETRY_TIMEOUT_S", 0.3)
     monkeypatch.setattr("time.sleep", lambda s: threading.Event().wait(min(s, 0.05)))
     prepare(hub, monkeypatch)
     with pytest.raises(HubError, match=words) as caught:

@@ -1,9 +1,9 @@
-"""How long trouble with the Hub may last, and time limits on the requests meanwhile.
+"""Time limits for requests to the Hub, and for how long failed ones are retried.
 
-`huggingface_hub` waits without limit for a Hub that takes a connection and never answers, and tries again by itself, each
-time as long. Within `Patience.asking` every request of the thread has a limit, and its failures are raised at once, so
-that there is one count of tries and one clock. Requests of other threads, and of the user's own code, are not touched,
-except that transfers that they begin meanwhile go over HTTP where they would use Xet (`_without_xet`).
+`huggingface_hub` waits without a limit for a Hub that accepts a connection and never replies, and retries by itself.
+Within `RetryClock.limited`, every request of the thread has a time limit and its failures are raised at once, so that
+there is one retry policy with one clock. Requests of other threads and of the user's own code are not affected, except
+that transfers that they start in the meantime use HTTP instead of Xet (`_without_xet`).
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from ..backoff import TRANSIENT
 
 
 logger = logging.getLogger("magpie_hf")
-SILENCE_S = 60.0
-"""Longest silence in a request. A commit that takes the Hub longer is not lost: the next try finds it made."""
-LEAST_SILENCE_S = 1.0
+REQUEST_TIMEOUT_S = 60.0
+"""Longest wait for a reply. A commit that takes the Hub longer is not lost: the next try finds it."""
+MIN_REQUEST_TIMEOUT_S = 1.0
 _LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
 _xet_guard = threading.Lock()
 _xet_off: list[bool] = []
-"""What HF_HUB_DISABLE_XET was, once for each `_without_xet` that is open."""
+"""The value of HF_HUB_DISABLE_XET before, once for each open `_without_xet`."""
 _limit: ContextVar[Callable[[], float] | None] = ContextVar("magpie_hub_limit", default=None)
 
 
 class NoAnswer(TimeoutError):
-    """A request was not answered in time."""
+    """A request got no reply in time."""
 
 
 class Unavailable(ConnectionError):
-    """A request was answered with a status under which it may succeed later; `response` has it."""
+    """A request got a reply with a transient status; `response` holds it."""
 
-    def __init__(self, message: str, response: Any) -> None:
+    def __init__(self, message: str, response: object) -> None:
         super().__init__(message)
         self.response = response
 
 
-class Patience:
-    """The clock of a `Remote`: trouble is counted from the Hub's last good answer, or from when asking began."""
+class RetryClock:
+    """The clock of a `Remote`: measures for how long the Hub has failed, since its last success or the first request."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -53,13 +53,13 @@ class Patience:
         self._is_last = False
 
     @contextlib.contextmanager
-    def asking(self) -> Iterator[None]:
-        """Limit the requests made inside; the outermost of several starts the clock."""
+    def limited(self) -> Iterator[None]:
+        """Limit the requests made inside; the outermost of nested calls starts the clock."""
         if not self._depth and not self._is_last:
             self._since = time.monotonic()
         self._depth += 1
         _watch_session()
-        token = _limit.set(self.silence_s)
+        token = _limit.set(self.request_timeout_s)
         try:
             with _without_xet():
                 yield
@@ -68,36 +68,36 @@ class Patience:
             self._depth -= 1
             self._is_held = self._is_held and bool(self._depth)
 
-    def answered(self, *, is_progress: bool = False) -> None:
-        """Start the clock again: the Hub did what it was asked. In the last round only progress counts as that."""
+    def restart(self, *, is_progress: bool = False) -> None:
+        """Restart the clock after a success. In the last round only progress counts as one."""
         if not self._is_held and (is_progress or not self._is_last):
             self._since = time.monotonic()
 
     def hold(self, since: float) -> None:
-        """Count from `since` until the outermost `asking` ends: what fails again and again is not helped by what succeeds."""
+        """Measure from `since` until the outermost `limited` ends: successes in between do not help a commit that fails."""
         if not self._is_held and not self._is_last:
             self._since = since
         self._is_held = True
 
-    def last(self) -> None:
-        """Begin the last round: all that is still asked shares one clock, which starts now and again with each file sent."""
+    def last_round(self) -> None:
+        """Begin the last round: all remaining requests share one clock, which restarts with each file that is sent."""
         self._since, self._is_last = time.monotonic(), True
 
     def left_s(self) -> float:
-        """Return how much of the patience is left, negative where it is used up."""
+        """Return for how long requests are still retried, negative if the time is over."""
         return self._since + self.seconds - time.monotonic()
 
-    def silence_s(self) -> float:
-        """Return how long the next request may be silent: at most half of what is left, so that a second try fits in."""
-        return max(LEAST_SILENCE_S, min(SILENCE_S, self.left_s() / 2))
+    def request_timeout_s(self) -> float:
+        """Return the time limit of the next request: at most half of the remaining time, so that there is a second try."""
+        return max(MIN_REQUEST_TIMEOUT_S, min(REQUEST_TIMEOUT_S, self.left_s() / 2))
 
 
 @contextlib.contextmanager
 def _without_xet() -> Iterator[None]:
-    """Make `huggingface_hub` transfer files over HTTP, for as long as any thread is in here.
+    """Make `huggingface_hub` transfer files over HTTP while any thread is inside this block.
 
-    `hf_xet` transfers in threads of its own, which know no time limit and cannot be stopped. Both versions of the library
-    look at this constant, which has HF_HUB_DISABLE_XET, before every transfer; none takes an argument for it.
+    `hf_xet` transfers in its own threads, which have no time limit and cannot be stopped. Both supported versions of the
+    library read this constant (HF_HUB_DISABLE_XET) before every transfer; neither takes an argument for it.
     """
     from huggingface_hub import constants
 
@@ -113,12 +113,12 @@ def _without_xet() -> Iterator[None]:
 
 
 def is_of_library(error: BaseException) -> bool:
-    """Whether an error is one of the HTTP libraries that `huggingface_hub` uses: its versions differ in them."""
+    """Whether an error comes from an HTTP library that `huggingface_hub` uses; its versions use different ones."""
     return bool({kind.__module__.partition(".")[0] for kind in type(error).__mro__} & _LIBRARIES)
 
 
 def _watch_session() -> None:
-    """Make the session that `huggingface_hub` uses in this thread heed the limit; once a session."""
+    """Make the session that `huggingface_hub` uses in this thread respect the limit; done once per session."""
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
     session: Any = get_session()
@@ -135,7 +135,7 @@ def _watch_session() -> None:
 
 
 def _send(send: Callable[..., Any], request: Any, options: dict[str, Any], seconds: float) -> Any:
-    """Send a request of httpx or requests; raise NoAnswer, ConnectionError or Unavailable where it may succeed later."""
+    """Send a request of httpx or requests; raise NoAnswer, ConnectionError or Unavailable if it may succeed later."""
     if hasattr(request, "extensions"):
         given = request.extensions.get("timeout") or {}
         timeout = {kind: _shorter(given.get(kind), seconds) for kind in ("connect", "read", "write", "pool")}
@@ -150,7 +150,7 @@ def _send(send: Callable[..., Any], request: Any, options: dict[str, Any], secon
         if not is_of_library(error):
             raise
         if any("Timeout" in kind.__name__ for kind in type(error).__mro__):
-            raise NoAnswer("no answer") from error
+            raise NoAnswer("no reply") from error
         raise ConnectionError(type(error).__name__) from error
     if response.status_code in TRANSIENT:
         response.close()
@@ -158,5 +158,5 @@ def _send(send: Callable[..., Any], request: Any, options: dict[str, Any], secon
     return response
 
 
-def _shorter(given: Any, seconds: float) -> float:
+def _shorter(given: object, seconds: float) -> float:
     return min(float(given), seconds) if isinstance(given, (int, float)) else seconds
