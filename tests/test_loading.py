@@ -128,7 +128,7 @@ def test_a_conversation_that_is_not_understood_is_an_error_with_its_row(conversa
 def test_turns_of_other_keys_and_conversations_as_text_are_errors_with_their_row():
     with pytest.raises(DatasetError, match=r"row 0, messages: a turn has the keys q, a"):
         with_row_columns(Dataset.from_list([{"messages": [{"q": "Why?", "a": "So."}]}]))
-    with pytest.raises(DatasetError, match=r"row 0, messages: a conversation is a list of turns"):
+    with pytest.raises(DatasetError, match=r"row 0, messages: a conversation must be a list of turns"):
         with_row_columns(Dataset.from_list([{"messages": '[{"role": "user"}]'}]))
 
 

@@ -6,7 +6,7 @@ and a `checksum` of its content. When a file is read:
 - A key with a value of the wrong type, a wrong checksum, or a file that is no run state: `ValueError` with the key.
 - Another version: `StorageError` that says what to do; the file is left as it is.
 - Unknown keys are ignored, and are not written back.
-- A missing key that has a default gets its default.
+- A missing key that has a default gets its default; defaults are not written.
 
 Nothing here opens or locks a run directory: that is `rundir`.
 """
@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import functools
 import json
-import types
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar
 
 from ..errors import StorageError
 from .hashing import stable_hash, to_plain
+from .typed_json import from_json, shown, to_json
 
 
 VERSION = 2
@@ -303,18 +301,8 @@ def load_pins(path: Path) -> Pins:
 
 
 def _text(value: RunState | _PinsFile) -> str:
-    plain = json.loads(json.dumps(_to_json(value), ensure_ascii=False, default=to_plain))
+    plain = json.loads(json.dumps(to_json(value), ensure_ascii=False, default=to_plain))
     return json.dumps({**plain, "checksum": stable_hash(plain)}, indent=2, ensure_ascii=False) + "\n"
-
-
-def _to_json(value: object) -> object:
-    """Return a dataclass as JSON; fields that are None are left out."""
-    if dataclasses.is_dataclass(value):
-        fields = ((item.name, getattr(value, item.name)) for item in dataclasses.fields(value))
-        return {name: _to_json(inner) for name, inner in fields if inner is not None}
-    if isinstance(value, Mapping):
-        return {name: _to_json(inner) for name, inner in value.items()}
-    return [_to_json(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _load(path: Path, kind: type[T]) -> T:
@@ -343,7 +331,7 @@ def _load(path: Path, kind: type[T]) -> T:
 
 def _check_version(version: object, path: Path) -> None:
     if not isinstance(version, int) or isinstance(version, bool):
-        raise ValueError(f"version: expected an integer, found {_shown(version)}")
+        raise ValueError(f"version: expected an integer, found {shown(version)}")
     if version != VERSION:
         newer = version > VERSION
         raise StorageError(
@@ -352,82 +340,3 @@ def _check_version(version: object, path: Path) -> None:
             hint="Upgrade magpie_hf." if newer else "Choose another --output, or use the magpie_hf that wrote it.",
             version=version,
         )
-
-
-def from_json(kind: type[T], data: object) -> T:
-    """Return parsed JSON as an object of a dataclass.
-
-    Raises:
-        ValueError: a value has the wrong type or a required key is missing; names the key.
-    """
-    found: T = _read(kind, data, "")
-    return found
-
-
-def _read(kind: Any, data: Any, where: str) -> Any:
-    """Return a JSON value as one of the type that a field declares."""
-    if kind is Any:
-        return data
-    if dataclasses.is_dataclass(kind):
-        return _read_fields(kind, _checked(data, dict, where), where)
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is types.UnionType:
-        return None if data is None else _read(inner[0], data, where)
-    if origin is Literal:
-        if data not in inner:
-            raise ValueError(f"{where}: expected one of {', '.join(inner)}, found {_shown(data)}")
-        return data
-    if origin is dict:
-        items = _checked(data, dict, where).items()
-        return {name: _read(inner[1], value, _joined(where, name)) for name, value in items}
-    if origin is list:
-        return [_read(inner[0], value, f"{where}[{at}]") for at, value in enumerate(_checked(data, list, where))]
-    if origin is tuple:
-        values = _checked(data, list, where)
-        if len(values) != len(inner):
-            raise ValueError(f"{where}: expected {len(inner)} values, found {len(values)}")
-        return tuple(_read(one, value, f"{where}[{at}]") for at, (one, value) in enumerate(zip(inner, values)))  # noqa: B905
-    return _checked(data, kind, where)
-
-
-def _read_fields(kind: Any, data: Mapping[str, Any], where: str) -> Any:
-    values = {
-        name: _read(declared, data[name], _joined(where, name))
-        for name, declared in _types(kind).items()
-        if name in data
-    }
-    needed = (item for item in dataclasses.fields(kind) if _is_required(item))
-    for item in needed:
-        if item.name not in values:
-            raise ValueError(f"{_joined(where, item.name)}: the key is missing")
-    return kind(**values)
-
-
-def _is_required(item: dataclasses.Field[Any]) -> bool:
-    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-
-
-@functools.cache
-def _types(kind: type[object]) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _checked(data: Any, kind: type[object], where: str) -> Any:
-    accepted = (int, float) if kind is float else kind
-    if isinstance(data, accepted) and (kind is bool or not isinstance(data, bool)):
-        return data
-    raise ValueError(f"{where or 'the file'}: expected {_KINDS[kind]}, found {_shown(data)}")
-
-
-_KINDS: dict[type[object], str] = {
-    dict: "a mapping", list: "a list", str: "a text", int: "an integer", float: "a number", bool: "true or false",
-}  # fmt: skip
-
-
-def _shown(data: object) -> str:
-    text = json.dumps(data, ensure_ascii=False, default=to_plain)
-    return text if len(text) <= 60 else f"{text[:60]} …"
-
-
-def _joined(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name

@@ -10,7 +10,8 @@ from magpie_hf.errors import ArgumentError
 from magpie_hf.hub.card import BEGIN, END, build_card, fenced, line, write_card
 from magpie_hf.hub.licenses import license_of
 from magpie_hf.hub.manifest import public_recipe
-from magpie_hf.storage.state import RunFacts, StageState, from_json
+from magpie_hf.storage.state import RunFacts, StageState
+from magpie_hf.storage.typed_json import from_json
 from tests.end_to_end.harness import here
 
 

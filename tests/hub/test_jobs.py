@@ -269,7 +269,10 @@ def test_an_estimate_is_shown_where_the_size_is_known(rent):
     [
         (lambda rent, patch: patch.delenv("HF_TOKEN"), "not logged in"),
         (lambda rent, patch: rent.hub_faults.append(HubFault("status", "POST /api/jobs", 9, status=402)), "refused"),
-        (lambda rent, patch: rent.hub_faults.append(HubFault("status", "POST /api/jobs", 9, status=403)), "no permission"),
+        (
+            lambda rent, patch: rent.hub_faults.append(HubFault("status", "POST /api/jobs", 9, status=403)),
+            "no permission",
+        ),
         (lambda rent, patch: patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True), "Offline"),
     ],
 )

@@ -21,7 +21,8 @@ from magpie_hf.hub.download import download_run, find_run
 from magpie_hf.hub.manifest import public_name, public_recipe
 from magpie_hf.hub.remote import Remote
 from magpie_hf.storage.rundir import RunDir
-from magpie_hf.storage.state import Pins, RunState, from_json, state_text
+from magpie_hf.storage.state import Pins, RunState, state_text
+from magpie_hf.storage.typed_json import from_json
 from tests.end_to_end.harness import finish, here, kill_when, nothing_twice, num_records, rows, start
 from tests.servers.hub_server import HubFault, HubServer
 
@@ -375,12 +376,12 @@ def test_a_network_that_goes_down_in_the_middle_costs_no_row(hub, recipe, tmp_pa
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(("route", "skip"), [("GET /api/datasets/.*/tree", 2), ("PUT /_lfs", 1)])
-def test_a_hub_that_stops_answering_in_the_middle_costs_no_row_and_no_more_than_the_patience(
+def test_a_hub_that_stops_answering_in_the_middle_costs_no_row_and_no_more_time_than_the_retry_timeout(
     hub, recipe, tmp_path, route, skip
 ):
     hub.hub_faults = [HubFault("hang", route, times=10_000, skip=skip)]
     said = publish(recipe, tmp_path / "run", "--retry-timeout", 1, "--set", "push.every_s=0.1", code=1)
-    assert "could not be reached for 1 s (no answer" in said
+    assert "could not be reached for 1 s (no reply" in said
     (line,) = [line for line in said.splitlines() if "magpie-hf push" in line]
     assert len(rows(tmp_path / "run")) > 0
     hub.hub_faults = []
@@ -390,7 +391,7 @@ def test_a_hub_that_stops_answering_in_the_middle_costs_no_row_and_no_more_than_
 
 @pytest.mark.timeout(60)
 def test_a_hub_that_hangs_holds_up_no_row_and_no_interrupt(recipe, tmp_path):
-    """With the whole patience of ten minutes left."""
+    """With the whole retry timeout of ten minutes left."""
     with HubServer() as server:
         server.hub_faults = [HubFault("hang", "POST /api/datasets/.*/commit", times=10_000, skip=1)]
         process = start("run", recipe, "--output", tmp_path / "run", "--push-to", REPO, "--config", "filtered",

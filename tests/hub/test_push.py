@@ -132,13 +132,13 @@ ROUTES = ["GET /api/whoami", "POST /api/repos/create", "GET /api/datasets/me/min
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.timeout(30)
-def test_a_hub_that_never_answers_is_given_up_after_the_patience(hub, route, monkeypatch):
+def test_a_hub_that_never_answers_is_given_up_after_the_retry_timeout(hub, route, monkeypatch):
     monkeypatch.setattr("magpie_hf.hub.retries.MIN_REQUEST_TIMEOUT_S", 0.1)
     fault = HubFault("hang", route, times=99)
     hub.hub_faults = [fault]
     with pytest.raises(HubError, match="could not be reached for 1 s") as caught:
         magpie_hf.push_to_hub(rows(), "me/mine", license="mit", retry_timeout_s=1)
-    assert "no answer" in caught.value.message
+    assert "no reply" in caught.value.message
     assert fault.hit > 1, "a request that hangs is tried again"
 
 
