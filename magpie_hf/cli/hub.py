@@ -38,7 +38,10 @@ def add_push_flags(parser: argparse.ArgumentParser) -> None:
         "--no-state", action="store_true", default=None, help="do not publish the finished rows that `resume` needs"
     )
     parser.add_argument(
-        "--retry-timeout", type=float, metavar="S", help="seconds to retry while the Hub cannot be reached (default 600)"
+        "--retry-timeout",
+        type=float,
+        metavar="S",
+        help="seconds to retry while the Hub cannot be reached (default 600)",
     )
 
 

@@ -12,7 +12,7 @@ _CONFIG = re.compile(r"[\w.-]{1,80}")
 _SPLIT = re.compile(r"\w+(?:\.\w+)*")
 _RESERVED = ("data", ".", "..")
 RUN_FILES = tuple("stages data dataset parquet run.json run.json.bak pins.json lock report.html README.md".split())
-"""What a run directory holds already: no subset can be called so."""
+"""Names of files and folders in a run directory; no subset can have one of them."""
 
 
 def check_names(config_name: str, splits: Sequence[str] = ("train",)) -> None:
