@@ -253,7 +253,7 @@ def test_rows_in_flight_are_finished_when_a_budget_ends_the_run_and_rows_without
     assert (bench.driver.in_flight.rows, bench.driver.in_flight.bound, bench.driver.in_flight.received) == (0, 0, 0)
 
 
-def test_a_limit_that_leaves_no_room_for_rows_that_are_not_needed_stops_nothing(tmp_path):
+def test_a_limit_that_does_not_fit_unneeded_rows_stops_nothing(tmp_path):
     bench = Bench(tmp_path, Scripted(window=8), Quiet(stop_at=20))
     with bench.journal:
         bench.driver.run(rows_of([1] * 100), is_short=lambda: len(bench.done) < 20)
@@ -312,7 +312,7 @@ def test_an_interrupt_closes_the_engines_iterator_and_keeps_what_is_finished(tmp
     bench.journal.close()
 
 
-def test_a_change_of_model_is_told_before_the_row_is_kept(tmp_path):
+def test_a_change_of_model_is_reported_before_the_row_is_saved(tmp_path):
     def answer(request, number):
         return Generation(request.key, text="x", served=Served(model="m", revision="new" if number >= 5 else "old"))
 

@@ -106,7 +106,7 @@ def test_a_rubric_is_in_the_identity_with_its_whole_text():
     assert one.parameters() != other.parameters()
 
 
-def test_codes_are_told_by_number_and_so_never_reordered():
+def test_codes_are_stored_as_numbers_and_so_never_reordered():
     assert CODES[:10] == (
         *("ok", "unfinished", "empty", "fragment", "think_tag", "assistant_voice", "special_token", "mixed_script"),
         *("banned_start", "too_long"),

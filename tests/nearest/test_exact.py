@@ -57,7 +57,7 @@ def test_weights_are_counted_in_blocks():
 
 
 @pytest.mark.parametrize("change", ["vectors", "ranks", "threshold"])
-def test_a_saved_state_of_another_search_is_not_gone_on_with(tmp_path, monkeypatch, change):
+def test_the_saved_state_of_another_search_is_ignored(tmp_path, monkeypatch, change):
     from magpie_hf.nearest import search as module
 
     monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)
@@ -94,7 +94,7 @@ def test_zeros_of_both_signs_are_the_same():
     assert found.report["num_vectors"] == 2
 
 
-def test_the_recall_told_is_that_of_all_rows_and_not_of_those_where_the_search_did_well():
+def test_the_reported_recall_is_that_of_all_rows_not_only_of_those_that_were_found():
     rng = np.random.default_rng(3)
     matrix = rng.normal(size=(6000, 16)).astype(np.float32)
     matrix[3000:3600] = matrix[:600] + 0.02 * rng.normal(size=(600, 16))

@@ -127,7 +127,7 @@ def test_rows_that_share_a_vector_count_as_rows():
     assert found.group[4] == 4
 
 
-def test_a_search_goes_on_from_its_saved_state():
+def test_a_search_resumes_from_its_saved_state():
     vectors = Vectors(planted())
     whole, half, rest = (State(np.arange(240)) for _ in range(3))
     search = ExactSearch(vectors, whole, THRESHOLD, block_rows=50)
@@ -147,7 +147,7 @@ def test_a_search_goes_on_from_its_saved_state():
     assert whole.groups().tolist() == rest.groups().tolist()
 
 
-def test_an_interrupted_search_is_gone_on_with_and_a_damaged_state_begun_anew(tmp_path, monkeypatch):
+def test_an_interrupted_search_resumes_and_restarts_if_its_state_is_damaged(tmp_path, monkeypatch):
     from magpie_hf.nearest import search as module
 
     monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)

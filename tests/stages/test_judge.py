@@ -38,7 +38,7 @@ def rows(*instructions):
     return Dataset.from_dict({"instruction": list(instructions)})
 
 
-def test_an_answer_is_kept_with_who_gave_it(judge, tmp_path, tiny_model_dir):
+def test_a_reply_is_saved_with_the_name_of_the_judge(judge, tmp_path, tiny_model_dir):
     ds = magpie_hf.annotate(rows("What is 2+2?"), ["quality"], judge=judge(lambda r, n: GOOD), output=tmp_path / "run")
     row = ds[0]
     assert (row["input_quality"], row["quality_explanation"]) == ("good", "Clear.")
@@ -71,7 +71,7 @@ def test_after_the_second_try_the_label_is_null_and_counted_with_the_raw_text(ju
     assert run_status(tmp_path / "run").stages[0].by_code == {"unknown_label": 2}
 
 
-def test_an_answer_cut_by_the_limit_gets_more_room(judge, tmp_path):
+def test_a_reply_cut_off_by_the_limit_is_retried_with_more_tokens(judge, tmp_path):
     engine = judge(lambda r, n: ('{"explanation": "It is', "length") if n == 0 else GOOD)
     ds = magpie_hf.annotate(rows("Why?"), ["quality"], judge=engine, output=tmp_path / "run")
     assert ds[0]["input_quality"] == "good"
@@ -192,7 +192,7 @@ def test_only_new_rows_are_judged_when_a_dataset_grows(judge, tmp_path):
     assert len(ScriptedEngine.asked) == 3
 
 
-def test_without_an_output_a_grown_dataset_goes_on_where_its_smaller_self_was(judge, monkeypatch, tmp_path):
+def test_without_an_output_a_larger_dataset_reuses_the_run_of_the_smaller_one(judge, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
     engine = judge(lambda r, n: GOOD)
     first = magpie_hf.annotate(rows("a?", "b?"), ["quality"], judge=engine)

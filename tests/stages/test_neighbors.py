@@ -114,7 +114,7 @@ def test_a_model_of_sentence_transformers_is_loaded_from_its_directory(sentence_
     assert ds[4]["embedding"] is None
 
 
-def test_a_threshold_joins_what_lies_within_it(tmp_path):
+def test_rows_within_the_threshold_are_grouped(tmp_path):
     ds = annotate(table(), tmp_path / "run", threshold=4.0)
     groups = {ds[n]["group_id"] for n in (0, 1, 2, 3, 6, 7)}
     assert groups == {"u00"}

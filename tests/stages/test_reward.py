@@ -67,7 +67,7 @@ def test_small_batches_give_the_same(model):
     assert [s.reward for s in few.score(PAIRS)] == pytest.approx([s.reward for s in model.score(PAIRS)], abs=1e-4)
 
 
-def test_a_conversation_has_one_bos_and_what_is_cut_is_told(model):
+def test_a_conversation_has_one_bos_and_truncation_is_reported(model):
     ids, cut = model._encode(*PAIRS[0])
     assert [token for token in ids if token == model._tokenizer.bos_token_id] == ids[:1]
     assert not cut

@@ -415,7 +415,7 @@ def test_an_interrupted_run_ends_in_the_same_dataset(make, null, tmp_path, after
     nothing_twice(tmp_path / "run")
 
 
-def test_a_budget_in_the_middle_of_conversations_goes_on_to_the_same_dataset(make, tmp_path):
+def test_a_run_stopped_by_a_budget_during_conversations_resumes_to_the_same_dataset(make, tmp_path):
     settings = {"stages": TURNS, "num_rows": 30}
     whole = make("whole", engine={"window": 6}, **settings).to_list()
     stops = 0
@@ -438,7 +438,7 @@ def test_features_are_those_that_the_stages_declare(make):
     assert dataset.column_names == column_order(dataset.column_names)
 
 
-def test_a_damaged_journal_is_told_of_and_only_what_it_lost_is_made_again(make, null, tmp_path, caplog):
+def test_a_damaged_journal_is_reported_and_only_its_lost_rows_are_computed_again(make, null, tmp_path, caplog):
     before = make().to_list()
     for file in (tmp_path / "run" / "stages").glob("*/*.arrow"):
         file.unlink()
@@ -473,7 +473,7 @@ def test_a_recipe_object_takes_overrides_too(null, tiny_model_dir, tmp_path):
     assert len(magpie_hf.run(recipe, {"num_rows": 7}, output=tmp_path / "run")) == 7
 
 
-def test_without_output_the_run_lies_in_the_cache_named_after_what_is_asked(null, tiny_model_dir):
+def test_without_output_the_run_is_in_the_cache_named_after_the_request(null, tiny_model_dir):
     from huggingface_hub import constants
 
     recipe = {"model": str(tiny_model_dir), "num_rows": 5, "engine": "null"}
