@@ -201,7 +201,7 @@ class Stage(ABC):
         """Whether a stage without an engine depends on the tokenizer of the recipe's model."""
         return False
 
-    def under(self, model: str) -> Stage:
+    def for_model(self, model: str) -> Stage:
         """Return the stage adapted to the recipe's model, "" if the recipe has none.
 
         Raises:
@@ -209,7 +209,7 @@ class Stage(ABC):
         """
         return self
 
-    def beside(self, others: Sequence[Stage]) -> Stage:
+    def with_settings_of(self, others: Sequence[Stage]) -> Stage:
         """Return the stage with the settings that it takes over from the recipe's other stages."""
         return self
 
@@ -219,8 +219,8 @@ class Stage(ABC):
 
     def parameters(self) -> Values:
         """Return everything that can change the output, JSON-like: all settings that are not `silent`, and `derived`."""
-        loud = (field.name for field in dataclasses.fields(self) if field.metadata.get(IDENTITY, True))
-        return {name: plain(getattr(self, name)) for name in loud} | self.derived()
+        identifying = (field.name for field in dataclasses.fields(self) if field.metadata.get(IDENTITY, True))
+        return {name: plain(getattr(self, name)) for name in identifying} | self.derived()
 
     def derived(self) -> Values:
         """Return what settings stand for if their values do not show it, e.g., the content of a file that they name."""

@@ -48,7 +48,7 @@ def test_a_recipe_object_takes_overrides_too(tiny_model_dir, tmp_path):
     assert len(magpie_hf.run(recipe, {"num_rows": 3}, output=tmp_path / "b")) == 3
 
 
-def test_without_an_output_the_run_lies_in_the_cache_and_is_found_again(tiny_model_dir):
+def test_without_an_output_the_run_is_in_the_cache_and_is_found_again(tiny_model_dir):
     call = {"num_rows": 4, "engine": "null", "turns": 2, "response_sampling": {"temperature": 0.5, "max_tokens": 9}}
     first = magpie_hf.synthesize(str(tiny_model_dir), **call)
     asked = len(NullEngine.log)

@@ -335,7 +335,7 @@ def _stages(
             if all(name != other.name for other in built):
                 built.append(stage_class(name)())
                 paths[id(built[-1])] = path
-        built.append(stage.beside(built))
+        built.append(stage.with_settings_of(built))
         paths[id(built[-1])] = path
     return paths, tuple(built)
 
@@ -364,7 +364,7 @@ def _stage(entry: object, grid: tuple[GridPoint, ...], model: str, path: str, so
         else:
             values[key] = typed_value(value, types[key], inner, source)
     try:
-        return kind(**values).under(model)
+        return kind(**values).for_model(model)
     except MagpieError as error:
         raise source.error(path, error.message, error.hint) from None
 

@@ -46,7 +46,7 @@ class Lengths(BatchStage):
         """Return the model whose tokenizer counts, if it is not the recipe's."""
         return {"tokenizer": ModelChoice(self.tokenizer)} if self.counts_tokens and self.tokenizer else {}
 
-    def under(self, model: str) -> Lengths:
+    def for_model(self, model: str) -> Lengths:
         """Return the stage with `tokens` decided: without a model, characters only."""
         if self.tokens and not (self.tokenizer or model):
             raise ArgumentError(

@@ -175,7 +175,7 @@ class RewardDifference(Rewarding):
     reads: ClassVar[tuple[str, ...]] = ("instruction", "base_response", "instruct_reward", "reward_model")
     after: ClassVar[tuple[str, ...]] = ("reward", "base_responses")
 
-    def beside(self, others: Sequence[Stage]) -> RewardDifference:
+    def with_settings_of(self, others: Sequence[Stage]) -> RewardDifference:
         """Take over the settings of the recipe's `reward` stage if this one has none."""
         for other in others:
             if isinstance(other, Reward) and self == RewardDifference():
