@@ -1,7 +1,7 @@
 """Find out what a chat template prints around an assistant's reasoning and answer, and read generated texts by it.
 
-An assistant message is rendered with one word of ours as its answer and another as its reasoning. What stands around
-the two is what the model writes itself, less what the generation prompt already holds.
+An assistant message is rendered with placeholders as its answer and its reasoning. The text around the two is what the
+model writes itself, without what the generation prompt already contains.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..messages import user
 from .probe import Frame, Message, Renderer, common_prefix
@@ -32,13 +32,13 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class AnswerFrame:
-    """What stands around an assistant's reasoning and answer, less what the generation prompt holds.
+    """The text around an assistant's reasoning and answer, without what the generation prompt contains.
 
-    `tags`: around the reasoning; None where the template shows none. `opened`: the generation prompt opens it.
+    `tags`: around the reasoning; None if the template shows none. `opened`: the generation prompt opens it.
     `head`: what the model writes before an answer without reasoning. `after_reasoning`: what it writes between the tag
     that closes the reasoning and the answer. `ending`: what follows a last answer, in pieces. `inside`: all texts that
-    the model writes before an answer ends. `words`: `head` where it is plain words, so that an answer without them
-    is none for the user.
+    the model writes before an answer ends. `words`: `head` where it is plain words, so that a text without them
+    is not an answer to the user.
     """
 
     tags: Tags | None = None
@@ -51,7 +51,7 @@ class AnswerFrame:
 
 
 def find_answer_frame(render: Renderer, vocabulary: Vocabulary, frame: Frame) -> AnswerFrame:
-    """Return what stands around reasoning and answer; empty where the template takes no assistant message."""
+    """Return the text around reasoning and answer; empty if the template accepts no assistant message."""
     prompt, past = frame.after_user, frame.before_answer
     ending = tuple(piece for part in vocabulary.pieces(frame.at_end) if (piece := part.strip()))
     head = rest_of(past, prompt, vocabulary)
@@ -72,7 +72,7 @@ def find_answer_frame(render: Renderer, vocabulary: Vocabulary, frame: Frame) ->
 
 
 def rest_of(text: str, other: str, vocabulary: Vocabulary) -> str:
-    """Return what a text has beyond what it begins with in common with another; marks are never cut."""
+    """Return a text without the prefix that it shares with another; marks are never cut."""
     left, right = _atoms(text, vocabulary), _atoms(other, vocabulary)
     return "".join(left[len(common_prefix(left, right)) :])
 
@@ -92,10 +92,10 @@ def _first_mark(between: str, vocabulary: Vocabulary) -> tuple[str, str]:
 
 
 def _around_reasoning(render: Renderer) -> Shown | None:
-    """Return what stands around the reasoning in the first form of message in which the template shows it."""
+    """Return the text around the reasoning, from the first message format in which the template shows it."""
     for message in _messages():
-        answered = [user(_USER), {"role": "assistant", **message}]
-        for conversation in (answered, [*answered, user("Go on.")]):
+        answered: list[Message] = [user(_USER), {"role": "assistant", **message}]
+        for conversation in (answered, [*answered, user("Continue.")]):
             shown = _shown(_tried(render, conversation).rpartition(_USER)[2])
             if shown is not None:
                 return shown
@@ -117,8 +117,8 @@ def _shown(rendered: str) -> Shown | None:
     return Shown(before, between)
 
 
-def _messages() -> Iterator[dict[str, Any]]:
-    """Yield the forms in which templates take reasoning: fields of the message, then parts of its content."""
+def _messages() -> Iterator[dict[str, object]]:
+    """Yield the message formats in which templates accept reasoning: fields of the message, then parts of its content."""
     for name in _FIELDS:
         yield {"content": _ANSWER, name: _REASONING}
     text = {"type": "text", "text": _ANSWER}
@@ -130,7 +130,7 @@ def _messages() -> Iterator[dict[str, Any]]:
 
 
 def ending_pattern(ending: Sequence[str]) -> re.Pattern[str] | None:
-    """Return what finds an answer's ending, or the beginning of it, at the end of a text."""
+    """Return the pattern of an answer's ending, or of the beginning of it, at the end of a text."""
     pattern = ""
     for piece in reversed(ending):
         pattern = loose(piece) + (rf"(?:\s*{pattern})?" if pattern else "")

@@ -1,4 +1,4 @@
-"""Read a model's answer out of a generation: reasoning apart, the template's marks off, special tokens found."""
+"""Read the answer from a generation: split off the reasoning, remove the template's marks, find special tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Answer(NamedTuple):
-    """What a generation comes to.
+    """The answer of a generation.
 
     `special`: a special token or mark of the template that is left in it, or None. `misses`: the words that every
     answer of the template begins with and this one does not (the model addressed a tool), or "".
@@ -57,7 +57,7 @@ class AnswerReader:
 
     @property
     def hidden_close(self) -> str | None:
-        """What closes the reasoning, if special tokens alone do: nothing of it is left where a server hides these."""
+        """The text that closes the reasoning, if it consists of special tokens only: servers may omit it."""
         tags = self.opened or self._frame.tags
         if tags is None or self.is_harmony:
             return None
@@ -67,7 +67,7 @@ class AnswerReader:
         return None if bare.strip() else tags.closes
 
     def split(self, text: str) -> Split:
-        """Return reasoning (None if there is none) and answer ("" if it never came), without the template's marks."""
+        """Return reasoning (None if there is none) and answer ("" if it was not reached), without the template's marks."""
         if self.is_harmony:
             return _reasoning.split_harmony(text)
         found = _reasoning.split_tags(text, self.opened, self._every, self._closing)
@@ -76,7 +76,7 @@ class AnswerReader:
         return Split(found.reasoning, self._bare(found.answer, (self._behind, self._head)))
 
     def read(self, generation: Generation) -> Answer:
-        """Return the answer of a generation, and why it is none, if so."""
+        """Return the answer of a generation, and why it is invalid, if it is."""
         text = self._visible(generation)
         reasoning, answer = self.split(text)
         ids = generation.token_ids
@@ -85,7 +85,7 @@ class AnswerReader:
         return Answer(reasoning, answer, special, "" if headed or not answer.strip() else self._frame.words)
 
     def _bare(self, answer: str, heads: Sequence[re.Pattern[str] | None]) -> str:
-        """Take off what the template prints between the header and an answer, and behind it."""
+        """Remove what the template prints between the header and an answer, and after it."""
         for head in heads:
             if found := head.match(answer) if head else None:
                 answer = answer[found.end() :].rstrip()

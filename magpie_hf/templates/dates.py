@@ -1,14 +1,18 @@
-"""A template's arguments and the day that it prints as today, fixed so that another day sends the same bytes."""
+"""Arguments of a template, and the date that it prints as today: fixed, so that the same bytes are sent on another day."""
 
 from __future__ import annotations
 
 import datetime as dt
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import ArgumentError, quoted
 from .probe import Renderer
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 _RESERVED = {
@@ -22,12 +26,16 @@ _RESERVED = {
 
 
 def dated_renderer(
-    tokenizer: Any, text: str, kwargs: Mapping[str, Any], template_date: dt.date | str | None, name: str
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    kwargs: Mapping[str, object],
+    template_date: dt.date | str | None,
+    name: str,
 ) -> Renderer:
     """Return a template's renderer under a date, today if none is given.
 
     Raises:
-        ArgumentError: the date cannot be read.
+        ArgumentError: the date is invalid.
     """
     day = as_date(template_date)
     dated: tuple[str, ...] = ()
@@ -53,7 +61,7 @@ def as_date(given: dt.date | str | None) -> dt.date:
         ) from None
 
 
-def checked_kwargs(given: Mapping[str, Any] | None) -> dict[str, Any]:
+def checked_kwargs(given: Mapping[str, object] | None) -> dict[str, object]:
     """Return template arguments. Raises ArgumentError for those that only this package may set."""
     kwargs = dict(given or {})
     for key in kwargs:

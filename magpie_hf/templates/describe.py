@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..errors import TemplateError
 from ..messages import assistant, user
 from .probe import common_prefix
+from .stops import Stops
 from .template import ChatTemplate
 
 
@@ -19,7 +21,7 @@ _ANSWER = "Paris."
 _SYSTEM = "You are a patient teacher of mathematics."
 
 
-def describe(template: ChatTemplate, system_prompt: str | None = None) -> dict[str, Any]:
+def describe(template: ChatTemplate, system_prompt: str | None = None) -> dict[str, object]:
     """Return everything that is sent to a model as JSON-ready values: prompts as text and ids, stops, BOS, and notes."""
     asked = user(_INSTRUCTION)
     answered = [asked, assistant(_ANSWER)]
@@ -41,23 +43,23 @@ def describe(template: ChatTemplate, system_prompt: str | None = None) -> dict[s
     }
 
 
-def _shown(prompt: Prompt) -> dict[str, Any]:
+def _shown(prompt: Prompt) -> dict[str, object]:
     return {"text": prompt.text, "token_ids": list(prompt.token_ids)}
 
 
-def _tried(make: Any) -> dict[str, Any]:
+def _tried(make: Callable[[], Prompt]) -> dict[str, object]:
     try:
         return _shown(make())
     except TemplateError as error:
         return {"refused": error.message}
 
 
-def _stops(stops: Any) -> dict[str, list[Any]]:
+def _stops(stops: Stops) -> dict[str, list[str] | list[int]]:
     return {"texts": list(stops.texts), "token_ids": list(stops.token_ids)}
 
 
 def notes(template: ChatTemplate) -> list[str]:
-    """Return what is peculiar about a template, a sentence each."""
+    """Return what to know about a template, one sentence each."""
     return [text for text in (_bos_note(template), *_prompt_notes(template), *_thinking_notes(template)) if text]
 
 
@@ -100,7 +102,7 @@ def _prompt_notes(template: ChatTemplate) -> list[str]:
 
 
 def _default_block_note(template: ChatTemplate) -> str:
-    """Return whether text stands before a first message that stands before no later one."""
+    """Return a note if the template prints text before the first message that it does not print before later ones."""
     start, header = template.pre_query().text.removeprefix(template.bos).rstrip(), template.frame.after_answer.rstrip()
     common = common_prefix(start[::-1], header[::-1])
     extra = start[: len(start) - len(common)]

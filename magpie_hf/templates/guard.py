@@ -1,4 +1,4 @@
-"""Prompts for guards: Llama Guard's own chat template renders the whole check; other models are asked in words."""
+"""Prompts for guards: Llama Guard's chat template renders the whole check; other models get a written prompt."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..engines.base import Prompt
 from ..errors import TemplateError, quoted
@@ -22,6 +22,10 @@ from .tokens import Coder
 from .vocabulary import Vocabulary
 
 
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
+
 _MARK = "unsafe"
 """What a guard's own template prints behind the conversation: how to answer (Llama Guard, all versions)."""
 _FIRST = sentinel_for(())
@@ -30,13 +34,17 @@ _PAIR: tuple[Message, ...] = (user(_FIRST), assistant(_SECOND))
 
 
 class GuardTemplate:
-    """What stands in a ChatTemplate's place for a guard: `conversation(messages)` gives the prompt of the check.
+    """The counterpart of ChatTemplate for a guard: `conversation(messages)` returns the prompt of the check.
 
     Attributes: `tokenizer`, `has_own` (whether the model's chat template is a guard's), `hash`, `date`,
     `response_stops`.
     """
 
-    def __init__(self, asked: ChatTemplate | GuardRenderer, generation_config: Any = None) -> None:
+    def __init__(
+        self,
+        asked: ChatTemplate | GuardRenderer,
+        generation_config: GenerationConfig | Mapping[str, object] | None = None,
+    ) -> None:
         self.tokenizer = asked.tokenizer
         self.hash: str | None = asked.hash
         self.date: str | None = asked.date
@@ -57,7 +65,7 @@ class GuardTemplate:
         revision: str | None = None,
         chat: Callable[[], ChatTemplate] | None = None,
         override: str | None = None,
-        template_kwargs: Mapping[str, Any] | None = None,
+        template_kwargs: Mapping[str, object] | None = None,
         template_date: dt.date | str | None = None,
         trust_remote_code: bool = False,
     ) -> GuardTemplate:
@@ -79,7 +87,7 @@ class GuardTemplate:
         """Return the prompt that checks a conversation's last message.
 
         Raises:
-            TemplateError: the guard's template refuses the conversation, or does not show it.
+            TemplateError: the guard's template rejects the conversation, or does not show it.
         """
         if isinstance(self._asked, GuardRenderer):
             return self._asked.prompt(messages)

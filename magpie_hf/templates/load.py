@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..backoff import Backoff
 from ..errors import ModelError, TemplateError, quoted
@@ -15,11 +15,15 @@ from ..models import ModelRef
 from .probe import reason_of
 
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
 logger = logging.getLogger("magpie_hf")
 _READ_ATTEMPTS = 3
 
 
-def template_text(tokenizer: Any, given: str | None, name: str) -> str:
+def template_text(tokenizer: PreTrainedTokenizerBase, given: str | None, name: str) -> str:
     """Return the Jinja source: `given` (text, file, or a name among the tokenizer's templates), else the tokenizer's own.
 
     Raises:
@@ -53,7 +57,9 @@ def template_text(tokenizer: Any, given: str | None, name: str) -> str:
         ) from error
 
 
-def load_tokenizer(source: str, revision: str | None, name: str, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(
+    source: str, revision: str | None, name: str, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """Load a tokenizer of the `transformers` kind, which has a chat template. Raises ModelError with what to do."""
     try:
         return _load(source, revision, trust_remote_code)
@@ -68,7 +74,7 @@ def load_tokenizer(source: str, revision: str | None, name: str, *, trust_remote
         ) from error
 
 
-def _load(source: str, revision: str | None, trust_remote_code: bool) -> Any:
+def _load(source: str, revision: str | None, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """Load a tokenizer by its tokenizer.json, also where a tekken.json stands beside it.
 
     With mistral-common installed, AutoTokenizer prefers a class of that package, which has no Jinja template and no
@@ -102,7 +108,7 @@ def _hugging_face_format() -> dict[str, bool]:
     return {"mistral_format": False}
 
 
-def generation_config_of(source: str, revision: str | None, name: str = "the model") -> Mapping[str, Any]:
+def generation_config_of(source: str, revision: str | None, name: str = "the model") -> Mapping[str, object]:
     """Return a model's generation config, {} where it has none.
 
     A failed connection is tried again; if the config still cannot be read, a warning says so.
@@ -124,7 +130,7 @@ def generation_config_of(source: str, revision: str | None, name: str = "the mod
     return {}
 
 
-def _generation_config(source: str, revision: str | None) -> Mapping[str, Any]:
+def _generation_config(source: str, revision: str | None) -> Mapping[str, object]:
     path = _generation_config_file(source, revision)
     found = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
@@ -157,7 +163,7 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, OSError) and not constants.HF_HUB_OFFLINE
 
 
-def find_template(tokenizer: Any, ref: ModelRef, given: str | None) -> str:
+def find_template(tokenizer: PreTrainedTokenizerBase, ref: ModelRef, given: str | None) -> str:
     """Return a model's Jinja source: `given`, the tokenizer's own, or the one saved beside it. Raises TemplateError."""
     if given is None and not getattr(tokenizer, "chat_template", None):
         given = template_beside(ref.source, ref.load_revision)

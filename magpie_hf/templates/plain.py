@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..engines.base import Prompt
 from ..models import resolve_model
@@ -12,6 +12,10 @@ from .special_tokens import in_answers
 from .stops import Stops, end_ids, stops_of
 from .tokens import Coder
 from .vocabulary import Vocabulary
+
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 
 class PlainTemplate:
@@ -24,7 +28,11 @@ class PlainTemplate:
     hash: str | None = None
     date: str | None = None
 
-    def __init__(self, tokenizer: Any, generation_config: Any = None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        generation_config: GenerationConfig | Mapping[str, object] | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self._coder = Coder(tokenizer)
         self.bos = self._coder.bos if self._coder.adds_bos else ""

@@ -1,4 +1,4 @@
-"""Find out what a chat template does by rendering it: where the user's text goes, what stands around it, what it needs."""
+"""Find out what a chat template does by rendering it: where the user's text goes, what is around it, what it needs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import datetime as dt
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import TemplateError, quoted
 from ..messages import assistant, system, user
 
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
 T = TypeVar("T")
-Message = Mapping[str, Any]
+Message = Mapping[str, object]
 Encode = Callable[[str], Sequence[int]]
 
 # What users' messages begin with: words, a digit, code, quotes, several scripts. No leading white space: templates trim
@@ -33,7 +37,7 @@ PROBES = (
     "éclair recipe",
 )
 _SEARCHED_BACK_CHARS = 64
-# So many days earlier, the year, the month, the day of the month and the weekday are all others.
+# This many days earlier, the year, the month, the day of the month and the weekday all differ
 _OTHER_DAY = 400
 _DIRECTIVES = re.compile(r"%-?[aAbBcdDeFGhHIjmMpRSTuUVwWxXyYzZ]")
 
@@ -65,9 +69,9 @@ class Renderer:
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         text: str,
-        kwargs: Mapping[str, Any],
+        kwargs: Mapping[str, object],
         day: dt.date,
         name: str,
         *,
@@ -137,7 +141,7 @@ class Renderer:
             raise refused
 
     def or_refuse(self, messages: Sequence[Message], what: str, *, generation: bool = True) -> str:
-        """Render, turning what the template raises into a TemplateError about `what`."""
+        """Render; what the template raises becomes a TemplateError about `what`."""
         try:
             return self(messages, generation=generation)
         except Exception as error:
@@ -152,7 +156,7 @@ _REFUSAL_HINT = "Give another template (chat_template=…), template arguments (
 
 
 def reason_of(error: BaseException) -> str:
-    """Return a foreign error as one line."""
+    """Return the message of any error as one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:199] + "…"
 
@@ -206,7 +210,7 @@ _DATED_CONVERSATIONS: tuple[list[Message], ...] = tuple(
         [
             user("Hi"),
             assistant("Hello"),
-            user("Go on"),
+            user("Continue"),
         ],
     )
 )
@@ -266,7 +270,7 @@ def find_slot(
 
 
 def common_prefix(left: Sequence[T], right: Sequence[T]) -> list[T]:
-    """Return what two sequences begin with in common."""
+    """Return the common prefix of two sequences."""
     length = 0
     for a, b in zip(left, right, strict=False):
         if a != b:
@@ -305,7 +309,7 @@ class Frame:
 
 
 def find_frame(render: Renderer) -> Frame:
-    """Return what stands around messages, from a conversation of two turns (of one, where no more are taken)."""
+    """Return the text around messages, from a conversation of two turns (one, if the template accepts no more)."""
     after_user = split_at_slot(render, [], "a lone user message")[1]
     first, answer, second = (f"MagpieSlot0Part{n}Qx" for n in range(3))
     turn = [user(first), assistant(answer)]

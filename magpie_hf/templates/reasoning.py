@@ -1,6 +1,6 @@
 """Separate a model's reasoning from its answer in a generated text.
 
-What stands around reasoning and answer is derived from the chat template (`templates.answer`). In templates and among
+The text around reasoning and answer is derived from the chat template (`templates.answer`). In templates and among
 tokens, tags are recognized by their form: they are named after thinking and come in pairs. In a text the form does not
 suffice: an answer may hold XML of its own (`<thinking_steps>`).
 """
@@ -48,7 +48,7 @@ class Tags(NamedTuple):
 
 
 class Split(NamedTuple):
-    """A generated text in two; `reasoning` is None if there is none, `answer` is "" if it never came."""
+    """A generated text in two; `reasoning` is None if there is none, `answer` is "" if it was not reached."""
 
     reasoning: str | None
     answer: str
@@ -110,7 +110,7 @@ def loose(text: str) -> str:
 
 
 def is_harmony(template: str) -> bool:
-    """Return whether a template speaks gpt-oss's Harmony format, where an answer comes in channels."""
+    """Return whether a template uses the Harmony format of gpt-oss, where an answer comes in channels."""
     return "<|channel|>" in template and "<|message|>" in template and "<|start|>" in template
 
 
@@ -167,7 +167,7 @@ def _at_close(body: str, closes: str) -> Split:
 
 
 def without_answer_marks(answer: str, template: str) -> str:
-    """Take off the marks around a whole answer that a template's source mentions."""
+    """Remove the marks around a whole answer that the source of the template mentions."""
     text = answer.strip()
     for opens, closes in _ANSWER_MARKS:
         if closes in template and text.startswith(opens) and text.endswith(closes):

@@ -1,14 +1,18 @@
-"""Where a generation ends: tokens and texts that stop an instruction or a response, read off the template's frame."""
+"""Where a generation ends: tokens and texts that stop an instruction or a response, from the template's frame."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .answer import AnswerFrame
 from .probe import Frame
 from .vocabulary import MARK, Vocabulary
+
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,9 @@ class Stops:
     plain_texts: tuple[str, ...] = ()
 
 
-def instruction_stops(vocabulary: Vocabulary, frame: Frame, generation_config: Any) -> Stops:
+def instruction_stops(
+    vocabulary: Vocabulary, frame: Frame, generation_config: GenerationConfig | Mapping[str, object] | None
+) -> Stops:
     """Return what ends a user's message: what follows it, the end of sequence, and every mark that opens a turn."""
     ids = [
         *vocabulary.marks_in(frame.after_user),
@@ -36,7 +42,12 @@ def instruction_stops(vocabulary: Vocabulary, frame: Frame, generation_config: A
     return stops_of(vocabulary, ids, plain, first=_plain_end(vocabulary, frame.after_user))
 
 
-def response_stops(vocabulary: Vocabulary, frame: Frame, answer: AnswerFrame, generation_config: Any) -> Stops:
+def response_stops(
+    vocabulary: Vocabulary,
+    frame: Frame,
+    answer: AnswerFrame,
+    generation_config: GenerationConfig | Mapping[str, object] | None,
+) -> Stops:
     """Return what ends an answer: what follows it in a conversation, and the end of sequence.
 
     Marks that the model writes before its answer ends do not end it: those of its own header, and those between its
@@ -58,7 +69,7 @@ def _plain_user(vocabulary: Vocabulary, after_answer: str) -> list[str]:
     return [] if vocabulary.holds_mark(after_answer) else _plain_end(vocabulary, after_answer)
 
 
-def end_ids(vocabulary: Vocabulary, generation_config: Any) -> list[int]:
+def end_ids(vocabulary: Vocabulary, generation_config: GenerationConfig | Mapping[str, object] | None) -> list[int]:
     """Return the end-of-sequence token ids of a generation config."""
     given = generation_config
     ends = given.get("eos_token_id") if isinstance(given, Mapping) else getattr(given, "eos_token_id", None)

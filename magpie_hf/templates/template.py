@@ -1,8 +1,8 @@
 """The prompts of the Magpie method, derived from a tokenizer's own chat template.
 
-A template is rendered with a word of ours in the user's place and cut there: what stands before it is the pre-query
-prompt (or, after a conversation, the prompt for the next user turn). A response prompt is the plain rendering of the
-conversation with the assistant's header. What comes right after the user's words tells where an instruction ends.
+A template is rendered with a placeholder as the user's message, and cut there: the text before it is the pre-query
+prompt (or, after a conversation, the prompt for the next user turn). A response prompt is the normal rendering of the
+conversation with the assistant's header. The text after the placeholder shows where an instruction ends.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..engines.base import Generation, Prompt
 from ..errors import ArgumentError, TemplateError, quoted
@@ -22,11 +22,15 @@ from .answer import AnswerFrame, find_answer_frame
 from .answer_reader import Answer, AnswerReader
 from .dates import checked_kwargs, dated_renderer
 from .load import find_template, generation_config_of, load_tokenizer, template_text
-from .probe import Frame, Message, Slot, find_frame, find_slot, split_at_slot
+from .probe import Encode, Frame, Message, Slot, find_frame, find_slot, split_at_slot
 from .special_tokens import in_instructions
 from .stops import Stops, instruction_stops, response_stops
 from .tokens import Coder
 from .vocabulary import Vocabulary
+
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 
 __all__ = ["ChatTemplate", "Stops"]
@@ -36,28 +40,28 @@ _A_TURN = (user("Hi there."), assistant("Hello! How can I help?"))
 
 
 class ChatTemplate:
-    """A model's chat template, as Magpie uses it.
+    """The chat template of a model, and the prompts and stops that Magpie derives from it.
 
     Attributes: `name` (the model's, for messages), `tokenizer`, `text` (the Jinja source), `template_kwargs`, `date`
-    (what to record so that another day sends the same bytes: an ISO date, or None if no date is printed), `hash`
+    (an ISO date to record, so that the same bytes are sent on another day; None if no date is printed), `hash`
     (short, over text and arguments: provenance), `bos` (the literal, or ""), `tokenizer_adds_bos` (to plain text, so
     that servers which tokenize text add it too), `instruction_stops`, `response_stops`, `frame`.
     """
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         name: str = "",
         chat_template: str | None = None,
-        template_kwargs: Mapping[str, Any] | None = None,
+        template_kwargs: Mapping[str, object] | None = None,
         template_date: dt.date | str | None = None,
-        generation_config: Any = None,
+        generation_config: GenerationConfig | Mapping[str, object] | None = None,
     ) -> None:
         """Derive prompts and stop tokens from the template.
 
         `chat_template`: Jinja text, a file of it, or the name of one of the tokenizer's templates. `template_date`:
-        the day that templates print as today; None is today. `generation_config`: its `eos_token_id` are stop tokens too.
+        the day that the template prints as today (default: today). `generation_config`: its `eos_token_id` are stop tokens too.
 
         Raises:
             TemplateError: the template is missing, raises on a single user message, or has no open user slot.
@@ -95,11 +99,11 @@ class ChatTemplate:
         *,
         revision: str | None = None,
         chat_template: str | None = None,
-        template_kwargs: Mapping[str, Any] | None = None,
+        template_kwargs: Mapping[str, object] | None = None,
         template_date: dt.date | str | None = None,
         trust_remote_code: bool = False,
     ) -> ChatTemplate:
-        """Load the tokenizer of a Hub id, a local directory or "demo", and study its template.
+        """Load the tokenizer of a Hub id, a local directory or "demo", and read its template.
 
         Raises:
             ModelError: the model or its tokenizer cannot be loaded.
@@ -134,7 +138,7 @@ class ChatTemplate:
         template's default; "" blanks it, and adds nothing where there is none.
 
         Raises:
-            TemplateError: the template takes no system prompt or drops it, or prints nothing before the user.
+            TemplateError: the template rejects or drops a system prompt, or prints nothing before the user message.
         """
         known = self._prompts.get(system_prompt)
         if known is not None:
@@ -159,22 +163,22 @@ class ChatTemplate:
         return self._render.as_parts
 
     def is_served_alike(self) -> bool:
-        """Whether a server that is sent the text without its BOS makes the same token ids of it."""
+        """Return whether a server that adds the BOS itself computes the same token ids from the text."""
         return self._coder.is_served_alike(self.pre_query().text)
 
     @property
     def needs_tools(self) -> bool:
-        """Whether the template is given an empty list of tools, because it cannot do without one."""
+        """Whether the template is rendered with an empty list of tools, because it fails without one."""
         return self._render.empty_tools
 
     @property
     def can_think(self) -> bool:
-        """Whether the template knows think blocks or channels."""
+        """Whether the template has think blocks or channels."""
         return bool(self._reader.known) or self.is_harmony or "enable_thinking" in self.text
 
     @property
     def hidden_close(self) -> str | None:
-        """What closes the model's reasoning, if it cannot be seen where special tokens are left out of texts."""
+        """The text that closes the reasoning, if it consists of special tokens, which some servers omit from texts."""
         return self._reader.hidden_close
 
     def next_user(self, messages: Sequence[Message], system_prompt: str | None = None) -> Prompt:
@@ -183,7 +187,7 @@ class ChatTemplate:
         `messages`: the conversation so far, ending with the assistant's; empty for the first turn.
 
         Raises:
-            TemplateError: the template refuses the conversation or the system prompt.
+            TemplateError: the template rejects the conversation or the system prompt.
         """
         if not messages:
             return self.pre_query(system_prompt)
@@ -203,7 +207,7 @@ class ChatTemplate:
         """Return the prompt after which the model answers the last message, which is the user's.
 
         Raises:
-            TemplateError: the template refuses the conversation or the system prompt.
+            TemplateError: the template rejects the conversation or the system prompt.
         """
         if not messages or messages[-1].get("role") != "user":
             raise ArgumentError("The conversation does not end with a user's message.", key="messages")
@@ -227,7 +231,7 @@ class ChatTemplate:
         """Return a response's answer with its reasoning apart, and the special token that is left in it, if any."""
         return self._reader.read(generation)
 
-    # What follows: how the messages of a conversation are put together.
+    # The messages of a conversation
 
     def _conversation(self, messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
         if system_prompt is None:
@@ -237,7 +241,7 @@ class ChatTemplate:
         return [*self._system(system_prompt), *rest]
 
     def _system(self, system_prompt: str | None) -> list[Message]:
-        """Return the system message to begin with; for "" only where it takes a default text away."""
+        """Return the system message; for "", only if it removes a default text."""
         if system_prompt is None:
             return []
         message: list[Message] = [system(system_prompt)]
@@ -248,7 +252,7 @@ class ChatTemplate:
         return self._systems[system_prompt]
 
     def _blanks_default(self, message: Sequence[Message]) -> bool:
-        """Whether an empty system message shortens the prompt; otherwise it would only add an empty block."""
+        """Return whether an empty system message shortens the prompt, rather than adding an empty block."""
         try:
             blank = split_at_slot(self._render, message, "an empty system prompt")[0]
         except TemplateError:
@@ -272,7 +276,7 @@ class ChatTemplate:
         if not slot.text.removeprefix(self.bos).strip():
             raise TemplateError(
                 f"The chat template of {quoted(self.name)} prints nothing before the user's message.",
-                hint="Magpie sends that text as the prompt. Give the template that the model was trained with "
+                hint="Magpie sends that text as the prompt. Set the template that the model was trained with "
                 "(chat_template=…), or another model.",
                 template=self.name,
             )
@@ -286,11 +290,11 @@ class ChatTemplate:
         return known
 
 
-def _tail_encoder(encode: Any, slot: Slot) -> Any:
+def _tail_encoder(encode: Encode, slot: Slot) -> Encode:
     if not slot.tail_ids:
         return encode
 
-    def encoded(text: str) -> list[int]:
+    def encoded(text: str) -> Sequence[int]:
         ids = encode(text.removesuffix(slot.tail_text))
         return [*ids, *slot.tail_ids] if text.endswith(slot.tail_text) else ids
 

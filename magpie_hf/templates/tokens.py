@@ -1,12 +1,16 @@
-"""Text to token ids with one BOS, and back with special tokens visible, as a tokenizer and a server do it."""
+"""Encode text with one BOS, as tokenizers and servers do, and decode it with special tokens visible."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 
-def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """Return the text of tokens, special ones visible."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
@@ -22,7 +26,7 @@ class Coder:
     `adds_bos` (whether it does).
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self._is_written = False
         self._bos_ids = self._added_ids()

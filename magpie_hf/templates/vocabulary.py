@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .reasoning import TAG, is_tag
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 # Marks that look like special tokens but are plain text to some tokenizers: <|user|>, [INST], <<SYS>>
@@ -16,7 +20,7 @@ MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>|\[/?[A-Z_]{3,40}\]|</?s>")
 class Vocabulary:
     """A tokenizer's added tokens: which texts they are, which are special."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self.text_of = {int(i): str(token) for i, token in added.items()}
