@@ -1,4 +1,4 @@
-"""Where a model lies and which one it is: Hub ids, local directories and the bundled demo models."""
+"""Resolving model names: Hub ids, local directories and the bundled demo models."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class ModelRef(NamedTuple):
-    """A model that was found.
+    """A resolved model.
 
-    `name`: how identities, cards and rows call it. `source`: what `from_pretrained` takes. `revision`: a commit, or
-    "sha:" and a content hash for a local directory. `load_revision`: what to pass to `from_pretrained` as `revision`.
+    Attributes:
+        name: Its name in identities, cards and rows.
+        source: The first argument of `from_pretrained`.
+        revision: A commit; for a local directory "sha:" and a hash of its content.
+        load_revision: The argument `revision` of `from_pretrained`.
     """
 
     name: str
@@ -31,15 +34,15 @@ class ModelRef(NamedTuple):
 
 
 def resolve_model(name: str, revision: str | None = None, *, kind: str = "model") -> ModelRef:
-    """Find a model by Hub id, local directory or the name "demo", and pin its revision.
+    """Resolve a Hub id, a local directory or the name "demo", and pin the revision.
 
-    A Hub id's revision is resolved to a commit: from the local cache when offline, else by asking the Hub. A local
-    directory is identified by its content (small files whole, weights by size and both ends), never by its path.
+    A Hub id's revision is resolved to a commit: by the Hub, or by the local cache when offline. A local directory is
+    identified by its content (small files whole, weights by size and both ends), never by its path.
 
-    `kind`: which demo model "demo" means: "model", "reward" or "embedder".
+    `kind`: which demo model "demo" is: "model", "reward" or "embedder".
 
     Raises:
-        ModelError: neither a directory nor a repository that can be reached.
+        ModelError: it is neither a model directory nor an accessible repository.
     """
     if name == DEMO:
         return demo_model(kind)
@@ -47,11 +50,11 @@ def resolve_model(name: str, revision: str | None = None, *, kind: str = "model"
     if directory.is_dir():
         if not (directory / "config.json").is_file():
             raise ModelError(
-                f"The directory {quoted(name)} holds no model.", hint="A model directory has a config.json."
+                f"The directory {quoted(name)} contains no model.", hint="A model directory has a config.json."
             )
         return ModelRef(directory.resolve().name, str(directory), "sha:" + content_hash(directory), None)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"There is no model directory {quoted(name)}.", hint="Check the path.")
+        raise ModelError(f"Model directory {quoted(name)} not found.", hint="Check the path.")
     commit = resolve_commit(name, revision)
     return ModelRef(name, name, commit or revision, commit or revision)
 
@@ -63,7 +66,7 @@ def demo_model(kind: str = "model") -> ModelRef:
 
 
 def content_hash(directory: Path) -> str:
-    """Hash a model directory: names, sizes, and contents up to 1 MiB from either end of each file."""
+    """Hash a model directory: names, sizes, and up to 1 MiB from the start and the end of each file."""
     digest = hashlib.blake2b(digest_size=20)
     files = sorted({path for pattern in _HASHED for path in directory.glob(pattern)})
     for path in files:
@@ -78,10 +81,10 @@ def content_hash(directory: Path) -> str:
 
 
 def resolve_commit(repo_id: str, revision: str | None = None) -> str | None:
-    """Return the commit that `revision` (default: main) of a Hub model stands for, or None if it cannot be told.
+    """Return the commit of a Hub model's `revision` (default: main), or None if it is unknown.
 
     Raises:
-        ModelError: the repository does not exist, is gated, or the Hub cannot be reached and nothing is cached.
+        ModelError: the repository does not exist, is gated, or the Hub is not available and nothing is cached.
     """
     if revision and _COMMIT.fullmatch(revision):
         return revision
@@ -93,20 +96,20 @@ def resolve_commit(repo_id: str, revision: str | None = None) -> str | None:
     except errors.GatedRepoError:
         raise ModelError(
             f"The model {quoted(repo_id)} is gated.",
-            hint="Ask for access on its page, then `hf auth login` or set HF_TOKEN.",
+            hint="Request access on its page, then run `hf auth login` or set HF_TOKEN.",
         ) from None
     except errors.RevisionNotFoundError:
         raise ModelError(f"The model {quoted(repo_id)} has no revision {quoted(revision)}.") from None
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
         raise ModelError(
-            f"There is no model {quoted(repo_id)}: no such directory here, and no such repository on the Hub.",
-            hint='Check the spelling; a private model needs `hf auth login`; "demo" is the bundled one.',
+            f"Model {quoted(repo_id)} not found: neither a local directory nor a repository on the Hub.",
+            hint='Check the spelling. A private model requires `hf auth login`; "demo" is the bundled model.',
         ) from None
     except Exception as error:
         cached = try_to_load_from_cache(repo_id, "config.json", revision=revision)
         if isinstance(cached, str):
             return Path(cached).parent.name
         raise ModelError(
-            f"The model {quoted(repo_id)} cannot be looked up: {type(error).__name__}, and it is not in the cache.",
-            hint="Check the network (or HF_ENDPOINT, HF_HUB_OFFLINE), or give a local directory.",
+            f"The model {quoted(repo_id)} is not cached, and the Hub is not available: {type(error).__name__}.",
+            hint="Check the network (or HF_ENDPOINT, HF_HUB_OFFLINE), or use a local directory.",
         ) from error

@@ -1,4 +1,4 @@
-"""How text is sampled: parameters, grids of them, and the seed of every sample."""
+"""Sampling parameters, grids of them, and the seed of each sample."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ SEED_MODULUS = 2**31
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """What is meant by a request, in one vocabulary for all engines; each engine translates it.
+    """Sampling parameters of a request, with one meaning for all engines.
 
-    - `temperature`: 0 is greedy; else the logits' divisor, at most 10.
-    - `top_p`: mass of the nucleus, in (0, 1]; 1 keeps every token.
-    - `top_k`: number of tokens kept, or None for all.
-    - `repetition_penalty`: divisor of the logits of tokens already seen, > 0; 1 is off.
-    - `max_tokens`: most new tokens, the stop token counted.
-    - `stop`: texts that end the generation; the text returned ends before the first of them.
-    - `stop_token_ids`: tokens that end it; not part of the text either.
-    - `banned_first_token_ids`: tokens that may not come first (the reference scripts' "de-markdown").
+    - `temperature`: 0 is greedy decoding; otherwise the divisor of the logits, at most 10.
+    - `top_p`: probability mass of the nucleus, in (0, 1]; 1 keeps every token.
+    - `top_k`: number of tokens to keep, or None for all.
+    - `repetition_penalty`: divisor of the logits of tokens already used, > 0; 1 is off.
+    - `max_tokens`: maximum number of new tokens, including the stop token.
+    - `stop`: texts that end the generation; the returned text ends before the first of them.
+    - `stop_token_ids`: tokens that end the generation; not part of the returned text.
+    - `banned_first_token_ids`: tokens that a text may not start with ("de-markdown" in the reference scripts).
     - `json_schema`: a JSON schema (as text) that the text must match, or None.
     - `seed`: in [0, 2^31), or None for unseeded.
     """
@@ -58,15 +58,15 @@ class SamplingParams:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the most likely token is always taken."""
+        """Whether decoding is greedy: always the most likely token."""
         return self.temperature == 0
 
     def with_seed(self, seed: int | None) -> SamplingParams:
-        """Return the same parameters under another seed."""
+        """Return the same parameters with another seed."""
         return replace(self, seed=seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the parameters that differ from "off", in a form that can be hashed and written as JSON."""
+        """Return the parameters that are not off, as JSON values."""
         given = asdict(self)
         keep = {"temperature", "top_p", "max_tokens"}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in given.items() if k in keep or v != _DEFAULTS[k]}
@@ -83,7 +83,7 @@ class SamplingParams:
         try:
             return cls(**given)
         except TypeError as error:
-            raise ArgumentError(f"sampling: {error}", hint="Numbers are wanted here.", key="sampling") from None
+            raise ArgumentError(f"sampling: {error}", hint="These settings are numbers.", key="sampling") from None
 
 
 def _is_whole(value: object) -> bool:
@@ -94,7 +94,7 @@ def _check(name: str, value: object, good: bool, wanted: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         good = False
     if not good:
-        raise ArgumentError(f"{name} = {quoted(value)} cannot be used.", hint=f"Give {wanted}.", key=name)
+        raise ArgumentError(f"{name} = {quoted(value)} is invalid.", hint=f"It must be {wanted}.", key=name)
 
 
 _DEFAULTS = {f.name: f.default for f in fields(SamplingParams)}
@@ -112,15 +112,15 @@ class GridPoint:
         _check("share", self.share, self.share > 0, "a number above 0")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what of this point can change a text: all but the share."""
+        """Return all settings of this point that can change a text: all except the share."""
         return {"sampling": self.sampling.to_dict(), "system_prompt": self.system_prompt}
 
 
 def grid_sequence(shares: Sequence[float]) -> Iterator[tuple[int, int]]:
-    """Yield (grid point, rank) for output row 0, 1, 2, …: the order in which accepted samples fill the dataset.
+    """Yield (grid point, rank) for output row 0, 1, 2, …: the order of accepted samples in the dataset.
 
-    The r-th accepted sample of a point with share s stands at (r + 0.5) / s, so every prefix keeps the shares as
-    closely as whole rows can, and a longer run's rows begin with a shorter run's.
+    The r-th accepted sample of a point with share s is at position (r + 0.5) / s. So every prefix has the shares as
+    closely as whole rows allow, and the rows of a longer run start with those of a shorter run.
     """
     ranks = [0] * len(shares)
     while True:

@@ -73,12 +73,12 @@ def test_a_last_stage_without_its_package_is_refused_before_anything_is_asked(ju
 @pytest.mark.parametrize(
     ("stage", "words"),
     [
-        ({"stage": "reward", "model": "./nowhere"}, 'stage "reward": There is no model directory'),
+        ({"stage": "reward", "model": "./nowhere"}, 'stage "reward": Model directory'),
         (
             {"stage": "reward", "model": "demo", "endpoint": "http://127.0.0.1:9", "api_key_env": "NO_SUCH_KEY"},
             "NO_SUCH_KEY",
         ),
-        ({"stage": "neighbors", "model": "./nowhere"}, 'stage "neighbors": There is no model directory'),
+        ({"stage": "neighbors", "model": "./nowhere"}, 'stage "neighbors": Model directory'),
         ({"stage": "decontamination", "model": "demo"}, 'stage "decontamination": .*no benchmark'),
         ({"stage": "novelty", "model": "demo", "against": ["no/such.jsonl"]}, 'stage "novelty": .*cannot be loaded'),
     ],

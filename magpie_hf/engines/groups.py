@@ -1,4 +1,4 @@
-"""Pulling requests from the caller, and which samples can share a request to a server."""
+"""Pulling requests from the caller, and grouping samples that can share a request to a server."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from .base import Request
 
 
 def fitted(request: Request, max_context: int | None) -> SamplingParams:
-    """Return the request's sampling with no more new tokens than a server has room for behind the prompt.
+    """Return the request's sampling with `max_tokens` limited to what fits the context after the prompt.
 
-    As the local engines do: a text that meets the end of the context ends as "length". A prompt that leaves no room at
-    all goes out as it is, and comes back as too long.
+    As in the local engines, a text that reaches the end of the context ends with "length". A prompt that fills the
+    context is sent unchanged, and refused as too long.
     """
     sampling = request.sampling
-    room = sampling.max_tokens if max_context is None else max_context - len(request.prompt.token_ids)
-    return replace(sampling, max_tokens=room) if 1 <= room < sampling.max_tokens else sampling
+    free = sampling.max_tokens if max_context is None else max_context - len(request.prompt.token_ids)
+    return replace(sampling, max_tokens=free) if 1 <= free < sampling.max_tokens else sampling
 
 
 class Pulled:
     """The caller's requests, pulled a few at a time.
 
-    After a `None` nothing is pulled until `resume()`: until a generation, which may lead to more, has been yielded.
+    After a `None` nothing is pulled until `resume()`, i.e., until a generation was yielded that may lead to more.
     """
 
     def __init__(self, requests: Iterable[Request | None]) -> None:
@@ -47,14 +47,14 @@ class Pulled:
         return pulled
 
     def resume(self) -> None:
-        """Say that a generation has been yielded."""
+        """Continue pulling, because a generation was yielded."""
         self.paused = False
 
 
 class Groups:
-    """Cuts a stream of requests into groups that one HTTP request can ask for: same prompt, seeds that count up.
+    """Splits a stream of requests into groups for one HTTP request each: same prompt, consecutive seeds.
 
-    `max_n()` is the size of the next group: it may change while requests are running. Grouping changes no seed.
+    `max_n()` is the maximum size of the next group, which may change. Grouping does not change seeds.
     """
 
     def __init__(self, requests: Iterable[Request | None], max_n: Callable[[], int]) -> None:
@@ -64,7 +64,7 @@ class Groups:
         self.is_done = False
 
     def next_group(self) -> list[Request] | None:
-        """Return the next group, or None: nothing is ready, or nothing is left (then `is_done`)."""
+        """Return the next group, or None if no request is ready, or all were returned (`is_done`)."""
         first = self._pull()
         if first is None:
             return None
@@ -88,13 +88,13 @@ class Groups:
 
 
 def halves(group: Sequence[Request]) -> list[list[Request]]:
-    """Return a group as two, for a server that refused it as one."""
+    """Return the two halves of a group that a server refused."""
     middle = (len(group) + 1) // 2
     return [list(group[:middle]), list(group[middle:])]
 
 
 def continues(last: Request, request: Request) -> bool:
-    """Whether a request is the next sample of the same prompt under the same sampling (greedy ones never are)."""
+    """Whether a request is the next sample of the same prompt with the same sampling (never if greedy)."""
     a, b = last.sampling, request.sampling
     if last.prompt is not request.prompt or a.is_greedy:
         return False
@@ -104,5 +104,5 @@ def continues(last: Request, request: Request) -> bool:
 
 
 def same_but_seed(a: SamplingParams, b: SamplingParams) -> bool:
-    """Whether two samplings differ in nothing but the seed."""
+    """Whether two samplings are equal except for the seed."""
     return a.with_seed(None) == b.with_seed(None)

@@ -1,4 +1,4 @@
-"""Where a text ends: stops that a server could not be told, or that it left in the text."""
+"""Where a text ends: stops that a server does not support, or that it leaves in the text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..templates.special_tokens import is_ordinary
 
 
 class Ending(NamedTuple):
-    """A text without its stop, why it ended ("stop", "stop_text" or "length"), and how many of its tokens are left."""
+    """A text without its stop, its finish reason ("stop", "stop_text" or "length"), and its number of tokens."""
 
     text: str
     finish_reason: str
@@ -17,12 +17,12 @@ class Ending(NamedTuple):
 
 
 def to_send(turn_ends: Iterable[str]) -> list[str]:
-    """Return those texts of stop tokens that a server may stop at as text; the others are ends of sequence to it."""
+    """Return the texts of stop tokens that are safe as stop texts; others also occur in ordinary texts."""
     return [text for text in turn_ends if not is_ordinary(text)]
 
 
 def first_stop(text: str, stops: Collection[str]) -> tuple[int, str] | None:
-    """Return where the first of the stop texts begins, and which it is (the longest of those that begin there)."""
+    """Return the position of the first stop text, and the stop text (the longest one at that position)."""
     found = [(text.find(stop), -len(stop), stop) for stop in stops if stop]
     places = [place for place in found if place[0] >= 0]
     if not places:
@@ -34,7 +34,8 @@ def first_stop(text: str, stops: Collection[str]) -> tuple[int, str] | None:
 def end_text(text: str, finish_reason: str, *, turn_ends: Collection[str], stops: Collection[str]) -> Ending:
     """Cut a text before the first of all stops. `turn_ends`: texts of the stop tokens; `stops`: the user's.
 
-    Names of tokens that ordinary texts hold end a text only where it ends: a server may show the token that ended it.
+    Texts of stop tokens that also occur in ordinary texts count at the end only: some servers show the token that ended
+    a text.
     """
     found = first_stop(text, [*to_send(turn_ends), *stops])
     if found is None:
@@ -53,10 +54,10 @@ def end_tokens(
     turn_ends: Collection[str],
     stops: Collection[str],
 ) -> Ending:
-    """Cut a text that is known token by token: before the first stop token, then before the first stop text.
+    """Cut a text with known tokens before the first stop token, then before the first stop text.
 
-    A last token that ended the generation (`finish_reason` "stop") without being one of `stop_token_ids` must have
-    been left out by the caller.
+    A last token that ended the generation (`finish_reason` "stop") without being one of `stop_token_ids` must
+    have been removed by the caller.
     """
     num_tokens = next((i for i, token in enumerate(token_ids) if token in stop_token_ids), len(token_ids))
     if num_tokens < len(token_ids):

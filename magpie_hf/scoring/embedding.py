@@ -1,8 +1,8 @@
-"""Embeddings of texts, made once and kept: a sidecar of float16 vectors under the texts' hashes.
+"""A cache of text embeddings: float16 vectors by the hash of their text.
 
-Two files only grow: vectors and their keys. `facts.json` has the rows and the checksum of each block of them. A block counts
-when its checksum is written, so a kill in between costs that block and nothing else. When the store is opened, blocks are
-compared with their checksums; from the first that differs on, all are dropped and embedded again.
+Two files are append-only: vectors and their keys. `facts.json` has the number of rows and the checksum of each block. A
+block is valid once its checksum is written, so a killed process loses one block at most. When the store is opened, blocks
+are compared with their checksums; the first one that differs, and all later ones, are dropped and embedded again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +46,7 @@ def _block_checksum(keys: bytes, vectors: bytes) -> str:
 
 
 class EmbeddingStore:
-    """The vectors of one embedder; use as a context manager."""
+    """The vectors of one embedding model; use it as a context manager."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -82,7 +81,7 @@ class EmbeddingStore:
         return self.directory / "facts.json"
 
     def _read_facts(self) -> None:
-        """Read the vectors' size and the blocks' checksums; what cannot be read is as if nothing was embedded."""
+        """Read the dimension and the checksums of the blocks; a damaged file counts as an empty store."""
         if not self._fact_file.is_file():
             return
         try:
@@ -90,11 +89,11 @@ class EmbeddingStore:
             self.dim = int(facts["dim"])
             self._blocks = [(int(rows), str(checksum)) for rows, checksum in facts["blocks"]]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            logger.warning("%s is damaged: its texts are embedded again.", self._fact_file)
+            logger.warning("%s is damaged: its texts will be embedded again.", self._fact_file)
             self.dim, self._blocks = 0, []
 
     def _drop_damaged(self) -> None:
-        """Cut both files back to the blocks that are as they were written."""
+        """Truncate both files to the blocks before the first damaged one."""
         whole, blocks = 0, []
         if self._blocks and self._key_file.is_file() and self._vector_file.is_file():
             with self._key_file.open("rb") as keys, self._vector_file.open("rb") as vectors:
@@ -105,7 +104,7 @@ class EmbeddingStore:
                     blocks.append((rows, checksum))
         if len(blocks) < len(self._blocks):
             lost = sum(rows for rows, _ in self._blocks) - whole
-            logger.warning("%d embeddings in %s are damaged: made again.", lost, self.directory)
+            logger.warning("%d embeddings in %s are damaged and will be computed again.", lost, self.directory)
         self._blocks = blocks
         for path, size in ((self._key_file, 16), (self._vector_file, 2 * self.dim)):
             if path.is_file() and path.stat().st_size != whole * size:
@@ -117,14 +116,14 @@ class EmbeddingStore:
         self._order = np.lexsort((self._keys[:, 1], self._keys[:, 0])).astype(np.int64)
 
     @property
-    def matrix(self) -> Any:
+    def matrix(self) -> npt.NDArray[np.float16]:
         """All vectors, (number, dim) float16, as a memory map."""
         if not len(self):
             return np.empty((0, self.dim), dtype=np.float16)
         return np.memmap(self._vector_file, dtype=np.float16, mode="r", shape=(len(self), self.dim))
 
     def find(self, keys: KeyArray) -> IntArray:
-        """Return where each key's vector is in `matrix`, or -1: (num_keys,) int64."""
+        """Return the row of each key's vector in `matrix`, or -1: (num_keys,) int64."""
         found = np.full(len(keys), -1, dtype=np.int64)
         if not len(self._keys) or not len(keys):
             return found
@@ -138,9 +137,9 @@ class EmbeddingStore:
         found[hit] = self._order[at[hit]]
         return found
 
-    def append(self, keys: KeyArray, vectors: npt.NDArray[np.floating[Any]]) -> None:
-        """Keep vectors, (number, dim). Raises StorageError."""
-        hint = "Free disk space and run the same command again: embeddings written are kept."
+    def append(self, keys: KeyArray, vectors: npt.NDArray[np.float32]) -> None:
+        """Save vectors, (number, dim). Raises StorageError."""
+        hint = "Free disk space and run the same command again: saved embeddings are kept."
         with writing("embeddings", self.directory, hint=hint):
             self.dim = int(vectors.shape[1])
             with np.errstate(over="ignore"):
@@ -155,7 +154,7 @@ class EmbeddingStore:
         self._keys = np.concatenate([self._keys, keys])
 
     def settle(self) -> None:
-        """Make what was appended findable."""
+        """Index the appended vectors for `find`."""
         self._read_keys()
 
 
@@ -165,7 +164,7 @@ def embed_texts(
     load: Callable[[], Encode],
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Embed the texts that the store does not have yet, block by block, batched by length; loads the model if needed."""
+    """Embed the texts that are not in the store, in blocks sorted by length; loads the model only if needed."""
     encode: Encode | None = None
     pending: list[str] = []
     waiting: set[bytes] = set()
@@ -200,7 +199,7 @@ def load_embedder(
     ref: ModelRef, *, device: str | None = None, batch_size: int = 64, prompt: str = "", max_seq_length: int | None = None,
     trust_remote_code: bool = False,
 ) -> Encode:  # fmt: skip
-    """Load a sentence-transformers model, or the demo model's mean-pooled states, and return its `encode`.
+    """Load a sentence-transformers model, or the demo embedder (mean-pooled hidden states), and return its `encode`.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -219,7 +218,7 @@ def load_embedder(
     except Exception as error:
         raise ModelError(
             f"The embedder {quoted(ref.name)} cannot be loaded: {quoted(error)}.",
-            hint='Give a sentence-transformers model: a Hub id, a directory, or "demo".',
+            hint='Use a sentence-transformers model: a Hub id, a directory, or "demo".',
             model=ref.name,
         ) from error
     if max_seq_length is not None:

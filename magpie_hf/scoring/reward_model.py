@@ -1,7 +1,7 @@
-"""Sequence-classification reward models through transformers: batched by length, truncation told.
+"""Sequence-classification reward models in transformers, batched by length.
 
-Works for heads with one logit (FsfairX, Skywork) and for models that give a `score` of their own (ArmoRM, which is code
-of its own: `trust_remote_code`).
+Supports heads with one logit (FsfairX, Skywork), and models that return a `score` (ArmoRM, which is custom code:
+`trust_remote_code`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ..models import DEMO, ModelRef
 
 
 FIXED_ROWS = 16
-"""Rows of a deterministic forward: below this, the products' kernels change with the number of rows."""
+"""Rows of a deterministic forward: with fewer rows, matrix products use other kernels."""
 LENGTH_STEP = 32
 
 
 class Scored(NamedTuple):
-    """A conversation's reward (null if it is no finite number), whether it was cut for it, and its tokens."""
+    """A conversation's reward (None if it is not finite), whether it was truncated, and its number of tokens."""
 
     reward: float | None
     truncated: bool = False
@@ -32,9 +32,9 @@ class Scored(NamedTuple):
 class RewardModel:
     """A loaded reward model.
 
-    `dtype`: bfloat16 on a GPU and float32 on the CPU by default. `max_length`: most tokens of a conversation.
-    `batch_tokens`: most tokens (with padding) of one forward. `deterministic` (default for "demo"): every row is computed
-    in a forward of one fixed shape for its length, so that no bit of its reward depends on the rows beside it.
+    `dtype`: bfloat16 on a GPU and float32 on the CPU by default. `max_length`: maximum tokens of a conversation.
+    `batch_tokens`: maximum tokens (with padding) of one forward. `deterministic` (default for "demo"): each row is computed
+    in a forward with a fixed shape for its length, so that its reward does not depend on the other rows in any bit.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class RewardModel:
         """Load model and tokenizer.
 
         Raises:
-            ModelError: it cannot be loaded, has no chat template, or gives more than one number.
+            ModelError: it cannot be loaded, has no chat template, or returns more than one number.
         """
         import torch
         import transformers
@@ -68,9 +68,9 @@ class RewardModel:
                 ref.source, revision=ref.load_revision, dtype=getattr(torch, kind), trust_remote_code=trust_remote_code
             )
         except Exception as error:
-            hint = "Give a reward model with a sequence-classification head."
+            hint = "Use a reward model with a sequence-classification head."
             if "trust_remote_code" in str(error):
-                hint = "It is code of its own: read it, then allow it with trust_remote_code: true."
+                hint = "It is custom code: read it, then allow it with trust_remote_code: true."
             raise ModelError(
                 f"The reward model {quoted(ref.name)} cannot be loaded: {quoted(error)}.", hint=hint, model=ref.name
             ) from error
@@ -79,7 +79,7 @@ class RewardModel:
         if not getattr(self._tokenizer, "chat_template", None):
             raise ModelError(
                 f"The reward model {quoted(ref.name)} has no chat template.",
-                hint="Reward models score conversations: use one whose tokenizer has a template.",
+                hint="Reward models score conversations: use one with a chat template.",
                 model=ref.name,
             )
         context = getattr(self._model.config, "max_position_embeddings", None)
@@ -91,7 +91,7 @@ class RewardModel:
         labels = getattr(self._model.config, "num_labels", 1)
         if labels != 1 and not has_own_code:
             raise ModelError(
-                f"The model {quoted(self.name)} gives {labels} numbers, so none of them is the reward.",
+                f"The model {quoted(self.name)} returns {labels} numbers instead of one reward.",
                 hint="Use a reward model with one output.",
                 model=self.name,
             )
@@ -108,11 +108,11 @@ class RewardModel:
                 if math.isfinite(reward):
                     out[n] = Scored(reward, was_cut, len(ids))
                 else:
-                    out[n] = Scored(None, was_cut, len(ids), f"the reward model gave {reward}")
+                    out[n] = Scored(None, was_cut, len(ids), f"the reward model returned {reward}")
         return out
 
     def _encode(self, instruction: str, response: str) -> tuple[list[int], bool]:
-        """Return a conversation's token ids with exactly one BOS, and whether they were cut."""
+        """Return a conversation's token ids with exactly one BOS, and whether they were truncated."""
         messages = conversation((instruction, response))
         text = str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False))
         bos = self._tokenizer.bos_token
@@ -131,7 +131,7 @@ class RewardModel:
             rows = rows + rows[:1] * (FIXED_ROWS - count)
         ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        # The head reads the last token that is not the pad token: one that no row holds cannot be mistaken for an end.
+        # The head reads the last token that is not the pad token: a token that no row contains is safe as pad token.
         self._model.config.pad_token_id = pad
         device = self._model.device
         with torch.inference_mode():
@@ -163,7 +163,7 @@ def _bucket(length: int) -> int:
 
 
 def _fixed_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield groups of at most `FIXED_ROWS` positions, all of one padded length."""
+    """Yield groups of at most `FIXED_ROWS` positions with the same padded length."""
     buckets: dict[int, list[int]] = {}
     for n, length in enumerate(lengths):
         buckets.setdefault(_bucket(length), []).append(n)
@@ -172,11 +172,11 @@ def _fixed_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
             yield members[at : at + FIXED_ROWS]
 
 
-def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Yield groups of positions, the longest first, each with at most `most` tokens with its padding."""
+def _batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Yield groups of positions, the longest first, each with at most `limit` tokens including padding."""
     group: list[int] = []
     for n in sorted(range(len(lengths)), key=lambda n: (-lengths[n], n)):
-        if group and lengths[group[0]] * (len(group) + 1) > most:
+        if group and lengths[group[0]] * (len(group) + 1) > limit:
             yield group
             group = []
         group.append(n)

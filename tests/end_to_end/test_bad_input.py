@@ -34,13 +34,13 @@ def free_port():
 def test_a_directory_that_is_no_model(tmp_path):
     (tmp_path / "empty").mkdir()
     output = complaint("synthesize", "--model", tmp_path / "empty", "--output", tmp_path / "run", *SMALL)
-    assert "holds no model" in output
+    assert "contains no model" in output
     assert "config.json" in output
 
 
 def test_a_path_that_is_not_there(tmp_path):
     output = complaint("synthesize", "--model", "./nowhere", "--output", tmp_path / "run", *SMALL)
-    assert "no model directory './nowhere'" in output
+    assert "Model directory './nowhere' not found" in output
 
 
 def test_a_model_that_the_hub_does_not_give(tmp_path):

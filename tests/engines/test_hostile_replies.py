@@ -18,7 +18,7 @@ from magpie_hf.backoff import retry_after_s
 from magpie_hf.engines.base import Capabilities, Generation, Prompt, Request
 from magpie_hf.engines.remote import detect, exchange
 from magpie_hf.engines.remote.openai import OpenAIEngine
-from magpie_hf.engines.remote.openai_probe import Traits
+from magpie_hf.engines.remote.openai_features import ServerFeatures
 from magpie_hf.engines.remote.tgi import TgiEngine
 from magpie_hf.engines.remote.untrusted import MAX_COUNT, checked, clean_text, load_json, name_or_none
 from magpie_hf.errors import MagpieError, PromptMismatchError
@@ -142,7 +142,7 @@ def completions(says):
 def openai_says():
     says = [COMPLETION]
     with Scripted(completions(says)) as server, OpenAIEngine("org/model", endpoints=[server.url], **QUICK) as e:
-        e._traits = Traits(token_ids=True)
+        e._features = ServerFeatures(token_ids=True)
         yield e, says
 
 
@@ -219,7 +219,7 @@ def test_fewer_choices_than_samples_is_a_named_failure():
         Scripted(completions([COMPLETION])) as server,
         OpenAIEngine("org/model", endpoints=[server.url], **QUICK) as e,
     ):
-        e._capabilities, e._traits = Capabilities(max_n=4), Traits(token_ids=True)
+        e._capabilities, e._features = Capabilities(max_n=4), ServerFeatures(token_ids=True)
         assert {check(g) for g in e.generate(requests(4))} == {"bad_reply"}
 
 

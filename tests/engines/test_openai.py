@@ -152,7 +152,7 @@ def test_a_chat_only_server_is_an_error_that_says_why():
             return 400, {"error": {"message": "messages is empty"}}
         return Server()(arrived, number) if arrived.path == "/v1/models" else (404, {"detail": "Not Found"})
 
-    with Scripted(script) as s, pytest.raises(CapabilityError, match=r"chat completions only.*raw prompts") as caught:
+    with Scripted(script) as s, pytest.raises(CapabilityError, match=r"only supports chat completions.*raw prompts") as caught:
         engine(s).open()
     assert s.url in str(caught.value)
 
@@ -196,7 +196,7 @@ def test_replicas_with_other_names_for_the_model_are_an_error():
     with (
         Scripted(Server()) as a,
         Scripted(Server(models=[{"id": "alias", "root": "org/model"}])) as b,
-        pytest.raises(ModelMismatchError, match=r"differently: 'alias', 'org/model'"),
+        pytest.raises(ModelMismatchError, match=r"different names for the model: 'alias', 'org/model'"),
     ):
         engine(a, b).open()
 
@@ -431,7 +431,7 @@ def test_without_stop_texts_an_end_is_the_turns_end():
 @pytest.mark.parametrize("left", [f"a{EOT}", f"a{EOT} and on", "a\nb"])
 def test_a_stop_that_was_left_in_the_text_is_cut(left):
     with Scripted(Server(choice={"text": left})) as s, engine(s, token_texts={9: EOT}) as e:
-        e._traits = e._traits.__class__(token_ids=True)
+        e._features = e._features.__class__(token_ids=True)
         ((text, reason),) = results(e, requests(1, TWO, stop=("\n",), stop_token_ids=(9,), temperature=0)).values()
     assert (text, reason) == ("a", "stop" if EOT in left else "stop_text")
 
@@ -476,7 +476,7 @@ def test_a_server_that_counts_nothing_is_an_error():
     with (
         Scripted(Silent(ids=False)) as s,
         engine(s) as e,
-        pytest.raises(CapabilityError, match="does not report how many"),
+        pytest.raises(CapabilityError, match="does not report the number"),
     ):
         e.check_prompt(TWO)
 
@@ -577,7 +577,7 @@ def test_faults_of_the_server_change_no_text(start, tiny_model_dir, prompt, kind
 
 
 def test_a_real_chat_only_server_is_refused(start, tiny_model_dir):
-    with start(chat_only=True) as server, pytest.raises(CapabilityError, match="chat completions only"):
+    with start(chat_only=True) as server, pytest.raises(CapabilityError, match="only supports chat completions"):
         tiny(tiny_model_dir, server).open()
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from magpie_hf.engines.base import Prompt, Served
-from magpie_hf.engines.remote.openai_probe import sizes_below
+from magpie_hf.engines.remote.openai_features import sizes_below
 from magpie_hf.engines.remote.servers import is_about_n
 
 from .scripted import Scripted

@@ -208,7 +208,7 @@ def test_another_revision_is_an_error_where_one_was_asked_for(revision, is_error
 def test_a_server_that_is_no_tgi_is_an_error_that_says_so(answer):
     with (
         Scripted(lambda a, n: answer) as server,
-        pytest.raises(CapabilityError, match=r"no Text Generation Inference server") as caught,
+        pytest.raises(CapabilityError, match=r"not a Text Generation Inference server") as caught,
     ):
         engine(server).open()
     assert "openai" in caught.value.hint
@@ -276,7 +276,7 @@ def test_a_server_that_does_not_count_is_an_error():
     with (
         Scripted(counting(with_bos, header=False, prefill=False)) as server,
         engine(server) as e,
-        pytest.raises(CapabilityError, match="does not report how many tokens"),
+        pytest.raises(CapabilityError, match="does not report the number of prompt tokens"),
     ):
         e.check_prompt(LITERAL)
 

@@ -1,4 +1,4 @@
-"""Whether a server puts a BOS in front of a text prompt: its count of prompt tokens against ours."""
+"""Whether a server adds a BOS to a text prompt: its count of prompt tokens is compared with ours."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Count = Callable[[Address, str], int | None]
 
 
 def adds_bos(endpoints: Sequence[Address], count: Count, prompt: Prompt) -> bool:
-    """Return whether all servers add a BOS, so that it must be left out of the text; `count` asks one for its count.
+    """Return whether all servers add a BOS, so that it must be removed from the text; `count` returns a server's count.
 
     Raises:
         PromptMismatchError: the counts differ otherwise, or the servers differ from each other.
-        CapabilityError: a server does not say how many tokens it counted.
+        CapabilityError: a server does not report its count.
     """
     verdicts = {_is_doubled(endpoint, count, prompt) for endpoint in endpoints}
     if len(verdicts) > 1:
@@ -37,8 +37,8 @@ def _is_doubled(endpoint: Address, count: Count, prompt: Prompt) -> bool:
     if counted == wanted + 1 and prompt.bos and _counted(endpoint, count, prompt.text_without_bos) == wanted:
         return True
     raise PromptMismatchError(
-        f"{endpoint.url} counts {counted} tokens in the prompt, our tokenizer {wanted}.",
-        hint="Does the server hold the same model and revision, with the same tokenizer?",
+        f"{endpoint.url} counts {counted} tokens in the prompt, our tokenizer counts {wanted}.",
+        hint="Does the server have the same model and revision, with the same tokenizer?",
         server_tokens=counted,
         our_tokens=wanted,
     )
@@ -49,7 +49,7 @@ def _counted(endpoint: Address, count: Count, text: str) -> int:
         counted = count(endpoint, text)
     if counted is None:
         raise CapabilityError(
-            f"{endpoint.url} does not report how many tokens the prompt has, so a doubled BOS would go unnoticed.",
+            f"{endpoint.url} does not report the number of prompt tokens, so a duplicate BOS cannot be detected.",
             hint="Use a server that reports prompt tokens.",
         )
     return counted

@@ -1,4 +1,4 @@
-"""One HTTP request and its reply: what is sent, how much of the answer is read, and for how long."""
+"""One HTTP request and its reply, with limits on the size and the duration of a reply."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .wire import CONNECT_TIMEOUT_S, JSON_HEADERS, Address, Fault, Reply, fault_
 if TYPE_CHECKING:
     import aiohttp
 
-# Below the 5 s after which uvicorn (vLLM, SGLang) closes an idle connection: one closed under us costs a retry.
+# Below the 5 s after which uvicorn (vLLM, SGLang) closes an idle connection, because that would cost a retry.
 KEEP_ALIVE_S = 4.0
-# Time for the body of a reply, beyond the silence that a generation is allowed: a server may send it a byte at a time.
+# Time for the body of a reply, in addition to the generation's timeout: a server may send it a byte at a time.
 BODY_S = 60.0
-# Files that this process may have open beside its connections: models, datasets, journals.
+# Open files of this process besides its connections: models, datasets, journals.
 OTHER_FILES = 1024
 
 
 class Exchange:
-    """A pool of connections for the thread of one event loop. Replies are untrusted: no exception leaves `send`."""
+    """A pool of connections for one event loop. Replies are untrusted: `send` never raises."""
 
     def __init__(self, *, headers: Mapping[str, str], connections: int, timeout_s: float) -> None:
         self._headers = {**JSON_HEADERS, **headers}
@@ -37,8 +37,8 @@ class Exchange:
         import aiohttp
 
         allow_files(self._connections)
-        # No trust_env: it would also read ~/.netrc and send what stands there as Authorization.
-        # Older aiohttp cannot be given sockets: there a machine that vanished is found out by `timeout_s` only.
+        # No trust_env: it would also read ~/.netrc and send its passwords as Authorization.
+        # Older aiohttp has no `socket_factory`: there only `timeout_s` detects a machine that is gone.
         takes_sockets = "socket_factory" in inspect.signature(aiohttp.TCPConnector).parameters
         options: dict[str, Any] = {"socket_factory": watched_socket} if takes_sockets else {}
         self._session = aiohttp.ClientSession(
@@ -58,7 +58,7 @@ class Exchange:
     async def send(
         self, server: Address, method: str, path: str, body: bytes | None, timeout_s: float | None = None
     ) -> Reply:
-        """Return the reply, or what kept it from arriving; within `timeout_s`, if given, from first to last byte."""
+        """Return the reply, or a fault if there is none; within `timeout_s`, if given, from first to last byte."""
         assert self._session is not None  # noqa: S101 (for the type checker; open() made it)
         try:
             async with (
@@ -71,12 +71,12 @@ class Exchange:
                 if raw is None:
                     return Reply(fault=Fault("transient", "bad_reply", "the reply is too large"))
                 return read_reply(response.status, raw, response.headers)
-        except Exception as error:  # noqa: BLE001 (whatever a server can make the client library raise)
+        except Exception as error:  # noqa: BLE001 (any error that a server can cause in the client library)
             return Reply(fault=fault_of(error))
 
 
 def allow_files(connections: int) -> None:
-    """Raise this process's soft limit of open files, often 1,024, as far as so many connections need and it may."""
+    """Raise this process's soft limit of open files, often 1,024, to allow so many connections."""
     try:
         import resource
     except ImportError:  # not on this system
@@ -91,7 +91,7 @@ def allow_files(connections: int) -> None:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    """Return the body, None if it is larger than any that is wanted; the connection is then closed."""
+    """Return the body; None, after closing the connection, if it is larger than `MAX_BODY_BYTES`."""
     parts: list[bytes] = []
     left = MAX_BODY_BYTES
     async for part in response.content.iter_any():

@@ -16,15 +16,15 @@ from ..groups import fitted
 from ..stops import Ending, end_text, to_send
 from .client import is_settled
 from .endpoints import EndpointEngine, EndpointSettings
-from .openai_probe import (
+from .openai_features import (
     EXTRAS,
     PROBE_PROMPT,
     PROBE_SEED,
     PROBE_TEMPERATURE,
     PROBE_TOKENS,
-    Probe,
-    Traits,
-    common_traits,
+    FeatureTests,
+    ServerFeatures,
+    common_features,
     generation_config,
     schema_fields,
 )
@@ -35,13 +35,13 @@ from .wire import Address, Fault, Question, Reply, to_json
 
 PATH = "/v1/completions"
 CHAT_PATH = "/v1/chat/completions"
-MAX_STOP = 4  # OpenAI's own limit; more are cut on our side
-# Samples of a request come back together, the short ones with the longest, and their slots are empty meanwhile. Servers
-# cache the prompt in any case, so one sample a request keeps them fullest.
+MAX_STOP = 4  # OpenAI's limit; texts are cut at further stops here
+# Samples of a request are returned together when the longest is finished, and slots of short ones stay empty until then.
+# Servers cache the prompt anyway, so one sample per request has the highest throughput.
 DEFAULT_MAX_N = 1
 PROBE_TRIES = 5
 MAX_FINGERPRINT = 200
-# Long enough for a large model's first, cold request.
+# Enough for the first, cold request to a large model.
 PROBE_TIMEOUT_S = 120.0
 _STOPPED = ("stop", "eos", "eos_token", "stop_sequence")
 
@@ -90,11 +90,11 @@ class OpenAIEngine(EndpointEngine):
         self._model_name = ""
         self._names: dict[str, str] = {}
         self._contexts: dict[str, int] = {}
-        self._traits = Traits()
-        self._proved: set[str] = set()
+        self._features = ServerFeatures()
+        self._checked: set[str] = set()
 
     def open(self) -> None:
-        """Ask every endpoint who it is and what it can do; see EndpointEngine for what this raises."""
+        """Identify every endpoint and detect what it supports; see EndpointEngine for errors."""
         if self._transport is None:
             self._model_name = ""
         super().open()
@@ -103,15 +103,15 @@ class OpenAIEngine(EndpointEngine):
         """Return what the server reports about itself."""
         self.check_access(endpoint, reply)
         if reply.status in (404, 405, 500):
-            # `transformers serve` lists the Hub cache, and fails where there is none.
+            # `transformers serve` lists the Hub cache, and fails if there is none.
             self._names[endpoint.url] = self.settings.served_model_name or self.ref.source
             return None
         data = reply.payload.get("data") if isinstance(reply.payload, dict) else None
         if reply.status != 200 or not isinstance(data, list):
             raise CapabilityError(
-                f"{endpoint.url} has no OpenAI interface: GET /v1/models gave "
+                f"{endpoint.url} has no OpenAI interface: GET /v1/models returned "
                 f"{'no list' if reply.status == 200 else reply.status}.",
-                hint="Check the address; for TGI's own interface use the engine tgi.",
+                hint="Check the URL; for TGI's own interface use the engine tgi.",
                 endpoint=endpoint.url,
             )
         models = [m for m in data if isinstance(m, dict) and isinstance(m.get("id"), str)]
@@ -128,7 +128,7 @@ class OpenAIEngine(EndpointEngine):
         return Served(model=root if isinstance(root, str) and root else model["id"])
 
     def _pick(self, endpoint: Address, models: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """Return the entry of `/v1/models` to use; None if the server lists none, or not the name that was given."""
+        """Return the entry of `/v1/models` to use; None if there is none, or not with `served_model_name`."""
         if self.settings.served_model_name:
             return next((m for m in models if m["id"] == self.settings.served_model_name), None)
         for model in models:
@@ -138,8 +138,8 @@ class OpenAIEngine(EndpointEngine):
             return models[0] if models else None
         listed = ", ".join(quoted(m["id"], 60) for m in models[:5])
         raise ModelMismatchError(
-            f"{endpoint.url} holds {listed}, not {quoted(self.ref.name)}.",
-            hint="Give the address of the right server, or --set engine.served_model_name=NAME if it has another name there.",
+            f"{endpoint.url} has the model {listed}, not {quoted(self.ref.name)}.",
+            hint="Use the URL of the right server, or --set engine.served_model_name=NAME if the model has another name there.",
             endpoint=endpoint.url,
             served=[m["id"] for m in models],
             asked=self.ref.name,
@@ -147,8 +147,8 @@ class OpenAIEngine(EndpointEngine):
 
     def _named_differently(self, names: Iterable[str]) -> ModelMismatchError:
         return ModelMismatchError(
-            f"The endpoints call the model differently: {', '.join(sorted(quoted(name, 60) for name in names))}.",
-            hint="Start them with one name, and give it with --set engine.served_model_name=NAME.",
+            f"The endpoints have different names for the model: {', '.join(sorted(quoted(name, 60) for name in names))}.",
+            hint="Start them with the same name, and set it with --set engine.served_model_name=NAME.",
         )
 
     def detect_capabilities(self, servers: Sequence[Address]) -> Capabilities:
@@ -157,26 +157,26 @@ class OpenAIEngine(EndpointEngine):
         if len(names) > 1:
             raise self._named_differently(names)
         self._model_name = names.pop()
-        self._proved.clear()
-        self._traits = common_traits([self._probe(endpoint) for endpoint in servers])
-        traits = self._traits
+        self._checked.clear()
+        self._features = common_features([self._probe(endpoint) for endpoint in servers])
+        features = self._features
         return Capabilities(
-            token_ids=traits.token_ids,
-            seeded=traits.seeded and (traits.max_n == 1 or traits.follows_seeds),
-            max_n=traits.max_n,
-            json_schema=bool(traits.schema_field),
-            special_tokens=traits.special_tokens,
+            token_ids=features.token_ids,
+            seeded=features.seeded and (features.max_n == 1 or features.follows_seeds),
+            max_n=features.max_n,
+            json_schema=bool(features.schema_field),
+            special_tokens=features.special_tokens,
             max_context=min((self._contexts[e.url] for e in servers if e.url in self._contexts), default=None),
         )
 
-    def _probe(self, endpoint: Address) -> Traits:
+    def _probe(self, endpoint: Address) -> ServerFeatures:
         refuse = partial(self._no_completions, endpoint)
-        return Probe(partial(self._ask, endpoint), refuse, self.settings.max_n, self.token_texts).run()
+        return FeatureTests(partial(self._ask, endpoint), refuse, self.settings.max_n, self.token_texts).run()
 
     def _ask(self, endpoint: Address, *fields: dict[str, Any]) -> list[Reply]:
-        """Send small completion requests at the same time, again while the server is overloaded or starting.
+        """Send small completion requests at the same time, and again while the server is overloaded or starting.
 
-        Raises EngineError if it stays so, or if the server refuses access.
+        Raises EngineError if it stays unavailable, or refuses access.
         """
         base = {"model": self._model_name, "prompt": PROBE_PROMPT, "max_tokens": 1}
 
@@ -204,7 +204,7 @@ class OpenAIEngine(EndpointEngine):
         )
 
     def _no_completions(self, endpoint: Address, reply: Reply) -> EngineError:
-        """Return the error for a server whose answer to the plainest completion request was a 4xx."""
+        """Return the error for a server that refused the simplest completion request."""
         message = self._message(reply)
         if reply.status in (404, 405) and self._model_name not in message and "model" not in message.lower():
             chat = self.transport.client.ask(
@@ -212,19 +212,19 @@ class OpenAIEngine(EndpointEngine):
             )
             if chat.fault is None and chat.status not in (404, 405):
                 return CapabilityError(
-                    f"{endpoint.url} has chat completions only: it puts every prompt into its chat template. Magpie "
-                    "needs raw prompts, to let the model write the user's message.",
+                    f"{endpoint.url} only supports chat completions, which apply the chat template to every prompt. Magpie "
+                    "requires raw prompts, so that the model writes the user's message.",
                     hint="Use a server with /v1/completions (vLLM, SGLang, llama.cpp, `transformers serve` of "
                     "transformers 5) or TGI.",
                     endpoint=endpoint.url,
                 )
             return CapabilityError(
-                f"{endpoint.url} has no /v1/completions ({reply.status}).", hint="Check the address.", url=endpoint.url
+                f"{endpoint.url} has no /v1/completions ({reply.status}).", hint="Check the URL.", url=endpoint.url
             )
         if reply.status == 404 or "pinned" in message or "does not exist" in message:
             return ModelMismatchError(
                 f"{endpoint.url} has no model {quoted(self._model_name)}: {quoted(message)}.",
-                hint="Give the name that the server uses: --set engine.served_model_name=NAME.",
+                hint="Set the name that the server uses: --set engine.served_model_name=NAME.",
                 endpoint=endpoint.url,
             )
         return CapabilityError(
@@ -236,15 +236,15 @@ class OpenAIEngine(EndpointEngine):
         """Return the server's token count of a prompt."""
         reply = self._ask(endpoint, {"prompt": text, "temperature": 0})[0]
         if reply.status != 200:
-            raise EngineError(f"{endpoint.url} cannot take the prompt: {quoted(self._message(reply))}.")
+            raise EngineError(f"{endpoint.url} does not accept the prompt: {quoted(self._message(reply))}.")
         return usage_of(reply, "prompt_tokens")
 
     def encode(self, group: Sequence[Request]) -> tuple[str, bytes]:
         """Return path and body of the request for a group of samples."""
         first = group[0]
         sampling = first.sampling
-        self._prove(sampling)
-        prompt = list(first.prompt.token_ids) if self._traits.token_ids else self.prompt_text(first.prompt)
+        self._check_supported(sampling)
+        prompt = list(first.prompt.token_ids) if self._features.token_ids else self.prompt_text(first.prompt)
         body = {
             "model": self._model_name,
             "prompt": prompt,
@@ -255,7 +255,7 @@ class OpenAIEngine(EndpointEngine):
         return PATH, to_json(body)
 
     def _sampling_fields(self, sampling: SamplingParams) -> dict[str, Any]:
-        traits = self._traits
+        features = self._features
         fields: dict[str, Any] = {
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
@@ -266,16 +266,16 @@ class OpenAIEngine(EndpointEngine):
         stops = self._stops_sent(sampling)
         if stops:
             fields["stop"] = stops
-        if traits.config_field:
+        if features.config_field:
             fields["generation_config"] = json.dumps(generation_config(sampling))
             return fields
         extras = EXTRAS | {"repetition_penalty": sampling.repetition_penalty}
         extras["stop_token_ids"] = list(sampling.stop_token_ids)
         if sampling.top_k is not None:
             extras["top_k"] = sampling.top_k
-        fields |= {name: value for name, value in extras.items() if name in traits.extras}
+        fields |= {name: value for name, value in extras.items() if name in features.extras}
         if sampling.json_schema is not None:
-            fields |= schema_fields(traits.schema_field, sampling.json_schema)
+            fields |= schema_fields(features.schema_field, sampling.json_schema)
         return fields
 
     def _stops_sent(self, sampling: SamplingParams) -> list[str]:
@@ -284,46 +284,46 @@ class OpenAIEngine(EndpointEngine):
 
     @property
     def _takes_stop_ids(self) -> bool:
-        return self._traits.stop_ids or self._traits.config_field
+        return self._features.stop_ids or self._features.config_field
 
     def _turn_ends(self, sampling: SamplingParams) -> list[str]:
         return [text for i in sampling.stop_token_ids if (text := self.token_texts.get(i))]
 
-    def _prove(self, sampling: SamplingParams) -> None:
-        """Raise CapabilityError for what this server cannot do, or takes and ignores; each is tried out once."""
+    def _check_supported(self, sampling: SamplingParams) -> None:
+        """Raise CapabilityError for parameters that the server refuses or ignores; each is tested once."""
         if sampling.banned_first_token_ids:
-            raise self._cannot("keep tokens from coming first (banned_first_token_ids)")
-        if sampling.json_schema is not None and not self._traits.schema_field:
-            raise self._cannot("hold a text to a JSON schema (json_schema)")
-        if sampling.temperature > 0 and not self._traits.samples:
-            raise self._cannot("sample: texts under different seeds are the same at any temperature")
+            raise self._cannot("ban first tokens (banned_first_token_ids)")
+        if sampling.json_schema is not None and not self._features.schema_field:
+            raise self._cannot("constrain a text to a JSON schema (json_schema)")
+        if sampling.temperature > 0 and not self._features.samples:
+            raise self._cannot("sample: texts with different seeds are the same at any temperature")
         missing = [i for i in sampling.stop_token_ids if i not in self.token_texts]
         if missing and not self._takes_stop_ids:
-            raise self._cannot(f"stop at token ids ({missing[:5]}), and the texts of these tokens are not known")
-        if sampling.top_k is not None and "top_k" not in self._proved:
-            self._prove_field("top_k", sampling.top_k, self._heeds_top_k)
-        if sampling.repetition_penalty != 1 and "repetition_penalty" not in self._proved:
-            self._prove_field("repetition_penalty", sampling.repetition_penalty, self._heeds_repetition_penalty)
+            raise self._cannot(f"stop at token ids ({missing[:5]}), and the texts of these tokens are unknown")
+        if sampling.top_k is not None and "top_k" not in self._checked:
+            self._check_field("top_k", sampling.top_k, self._applies_top_k)
+        if sampling.repetition_penalty != 1 and "repetition_penalty" not in self._checked:
+            self._check_field("repetition_penalty", sampling.repetition_penalty, self._applies_repetition_penalty)
 
-    def _prove_field(self, name: str, value: Any, heeds: Any) -> None:
-        takes = self._traits.config_field or name in self._traits.extras
-        if not takes or not all(heeds(e) for e in self.transport.endpoints if not e.is_down):
+    def _check_field(self, name: str, value: Any, is_applied: Any) -> None:
+        takes = self._features.config_field or name in self._features.extras
+        if not takes or not all(is_applied(e) for e in self.transport.endpoints if not e.is_down):
             raise self._cannot(f"apply {name} = {value}: it {'ignores' if takes else 'refuses'} the field")
-        self._proved.add(name)
+        self._checked.add(name)
 
     def _cannot(self, what: str) -> CapabilityError:
         return CapabilityError(
             f"The server at {', '.join(self.addresses[:3])} cannot {what}.",
-            hint="Leave the setting out, or use a server that has it, such as vLLM.",
+            hint="Remove the setting, or use a server that supports it, such as vLLM.",
         )
 
-    def _heeds_top_k(self, endpoint: Address) -> bool:
-        """Whether `top_k` = 1 makes texts equal that would differ at a high temperature."""
+    def _applies_top_k(self, endpoint: Address) -> bool:
+        """Whether texts with `top_k` = 1 are equal at a high temperature."""
         params = SamplingParams(temperature=PROBE_TEMPERATURE, top_k=1, max_tokens=PROBE_TOKENS)
         fields = [self._sampling_fields(params.with_seed(PROBE_SEED + i)) for i in range(2)]
         return len({text_of(reply) for reply in self._ask(endpoint, *fields)}) == 1
 
-    def _heeds_repetition_penalty(self, endpoint: Address) -> bool:
+    def _applies_repetition_penalty(self, endpoint: Address) -> bool:
         """Whether a strong `repetition_penalty` changes a greedy text."""
         params = [SamplingParams(temperature=0, max_tokens=2 * PROBE_TOKENS, repetition_penalty=p) for p in (1.0, 5.0)]
         fields = [self._sampling_fields(p) | {"prompt": "one two one two one two one"} for p in params]
@@ -344,10 +344,10 @@ class OpenAIEngine(EndpointEngine):
         payload = reply.payload
         choices = sorted(payload["choices"], key=lambda choice: choice.get("index") or 0)
         if len(choices) < len(group):
-            raise ValueError("fewer choices than were asked for")
+            raise ValueError("fewer choices than requested")
         prompt_tokens = usage_of(reply, "prompt_tokens")
         total = usage_of(reply, "completion_tokens")
-        counts = completion_counts(group, choices[: len(group)], total, is_sum=self._traits.usage_sums)
+        counts = completion_counts(group, choices[: len(group)], total, is_sum=self._features.usage_sums)
         generations = []
         for i, (request, choice) in enumerate(zip(group, choices, strict=False)):
             ending = self._ending(request.sampling, choice)
@@ -381,10 +381,10 @@ class OpenAIEngine(EndpointEngine):
         return end_text(choice["text"], reason, turn_ends=turn_ends, stops=sampling.stop)
 
     def _why(self, sampling: SamplingParams, choice: dict[str, Any], turn_ends: list[str]) -> str:
-        """Return "stop" or "stop_text" for a text that ended by itself, by what the server says that it met."""
+        """Return "stop" or "stop_text" for a text that did not end by length, from the server's stop reason."""
         for name in ("stop_reason", "matched_stop"):
             if name in choice:
                 met = choice[name]
                 return "stop_text" if isinstance(met, str) and met not in turn_ends else "stop"
-        # A server that does not say, but leaves the stop in the text, or had none of the user's: a token ended it.
-        return "stop" if not sampling.stop or self._traits.config_field else "stop_text"
+        # No stop reason: a stop token ended the text, if it is still visible or there were no stop texts.
+        return "stop" if not sampling.stop or self._features.config_field else "stop_text"

@@ -1,4 +1,4 @@
-"""Reading the replies of `/v1/completions` and `/v1/models`: texts, token ids, counts. They are untrusted."""
+"""Reading the untrusted replies of `/v1/completions` and `/v1/models`: texts, token ids, counts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def context_of(model: dict[str, Any]) -> int | None:
 
 
 def usage_of(reply: Reply, name: str) -> int | None:
-    """Return a count of the reply's `usage`, None if it is not there."""
+    """Return a count from the reply's `usage`, None if it is missing."""
     usage = reply.payload.get("usage") if isinstance(reply.payload, dict) else None
     value = usage.get(name) if isinstance(usage, dict) else None
     return value if type(value) is int else None
@@ -34,18 +34,18 @@ def texts_of(reply: Reply) -> list[str]:
 
 
 def text_of(reply: Reply) -> str | None:
-    """Return the text of the only choice, None if there is none."""
+    """Return the text of the first choice, None if there is no choice."""
     texts = texts_of(reply)
     return texts[0] if texts else None
 
 
 def choices_of(reply: Reply) -> int:
-    """Return how many choices a reply has."""
+    """Return the number of choices of a reply."""
     return len(texts_of(reply))
 
 
 def ids_of(reply: Reply) -> list[int]:
-    """Return the token ids of the first choice, where the server gives them."""
+    """Return the token ids of the first choice, [] if the server does not return them."""
     choices = reply.payload.get("choices") if isinstance(reply.payload, dict) else None
     ids = choices[0].get("token_ids") if choices and is_choice(choices[0]) else None
     return ids if isinstance(ids, list) and all(isinstance(i, int) for i in ids) else []
@@ -59,9 +59,9 @@ def is_choice(choice: Any) -> bool:
 def completion_counts(
     group: Sequence[Request], choices: Sequence[dict[str, Any]], total: int | None, *, is_sum: bool
 ) -> list[int | None]:
-    """Return the completion tokens of each choice: its ids' number, else an even share of the total.
+    """Return the completion tokens of each choice: the number of its ids, else an even share of the total.
 
-    A total that is not of all choices (`is_sum`) is not used: then our tokenizer counts the texts.
+    If the total does not include all choices (not `is_sum`), our tokenizer counts the texts.
     """
     if all(isinstance(c.get("token_ids"), list) for c in choices):
         return [len(c["token_ids"]) for c in choices]
@@ -75,12 +75,12 @@ def completion_counts(
 
 def _counted(request: Request, choice: dict[str, Any]) -> int | None:
     count = request.prompt.count_tokens(choice["text"])
-    # The stop token counts too, and is not in the text.
+    # The stop token, which is not in the text, counts too.
     return None if count is None else count + (choice["finish_reason"] != "length")
 
 
 def kept_ids(choice: dict[str, Any], sampling: SamplingParams, ending: Ending) -> list[int] | None:
-    """Return the ids of the text that is left, None where they are unknown or the text was cut inside."""
+    """Return the token ids of the text before its stop; None if unknown, or if the text was cut inside."""
     ids = choice.get("token_ids")
     if not isinstance(ids, list) or ending.text != choice["text"]:
         return None

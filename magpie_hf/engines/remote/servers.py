@@ -1,4 +1,4 @@
-"""What a user says of a server, and what it says of itself: addresses, keys, names of models, errors."""
+"""Checks of a server's URL, API key and model name, and the meaning of its error messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ABOUT_N = re.compile(
 )
 
 
-MAX_ERROR = 10_000  # characters that are looked at
+MAX_ERROR = 10_000  # characters of a message that are read
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CACHE_DIR = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
@@ -46,18 +46,18 @@ def read_key(name: str | None) -> str:
     if not key:
         raise ArgumentError(
             f"The environment variable {quoted(name)}, named by api_key_env, is not set or empty.",
-            hint=f"export {name}=…, or leave api_key_env out if the endpoint needs no key.",
+            hint=f"export {name}=…, or remove api_key_env if the endpoint requires no key.",
             key="api_key_env",
         )
     if not key.isascii() or not key.isprintable():
         raise ArgumentError(
-            f"The environment variable {quoted(name)} holds characters that no key has.", key="api_key_env"
+            f"The environment variable {quoted(name)} contains invalid characters for a key.", key="api_key_env"
         )
     return key
 
 
 def normal_address(address: str, suffixes: Sequence[str] = ()) -> str:
-    """Return an endpoint's address as scheme, host, port and path, without the paths that the engine adds itself."""
+    """Return an endpoint's URL as scheme, host, port and path, without the paths that the engine adds."""
     given = address.strip()
     if "://" not in given:
         given = "http://" + given
@@ -68,11 +68,11 @@ def normal_address(address: str, suffixes: Sequence[str] = ()) -> str:
         host, port, parts = None, None, urlsplit("")
     if parts.scheme not in ("http", "https") or not host:
         shown = quoted(address.rpartition("@")[2])
-        raise ArgumentError(f"The endpoint {shown} is no address.", hint="Give one such as http://localhost:8080.")
+        raise ArgumentError(f"Invalid endpoint URL {shown}.", hint="Use a URL such as http://localhost:8080.")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ArgumentError(
-            f"The endpoint at {quoted(host)} has a user, a password or a query in its address.",
-            hint="Keys go into an environment variable, named by api_key_env.",
+            f"The endpoint URL with the host {quoted(host)} contains a user, a password or a query.",
+            hint="Put keys in an environment variable, and its name in api_key_env.",
         )
     path = parts.path.rstrip("/")
     for suffix in suffixes:
@@ -82,7 +82,7 @@ def normal_address(address: str, suffixes: Sequence[str] = ()) -> str:
 
 
 def names_match(ref: ModelRef, served: str) -> bool:
-    """Whether a server's name for its model can be the one asked for: by Hub id, or by a directory's last part."""
+    """Whether a server's model name can be the requested model: by Hub id, or by the last part of a directory."""
     asked = {ref.name.casefold(), ref.source.casefold().rstrip("/")}
     name = served.strip().rstrip("/").casefold()
     cached = _CACHE_DIR.search(name)
@@ -97,7 +97,7 @@ def names_match(ref: ModelRef, served: str) -> bool:
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether a revision is a commit's full hash."""
+    """Whether a revision is the full hash of a commit."""
     return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
@@ -127,23 +127,23 @@ def _detail(item: Any) -> str:
 
 
 def is_too_long(message: str) -> bool:
-    """Whether an error's text says that prompt and new tokens do not fit into the context."""
+    """Whether an error message says that prompt and new tokens do not fit the context."""
     return _TOO_LONG.search(message) is not None
 
 
 def is_about_n(message: str) -> bool:
-    """Whether an error's text says that a request asks for too many samples."""
+    """Whether an error message says that a request has too many samples (`n`)."""
     return _ABOUT_N.search(message) is not None
 
 
 def redirected(address: str, reply: Reply) -> EngineError:
-    """Return the error for a server that sends elsewhere."""
+    """Return the error for a server that redirects."""
     try:
         parts = urlsplit(str(reply.headers.get("Location", "")))
     except ValueError:
         parts = urlsplit("")
     target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "another path"
     return EngineError(
-        f"{address} redirects to {quoted(target)}; redirects are not followed, as the key would go along.",
-        hint="Give the final address.",
+        f"{address} redirects to {quoted(target)}; redirects are not followed, because they would receive the key.",
+        hint="Use the final URL.",
     )

@@ -18,9 +18,9 @@ from .untrusted import count_or_none, header_count
 from .wire import Address, Fault, Question, Reply, to_json
 
 
-# TGI's default of --max-stop-sequences, for servers whose /info does not say.
+# TGI's default of --max-stop-sequences, for servers whose /info does not report it.
 MAX_STOP_SEQUENCES = 4
-# A failed generation (424) is often the row's fault and sometimes the device's: a second and third try tell.
+# A failed generation (424) is usually caused by the row and sometimes by the device: two retries distinguish them.
 GENERATION_RETRIES = 2
 _REASONS = {"eos_token": "stop", "stop_sequence": "stop_text", "length": "length"}
 
@@ -28,9 +28,9 @@ _REASONS = {"eos_token": "stop", "stop_sequence": "stop_text", "length": "length
 class TgiEngine(EndpointEngine):
     """Generates on Text Generation Inference servers.
 
-    TGI can't be told stop token ids: the model's own end-of-sequence tokens end a text there, the texts of the others
-    (`token_texts`) are sent as stop sequences, as far as the server takes them, and whatever ran past a stop is cut
-    here by token id. Special tokens, which TGI leaves out of its text, are put back from its token list.
+    TGI does not support stop token ids. The model's own end-of-sequence tokens end a text there; the texts of other stop
+    tokens are sent as stop sequences, up to the server's maximum, and texts are cut here at stop token ids. Special
+    tokens, which TGI removes from its text, are restored from its token list.
     """
 
     name = "tgi"
@@ -44,9 +44,9 @@ class TgiEngine(EndpointEngine):
         info = reply.payload
         if reply.status != 200 or not isinstance(info, dict) or not isinstance(info.get("model_id"), str):
             raise CapabilityError(
-                f"{endpoint.url} is no Text Generation Inference server: GET /info gave "
+                f"{endpoint.url} is not a Text Generation Inference server: GET /info returned "
                 f"{'no model_id' if reply.status == 200 else reply.status}.",
-                hint="Check the address; for vLLM, SGLang, llama.cpp and `transformers serve` use the engine openai.",
+                hint="Check the URL; for vLLM, SGLang, llama.cpp and `transformers serve` use the engine openai.",
                 endpoint=endpoint.url,
             )
         self.check_model(endpoint, info["model_id"], _text_or_none(info.get("model_sha")))
@@ -95,7 +95,7 @@ class TgiEngine(EndpointEngine):
         if reply.fault is not None or reply.status != 200:
             message = reply.fault.message if reply.fault is not None else self._message(reply)
             raise PromptMismatchError(
-                f"{endpoint.url} cannot take the prompt: {quoted(message)}.", endpoint=endpoint.url
+                f"{endpoint.url} does not accept the prompt: {quoted(message)}.", endpoint=endpoint.url
             )
         return _prompt_tokens(reply)
 
@@ -110,8 +110,8 @@ class TgiEngine(EndpointEngine):
             )
         if sampling.banned_first_token_ids:
             raise CapabilityError(
-                "TGI cannot keep tokens from coming first (banned_first_token_ids).",
-                hint="Leave the ban out; such texts can be rejected and sampled again.",
+                "TGI does not support banned_first_token_ids.",
+                hint="Remove the setting; such texts can be rejected and sampled again.",
             )
         parameters = dict(parameters_of(sampling.with_seed(None), self._stops_sent(sampling)))
         parameters["max_new_tokens"] = fitted(request, self.capabilities().max_context).max_tokens
@@ -120,7 +120,7 @@ class TgiEngine(EndpointEngine):
         return "/generate", to_json({"inputs": self.prompt_text(request.prompt), "parameters": parameters})
 
     def _stops_sent(self, sampling: SamplingParams) -> tuple[str, ...]:
-        """Return the stop sequences for the server: ends of turn first, then the user's, as many as it takes."""
+        """Return the stop sequences for the server: ends of turn first, then the user's, up to its maximum."""
         stops = dict.fromkeys([*to_send(self._turn_ends(sampling)), *sampling.stop])
         return tuple(stops)[: self._max_stop]
 
@@ -179,7 +179,7 @@ class TgiEngine(EndpointEngine):
         tokens: Sequence[dict[str, Any]],
         ids: Sequence[int],
     ) -> Ending:
-        """Return the text up to its first stop, from the tokens where the server lists them."""
+        """Return the text up to its first stop, from the tokens if the server lists them."""
         reason = _REASONS[details["finish_reason"]]
         turn_ends = self._turn_ends(sampling)
         if not tokens:
@@ -194,9 +194,9 @@ class TgiEngine(EndpointEngine):
 
 @lru_cache(maxsize=1024)
 def parameters_of(sampling: SamplingParams, stop: tuple[str, ...]) -> dict[str, Any]:
-    """Return the `parameters` for TGI, but for the seed: what is off is left out, nothing is nudged.
+    """Return the `parameters` for TGI without the seed; parameters that are off are left out, none is changed.
 
-    Raises ArgumentError if TGI, or the client library's check, would refuse them.
+    Raises ArgumentError if TGI, or the client library, would refuse them.
     """
     parameters: dict[str, Any] = {"max_new_tokens": sampling.max_tokens, "details": True}
     parameters["do_sample"] = not sampling.is_greedy
@@ -229,7 +229,7 @@ def schema_of(text: str) -> dict[str, Any]:
 
 
 def _prompt_tokens(reply: Reply) -> int | None:
-    """Return the server's count of prompt tokens: its header, or the prefill list where the header is missing."""
+    """Return the server's count of prompt tokens: from its header, or else from the prefill list."""
     counted = header_count(reply.headers.get("x-prompt-tokens"))
     if counted is not None:
         return counted

@@ -1,7 +1,7 @@
 """TGI's parameter checks and errors, from the `text-generation` package if it is installed, else from huggingface_hub.
 
-Both give the same results here, so that nothing depends on which of them is there. TGI's own limits are checked first:
-huggingface_hub's types know the names of the parameters only.
+Results are the same with both. TGI's own limits are checked first, because the types of huggingface_hub only know the names
+of the parameters.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ...errors import ArgumentError, quoted
 
 
 class TgiClient(NamedTuple):
-    """The classes that the installed client library gives for TGI's protocol."""
+    """The installed client library's classes for TGI's protocol."""
 
     package: str
     parameters: type
@@ -47,7 +47,7 @@ def tgi_client() -> TgiClient:
     )
 
 
-# Name, test and wording of TGI's limits (router/src/validation.rs of TGI 3.3); all of these may be left out.
+# Name, test and wording of TGI's limits (router/src/validation.rs of TGI 3.3); all are optional.
 _LIMITS: tuple[tuple[str, Any, str], ...] = (
     ("temperature", lambda v: v > 0, "strictly positive"),
     ("top_p", lambda v: 0 < v < 1, "> 0.0 and < 1.0"),
@@ -70,7 +70,7 @@ def check_parameters(parameters: dict[str, Any]) -> None:
     known = getattr(client.parameters, "model_fields", None) or getattr(client.parameters, "__dataclass_fields__", {})
     unknown = sorted(set(parameters) - set(known))
     if unknown:
-        raise ArgumentError(f"TGI: it has no parameter {quoted(unknown[0])}.", key=unknown[0])
+        raise ArgumentError(f"TGI: unknown parameter {quoted(unknown[0])}.", key=unknown[0])
     try:
         client.parameters(**parameters)
     except (client.validation, TypeError, ValueError) as error:
@@ -78,7 +78,7 @@ def check_parameters(parameters: dict[str, Any]) -> None:
 
 
 def tgi_error(payload: Any) -> Exception | None:
-    """Return the library's exception for a TGI error body (`error`, `error_type`), None if it is none."""
+    """Return the library's exception for a TGI error body (`error`, `error_type`), None for other bodies."""
     if not isinstance(payload, dict) or not isinstance(payload.get("error_type"), str):
         return None
     client = tgi_client()

@@ -1,6 +1,6 @@
-"""Reading what a server sent: its replies are untrusted in size, depth, types and values.
+"""Reading untrusted replies of servers: their size, depth, types and values.
 
-Everything here either returns a value that the rest can work with or raises ValueError; nothing else comes out.
+Every function returns a valid value or raises ValueError.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from ...sampling import SamplingParams
 from ..base import Generation
 
 
-# Far more than a request of a few samples of a long context with all its token lists.
+# Far more than the reply with a few samples of a long context and all their token lists.
 MAX_BODY_BYTES = 64 << 20
 # Real replies have five levels.
 MAX_DEPTH = 64
-# More tokens than any context has; a row's counts are sums of a few of these, kept in 32 bits.
+# More tokens than any context has; a row's counts are sums of a few of these, saved as 32-bit integers.
 MAX_COUNT = 1 << 24
 MAX_TOKEN_ID = (1 << 31) - 1
 MAX_SEED = (1 << 63) - 1
@@ -24,7 +24,7 @@ MAX_NAME = 200
 
 
 def load_json(raw: bytes) -> Any:
-    """Return the JSON in a body; NaN and Infinity, which JSON does not have, become None.
+    """Parse a JSON body; NaN and Infinity, which are not JSON, become None.
 
     Raises:
         ValueError: it is not JSON, or nested deeper than `MAX_DEPTH`.
@@ -53,50 +53,50 @@ def _is_deep(value: Any) -> bool:
 
 
 def count_of(value: Any) -> int | None:
-    """Return a count of tokens, None for None. Raises ValueError if it cannot be one."""
+    """Return a token count, None for None. Raises ValueError if it is invalid."""
     if value is None or (type(value) is int and 0 <= value <= MAX_COUNT):
         return value
-    raise ValueError("a count that cannot be one")
+    raise ValueError("invalid token count")
 
 
 def count_or_none(value: Any, least: int = 1) -> int | None:
-    """Return a count of `least` or more, None for whatever else was given."""
+    """Return a count of `least` or more, None for any other value."""
     return value if type(value) is int and least <= value <= MAX_COUNT else None
 
 
 def header_count(value: str | None) -> int | None:
-    """Return the count in a header, None if there is none. Raises ValueError if it cannot be one."""
+    """Return the count in a header, None if it is missing. Raises ValueError if it is too large."""
     if value is None or not (value.isascii() and value.isdecimal()):
         return None
     return count_of(int(value[:20]))
 
 
 def clean_text(text: Any) -> str:
-    """Return a text that can be written as UTF-8: lone surrogates become U+FFFD. Raises ValueError if it is no text."""
+    """Return a text that is valid UTF-8: lone surrogates become U+FFFD. Raises ValueError if it is not a text."""
     if not isinstance(text, str):
-        raise ValueError("no text")
+        raise ValueError("not a text")
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def name_or_none(value: Any) -> str | None:
-    """Return a name that a server gave of itself, printable and short; None if it gave none."""
+    """Return a name that a server reported, printable and short; None if it is not a text."""
     if not isinstance(value, str):
         return None
     return "".join(c if c.isprintable() else " " for c in clean_text(value[:MAX_NAME])).strip() or None
 
 
 def checked(generation: Generation, sampling: SamplingParams) -> Generation:
-    """Return a decoded generation whose values are possible; no server makes more tokens than it was asked for.
+    """Return a decoded generation after checking its values; completion tokens are limited to `max_tokens`.
 
     Raises:
-        ValueError: a value is impossible.
+        ValueError: a value is invalid.
     """
     generation.text = clean_text(generation.text)
     ids = generation.token_ids
     if ids is not None and not all(type(i) is int and 0 <= i <= MAX_TOKEN_ID for i in ids):
-        raise ValueError("token ids that cannot be any")
+        raise ValueError("invalid token ids")
     generation.prompt_tokens = count_of(generation.prompt_tokens)
     count = count_of(generation.completion_tokens)
     generation.completion_tokens = None if count is None else min(count, sampling.max_tokens)

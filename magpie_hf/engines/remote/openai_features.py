@@ -1,4 +1,4 @@
-"""What a server behind `/v1/completions` can do, found out by asking it."""
+"""Detecting the features of a server with `/v1/completions` by test requests."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Ask = Callable[..., list[Reply]]
 
 PROBE_PROMPT = "Hello"
 PROBE_TOKENS = 16
-# The highest temperature that OpenAI's interface has: two samples of 16 tokens that are equal there come from one seed.
+# The highest temperature of OpenAI's interface: two samples of 16 tokens that are equal at it have the same seed.
 PROBE_TEMPERATURE = 2.0
 PROBE_SEED = 11
-# Special tokens that are forced, one a request; those that end a text are never shown, so one is not enough.
+# Special tokens to force, one per request; those that end a text are never visible, so one is not enough.
 MAX_SPECIAL = 8
 MAX_SIZES = 8
 
 
-# Fields beyond OpenAI's, in values that change nothing. They are sent with every request where the server takes them:
-# left out, vLLM takes the model's generation config instead, llama.cpp top_k 40 and min_p 0.05.
+# Fields beyond OpenAI's, with values that are off. They are sent with every request if the server accepts them: without
+# them vLLM uses the model's generation config, and llama.cpp top_k 40 and min_p 0.05.
 EXTRAS: dict[str, Any] = {
     "top_k": -1,
     "min_p": 0.0,
@@ -41,14 +41,17 @@ EXTRAS: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Traits:
-    """What one server can do, found out by asking it.
+class ServerFeatures:
+    """The features of one server.
 
-    `extras`: the fields of EXTRAS that it takes. `config_field`: sampling goes into `generation_config`
-    (`transformers serve`, which has no other way to sample at all). `follows_seeds`: choice k of `n` is the sample
-    of seed + k. `samples`: other seeds gave other texts. `max_n`: the largest `n` that it takes, as far as it was asked
-    (1: it has none). `usage_sums`: with `n`, `completion_tokens` counts all choices (llama.cpp counts one).
-    `schema_field`: the field that takes a JSON schema, "" if none is honored. The rest as in Capabilities.
+    Attributes:
+        extras: The fields of EXTRAS that it accepts.
+        config_field: Sampling parameters are sent as `generation_config` (`transformers serve`, which has no others).
+        max_n: The largest accepted `n`, up to the one that was tested (1: `n` is not supported).
+        usage_sums: With `n`, `completion_tokens` counts all choices (llama.cpp counts one).
+        follows_seeds: Choice k of `n` is the sample of seed + k.
+        samples: Different seeds gave different texts.
+        schema_field: The field for a JSON schema, "" if none is supported.
     """
 
     extras: frozenset[str] = frozenset()
@@ -64,11 +67,11 @@ class Traits:
     schema_field: str = ""
 
 
-class Probe:
-    """Finds out what one server can do, by some fifteen small requests.
+class FeatureTests:
+    """Detects the features of one server with about fifteen small requests.
 
-    `ask` sends completion requests with the given fields to it, all at once; `refuse` gives the error for a server that
-    refuses the plainest of them; `most_n` is the largest `n` of use; `special` are special tokens of the model.
+    `ask` sends completion requests with the given fields, all at once; `refuse` returns the error for a server that
+    refuses the simplest of them; `most_n` is the largest useful `n`; `special` are special tokens of the model.
     """
 
     def __init__(
@@ -79,17 +82,17 @@ class Probe:
         self._most_n = most_n
         self._special = special
 
-    def run(self) -> Traits:
-        """Ask, and return what was found."""
+    def run(self) -> ServerFeatures:
+        """Send the requests and return the features."""
         extras, config_field = self._fields()
         ids, *held = self._ask({"prompt": [1, 2, 3]}, *self._schema_questions())
         max_n, usage_sums = self._largest_n()
         base = self._base(config_field)
-        # All at once, as a server that sets one seed for everything it runs is found out only so.
+        # All at once: only so a server is detected that sets one seed for all requests in a batch.
         a1, b1, a2, b2 = self._ask(*(base | {"seed": PROBE_SEED + i} for i in (0, 1, 0, 1)))
         children = self._ask(base | {"seed": PROBE_SEED, "n": 2})[0] if max_n > 1 else None
         a, b = text_of(a1), text_of(b1)
-        return Traits(
+        return ServerFeatures(
             extras=extras,
             config_field=config_field,
             token_ids=ids.status == 200 and usage_of(ids, "prompt_tokens") == 3,
@@ -98,7 +101,7 @@ class Probe:
             follows_seeds=children is not None and texts_of(children) == [a, b],
             seeded=a == text_of(a2) and b == text_of(b2) and a != b and a is not None,
             samples=len({a, b, text_of(a2), text_of(b2)}) > 1,
-            stop_ids=self._heeds_stop_ids(extras),
+            stop_ids=self._applies_stop_ids(extras),
             special_tokens=self._shows_special_tokens(extras),
             schema_field=next((f for f, r in zip(SCHEMA_FIELDS, held, strict=True) if _keeps_schema(text_of(r))), ""),
         )
@@ -108,7 +111,7 @@ class Probe:
         return [greedy | schema_fields(field, _PROBE_SCHEMA) for field in SCHEMA_FIELDS]
 
     def _largest_n(self) -> tuple[int, bool]:
-        """Return the largest `n` that the server takes, and whether `usage` then counts all choices."""
+        """Return the largest `n` that the server accepts, and whether `usage` then counts all choices."""
         if self._most_n == 1:
             return 1, True
         replies = self._ask(_samples(self._most_n))
@@ -126,7 +129,7 @@ class Probe:
         return base
 
     def _fields(self) -> tuple[frozenset[str], bool]:
-        """Return which of EXTRAS the server takes, and whether it wants a `generation_config`."""
+        """Return the fields of EXTRAS that the server accepts, and whether it requires a `generation_config`."""
         plain, full = self._ask({"temperature": 0}, {"temperature": 0} | EXTRAS)
         if plain.status != 200:
             raise self._refuse(plain)
@@ -134,13 +137,13 @@ class Probe:
             return frozenset(EXTRAS), False
         config = json.dumps(generation_config(SamplingParams(temperature=0, max_tokens=1)))
         singles = [{"temperature": 0, name: value} for name, value in EXTRAS.items()]
-        # A server that takes a generation_config but no field that it does not know: nothing is ignored there.
+        # A server that accepts a generation_config and refuses unknown fields: it ignores no field.
         *replies, unknown, configured = self._ask(*singles, {"unknown_field": 1}, {"generation_config": config})
         taken = frozenset(name for name, reply in zip(EXTRAS, replies, strict=True) if reply.status == 200)
         return taken, unknown.status != 200 and configured.status == 200
 
-    def _heeds_stop_ids(self, extras: frozenset[str]) -> bool:
-        """Whether generation ends at a token of `stop_token_ids` that it passed without."""
+    def _applies_stop_ids(self, extras: frozenset[str]) -> bool:
+        """Whether generation stops at a token of `stop_token_ids`."""
         if not {"stop_token_ids", "return_token_ids"} <= extras:
             return False
         greedy = {"temperature": 0, "max_tokens": PROBE_TOKENS, "return_token_ids": True}
@@ -152,7 +155,7 @@ class Probe:
         return stopped.status == 200 and (usage_of(stopped, "completion_tokens") or 0) < max(len(ids), 2)
 
     def _shows_special_tokens(self, extras: frozenset[str]) -> bool:
-        """Whether token ids come with a text, or a special token that is forced to come first can be seen in it."""
+        """Whether token ids are returned, or a forced first special token is visible in the text."""
         forced = [{"logit_bias": {str(i): 100}} for i in list(self._special)[:MAX_SPECIAL]]
         fields = {"temperature": 0} | {name: EXTRAS[name] for name in extras}
         free, *replies = self._ask(fields, *(fields | force for force in forced))
@@ -160,9 +163,9 @@ class Probe:
         return not forced or bool(ids_of(free)) or any(token.strip() in (text or "") for token, text in shown)
 
 
-# OpenAI's field, which vLLM and SGLang have, and llama.cpp's for /v1/completions, which ignores the other one there.
+# OpenAI's field, for vLLM and SGLang, and llama.cpp's for /v1/completions, where it ignores the other one.
 SCHEMA_FIELDS = ("response_format", "json_schema")
-# No white space is allowed inside: with an object, weak models go on with spaces and line breaks until the length ends.
+# An enum has no white space: with an object, weak models write spaces and line breaks until `max_tokens`.
 _PROBE_SCHEMA = '{"type":"string","enum":["yes","no"]}'
 
 
@@ -171,31 +174,33 @@ def _samples(n: int) -> dict[str, Any]:
 
 
 def sizes_below(most: int, message: str) -> list[int]:
-    """Return the values of `n` to try when `most` was refused: halves, and what the refusal itself names."""
+    """Return the values of `n` to try after `most` was refused: halves, and numbers in the error message."""
     named = {int(number) for number in re.findall(r"\b\d{1,4}\b", message)}
     halves = {most >> shift for shift in range(1, most.bit_length())}
     return sorted({n for n in named | halves if 1 < n < most}, reverse=True)[:MAX_SIZES]
 
 
-def common_traits(found: Iterable[Traits]) -> Traits:
-    """Return what all servers can do. Raises CapabilityError if some want other fields than others."""
-    traits = list(found)
-    if len({t.config_field for t in traits}) > 1:
-        raise CapabilityError("The endpoints are servers of different kinds.", hint="Use one kind of server in a run.")
-    fields = {t.schema_field for t in traits}
+def common_features(found: Iterable[ServerFeatures]) -> ServerFeatures:
+    """Return the features that all servers have. Raises CapabilityError if they require different fields."""
+    all_features = list(found)
+    if len({t.config_field for t in all_features}) > 1:
+        raise CapabilityError("The endpoints are different kinds of servers.", hint="Use one kind of server in a run.")
+    fields = {t.schema_field for t in all_features}
     special = {
-        "extras": frozenset.intersection(*(t.extras for t in traits)),
-        "max_n": min(t.max_n for t in traits),
+        "extras": frozenset.intersection(*(t.extras for t in all_features)),
+        "max_n": min(t.max_n for t in all_features),
         "schema_field": fields.pop() if len(fields) == 1 else "",
     }
     plain = {
-        name: all(getattr(t, name) for t in traits) for name in Traits.__dataclass_fields__ if name not in special
+        name: all(getattr(t, name) for t in all_features)
+        for name in ServerFeatures.__dataclass_fields__
+        if name not in special
     }
-    return Traits(**special, **plain)  # type: ignore[arg-type]
+    return ServerFeatures(**special, **plain)  # type: ignore[arg-type]
 
 
 def generation_config(sampling: SamplingParams) -> dict[str, Any]:
-    """Return a transformers generation config that says all of a sampling, so that no default of the model's counts."""
+    """Return a transformers generation config with all sampling parameters, so that no default of the model applies."""
     config: dict[str, Any] = {
         "do_sample": not sampling.is_greedy,
         "max_new_tokens": sampling.max_tokens,
@@ -209,7 +214,7 @@ def generation_config(sampling: SamplingParams) -> dict[str, Any]:
 
 
 def schema_fields(field: str, text: str) -> dict[str, Any]:
-    """Return what holds a completion to a JSON schema, given with the field of that name."""
+    """Return the fields of a request that constrain a completion to a JSON schema."""
     schema = schema_of(text)
     if field == "json_schema":
         return {field: schema}
