@@ -37,6 +37,12 @@ SCANNED = [
     "magpie_hf/nearest",
     "magpie_hf/stages",
     "magpie_hf/templates",
+    "tests/engines",
+    "magpie_hf/engines",
+    "magpie_hf/scoring",
+    "magpie_hf/backoff.py",
+    "magpie_hf/models.py",
+    "magpie_hf/sampling.py",
 ]
 # Written from code that is not scanned yet, or holding what the test looks for.
 NOT_SCANNED = ("docs/reference", "docs/how-to/write-", "tests/test_language.py")

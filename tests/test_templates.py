@@ -444,7 +444,7 @@ def test_load_reads_tokenizer_template_and_generation_config_from_a_directory(tm
 
 
 def test_load_names_what_cannot_be_loaded(tmp_path: Any) -> None:
-    with pytest.raises(ModelError, match="Model directory .* not found"):
+    with pytest.raises(ModelError, match=r"Model directory .* not found"):
         ChatTemplate.load(str(tmp_path / "nowhere"))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
     with pytest.raises(ModelError, match=r"tokenizer of .* cannot be loaded"):

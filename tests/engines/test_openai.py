@@ -152,7 +152,10 @@ def test_a_chat_only_server_is_an_error_that_says_why():
             return 400, {"error": {"message": "messages is empty"}}
         return Server()(arrived, number) if arrived.path == "/v1/models" else (404, {"detail": "Not Found"})
 
-    with Scripted(script) as s, pytest.raises(CapabilityError, match=r"only supports chat completions.*raw prompts") as caught:
+    with (
+        Scripted(script) as s,
+        pytest.raises(CapabilityError, match=r"only supports chat completions.*raw prompts") as caught,
+    ):
         engine(s).open()
     assert s.url in str(caught.value)
 

@@ -16,7 +16,7 @@ from magpie_hf.engines.base import Prompt, Request
 from magpie_hf.engines.local.hf import TransformersEngine
 from magpie_hf.engines.local.padded import PaddedRunner
 from magpie_hf.engines.local.schemas import SPACING, Schemas, can_hold, is_available, unpacked
-from magpie_hf.engines.local.vllm import VllmWorker, _grammar_backend, _structured
+from magpie_hf.engines.local.vllm import VllmWorker, _schema_backend, _structured
 from magpie_hf.errors import ArgumentError, CapabilityError, DependencyError
 from magpie_hf.models import ModelRef
 from magpie_hf.sampling import SamplingParams
@@ -371,8 +371,8 @@ def test_vllm_is_given_the_schema_and_the_same_white_space_under_its_own_names(v
         "new": {"structured_outputs_config": {"backend": "guidance"}},
         "old": {"guided_decoding_backend": "guidance"},
     }
-    assert _grammar_backend(args, {"model": "m"}) == backend[age]
-    assert _grammar_backend(args, {"structured_outputs_config": None}) == {}
+    assert _schema_backend(args, {"model": "m"}) == backend[age]
+    assert _schema_backend(args, {"structured_outputs_config": None}) == {}
     with pytest.raises(ArgumentError, match=r"json_schema.*JSON schema"):
         _structured("[1]")
 

@@ -91,7 +91,7 @@ def test_devices_that_do_not_fill_the_replicas_are_refused(devices):
 def test_device_numbers_count_within_those_that_the_process_sees(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert visible_devices((1,)) == "5"
-    with pytest.raises(ArgumentError, match="no device 2"):
+    with pytest.raises(ArgumentError, match="Device 2 not found"):
         visible_devices((2,))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert visible_devices((1, 2)) == "1,2"

@@ -107,7 +107,7 @@ def test_a_killed_worker_is_an_error_that_names_the_signal_and_keeps_what_came_b
         with pytest.raises(EngineDiedError, match="SIGKILL") as caught:
             found.extend(generation.key for generation in stream)
     assert len(set(found)) == len(found)
-    assert "goes on where it was" in str(caught.value)
+    assert "run the same command again to resume" in str(caught.value)
 
 
 def test_an_error_while_opening_is_raised_in_the_parent_and_leaves_no_process():

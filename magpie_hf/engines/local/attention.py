@@ -1,6 +1,6 @@
-"""Attention from one new token a row, as `slots` needs it: no key repeated, and equal bits whatever the threads.
+"""Attention from one new token per row for `slots`: without repeating keys, and with equal bits for any thread count.
 
-Imports torch and transformers, so it is itself imported late.
+Imports torch and transformers: import this module inside functions only.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def _attend(
     twice: bool,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend from one new token a row: query heads that share a key head become the query's length.
+    """Attend from one new token per row: query heads that share a key head become the query's length.
 
-    So no key is repeated. `twice`: an odd query length gets a copy of its last line. torch's CPU kernel multiplies an
-    odd last line by a matrix-vector routine whose rounding depends on which thread runs it (seen with torch 2.13, two
+    So keys are not repeated. `twice`: an odd query length gets a copy of its last line. torch's CPU kernel multiplies an
+    odd last line with a matrix-vector routine whose rounding depends on the thread that runs it (seen with torch 2.13, two
     threads, float32, lengths 1 and 3; even ones were equal in all bits over rows, heads, head sizes and slots).
     """
     if query.shape[2] != 1 or attention_mask is None or attention_mask.shape[1] != 1:

@@ -1,6 +1,6 @@
-"""The rows that run at once: what each asked for, what it has written, and when it is finished.
+"""The running rows: the request of each, its new tokens, and whether it is finished.
 
-Imports torch, so it is itself imported late.
+Imports torch: import this module inside functions only.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 
 
 class Runner(Protocol):
-    """What runs the model over rows: `slots.SlotRunner` or `padded.PaddedRunner`."""
+    """Runs the model over rows: `slots.SlotRunner` or `padded.PaddedRunner`."""
 
     device: torch.device
     max_slots: int | None
 
     @property
     def can_join(self) -> bool:
-        """Whether rows may be admitted beside running ones."""
+        """Whether rows may be added to a running batch."""
 
     @property
     def num_rows(self) -> int:
-        """Number of rows that run."""
+        """Number of running rows."""
 
     @property
     def span(self) -> int:
         """Number of positions that the next step reads of every row."""
 
     def admit(self, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:
-        """Add a row for each prompt, behind the others; returns (len(prompts), vocab) logits."""
+        """Add a row for each prompt after the others; returns (len(prompts), vocab) logits."""
 
     def step(self, tokens: NDArray[np.int64]) -> torch.Tensor:
         """Append a token to each row; returns (num_rows, vocab) logits."""
 
     def keep(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Drop all other rows; returns the order in which the kept ones now stand."""
+        """Drop all other rows; returns the new order of the kept ones."""
 
     def reset(self, *, free: bool = False) -> None:
-        """Drop all rows; `free`: and the memory."""
+        """Drop all rows; `free`: also free the memory."""
 
 
 class RowBatch:
@@ -88,12 +88,12 @@ class RowBatch:
 
     @property
     def num_rows(self) -> int:
-        """Number of rows that run."""
+        """Number of running rows."""
         return len(self.requests)
 
     @torch.inference_mode()
     def admit(self, requests: Sequence[Request]) -> list[Generation]:
-        """Start rows for these requests; returns those that their first token already finished."""
+        """Start rows for these requests; returns those that are finished after their first token."""
         began, first = time.perf_counter(), self.num_rows
         matchers = [self._matcher(request) for request in requests]
         logits = self.runner.admit([r.prompt.token_ids for r in requests])
@@ -107,7 +107,7 @@ class RowBatch:
 
     @torch.inference_mode()
     def step(self) -> list[Generation]:
-        """Write one token in every row; returns the rows that it finished."""
+        """Generate one token in every row; returns the finished rows."""
         logits = self.runner.step(self._next)
         self._hold(logits, 0)
         self._choose(logits, 0)
@@ -115,7 +115,7 @@ class RowBatch:
 
     @torch.inference_mode()
     def drop(self, count: int) -> list[Request]:
-        """Take the `count` rows that have written least out of the batch, and return their requests."""
+        """Remove the `count` rows with the fewest new tokens, and return their requests."""
         order = np.argsort(-self._counts, kind="stable")
         dropped = [self.requests[i] for i in sorted(order[self.num_rows - count :])]
         self._keep(np.sort(order[: self.num_rows - count]).astype(np.int64))
@@ -152,7 +152,7 @@ class RowBatch:
         if not (self.end_ids or request.sampling.stop_token_ids):
             raise ArgumentError(
                 "A JSON schema requires a token that ends the text, and neither the model nor the request has one.",
-                hint="Give stop_token_ids.",
+                hint="Set stop_token_ids.",
                 key="stop_token_ids",
             )
         return self._schemas().matcher(request.sampling.json_schema)
@@ -189,7 +189,7 @@ class RowBatch:
         self._seen = new if self._seen is None else torch.cat([self._seen, new])
 
     def _choose(self, logits: torch.Tensor, first: int) -> None:
-        """Choose and write the next token of the rows from `first` on."""
+        """Sample and append the next token of the rows from `first` on."""
         rows = np.arange(first, self.num_rows, dtype=np.int64)
         table = self._table.take(rows) if first else self._table
         seen = None if self._seen is None else self._seen[first:]
@@ -206,7 +206,7 @@ class RowBatch:
             seen[torch.arange(len(rows)), torch.from_numpy(tokens)] = True
 
     def _finish(self, first: int) -> list[Generation]:
-        """Take the rows from `first` on that are finished out of the batch and return their generations."""
+        """Remove the finished rows from `first` on and return their generations."""
         stopped = (self._next[first:, None] == self._stop_ids[first:]).any(axis=1)
         done = stopped | (self._counts[first:] >= self._limits[first:])
         for row in np.flatnonzero(self._watched[first:] & ~done):

@@ -1,6 +1,6 @@
 """From logits to tokens, for many rows at once: per-row sampling parameters, counter-based randomness, stop texts.
 
-Imports torch, so it is itself imported late, by the engines that hold a model in this process.
+Imports torch: import this module inside functions only.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ...sampling import SEED_MODULUS, SamplingParams
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
-# How many of the largest logits are looked at first for `top_p`: most nuclei end long before, and a full sort of a
-# vocabulary of 150,000 costs more than the model's own step on a small model.
+# Number of the largest logits that are sorted first for `top_p`: most nuclei are smaller, and sorting a vocabulary of
+# 150,000 costs more than a step of a small model.
 _FIRST_LOOK = 1024
 
 
@@ -34,7 +34,7 @@ def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def uniforms(seeds: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return one number in [0, 1) for each (seed, step): a pure function of the two, so no row depends on another.
 
-    The `step`-th output of SplitMix64 started at a hash of `seed` (neighbouring seeds would else give overlapping
+    The `step`-th output of SplitMix64 started at a hash of `seed` (otherwise consecutive seeds would give overlapping
     streams); the top 24 bits fill a float32's fraction exactly. Shapes: both (num_rows,), result the same.
     """
     with np.errstate(over="ignore"):
@@ -55,7 +55,7 @@ class SamplingTable:
 
     @classmethod
     def of(cls, params: Sequence[SamplingParams]) -> SamplingTable:
-        """Build the columns; a row without seed gets a fresh random one."""
+        """Build the columns; a row without a seed gets a new random one."""
         return cls(
             temperature=np.array([p.temperature for p in params], np.float32),
             top_p=np.array([p.top_p for p in params], np.float32),
@@ -81,10 +81,10 @@ def choose_tokens(
     *,
     seen: torch.Tensor | None = None,
 ) -> NDArray[np.int64]:
-    """Choose every row's next token: the most likely one where temperature is 0, else by inversion of the CDF.
+    """Choose every row's next token: the most likely one if temperature is 0, else by inversion of the CDF.
 
     `logits`: (num_rows, vocab), any float dtype; not changed. `steps`: (num_rows,), how many new tokens each row has.
-    `seen`: (num_rows, vocab) bool, the tokens of prompt and text so far, needed where a repetition penalty is set.
+    `seen`: (num_rows, vocab) bool, the tokens of prompt and text so far, needed if a repetition penalty is set.
     The order is that of transformers: penalty, temperature, top_k, top_p. Returns (num_rows,) int64.
     """
     logits = logits.float()
@@ -119,7 +119,7 @@ def _to_numpy(tokens: torch.Tensor) -> NDArray[np.int64]:
 
 
 def _filtered(scaled: torch.Tensor, table: SamplingTable, sampled: NDArray[np.bool_]) -> torch.Tensor:
-    """Put -inf where top_k and top_p exclude a token; only the rows that ask for either are looked at."""
+    """Put -inf where top_k and top_p exclude a token; rows without either are skipped."""
     rows = np.flatnonzero(((table.top_k > 0) | (table.top_p < 1)) & sampled)
     if not len(rows):
         return scaled
@@ -134,9 +134,9 @@ def _filtered(scaled: torch.Tensor, table: SamplingTable, sampled: NDArray[np.bo
 def cutoffs(scaled: torch.Tensor, top_k: NDArray[np.int64], top_p: NDArray[np.float32]) -> torch.Tensor:
     """Return the smallest logit that each row keeps, (num_rows,).
 
-    A threshold and not a set of indices: tokens of equal logit stay or go together, so the order in which a sort
-    leaves them (which changes with the batch) cannot matter. Only the largest `_FIRST_LOOK` logits are sorted, and
-    the whole vocabulary where a row's nucleus is wider than that.
+    A threshold instead of a set of indices: tokens with equal logits are kept or dropped together, so their order after
+    sorting (which changes with the batch) does not matter. Only the largest `_FIRST_LOOK` logits are sorted, and the
+    whole vocabulary if a row's nucleus is larger.
     """
     width = min(scaled.shape[1], max(_FIRST_LOOK, int(top_k.max())))
     cut, enough = _cutoffs_among(scaled, torch.topk(scaled, width).values, top_k, top_p)
@@ -151,7 +151,7 @@ def cutoffs(scaled: torch.Tensor, top_k: NDArray[np.int64], top_p: NDArray[np.fl
 def _cutoffs_among(
     scaled: torch.Tensor, largest: torch.Tensor, top_k: NDArray[np.int64], top_p: NDArray[np.float32]
 ) -> tuple[torch.Tensor, NDArray[np.bool_]]:
-    """Return the cutoffs, and for which rows `largest` (descending) was long enough to know them."""
+    """Return the cutoffs, and for which rows `largest` (descending) was long enough."""
     device, width = scaled.device, largest.shape[1]
     kept = torch.from_numpy(np.where(top_k > 0, np.minimum(top_k, width), width)).to(device)
     within = torch.arange(width, device=device)[None] < kept[:, None]
@@ -173,7 +173,7 @@ def _invert_cdf(scaled: torch.Tensor, draws: NDArray[np.float32]) -> torch.Tenso
     """Return the first token, in vocabulary order, at which the cumulative probability exceeds the draw."""
     cdf = torch.softmax(scaled, dim=-1).cumsum(dim=-1)
     total = cdf[:, -1]
-    # A draw times a total rounded up must not step past the last token that has a probability.
+    # A draw times a rounded-up total must not select a token after the last one with a probability.
     point = torch.minimum(
         torch.from_numpy(draws).to(cdf.device) * total, torch.nextafter(total, torch.zeros_like(total))
     )
@@ -181,7 +181,7 @@ def _invert_cdf(scaled: torch.Tensor, draws: NDArray[np.float32]) -> torch.Tenso
 
 
 class StopTexts:
-    """Finds stop texts in what is being written, by decoding only tails, and only where a stop could end.
+    """Finds stop texts in new tokens, by decoding only tails, and only if a stop could end there.
 
     `decode` turns token ids into text with special tokens visible.
     """
@@ -197,24 +197,24 @@ class StopTexts:
         return piece
 
     def may_end(self, token: int, stops: Sequence[str]) -> bool:
-        """Return whether a stop text can be complete with this token: it holds the last character of one.
+        """Return whether a stop text can end with this token: the token contains the last character of one.
 
-        Undecided (a part of a character, or a space, which some decoders strip) counts as yes.
+        Unclear cases (a part of a character, or a space, which some decoders strip) count as yes.
         """
         piece = self._piece(token)
         return "\ufffd" in piece or any(stop[-1] in piece or stop[-1] == " " for stop in stops)
 
     def hit(self, tokens: Sequence[int], stops: Sequence[str]) -> bool:
-        """Return whether the text of `tokens` holds a stop text that the last token completed."""
+        """Return whether the text of `tokens` contains a stop text that ends with the last token."""
         if not tokens or not self.may_end(int(tokens[-1]), stops):
             return False
-        # Nearly every token writes a byte or more; eight more for those that write none.
+        # Nearly every token is at least one byte; eight more for those without any.
         window = max(len(stop.encode()) for stop in stops) + 8
         tail = self._decode(list(tokens[-window:]))
         return any(stop in tail for stop in stops)
 
     def cut(self, tokens: Sequence[int], stops: Sequence[str]) -> tuple[str, list[int]] | None:
-        """Return the text before the first stop text and the tokens that lie wholly in it, or None without a stop."""
+        """Return the text before the first stop text and its tokens, or None without a stop text."""
         tokens = list(tokens)
         text = self._decode(tokens)
         found = [at for at in (text.find(stop) for stop in stops) if at >= 0]

@@ -1,4 +1,4 @@
-"""The local engine: a model that transformers loads, run in this process (or one process a device)."""
+"""The local engine: a model of transformers in this process, or in one process per device."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from .batching import Runner
     from .schemas import Schemas
 
-BATCH_SIZE = 512  # rows at once when nobody says; on a GPU memory is the limit before that for larger models
-# Work of one forward over prompts on a CPU, in multiply-adds: about a second on two cores, so that Ctrl-C is heard.
+BATCH_SIZE = 512  # default maximum of rows at once; for larger models on a GPU, memory limits them earlier
+# Work of one forward over prompts on a CPU, in multiply-adds: about a second on two cores, so that Ctrl-C works.
 _CPU_FORWARD_WORK = 5e10
 _GPU_FORWARD_TOKENS = 16384
-# Share of the memory found free after loading that the cache may take, and its most bytes on a CPU.
+# Share of the free memory after loading that the cache may use, and its maximum bytes on a CPU.
 _MEMORY_SHARE = {"cpu": 0.25, "cuda": 0.8}
 _CPU_CACHE_BYTES = 8 << 30
 _QUANTIZATIONS = ("bnb-4bit", "bnb-8bit")
@@ -117,7 +117,7 @@ class TransformersEngine(Engine):
         return Served(self.ref.name, self.ref.revision, dtype, f"transformers {transformers.__version__}")
 
     def capabilities(self) -> Capabilities:
-        """Return what this engine can express."""
+        """Return what this engine supports."""
         if self._replicas is not None:
             return self._replicas.capabilities()
         self._opened()
@@ -131,8 +131,8 @@ class TransformersEngine(Engine):
         """Load model and tokenizer.
 
         Raises:
-            ModelError: not found, cannot be loaded, or no text generation model.
-            DependencyError: the quantization asked for needs a package that is missing.
+            ModelError: it is not found, cannot be loaded, or is not a text generation model.
+            DependencyError: a package for the quantization is not installed.
         """
         if self._model is not None or self._replicas is not None:
             return
@@ -208,14 +208,14 @@ class TransformersEngine(Engine):
         return int(found) if found else None
 
     def _forward_tokens(self) -> int:
-        """Most tokens of prompts that go through one forward."""
+        """Return the maximum number of prompt tokens of one forward."""
         if self._model.device.type != "cpu":
             return _GPU_FORWARD_TOKENS
         weights = sum(p.numel() for p in self._model.parameters())
         return int(min(max(_CPU_FORWARD_WORK / max(weights, 1), 256), 1 << 16))
 
     def _end_ids(self) -> tuple[int, ...]:
-        """Return the tokens that end any text: the generation config's, else the configuration's."""
+        """Return the tokens that end any text: from the generation config, else from the model config."""
         for config in (getattr(self._model, "generation_config", None), self._model.config):
             found = getattr(config, "eos_token_id", None)
             if found is not None:
@@ -227,7 +227,7 @@ class TransformersEngine(Engine):
         return str(text)
 
     def _cache_tokens(self) -> int:
-        """Return how many slots (rows x longest row) the cache may have."""
+        """Return the maximum number of slots (rows x longest row) of the cache."""
         if self.settings.max_batch_tokens is not None:
             return self.settings.max_batch_tokens
         import torch
@@ -252,7 +252,7 @@ class TransformersEngine(Engine):
             ArgumentError: a request's JSON schema is invalid, or not supported.
             DependencyError: a request has a JSON schema, and llguidance is not installed.
             CapabilityError: a request has a JSON schema, and the model's tokenizer is not supported.
-            EngineError: not open, or not even one row fits the memory.
+            EngineError: the engine is not open, or memory is not sufficient for a single row.
         """
         if self._replicas is not None:
             yield from self._replicas.generate(requests)
@@ -261,7 +261,7 @@ class TransformersEngine(Engine):
         from .scheduling import Scheduler
 
         runner = self._opened()
-        runner.reset(free=True)  # the last stage's cache is memory that this one's may have
+        runner.reset(free=True)  # frees the previous stage's cache
         cache_tokens = runner.max_slots = self._cache_tokens()
         batch = RowBatch(
             runner,
@@ -303,7 +303,7 @@ class TransformersEngine(Engine):
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that can be had without swapping; 4 GiB where the system does not say."""
+    """Return the bytes of memory that are available without swapping; 4 GiB if unknown."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             fields = dict(line.split(":") for line in file)

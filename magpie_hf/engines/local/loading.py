@@ -1,6 +1,6 @@
-"""Loading a model with transformers, and choosing what runs it.
+"""Loading a model with transformers, and choosing its runner.
 
-Imports torch and transformers, so it is itself imported late.
+Imports torch and transformers: import this module inside functions only.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ ONE_THREAD_PARAMETERS = 20_000_000
 
 logger = logging.getLogger(__name__)
 
-# How far slots may be from the plain forward in the check at the start, in units of the logits' spread. Rounding gives
-# 1e-5 in float32 and up to 5e-2 in bfloat16; a wrong position or mask gives 0.3 or more.
+# Tolerance between slots and the plain forward in the check at the start, in standard deviations of the logits. Rounding
+# errors are 1e-5 in float32 and up to 5e-2 in bfloat16; a wrong position or mask gives 0.3 or more.
 _TOLERANCE = 0.15
 
 
 class Loaded(NamedTuple):
-    """A model that is ready to run, and its tokenizer."""
+    """A loaded model and its tokenizer."""
 
     model: Any
     tokenizer: Any
 
 
 def pick_device(device: str | None) -> str:
-    """Return the device meant: as given, or the first GPU, or the CPU.
+    """Return the given device, or the first GPU, or the CPU.
 
     Raises:
-        ModelError: the device given is not there.
+        ModelError: the device is not available.
     """
     if device is None:
         if torch.cuda.is_available():
             return "cuda:0"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(f"device = {quoted(device)}: torch sees no CUDA device.", hint='Use device="cpu".')
+        raise ModelError(f"device = {quoted(device)}: torch finds no CUDA device.", hint='Use device="cpu".')
     return device
 
 
@@ -67,7 +67,7 @@ def load_model(
 
     Raises:
         ModelError: not found, broken, or not a text generation model.
-        DependencyError: bitsandbytes is wanted and missing.
+        DependencyError: bitsandbytes is required and not installed.
     """
     target = pick_device(device)
     common = {"revision": ref.load_revision, "trust_remote_code": trust_remote_code}
@@ -91,10 +91,10 @@ def load_model(
 
 
 def use_fit_threads(model: Any) -> int | None:
-    """Let a model too small to share out run on one thread; return the number of threads before, or None.
+    """Run a very small model on one thread; return the previous number of threads, or None if it was not changed.
 
-    The demo model made 657 instructions a second on one thread and 59 on two of a machine with two cores, where the
-    threads wait for each other most of the time, and 460 where they wait without spinning. `OMP_NUM_THREADS` wins.
+    The demo model generated 657 instructions per second on one thread, and 59 on two threads of a machine with two
+    cores, where the threads mostly wait for each other (460 without spinning). `OMP_NUM_THREADS` has priority.
     """
     small = model.device.type == "cpu" and model.num_parameters() < ONE_THREAD_PARAMETERS
     if not small or "OMP_NUM_THREADS" in os.environ or torch.get_num_threads() == 1:
@@ -114,13 +114,13 @@ def _quantization(name: str) -> Any:
 
 def _load_error(ref: ModelRef, error: Exception) -> ModelError:
     text = str(error)
-    hint = "Check that it is a text generation model in a format that transformers loads, and that it is complete."
+    hint = "Check that it is a complete text generation model in a format of transformers."
     if "trust_remote_code" in text:
-        hint = "Its code is its own: read it, then pass trust_remote_code=True."
+        hint = "It has custom code: read it, then set trust_remote_code=True."
     elif isinstance(error, ImportError):
-        hint = "Install the package that it names."
+        hint = "Install the package in the message."
     elif "out of memory" in text or "allocate memory" in text:
-        hint = "It does not fit: try quantization, a smaller dtype, or device='auto' over several GPUs."
+        hint = "Out of memory: try quantization, a smaller dtype, or device='auto' for several GPUs."
     return ModelError(
         f"The model {quoted(ref.name)} cannot be loaded: {type(error).__name__}: {quoted(text)}",
         hint=hint,
@@ -143,7 +143,7 @@ def make_runner(
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, IndexError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        logger.info("slots do not fit this model: %s", error)
+        logger.info("The slot cache does not support this model: %s", error)
         fits = False
     if fits:
         return runner
@@ -152,7 +152,7 @@ def make_runner(
 
 
 def _has_plain_attention(config: Any, max_length: int | None) -> bool:
-    """Tell whether every layer keeps keys and values of all tokens; sliding windows and states go another way."""
+    """Whether every layer keeps keys and values of all tokens, without sliding windows or recurrent states."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
     slides = window is not None and getattr(config, "use_sliding_window", True) and "full_attention" not in kinds
@@ -162,16 +162,16 @@ def _has_plain_attention(config: Any, max_length: int | None) -> bool:
 
 
 def _use_attention(model: Any, name: str) -> None:
-    """Switch attention where the model takes sdpa; other kinds (eager with soft caps, flash) stay as they are."""
+    """Switch the attention of models with sdpa; other kinds (eager with soft caps, flash) are not changed."""
     if model.config._attn_implementation in ("sdpa", ATTENTION, DETERMINISTIC_ATTENTION):
         model.set_attn_implementation(name)
 
 
 def agrees_with_plain_forward(runner: SlotRunner) -> bool:
-    """Tell whether slots give the logits of a plain forward: three prompts of two lengths, then a step of each.
+    """Whether slots give the logits of a plain forward: three prompts of two lengths, then a step of each.
 
-    It decides on evidence for any architecture: models that take their positions from the mask, or that keep states
-    of their own, fail here.
+    This test works for any architecture: models that compute positions from the mask, or that have recurrent states,
+    fail it.
     """
     model, device = runner.model, runner.device
     vocab = int(model.get_input_embeddings().weight.shape[0])

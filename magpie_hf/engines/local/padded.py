@@ -1,9 +1,9 @@
-"""Rows of a model that run together in the library's own cache, padded on the left.
+"""Batches in the cache of transformers, padded on the left.
 
-For models that the slots of `slots.py` do not fit: sliding windows, recurrent states, positions worked out from the
-mask. No row joins a running batch and no prefix is shared; finished rows still leave it.
+For models that `slots.py` does not support: sliding windows, recurrent states, positions computed from the mask. Rows
+cannot join a running batch, and prefixes are not shared; finished rows still leave it.
 
-Imports torch, so it is itself imported late.
+Imports torch: import this module inside functions only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 
 class PaddedRunner:
-    """Runs any causal model that transformers can run with `use_cache`, one batch after the other."""
+    """Runs any causal model of transformers with `use_cache`, one batch after the other."""
 
     can_join = False
 
@@ -33,16 +33,16 @@ class PaddedRunner:
 
     @property
     def num_rows(self) -> int:
-        """Number of rows that run."""
+        """Number of running rows."""
         return len(self.lengths)
 
     @property
     def span(self) -> int:
-        """Number of positions of a row, the padding counted."""
+        """Number of positions of a row, including padding."""
         return int(self._mask.shape[1]) + 1 if self.num_rows else 0
 
     def reset(self, *, free: bool = False) -> None:
-        """Drop all rows, and with them the cache."""
+        """Drop all rows and the cache."""
         self.lengths = np.zeros(0, np.int64)
         self._cache = None
 
@@ -68,10 +68,10 @@ class PaddedRunner:
         return logits
 
     def keep(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Keep only these rows (ascending); returns the order in which they now stand: the one given."""
+        """Keep only these rows (ascending); returns their new order, which is the given one."""
         if len(kept):
             index = torch.from_numpy(kept).to(self.device)
-            # Beam search's reordering takes any selection of rows, and every kind of cache layer has it.
+            # The reordering of beam search accepts any selection of rows, and every kind of cache layer implements it.
             self._cache.reorder_cache(index)
             self._mask = self._mask[index]
         else:

@@ -1,9 +1,9 @@
-"""Who runs next: pulls requests, lets rows join and leave, and keeps to the slots that the cache may have.
+"""The scheduler of the local engine: pulls requests, lets rows join and leave, and limits the slots of the cache.
 
-A row that grows far beyond the others takes slots of all rows: those that have written least are put back meanwhile, and
-join again when it is done.
+A row that becomes much longer than the others uses slots of all rows. The rows with the fewest new tokens are then put back
+into the queue, and start again when the long row is finished.
 
-Imports torch, so it is itself imported late.
+Imports torch: import this module inside functions only.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .batching import RowBatch
 from .slots import ROWS, SPAN, round_up
 
 
-# Rows join when they are at least one in so many of the running ones: a smaller forward wastes more than it fills.
+# Rows join when they are at least this part of the running rows: a forward for fewer costs more than it gains.
 _JOIN_PART = 16
-# Where rows cannot join, so many batches are pulled at once, to put prompts of similar length together.
+# If rows cannot join, so many batches are pulled at once, to group prompts of similar length.
 _SORTED_BATCHES = 4
-# New tokens a row is expected to write while no row is finished; rows that write more are found room, or put back.
+# Expected new tokens of a row before the first row is finished; rows that write more get slots, or are put back.
 _EXPECTED_TOKENS = 64
-# The length that rows are given room for: one that 98 in 100 of the last finished rows did not pass.
+# Slots are planned for this length: 98 % of the last finished rows were not longer.
 _RECENT = 256
 _FEWEST = 32
 _TYPICAL = 0.98
@@ -65,7 +65,7 @@ class Scheduler:
             if not self.waiting and not self.batch.num_rows:
                 if self.source.exhausted:
                     return
-                if self.source.paused:  # against the contract: nothing is in flight that could lead to more
+                if self.source.paused:  # a caller's mistake: None, although nothing is in flight
                     time.sleep(0.001)
                     self.source.resume()
                 continue
@@ -77,26 +77,26 @@ class Scheduler:
                 self.source.resume()
 
     def _fitting(self, span: int) -> int:
-        """Return how many rows of so many slots the cache may have."""
+        """Return how many rows with so many slots fit the cache."""
         rows = self.cache_tokens // max(span, 1)
         return max(rows - rows % ROWS if rows >= ROWS else rows, 1)
 
-    def _room(self) -> int:
+    def _free_rows(self) -> int:
         """Return how many more rows may run."""
         rows, span = self.batch.num_rows, self.batch.runner.span
         longest = max((len(r.prompt.token_ids) for r in self.waiting), default=0)
         expected = max(longest + (1 if self._typical else _EXPECTED_TOKENS), self._typical)
         fitting = self._fitting(max(span, expected))
-        if span > round_up(expected, SPAN):  # a row that is still growing: as `_shed` leaves it
+        if span > round_up(expected, SPAN):  # a row that is still growing: as after `_shed`
             fitting = max(self._fitting(span) * 3 // 4, 1)
         return max(min(self.batch_size, fitting) - rows, 0 if rows else 1)
 
     def _pull(self) -> list[Generation]:
-        """Fill the waiting list as far as there is room; returns the requests that cannot run."""
+        """Fill the waiting list up to the free rows; returns the requests that cannot run."""
         rows, can_join = self.batch.num_rows, self.batch.runner.can_join
         if rows and not can_join:
             return []
-        wanted = self._room() if can_join else _SORTED_BATCHES * self.batch_size
+        wanted = self._free_rows() if can_join else _SORTED_BATCHES * self.batch_size
         if rows and wanted < max(1, self.batch_size // _JOIN_PART):
             return []
         refused = []
@@ -113,11 +113,11 @@ class Scheduler:
         if length == 0:
             return Failure("validation", False, "the prompt has no tokens")
         if limit is not None and length >= limit:
-            return Failure("too_long", False, f"the prompt has {length} tokens, the context {limit}")
+            return Failure("too_long", False, f"the prompt has {length} tokens, the context has {limit}")
         return None
 
     def _advance(self) -> list[Generation]:
-        """Let waiting rows join, or write one token in every row."""
+        """Let waiting rows join, or generate one token in every row."""
         rows = self.batch.num_rows
         try:
             if self.waiting and self._may_join():
@@ -134,30 +134,30 @@ class Scheduler:
         rows = self.batch.num_rows
         if rows == 0:
             return True
-        return self.batch.runner.can_join and min(len(self.waiting), self._room()) >= max(1, rows // _JOIN_PART)
+        return self.batch.runner.can_join and min(len(self.waiting), self._free_rows()) >= max(1, rows // _JOIN_PART)
 
     def _admit(self) -> list[Generation]:
         if not self.batch.runner.can_join:
             self.waiting.sort(key=lambda r: len(r.prompt.token_ids), reverse=True)
-        count = self._room()
+        count = self._free_rows()
         joining = self.waiting[:count]
         finished = self.batch.admit(joining)
         self.waiting = self.waiting[count:]
         return finished
 
     def _shed(self) -> None:
-        """Put rows that have written least back when the cache would outgrow its bound."""
+        """Put the rows with the fewest new tokens back when the cache would exceed its limit."""
         rows, fitting = self.batch.num_rows, self._fitting(self.batch.runner.span)
         if rows > fitting:
-            # A quarter more than needed, or the next lines would do it again.
+            # A quarter more than needed, so that it does not happen again a few tokens later.
             self.waiting = self.batch.drop(rows - max(fitting * 3 // 4, 1)) + self.waiting
 
     def _retreat(self, rows: int) -> None:
-        """Begin again with half the rows after memory ended; seeds make the texts the same."""
+        """Start again with half the rows after running out of memory; seeds make the same texts."""
         tried = max(rows, min(len(self.waiting), self.batch_size))
         if tried <= 1:
             raise EngineError(
-                "Memory ended with a single row running.",
+                "Out of memory with a single row running.",
                 hint="Use a smaller dtype or quantization, or a device with more memory.",
             )
         self.waiting = self.batch.clear() + self.waiting
@@ -171,7 +171,7 @@ class Scheduler:
         self._learn((generation.prompt_tokens or 0) + (generation.completion_tokens or 0))
 
     def _learn(self, length: int) -> None:
-        """Remember how long finished rows are."""
+        """Record the length of a finished row."""
         if length:
             self._lengths.append(length)
         if len(self._lengths) >= _FEWEST:

@@ -1,9 +1,9 @@
-"""Holding what the local engine writes to a JSON schema, with llguidance: masks over the vocabulary, row by row.
+"""Constraining texts of the local engine to a JSON schema, with llguidance: a mask over the vocabulary for each row.
 
-Only rows that ask for it pay: 57 µs a token and row for the mask over a vocabulary of 150,000 (llguidance 1.9 on one
-core; several cores share the rows), and what the masking of that row's logits costs.
+Cost, for rows with a schema only: 57 µs per token and row for the mask over a vocabulary of 150,000 (llguidance 1.9 on one
+core; several cores share the rows), and masking the row's logits.
 
-Imports torch, so it is itself imported late.
+Imports torch: import this module inside functions only.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ...errors import ArgumentError, CapabilityError, DependencyError, quoted
 from ..remote.tgi import schema_of
 
 
-# As `json.dumps` writes: one blank behind commas and colons and no other white space, so no model can write it for
-# ever. Plain separators, as they mean the same to llguidance 1.0 and 1.9: to 1.0 the "?" of ", ?" is a character, and
-# a blank that `whitespace_pattern` allows may be repeated without end.
+# As `json.dumps` writes: one space after commas and colons and no other white space, so that no model can write it without
+# end. Plain separators have the same meaning in llguidance 1.0 and 1.9: in 1.0 the "?" of ", ?" is a character, and a
+# space that `whitespace_pattern` allows may be repeated without end.
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_COMPILED = 64  # schemas that are kept compiled
+_COMPILED = 64  # maximum number of cached compiled schemas
 
 
 @lru_cache(maxsize=1)
@@ -40,10 +40,10 @@ def is_available() -> bool:
 
 
 def can_hold(tokenizer: Any) -> bool:
-    """Return whether texts in this tokenizer's tokens can be held to a schema.
+    """Return whether schemas are supported for a tokenizer.
 
-    llguidance must be there and know the bytes of each token: it does for byte-level and byte-fallback tokenizers of
-    the tokenizers library. It is asked with a tokenizer of one token and the same decoder, which takes no time.
+    llguidance must be installed and must know the bytes of each token, as it does for byte-level and byte-fallback
+    tokenizers of the tokenizers library. The test uses a tokenizer with one token and the same decoder, which is fast.
     """
     decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
     if decoder is None or not is_available():
@@ -61,18 +61,18 @@ def can_hold(tokenizer: Any) -> bool:
 
 
 def spaced(schema: str) -> dict[str, Any]:
-    """Return the schema with the white space that is allowed, as llguidance reads it. Raises ArgumentError if it is none."""
+    """Return the schema with the allowed white space for llguidance. Raises ArgumentError if it is not a JSON schema."""
     return schema_of(schema) | {"x-guidance": SPACING}
 
 
 class Schemas:
     """Compiled schemas for one tokenizer.
 
-    `vocab_size`: of the model; its logits may be wider than the tokenizer. `end_ids`: tokens that end any text.
+    `vocab_size`: the model's; its logits may be wider than the tokenizer. `end_ids`: tokens that end any text.
 
     Raises:
-        DependencyError: llguidance is missing.
-        CapabilityError: it cannot read this tokenizer.
+        DependencyError: llguidance is not installed.
+        CapabilityError: the tokenizer is not supported.
     """
 
     def __init__(self, tokenizer: Any, vocab_size: int, end_ids: Sequence[int]) -> None:
@@ -102,7 +102,7 @@ class Schemas:
         self._compiled: OrderedDict[str, Any] = OrderedDict()
 
     def matcher(self, schema: str) -> Any:
-        """Return a matcher at the beginning of a text. Raises ArgumentError if the schema cannot be used."""
+        """Return a matcher at the start of a text. Raises ArgumentError if the schema is not supported."""
         compiled = self._compiled.get(schema)
         if compiled is None:
             compiled = self._compiled[schema] = self._compile(schema)
@@ -148,7 +148,7 @@ class Schemas:
         words = allocate_token_bitmask(len(matchers), self._tokenizer.vocab_size)
         fill_next_token_bitmask_par(self._executor, [(m, row) for row, m in enumerate(matchers)], words)
         bits: NDArray[np.uint8] = words.view(np.uint8)
-        # llguidance allows the end token where the text may end, and nothing else after an error.
+        # llguidance allows the end token where the text may end, and only it after an error.
         may_end = (bits[:, self._end_id >> 3] >> (self._end_id & 7)) & 1 == 1
         _set_bits(bits, np.full((len(bits), 1), self._end_id), np.zeros(len(bits), bool))
         _set_bits(bits, stops, np.zeros(len(bits), bool))
@@ -157,7 +157,7 @@ class Schemas:
 
 
 def _set_bits(bits: NDArray[np.uint8], tokens: NDArray[np.int64], values: NDArray[np.bool_]) -> None:
-    """Set or clear the bits of each row's tokens (num_rows, width) to the row's value; tokens outside are passed over."""
+    """Set or clear the bits of each row's tokens (num_rows, width) to the row's value; tokens outside are ignored."""
     for column in tokens.T:
         rows = np.flatnonzero((column >= 0) & (column < 8 * bits.shape[1]))
         places, bit = column[rows] >> 3, (1 << (column[rows] & 7)).astype(np.uint8)
@@ -169,6 +169,6 @@ def unpacked(bits: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
     """Return bits (num_rows, bytes), lowest first, as bools (num_rows, 8 * bytes) on the device."""
     if device.type == "cpu":
         return torch.from_numpy(np.unpackbits(bits, axis=1, bitorder="little").view(np.bool_))
-    # An eighth of the bytes has to be copied to the device.
+    # Copies an eighth of the bytes to the device.
     places = torch.arange(8, dtype=torch.uint8, device=device)
     return ((torch.from_numpy(bits).to(device)[:, :, None] >> places) & 1).bool().flatten(1)

@@ -1,6 +1,6 @@
 """Token log-probabilities of given texts.
 
-Imports torch, so it is itself imported late.
+Imports torch: import this module inside functions only.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def completion_log_probs(
 ) -> list[list[float]]:
     """Return, for each (prompt ids, completion ids), the completion's token log-probabilities in nats.
 
-    A prompt needs one token at least. Texts of similar length go through the model together, padded on the right
-    (where causal attention cannot see the padding), `max_tokens` tokens a forward.
+    A prompt has at least one token. Texts of similar length run together, padded on the right (which causal attention
+    does not see), with `max_tokens` tokens per forward.
     """
     order = sorted(range(len(pairs)), key=lambda i: sum(map(len, pairs[i])))
     results: list[list[float]] = [[] for _ in pairs]

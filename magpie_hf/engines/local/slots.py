@@ -1,10 +1,10 @@
-"""Rows of a model that come and go: a KV cache of slots, and the forwards that fill it.
+"""A KV cache of slots, and the forwards that fill it: rows can join and leave a running batch.
 
-Row i's token t lies in slot t of row i, whatever the other rows do. So rows of any lengths run together, a finished
-row's place is filled by the last row's (no other row moves), and new rows join between two steps. Slots past a row's
-end are masked and finite: they weigh exactly nothing.
+Token t of row i is stored in slot t of row i, independent of other rows. So rows of any lengths run together, the last row
+moves to the place of a finished one (no other row moves), and new rows join between two steps. Slots after the end of a
+row are masked and finite: their weight is exactly zero.
 
-Imports torch and transformers, so it is itself imported late.
+Imports torch and transformers: import this module inside functions only.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from numpy.typing import NDArray
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
-SPAN = 16  # attention looks at a multiple of this many slots
-CHUNK = 32  # deterministic prefill: tokens a forward and row
-ROWS = 16  # deterministic mode: rows a forward, a multiple of
-SHARED_PROMPTS = 16  # prompts whose states are kept for later rows
+SPAN = 16  # attention reads a multiple of this many slots
+CHUNK = 32  # deterministic prefill: tokens per forward and row
+ROWS = 16  # deterministic mode: rows per forward are a multiple of this
+SHARED_PROMPTS = 16  # prompts whose states are cached for later rows
 
 
 def round_up(value: int, multiple: int) -> int:
-    """Return the smallest multiple that is not below value."""
+    """Return the smallest multiple of `multiple` that is at least `value`."""
     return -(-value // multiple) * multiple
 
 
 @dataclass(slots=True)
 class _Plan:
-    """Where the next forward writes and how far it reads; shared by all layers.
+    """Where the next forward writes, and how many slots it reads; shared by all layers.
 
     `positions`: (num_rows,) the slot of each row's one new token, or None: all rows write from slot `start` on.
-    `span`: number of slots that are read. `rows`, `length`: what is allocated.
+    `span`: number of slots that are read. `rows`, `length`: the allocated size.
     """
 
     rows: int
@@ -93,7 +93,7 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     get_max_cache_shape = get_max_length  # its name in transformers 4
 
     def resize(self, rows: int, length: int) -> None:
-        """Allocate anew and copy what is there."""
+        """Allocate the new size and copy the contents."""
         if not self.is_initialized:
             return
         for name in ("keys", "values"):
@@ -105,14 +105,14 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """A transformers Cache over slots: the runner says where to write and how far to read."""
+    """A transformers Cache of slots: the runner sets where to write and how many slots to read."""
 
     def __init__(self, num_layers: int, rows: int, length: int) -> None:
         self.plan = _Plan(rows, length)
         super().__init__(layers=[_SlotLayer(self.plan) for _ in range(num_layers)])
 
     def resize(self, rows: int, length: int) -> None:
-        """Change what is allocated; layer by layer, so that only one is there twice at a time."""
+        """Change the allocated size layer by layer, so that only one layer is in memory twice."""
         for layer in self.layers:
             layer.resize(rows, length)
         self.plan.rows, self.plan.length = rows, length
@@ -133,7 +133,7 @@ class SlotCache(Cache):  # type: ignore[misc]
 
 
 class _Prefilled(NamedTuple):
-    """Distinct prompts with their states: row r of `cache` holds `lengths[r]` tokens; `logits`: (num_rows, vocab)."""
+    """Distinct prompts with their states: row r of `cache` has `lengths[r]` tokens; `logits`: (num_rows, vocab)."""
 
     cache: SlotCache
     lengths: NDArray[np.int64]
@@ -141,7 +141,7 @@ class _Prefilled(NamedTuple):
 
 
 def compaction(kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return (order, sources, targets): how the kept rows (ascending) come to stand first, with the fewest moves.
+    """Return (order, sources, targets): how to move the kept rows (ascending) to the front with the fewest moves.
 
     Row `order[i]` becomes row i; only rows `sources` move, to the places `targets` of dropped ones.
     """
@@ -158,11 +158,11 @@ def compaction(kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
 class SlotRunner:
     """Runs a decoder-only model over rows in slots.
 
-    `deterministic`: a row's logits have the same bits whatever runs beside it. What was found to be needed for that on
-    CPU in float32: at least 16 lines in every matrix product (so rows are filled up with dummies to a multiple of 16,
-    and prefill goes in chunks of 32 tokens from slot 0), an even query length in attention, zeros in unused slots. The
-    number of slots read, the number of rows beyond 16 and their order then change no bit, so that compaction, joining
-    rows and shared prefixes (cut to a multiple of the chunk) are allowed.
+    `deterministic`: a row's logits have the same bits for any other rows in the batch. On CPU in float32 this requires at
+    least 16 lines in every matrix product (so rows are padded with dummies to a multiple of 16, and prefill runs in
+    chunks of 32 tokens from slot 0), an even query length in attention, and zeros in unused slots. The number of slots
+    read, the number of rows beyond 16 and their order then change no bit, so compaction, joining rows and shared
+    prefixes (cut to a multiple of the chunk) are possible.
     """
 
     can_join = True
@@ -182,16 +182,16 @@ class SlotRunner:
 
     @property
     def num_rows(self) -> int:
-        """Number of rows that run."""
+        """Number of running rows."""
         return len(self.lengths)
 
     @property
     def span(self) -> int:
-        """Number of slots the next step reads."""
+        """Number of slots that the next step reads."""
         return round_up(int(self.lengths.max()) + 1, SPAN) if self.num_rows else 0
 
     def reset(self, *, free: bool = False) -> None:
-        """Drop all rows; `free`: give the memory back, too."""
+        """Drop all rows; `free`: also free the memory."""
         self.lengths = np.zeros(0, np.int64)
         if free:
             self._shared.clear()
@@ -200,7 +200,7 @@ class SlotRunner:
     def admit(self, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """Add a row for each prompt behind the running ones; returns their next tokens' logits, (len(prompts), vocab).
 
-        Equal prompts are computed once. Prompts run together with others of about their length.
+        Equal prompts are computed once. Prompts of similar length run together.
         """
         distinct = sorted(set(prompts), key=lambda p: (len(p), p))
         is_shared = len(prompts) >= 2 * len(distinct)
@@ -229,7 +229,7 @@ class SlotRunner:
         return logits
 
     def keep(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Keep only these rows (ascending); returns the order in which they now stand."""
+        """Keep only these rows (ascending); returns their new order."""
         order, sources, targets = compaction(kept)
         if len(sources):
             self.cache.move(torch.from_numpy(sources), torch.from_numpy(targets), int(self.lengths[sources].max()))
@@ -237,10 +237,10 @@ class SlotRunner:
         return order
 
     def _reserve(self, rows: int, length: int) -> None:
-        """Have room for so many rows and slots: what is allocated already stays, as far as `max_slots` allows.
+        """Allocate at least so many rows and slots; the allocated size is kept as far as `max_slots` allows.
 
-        Grows by half at least where it can, so that copies stay rare. Rows and lengths that are not needed any more
-        are given back for those that are.
+        Grows by at least half if possible, so that copies are rare. Rows and lengths that are no longer needed are freed
+        for those that are.
         """
         plan = self.cache.plan
         needed, length = rows, round_up(length, SPAN)
@@ -270,7 +270,7 @@ class SlotRunner:
         return groups
 
     def _prefilled(self, prompts: list[tuple[int, ...]], *, shared: bool) -> _Prefilled:
-        """Return the states of distinct prompts; those of a single shared one are kept for the next time."""
+        """Return the states of distinct prompts; those of a single shared prompt are cached."""
         known = self._shared.get(prompts[0]) if len(prompts) == 1 else None
         if known is not None:
             self._shared.move_to_end(prompts[0])
@@ -304,7 +304,7 @@ class SlotRunner:
     def _prefill_common(
         self, cache: SlotCache, ids: NDArray[np.int64], prompts: list[tuple[int, ...]], chunk: int
     ) -> int:
-        """Compute what all prompts begin with for one row and copy it to the others, where that saves much."""
+        """Compute the common prefix of all prompts for one row and copy it to the others, if it is long."""
         low, high = min(prompts), max(prompts)
         common = next(
             (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(map(len, (low, high)))

@@ -1,4 +1,4 @@
-"""vLLM on this machine: always in a child process, one for each device or group of devices."""
+"""vLLM on this machine, in one child process for each device or group of devices."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ..workers.worker import ReplicatedEngine
 if TYPE_CHECKING:
     from .decoding import StopTexts
 
-# Requests handed to vLLM, as a multiple of what it runs at once: those that wait there take a place in the very step
-# in which it is free.
+# Requests sent to vLLM, as a multiple of those that it runs at once: waiting ones start in the step in which another
+# one finishes.
 WIDTHS_HELD = 2
 
 
@@ -82,7 +82,7 @@ class VllmEngine(ReplicatedEngine):
         self._groups = device_groups(self.settings.devices, self.settings.tensor_parallel_size)
 
     def open(self) -> None:
-        """Start a child with vLLM for each replica and wait until the model is loaded.
+        """Start a child process with vLLM for each replica and wait until the model is loaded.
 
         Raises:
             DependencyError: vLLM is not installed.
@@ -105,13 +105,13 @@ class VllmEngine(ReplicatedEngine):
 def device_groups(
     devices: Sequence[int | Sequence[int]] | None, tensor_parallel_size: int
 ) -> list[tuple[int, ...] | None]:
-    """Return the devices of each replica; one group of None where vLLM is to choose.
+    """Return the devices of each replica; one group None if vLLM selects them.
 
     >>> device_groups([0, 1, 2, 3], 2)
     [(0, 1), (2, 3)]
 
     Raises:
-        ArgumentError: a group has not `tensor_parallel_size` devices.
+        ArgumentError: a group does not have `tensor_parallel_size` devices.
     """
     if devices is None:
         return [None]
@@ -125,21 +125,21 @@ def device_groups(
     groups += [tuple(flat[i : i + tensor_parallel_size]) for i in range(0, len(flat), tensor_parallel_size)]
     if not groups or any(len(group) != tensor_parallel_size for group in groups):
         raise ArgumentError(
-            f"devices = {quoted(list(devices))} cannot be used with tensor_parallel_size = {tensor_parallel_size}.",
-            hint="Every replica needs so many devices.",
+            f"devices = {quoted(list(devices))} is invalid with tensor_parallel_size = {tensor_parallel_size}.",
+            hint="Every replica requires so many devices.",
             key="devices",
         )
     return list(groups)
 
 
 def visible_devices(group: Sequence[int]) -> str:
-    """Return CUDA_VISIBLE_DEVICES for a child: device numbers count within those that this process sees."""
+    """Return CUDA_VISIBLE_DEVICES for a child: device numbers refer to the devices visible to this process."""
     seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     try:
         return ",".join(seen[number] if seen else str(number) for number in group)
     except IndexError:
         raise ArgumentError(
-            f"There is no device {max(group)}: CUDA_VISIBLE_DEVICES names {len(seen)}.", key="devices"
+            f"Device {max(group)} not found: CUDA_VISIBLE_DEVICES has {len(seen)}.", key="devices"
         ) from None
 
 
@@ -172,7 +172,7 @@ class VllmWorker(Engine):
         from vllm import EngineArgs, LLMEngine
         from vllm.usage.usage_lib import UsageContext
 
-        # vLLM compares what it downloads with usage statistics switched on; runs say nothing to anyone.
+        # vLLM sends usage statistics by default; runs send nothing.
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_CACHE_ROOT", os.path.join(tempfile.gettempdir(), f"vllm-{os.getuid()}"))
         try:
@@ -184,12 +184,12 @@ class VllmWorker(Engine):
                 enable_prefix_caching=True,
                 disable_log_stats=True,
                 seed=0,
-                # "vllm": sampling defaults of the model's generation config must not change what was asked for.
+                # "vllm": sampling defaults of the model's generation config must not change the request.
                 generation_config="vllm",
-                **_grammar_backend(EngineArgs, self.settings.engine_args),
+                **_schema_backend(EngineArgs, self.settings.engine_args),
                 **self.settings.engine_args,
             )
-            # The context that vLLM's LLM class gives: the default one has no limits that suit the device.
+            # The usage context of vLLM's LLM class sets limits for the device, the default one does not.
             self._engine = LLMEngine.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             raise ModelError(
@@ -211,17 +211,17 @@ class VllmWorker(Engine):
         return Served(self.ref.name, self.ref.revision, dtype, f"vllm {vllm.__version__}")
 
     def capabilities(self) -> Capabilities:
-        """Return what vLLM can express without per-request logits processors, which its V1 engine refuses.
+        """Return what vLLM supports without per-request logits processors, which its V1 engine refuses.
 
         `logit_bias` and `bad_words` ban a token everywhere, not only first: so no `first_token_ban`.
         """
         return Capabilities(json_schema=True, max_context=self._max_context)
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Generation]:
-        """Yield generations as vLLM finishes them; requests stream in between its steps.
+        """Yield generations as vLLM finishes them; requests are added between its steps.
 
-        Each sample is a request of its own: samples of a request with `n` come back together, the short ones with the
-        longest, and the prefix cache holds their prompt in any case.
+        Each sample is a separate request: samples of a request with `n` are returned together when the longest is
+        finished, and the prefix cache has their prompt anyway.
         """
         running: dict[str, _Running] = {}
         source = Pulled(iter(requests))
@@ -248,12 +248,12 @@ class VllmWorker(Engine):
                     self._engine.step()
 
     def _add(self, request: Request, running: dict[str, _Running]) -> Generation | None:
-        """Give a request to vLLM; returns the failure if it refuses, raises for a new JSON schema."""
+        """Add a request to vLLM; returns the failure if it is refused, raises if it is the first with its JSON schema."""
         from vllm import TokensPrompt
 
         token_ids = list(request.prompt.token_ids)
         if len(token_ids) >= self._max_context:
-            message = f"the prompt has {len(token_ids)} tokens, the context {self._max_context}"
+            message = f"the prompt has {len(token_ids)} tokens, the context has {self._max_context}"
             return _refused(request, Failure("too_long", False, message))
         self._number += 1
         name = str(self._number)
@@ -277,16 +277,16 @@ class VllmWorker(Engine):
         if given.banned_first_token_ids:
             raise CapabilityError(
                 "vLLM cannot keep tokens from coming first (banned_first_token_ids).",
-                hint="Leave it out: such texts are then rejected and sampled again.",
+                hint="Remove it: such texts are then rejected and sampled again.",
             )
-        room = self._max_context - len(request.prompt.token_ids)
+        free = self._max_context - len(request.prompt.token_ids)
         return SamplingParams(
             temperature=given.temperature,
             top_p=given.top_p,
             top_k=given.top_k or 0,
             repetition_penalty=given.repetition_penalty,
             seed=given.seed,
-            max_tokens=min(given.max_tokens, room),
+            max_tokens=min(given.max_tokens, free),
             stop=list(given.stop),
             stop_token_ids=list(given.stop_token_ids),
             skip_special_tokens=False,
@@ -335,7 +335,7 @@ class VllmWorker(Engine):
         return StopTexts(lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False)))
 
     def close(self) -> None:
-        """Shut vLLM's core down; the process that ends next frees the rest."""
+        """Shut down vLLM's core; the end of the process frees the rest."""
         engine, self._engine = self._engine, None
         core = getattr(engine, "engine_core", None)
         if core is not None:
@@ -343,7 +343,7 @@ class VllmWorker(Engine):
 
 
 class _Running(NamedTuple):
-    """A request that vLLM has, and when it began."""
+    """A request in vLLM, and its start time."""
 
     request: Request
     began: float
@@ -353,11 +353,11 @@ def _refused(request: Request, failure: Failure) -> Generation:
     return Generation(request.key, seed=request.sampling.seed, failure=failure)
 
 
-def _grammar_backend(engine_args: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the argument of `EngineArgs` that has grammars held by llguidance, as in the local engine.
+def _schema_backend(engine_args: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the argument of `EngineArgs` that selects llguidance for JSON schemas, as in the local engine.
 
-    Left to itself vLLM takes xgrammar where it can, which lets a model write white space for ever. What the caller
-    says about it (`given`) stays. The argument's name changed in vLLM 0.11.
+    By default vLLM uses xgrammar if it can, which lets a model write white space without end. Settings of the user
+    (`given`) have priority. The argument's name changed in vLLM 0.11.
     """
     if any(name.startswith(("structured_outputs", "guided_decoding")) for name in given):
         return {}
@@ -370,9 +370,9 @@ def _grammar_backend(engine_args: Any, given: Mapping[str, Any]) -> dict[str, An
 
 
 def _structured(schema: str | None) -> dict[str, Any]:
-    """Return the argument that holds a text to a JSON schema; its name changed in vLLM 0.11.
+    """Return the argument that constrains a text to a JSON schema; its name changed in vLLM 0.11.
 
-    Raises ArgumentError if the text is no JSON schema.
+    Raises ArgumentError if it is not a JSON schema.
     """
     if schema is None:
         return {}

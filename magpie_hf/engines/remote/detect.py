@@ -21,7 +21,7 @@ def server_kind(endpoint: str, api_key_env: str | None = None) -> str:
 
     Raises:
         ArgumentError: the URL is invalid.
-        EngineUnavailableError: there is no reply, or it is from an unknown kind of server.
+        EngineUnavailableError: no reply, or an unknown kind of server.
     """
     if not endpoint.startswith(("http://", "https://")):
         return "tgi"  # the recipe's check says what is wrong with the URL

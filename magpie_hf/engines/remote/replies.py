@@ -34,7 +34,7 @@ def texts_of(reply: Reply) -> list[str]:
 
 
 def text_of(reply: Reply) -> str | None:
-    """Return the text of the first choice, None if there is no choice."""
+    """Return the text of the first choice, None without one."""
     texts = texts_of(reply)
     return texts[0] if texts else None
 

@@ -34,7 +34,7 @@ _CACHE_DIR = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
 
 def is_starting(reply: Reply) -> bool:
-    """Whether the server may still be starting: there is no connection, or a proxy replies in its place."""
+    """Whether the server may still be starting: no connection, or a proxy replies in its place."""
     return (reply.fault is not None and reply.fault.error is None and reply.status == 0) or reply.status in NOT_READY
 
 

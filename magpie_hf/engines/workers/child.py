@@ -1,4 +1,4 @@
-"""The child's side of an engine in a process of its own: it runs the engine for the parent at the other end."""
+"""The child's side of an engine in a separate process: it runs the engine for the parent."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ...sampling import SamplingParams
 from ..base import Capabilities, Engine, Prompt, Request, Served
 
 
-_PROMPTS = 4096  # prompts that a child remembers, so that equal ones are the same object
+_PROMPTS = 4096  # cached prompts, so that equal ones are the same object
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """Which engine a worker runs.
 
-    `target`: "module:Class" of an Engine; `settings`: its keyword arguments (picklable); `label`: how errors call the
-    worker; `environment`: variables set for it (such as CUDA_VISIBLE_DEVICES).
+    `target`: "module:Class" of an Engine; `settings`: its keyword arguments (picklable); `label`: the worker's name in
+    errors; `environment`: variables set for it (such as CUDA_VISIBLE_DEVICES).
     """
 
     target: str
@@ -36,7 +36,7 @@ class WorkerSpec:
 
 
 class Hello(NamedTuple):
-    """What a worker says when its engine is open."""
+    """A worker's message when its engine is open."""
 
     capabilities: Capabilities
     served: Served | None
@@ -44,7 +44,7 @@ class Hello(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A request on the wire; the prompt's tokens are one object for all requests of a message that share it."""
+    """A request in a message; requests with the same prompt share its tokens as one object."""
 
     key: int
     prompt: tuple[int, ...]
@@ -52,7 +52,7 @@ class Wanted(NamedTuple):
 
 
 class _Cancelled(Exception):
-    """The parent dropped the call that was running."""
+    """The parent canceled the running call."""
 
 
 class _Child:
@@ -68,14 +68,14 @@ class _Child:
         self._backlog: list[Wanted] = []
 
     def serve(self) -> None:
-        """Open the engine, then serve calls until told to close."""
+        """Open the engine, then run calls until the parent closes it."""
         threading.Thread(target=self._read, daemon=True).start()
         _, spec = self.inbox.get()
         try:
             module, _, attribute = spec.target.partition(":")
             engine: Engine = getattr(importlib.import_module(module), attribute)(**spec.settings)
             engine.open()
-        except BaseException as error:  # noqa: BLE001 (told to the parent, which raises it)
+        except BaseException as error:  # noqa: BLE001 (sent to the parent, which raises it)
             self.connection.send(("error", _portable(error)))
             return
         self.connection.send(("open", Hello(engine.capabilities(), engine.served, engine.window)))
@@ -86,19 +86,19 @@ class _Child:
             engine.close()
 
     def _read(self) -> None:
-        """Move messages from the socket to the inbox, so that a parent that sends never waits for a busy engine."""
+        """Move messages from the socket to the inbox, so that the parent never waits for a busy engine to read."""
         try:
             while True:
                 message = self.connection.recv()
                 if message[0] == "close" and self.busy:
-                    _end_session()  # what runs is wanted no more, and the engine may be deep in a forward
+                    _end_session()  # the results are no longer needed, and the engine may be in a long forward
                 self.busy = self.busy or message[0] == "requests"
                 self.inbox.put(message)
         except (EOFError, OSError):
-            _end_session()  # the parent is gone, even by kill -9: nobody wants the work
+            _end_session()  # the parent is gone, e.g., by kill -9: the work is no longer needed
 
     def _serve_call(self, engine: Engine) -> bool:
-        """Run one `generate` call; returns False when the parent wants no more."""
+        """Run one `generate` call; returns False when the parent closes the engine."""
         message = self.inbox.get()
         if message[0] == "close":
             return False
@@ -115,7 +115,7 @@ class _Child:
             pass
         except SystemExit:
             return False
-        except Exception as error:  # noqa: BLE001 (told to the parent, which raises it)
+        except Exception as error:  # noqa: BLE001 (sent to the parent, which raises it)
             self.connection.send(("error", _portable(error)))
         finally:
             if hasattr(stream, "close"):
@@ -124,7 +124,7 @@ class _Child:
         return True
 
     def _requests(self) -> Iterator[Request | None]:
-        """Yield what the parent sent; None while it may still send more because of what is in flight."""
+        """Yield the parent's requests; None while requests in flight may lead to more."""
         while True:
             for key, prompt, sampling in self._drained():
                 self.in_flight += 1
@@ -132,7 +132,7 @@ class _Child:
             if self.in_flight:
                 yield None
             else:
-                # Nothing runs, so nothing is lost by leaving `generate`: the next message opens it again.
+                # Nothing is in flight: wait for the next message.
                 self._wait_for_more()
 
     def _drained(self) -> Iterator[Wanted]:
@@ -175,14 +175,14 @@ class _Child:
 
 
 def _portable(error: BaseException) -> BaseException:
-    """Return an error that pickles: our own as they are, others as an EngineError that names them."""
+    """Return an error that can be pickled: MagpieErrors unchanged, others as an EngineError with their text."""
     if isinstance(error, MagpieError):
         return error
     return EngineError(f"The engine's process failed: {type(error).__name__}: {quoted(error)}")
 
 
 def _end_session() -> None:
-    """End this process and all that it started, at once."""
+    """End this process and its children at once."""
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)

@@ -1,8 +1,8 @@
-"""Engines in processes of their own: the only sure way to free a GPU, and one replica a device.
+"""Engines in separate processes: the only reliable way to free a GPU, and one replica per device.
 
-The parent starts this interpreter again with one end of a private socket pair, sends requests as it is
-asked for them, and yields what comes back. What is pickled goes through that socket only. A child whose parent is
-gone ends by itself; a child that dies is an EngineDiedError that names exit code or signal.
+The parent starts this interpreter with one end of a private socket pair, sends requests and yields generations. Pickled
+data is sent through that socket only. A child whose parent is gone ends itself; a child that dies is an EngineDiedError
+with its exit code or signal.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from ..base import Capabilities, Engine, Generation, Request, Served
 from .child import Hello, Wanted, WorkerSpec
 
 
-_CLOSE_S = 5.0  # time given to an idle worker to end by itself; a busy one ends at once
-_POLL_S = 0.5  # how often the parent looks whether a silent worker still lives
-_RUN = "from magpie_hf.engines.workers.child import main; main()"  # not -m: what it pickles must not be of __main__
+_CLOSE_S = 5.0  # time for an idle worker to end; a busy one ends at once
+_POLL_S = 0.5  # how often the parent checks whether a silent worker is alive
+_RUN = "from magpie_hf.engines.workers.child import main; main()"  # not -m: pickled classes must not be in __main__
 
 
 class _Worker:
@@ -37,7 +37,7 @@ class _Worker:
         self.spec = spec
         ours, theirs = socket.socketpair()
         environment = os.environ | dict(spec.environment)
-        # The child imports this very package, installed or not, whatever directory it starts in.
+        # The child imports this package, installed or not, from any working directory.
         root = str(Path(__file__).parents[3])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
         self.process = subprocess.Popen(  # noqa: S603
@@ -45,7 +45,7 @@ class _Worker:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env=environment,
-            start_new_session=True,  # Ctrl-C is the parent's; and all that the child starts can be ended with it
+            start_new_session=True,  # only the parent handles Ctrl-C; all processes of the child can be ended together
         )
         theirs.close()
         self.connection = Connection(ours.detach())
@@ -72,7 +72,7 @@ class _Worker:
             raise self.died() from error
 
     def receive(self) -> tuple[str, Any]:
-        """Return the next message of the child, waiting for it."""
+        """Wait for the next message of the child."""
         while True:
             try:
                 if self.connection.poll(_POLL_S):
@@ -84,17 +84,17 @@ class _Worker:
                 raise self.died()
 
     def died(self) -> EngineDiedError:
-        """Build the error that says how the child ended."""
+        """Return the error with the way in which the child ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(2.0)
         code = self.process.poll()
-        how = "closed its pipe" if code is None else f"ended with exit code {code}"
+        how = "closed its connection" if code is None else f"ended with exit code {code}"
         if code is not None and code < 0:
             with contextlib.suppress(ValueError):
-                how = f"was ended by signal {signal.Signals(-code).name}"
-        hint = "Everything finished is kept: the same command goes on where it was."
+                how = f"was killed by signal {signal.Signals(-code).name}"
+        hint = "Finished rows are saved: run the same command again to resume."
         if code == -signal.SIGKILL:
-            hint = "The system ends processes so when memory runs out: lower batch_size. " + hint
+            hint = "The system kills processes when memory is exhausted: lower batch_size. " + hint
         return EngineDiedError(
             f"The engine's process {quoted(self.spec.label)} (pid {self.process.pid}) {how}.",
             hint=hint,
@@ -102,7 +102,7 @@ class _Worker:
         )
 
     def close(self) -> None:
-        """End the child and everything that it started."""
+        """End the child and all of its processes."""
         with contextlib.suppress(OSError, EngineDiedError):
             if self.process.poll() is None:
                 self.send(("close",))
@@ -141,7 +141,7 @@ class ReplicatedEngine(Engine):
         self._workers: list[_Worker] = []
 
     def open(self) -> None:
-        """Start all workers and wait until their engines are open; raises what one of them raised."""
+        """Start all workers and wait until their engines are open; raises the first error of a worker."""
         if self._workers:
             return
         self._workers = [_Worker(spec) for spec in self._specs]
@@ -155,16 +155,16 @@ class ReplicatedEngine(Engine):
 
     def _hello(self) -> Hello:
         if not self._workers or self._workers[0].hello is None:
-            raise EngineError("The engine is not open.", hint="Use it as a context manager, or call open() first.")
+            raise EngineError("The engine is not open.", hint="Use it as a context manager, or call open().")
         return self._workers[0].hello
 
     def capabilities(self) -> Capabilities:
-        """Return what the workers' engine can express."""
+        """Return what the workers' engine supports."""
         return self._hello().capabilities
 
     @property
     def served(self) -> Served | None:
-        """What the workers' engine found."""
+        """What the workers' engine reports."""
         return self._workers[0].hello.served if self._workers and self._workers[0].hello else None
 
     @property
@@ -187,7 +187,7 @@ class ReplicatedEngine(Engine):
             exhausted = self._hand_out(source)
             while not exhausted or any(worker.in_flight for worker in self._workers):
                 if not any(worker.in_flight for worker in self._workers):
-                    time.sleep(0.001)  # against the contract: None, though nothing is in flight
+                    time.sleep(0.001)  # a caller's mistake: None, although nothing is in flight
                 yield from self._collect()
                 exhausted = exhausted or self._hand_out(source)
         finally:
@@ -197,15 +197,15 @@ class ReplicatedEngine(Engine):
                         worker.send(("cancel", worker.call))
 
     def _hand_out(self, source: Iterator[Request | None]) -> bool:
-        """Pull what the workers have room for and send it; returns whether the requests are exhausted.
+        """Pull and send as many requests as the workers have capacity for; returns whether there are no more.
 
-        Requests with the same prompt that follow each other stay together as far as a worker's share goes, so that
-        its engine can send them as one.
+        Consecutive requests with the same prompt stay together within a worker's share, so that its engine can group
+        them.
         """
-        room = sum(w.hello.window - w.in_flight for w in self._workers if w.hello)
+        capacity = sum(w.hello.window - w.in_flight for w in self._workers if w.hello)
         pulled: list[Wanted] = []
         exhausted = False
-        while len(pulled) < room:
+        while len(pulled) < capacity:
             try:
                 request = next(source)
             except StopIteration:
@@ -219,7 +219,7 @@ class ReplicatedEngine(Engine):
         return exhausted
 
     def _share_out(self, pulled: list[Wanted]) -> None:
-        """Send every worker its part, so that all end with about the same number in flight."""
+        """Send every worker its part, so that all have about the same number in flight."""
         total = len(pulled) + sum(worker.in_flight for worker in self._workers)
         for position, worker in enumerate(sorted(self._workers, key=lambda w: w.in_flight)):
             level = -(-total // (len(self._workers) - position))
@@ -231,13 +231,13 @@ class ReplicatedEngine(Engine):
                 worker.send(("requests", worker.call, part))
 
     def _collect(self) -> Iterator[Generation]:
-        """Wait for the next message of any worker; yield all generations that have arrived."""
+        """Wait for the next message of any worker; yield all arrived generations."""
         busy = [worker for worker in self._workers if worker.in_flight]
         wait([worker.connection for worker in busy], timeout=_POLL_S)
         for worker in busy:
             if not worker.connection.poll(0) and worker.process.poll() is not None and not worker.connection.poll(0):
                 raise worker.died()
-            # All that is there, so that the next hand-out fills all the places at once.
+            # All arrived messages, so that the next requests fill all free places at once.
             while worker.in_flight and worker.connection.poll(0):
                 yield from self._received(worker)
 
@@ -252,7 +252,7 @@ class ReplicatedEngine(Engine):
         yield from generations
 
     def close(self) -> None:
-        """End all workers; returns when their processes are gone."""
+        """End all workers and wait for the end of their processes."""
         workers, self._workers = self._workers, []
         for worker in workers:
             worker.close()
