@@ -193,13 +193,13 @@ def test_the_stage_of_the_page_runs_from_yaml_with_its_settings_and_resumes(own_
     assert len(NullEngine.log) == before + 5
 
 
-def test_the_engine_of_the_page_runs(monkeypatch, tmp_path, tiny_model_dir):
-    save_example("write-an-engine.md", tmp_path, "parrot")
+@pytest.fixture
+def own_engines(monkeypatch, tmp_path):
+    """Save the engines of the pages as modules; that they run is tested in end_to_end/test_own_engine.py."""
+    for page, module in (("write-an-engine.md", "parrot"), ("write-an-endpoint-engine.md", "writer")):
+        save_example(page, tmp_path, module)
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "parrot", raising=False)
-    recipe = {"model": str(tiny_model_dir), "num_rows": 3, "engine": "parrot:Parrot", "stages": ["instructions"]}
-    with pytest.raises(magpie_hf.RunStopped, match="usable"):
-        magpie_hf.run(recipe, output=tmp_path / "run")  # a parrot repeats the template, which is not an instruction
 
 
 def yaml_blocks():
@@ -210,5 +210,5 @@ def yaml_blocks():
 
 
 @pytest.mark.parametrize("block", list(yaml_blocks()))
-def test_whole_recipes_in_the_documentation_can_be_used(block, own_files):
+def test_whole_recipes_in_the_documentation_can_be_used(block, own_files, own_engines):
     magpie_hf.load_recipe(yaml.safe_load(block))

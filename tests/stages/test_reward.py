@@ -101,7 +101,7 @@ def test_a_score_that_is_no_number_is_null_and_counted(broken_model, tmp_path):
 
 @pytest.mark.parametrize(
     ("make", "words"),
-    [("two labels", "gives 2 numbers"), ("no template", "no chat template"), ("missing", "no-such-directory")],
+    [("two labels", "returns 2 numbers"), ("no template", "no chat template"), ("missing", "no-such-directory")],
 )
 def test_a_model_that_is_no_reward_model_is_refused(tmp_path, make, words):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
