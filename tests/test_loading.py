@@ -171,9 +171,9 @@ def test_other_kinds_of_tables_are_taken_everywhere(given, tmp_path):
         (Dataset.from_list(ROWS).to_iterable_dataset(), ["IterableDataset", "streaming=True"]),
         (3, ["builtins.int", "DataFrame"]),
         (["Why?"], ["builtins.list", "list of rows"]),
-        ({"instruction": ["Why?"], "response": ["So.", "Thus."]}, ["cannot be made a Dataset", "as many values"]),
-        ([{"instruction": "Why?"}, {"instruction": 5}], ["cannot be made a Dataset", "one type"]),
-        (pandas.DataFrame({"instruction": ["Why?"], "source": [object()]}), ["cannot be made a Dataset", "column source"]),
+        ({"instruction": ["Why?"], "response": ["So.", "Thus."]}, ["cannot be converted to a Dataset", "as many values"]),
+        ([{"instruction": "Why?"}, {"instruction": 5}], ["cannot be converted to a Dataset", "one type"]),
+        (pandas.DataFrame({"instruction": ["Why?"], "source": [object()]}), ["cannot be converted to a Dataset", "column source"]),
     ],
     ids=["splits", "no split", "streamed", "number", "texts", "ragged", "mixed", "objects"],
 )  # fmt: skip

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..hub.facts import config_facts, joined_license, writers
 from ..hub.manifest import public_name, public_recipe
@@ -16,7 +16,7 @@ from ..hub.push import ConfigFiles, write_shards
 from ..hub.settings import PushSettings
 from ..recipe.schema import Recipe
 from ..storage.rundir import RunDir
-from ..storage.state import RunFacts
+from ..storage.state import JsonObject, RunFacts
 
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def prepared(
     files: list[str],
     *,
     run: RunFacts | None,
-    funnel: Any,
+    funnel: Sequence[JsonObject] | None,
 ) -> ConfigFiles | None:
     """Return a config of a run with its files, None if it has no rows.
 

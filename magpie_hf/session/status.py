@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..errors import MagpieError
 from ..execution.budget import Budget, Limit
@@ -14,7 +14,7 @@ from ..stage import CODES, Stage
 from ..stages.instructions import Instructions
 from ..stages.subset import Subset
 from ..storage.journal import Journal
-from ..storage.lock import running_owner
+from ..storage.lock import Owner, running_owner
 from ..storage.rundir import RunDir, is_run, stage_name
 from ..storage.state import Counts, JsonObject, RunFacts, RunState, SavedRows, SessionState, StageState, Totals
 from .session import Session
@@ -58,7 +58,7 @@ class RunReport(NamedTuple):
     sessions: list[SessionState]
     output: SavedRows | None
     limits: list[Limit]
-    owner: dict[str, Any] | None = None
+    owner: Owner | None = None
 
 
 def run_status(path: str | Path) -> RunReport:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..errors import DatasetError, did_you_mean, quoted
 
@@ -36,7 +36,7 @@ class FirstTurn(NamedTuple):
     system_prompt: str | None
 
 
-def read_turns(given: Any, where: str) -> list[dict[str, str | None]]:
+def read_turns(given: object, where: str) -> list[dict[str, str | None]]:
     """Return a conversation of any form as messages of {role, content}.
 
     A `content` of several parts becomes the text of the parts; None if a turn has no text. `where`: for errors ("row 7").
@@ -53,8 +53,8 @@ def read_turns(given: Any, where: str) -> list[dict[str, str | None]]:
     return [_turn(turn, where) for turn in given or []]
 
 
-def _turn(turn: Any, where: str) -> dict[str, str | None]:
-    keys = turn if isinstance(turn, Mapping) else {}
+def _turn(turn: object, where: str) -> dict[str, str | None]:
+    keys: Mapping[str, object] = turn if isinstance(turn, Mapping) else {}
     role_key = next((key for key in _ROLE_KEYS if keys.get(key) is not None), None)
     text_key = next((key for key in _TEXT_KEYS if keys.get(key) is not None), None)
     if role_key is None or not any(key in keys for key in _TEXT_KEYS):
@@ -64,16 +64,16 @@ def _turn(turn: Any, where: str) -> dict[str, str | None]:
             where=where,
             hint='Map the rows to `messages` of {"role": …, "content": …} first.',
         )
-    name = str(turn[role_key])
+    name = str(keys[role_key])
     role = ROLES.get(name.strip().lower())
     if role is None:
         raise DatasetError(
             f"the role {quoted(name, 60)} is not recognized.", where=where, hint=did_you_mean(name.lower(), ROLES)
         )
-    return {"role": role, "content": None if text_key is None else _text(turn[text_key])}
+    return {"role": role, "content": None if text_key is None else _text(keys[text_key])}
 
 
-def _text(content: Any) -> str | None:
+def _text(content: object) -> str | None:
     if isinstance(content, str):
         return content
     parts = (
@@ -83,7 +83,7 @@ def _text(content: Any) -> str | None:
     return "".join(texts) if texts else None
 
 
-def first_turn(given: Any, where: str) -> FirstTurn:
+def first_turn(given: object, where: str) -> FirstTurn:
     """Return the first turn of a conversation, and its system message.
 
     Raises:

@@ -1,17 +1,17 @@
-"""The crash-safe store of finished rows.
+"""The crash-safe storage of finished rows.
 
-A journal is a directory of append-only segment files. A row is finished when the one `write` of its record has
-returned: from then on it survives `kill -9`. `fsync` is grouped (at most `SYNC_EVERY_S` apart), so a power cut can
-cost that much. Only plain appends and reads are used, which network file systems do well; no file is ever changed in
-place, and each process writes a segment of its own.
+A journal is a directory of append-only segment files. A row is finished when the `write` of its record has returned:
+from then on it survives `kill -9`. `fsync` calls are grouped (at most `SYNC_EVERY_S` apart), so a power failure can lose
+the rows of that time. Only appends and reads are used, which network file systems support well; no file is changed in
+place, and each process writes its own segment.
 
     segment = magic(8) record*
     record  = header(36) payload
     header  = payload length u32, crc32 u32, code u8, flags u8, zero u16, prompt tokens u32, completion tokens u32, key 16s
     payload = JSON, deflated when that is worth it
 
-The last record of a key counts. A torn tail (the process died inside a write) is ignored; a damaged record in the
-middle ends the reading of its segment, and the rows behind it are made again.
+The last record of a key is used. An incomplete record at the end (the process died during a write) is ignored. A damaged
+record in the middle ends the reading of its segment; the rows after it are generated again.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ KeyArray = npt.NDArray[np.uint64]
 
 
 class Index(NamedTuple):
-    """The live records of a journal, one a key, sorted by key.
+    """The current records of a journal, one per key, sorted by key.
 
     `keys`: (num_records, 2) uint64, the key's big-endian halves. `locations`: int64. `codes`: uint8.
     `prompt_tokens`, `completion_tokens`: uint32; these sum over *all* records of a key, retried ones too.
-    33 bytes a row.
+    33 bytes per row.
     """
 
     keys: KeyArray
@@ -98,10 +98,10 @@ def halves_key(halves: KeyArray) -> bytes:
 
 
 class Journal:
-    """A directory of finished rows: `append` while running, `index` and `read` to get them back.
+    """A directory of finished rows: `append` writes them, `index` and `read` return them.
 
-    Not thread-safe but for the syncing, which has a thread of its own while the journal is open for writing.
-    `segment_age_s`: begin a new segment when the last is so old, so that what is closed can be copied elsewhere.
+    Not thread-safe, except for `fsync`, which runs in its own thread while the journal is open for writing.
+    `segment_age_s`: start a new segment when the last one is this old, so that closed segments can be copied elsewhere.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, segment_age_s: float | None = None) -> None:
@@ -120,7 +120,7 @@ class Journal:
         self.damaged = 0
 
     def index(self) -> Index:
-        """Read all segments and return the live records. Counts damaged segments in `self.damaged`.
+        """Read all segments and return the current records. Counts damaged segments in `self.damaged`.
 
         Raises:
             StorageError: a segment cannot be read.
@@ -134,7 +134,7 @@ class Journal:
         parts = [self._scan(number, path) for number, path in enumerate(self._segments)]
         return _merge([part for part in parts if len(part[0])])
 
-    def _scan(self, number: int, path: Path) -> tuple[npt.NDArray[Any], ...]:
+    def _scan(self, number: int, path: Path) -> tuple[KeyArray | Int64Array, ...]:
         keys, numbers = bytearray(), array("q")
         for offset, code, prompt_tokens, completion_tokens, key in self._records(path):
             keys += key
@@ -205,7 +205,7 @@ class Journal:
         """Write a finished row and return its location; when this returns, the row survives `kill -9`.
 
         Raises:
-            StorageError: the disk is full or not writable; what was half written is taken back.
+            StorageError: the disk is full or not writable; an incomplete record is removed.
         """
         body, flags = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"), 0
         if len(body) >= _DEFLATE_FROM:
@@ -225,9 +225,11 @@ class Journal:
         try:
             written = os.write(self._writer, record)
             if written != len(record):
-                raise OSError(errno.ENOSPC, "the record was cut")
+                raise OSError(errno.ENOSPC, "the record was truncated")
         except OSError as error:
-            with contextlib.suppress(OSError):  # what cannot be taken back is a torn tail, which is ignored
+            with contextlib.suppress(
+                OSError
+            ):  # an incomplete record that cannot be removed is ignored when it is read
                 os.ftruncate(self._writer, self._end)
             raise _storage_error("write", self._segments[self._writer_number], error) from error
         self._end += len(record)
@@ -241,7 +243,7 @@ class Journal:
             self.directory.mkdir(parents=True, exist_ok=True)
             writer = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
             if os.write(writer, MAGIC) != len(MAGIC):
-                raise OSError(errno.ENOSPC, "no room for a segment")
+                raise OSError(errno.ENOSPC, "no space for a segment")
             _sync_directory(self.directory)
         except OSError as error:
             if writer is not None:
@@ -259,7 +261,7 @@ class Journal:
             self._syncer.start()
 
     def _next_stamp(self) -> int:
-        """Return the time in ns, or more: later segments sort behind earlier ones although clocks go back or differ."""
+        """Return the time in ns, or more, so that later segments sort after earlier ones even if clocks differ."""
         stamps = [path.name.partition("-")[0] for path in self.directory.glob("*.jnl")]
         return max([time.time_ns(), *(int(stamp) + 1 for stamp in stamps if stamp.isdecimal())])
 
@@ -271,7 +273,7 @@ class Journal:
                 try:
                     os.fsync(writer)
                 except OSError as error:
-                    if error.errno != errno.EBADF:  # EBADF: the segment was closed, and synced, meanwhile
+                    if error.errno != errno.EBADF:  # EBADF: the segment was synced and closed in the meantime
                         self._sync_error = error
 
     def _raise_sync_error(self) -> None:
@@ -311,8 +313,8 @@ class Journal:
         self.close()
 
 
-def _merge(parts: list[tuple[npt.NDArray[Any], ...]]) -> Index:
-    """Join the segments' records, in the order they were written, and keep the last of each key."""
+def _merge(parts: list[tuple[KeyArray | Int64Array, ...]]) -> Index:
+    """Merge the records of all segments, in the order they were written, and keep the last of each key."""
     if not parts:
         empty32 = np.empty(0, np.uint32)
         return Index(np.empty((0, 2), np.uint64), np.empty(0, np.int64), np.empty(0, np.uint8), empty32, empty32)
@@ -334,7 +336,7 @@ def _merge(parts: list[tuple[npt.NDArray[Any], ...]]) -> Index:
 
 
 def _sync_directory(path: Path) -> None:
-    """Make a new file's name survive a power cut; not all file systems let a directory be synced."""
+    """Make the name of a new file survive a power failure; not all file systems support this."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with contextlib.suppress(OSError):
@@ -344,11 +346,11 @@ def _sync_directory(path: Path) -> None:
 
 
 def _storage_error(verb: str, path: Path, error: OSError) -> StorageError:
-    hint = "Check the disk and the rights on this path, then run the same command again: finished rows are kept."
+    hint = "Check the disk and the permissions of this path, then run the same command again: finished rows are kept."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = "The disk (or quota) is full: make room, then run the same command again: finished rows are kept."
+        hint = "The disk (or quota) is full: free some space, then run the same command again: finished rows are kept."
     elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        hint = "This place cannot be written: choose another with --output."
+        hint = "This directory is not writable: choose another one with --output."
     return StorageError(f"Cannot {verb} the journal: {error.strerror or error}.", where=str(path), hint=hint)
 
 
@@ -356,5 +358,5 @@ def _damaged(path: Path, offset: int) -> StorageError:
     return StorageError(
         "A journal record is damaged.",
         where=f"{path}, byte {offset}",
-        hint="Run the same command again: damaged rows are dropped and made anew.",
+        hint="Run the same command again: damaged rows are generated again.",
     )

@@ -1,4 +1,4 @@
-"""What a row and a dataset are called: row keys, and fingerprints of datasets that we did not make."""
+"""Keys of rows, and fingerprints of datasets from elsewhere."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 _seen: dict[tuple[str, int, tuple[str, ...]], str] = {}
-"""Hashes of this process by the datasets' own fingerprints, which hold within a process: a million rows take 20 s."""
+"""Hashes by the datasets' own fingerprints, which are valid within a process; hashing a million rows takes 20 s."""
 
 
 def content_fingerprint(dataset: Dataset) -> str:
-    """Hash column names and all values, in order: what a foreign dataset is, whatever its path and date."""
+    """Hash the column names and all values of a dataset, in order; independent of its path and date."""
     known = (str(dataset._fingerprint), len(dataset), tuple(dataset.column_names))
     if known not in _seen:
         _seen[known] = _hash_content(dataset)
@@ -38,7 +38,7 @@ def _hash_content(dataset: Dataset) -> str:
 
 def _key_batches(dataset: Dataset, columns: Sequence[str]) -> Iterator[list[bytes]]:
     blake2b, dumps = hashlib.blake2b, json.dumps
-    # As Arrow: images and sounds are hashed as they are stored, not decoded.
+    # As Arrow, so that images and audio are hashed as stored, not decoded.
     for table in dataset.select_columns(list(columns)).with_format("arrow").iter(batch_size=1000):
         rows = zip(*(table.column(column).to_pylist() for column in columns), strict=True)
         yield [
@@ -48,9 +48,9 @@ def _key_batches(dataset: Dataset, columns: Sequence[str]) -> Iterator[list[byte
 
 
 def row_keys(dataset: Dataset, reads: Sequence[str]) -> KeyArray:
-    """Return each row's key: (num_rows, 2) uint64.
+    """Return the key of each row: (num_rows, 2) uint64.
 
-    It hashes the columns read, the row's `uuid` where there is one, and the occurrence number among equal rows.
+    A hash of the columns in `reads`, of the row's `uuid` if it has one, and of the occurrence number among equal rows.
     """
     columns = [*reads, *(["uuid"] if "uuid" in dataset.column_names and "uuid" not in reads else [])]
     keys = np.empty((len(dataset), 2), dtype=np.uint64)
@@ -63,7 +63,7 @@ def row_keys(dataset: Dataset, reads: Sequence[str]) -> KeyArray:
 
 
 def _number_equal(keys: KeyArray) -> None:
-    """Tell equal rows apart by their occurrence number, in place."""
+    """Give equal rows different keys by their occurrence number, in place."""
     if len(keys) < 2:
         return
     order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))

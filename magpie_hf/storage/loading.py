@@ -26,10 +26,10 @@ _BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "
 def load_rows(
     path: str, *, config: str | None = None, split: str | None = None, revision: str | None = None
 ) -> Dataset:
-    """Load a dataset: a run's or `save_to_disk` directory, a parquet, JSON or CSV file, a directory of them, a Hub id.
+    """Load a dataset: a run or `save_to_disk` directory, a Parquet, JSON or CSV file, a directory of them, or a Hub id.
 
     Raises:
-        DatasetError: there is nothing there that can be read.
+        DatasetError: the dataset cannot be loaded.
     """
     import datasets
 
@@ -106,7 +106,7 @@ def as_dataset(given: Any) -> Dataset:
         return _only_split(given)
     if isinstance(given, (datasets.IterableDataset, datasets.IterableDatasetDict)):
         raise ArgumentError(
-            "A streamed dataset (IterableDataset) cannot be used: rows are read more than once, by number.",
+            "A streamed dataset (IterableDataset) is not supported: rows are read more than once, by index.",
             hint="Load it without streaming=True, or take a part: Dataset.from_list(list(ds.take(10_000))).",
         )
     import pyarrow as pa
@@ -117,7 +117,7 @@ def as_dataset(given: Any) -> Dataset:
         if isinstance(error, MagpieError):
             raise
         raise ArgumentError(
-            f"The rows cannot be made a Dataset: {quoted(error)}.",
+            f"The rows cannot be converted to a Dataset: {quoted(error)}.",
             hint="Each column needs as many values as the others, all of one type (texts, numbers, lists or dicts).",
         ) from error
 
@@ -126,7 +126,7 @@ def _only_split(given: Any) -> Dataset:
     if len(given) == 1:
         return next(iter(given.values()))
     if not given:
-        raise ArgumentError("The DatasetDict has no split.", hint="Give a Dataset, or a DatasetDict of one split.")
+        raise ArgumentError("The DatasetDict has no splits.", hint="Give a Dataset, or a DatasetDict of one split.")
     splits = ", ".join(f'"{name}" ({len(rows):,} rows)' for name, rows in given.items())
     raise ArgumentError(
         f"A DatasetDict with {len(given)} splits is given: {splits}.",
@@ -157,15 +157,15 @@ def _of_table(given: Any) -> Dataset:
 
 
 def with_row_columns(dataset: Dataset) -> Dataset:
-    """Return the dataset with `instruction`, `response` and `uuid`, made of what the rows have.
+    """Return the dataset with the columns `instruction`, `response` and `uuid`.
 
-    The first turn of a conversation (`messages`, `conversations`, …, in any dialect) gives the texts; the column itself
-    stays as it is. Where a conversation begins with a system message, that goes to `system_prompt`. A `uuid` that is
-    missing is made of the row's content, so that equal datasets get equal ones.
+    The texts come from the first turn of a conversation (`messages`, `conversations`, …, with any roles and keys), whose
+    column is kept. A system message at its beginning goes to `system_prompt`. A missing `uuid` is computed from the
+    content of the row, so that equal datasets get equal ones.
 
     Raises:
-        DatasetError: no column holds an instruction, or a row's conversation is not recognized or has no first turn
-            of a user; names the row.
+        DatasetError: no column contains an instruction, or the conversation of a row is not recognized or does not begin
+            with a user message; names the row.
     """
     if "instruction" not in dataset.column_names:
         dataset = _with_first_turn(dataset, conversation_column(dataset))
@@ -175,12 +175,12 @@ def with_row_columns(dataset: Dataset) -> Dataset:
         reads = [name for name in ("instruction", "response") if name in dataset.column_names]
         keys = row_keys(dataset, reads).astype(">u8").tobytes()
         made = [str(uuid.UUID(bytes=keys[at : at + 16], version=5)) for at in range(0, len(keys), 16)]
-        dataset = dataset.add_column("uuid", pa.array(made, pa.string()))  # of no row too
+        dataset = dataset.add_column("uuid", pa.array(made, pa.string()))  # also without rows
     return dataset
 
 
 def conversation_column(dataset: Dataset) -> str:
-    """Return the column whose conversations give the instructions of a dataset that has no such column.
+    """Return the column with the conversations of a dataset that has no column of instructions.
 
     Raises:
         DatasetError: there is none.
@@ -193,7 +193,7 @@ def conversation_column(dataset: Dataset) -> str:
         name for name in PROMPT_COLUMNS if name in there and getattr(dataset.features[name], "dtype", "") == "string"
     ]
     raise DatasetError(
-        f"No column holds an instruction; the columns are {', '.join(there[:20]) or 'none'}.",
+        f"No column contains an instruction; the columns are {', '.join(there[:20]) or 'none'}.",
         hint=f'Rename it: dataset.rename_column("{prompts[0]}", "instruction").'
         if prompts
         else f"Rows need `instruction`, or a conversation in one of {', '.join(COLUMNS)}.",
@@ -229,7 +229,7 @@ def _batches_with_text(dataset: Dataset, column: str) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def quiet_datasets() -> Iterator[None]:
-    """No bars of `datasets` under ours: they would show the copying of finished rows."""
+    """Hide the progress bars of `datasets`, which would show the copying of finished rows."""
     import datasets
 
     was_on = datasets.utils.logging.is_progress_bar_enabled()

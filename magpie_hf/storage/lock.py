@@ -16,7 +16,6 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 from ..errors import RunLockedError, StorageError, quoted
 
@@ -27,6 +26,10 @@ FOREIGN_STALE_S = 90.0
 """Age of the heartbeat after which an owner on another host is considered dead; network file systems cache times."""
 POLL_S = 0.5
 _LOCK_BYTES = 4096
+
+
+Owner = dict[str, object]
+"""Host, pid and token of an owner, as read from a lock file: the values are not checked."""
 
 
 class Lock:
@@ -126,7 +129,7 @@ class Lock:
             if now != owner or self._beaten_at() != seen:
                 raise self._owned_elsewhere(now)
 
-    def _owner(self) -> dict[str, Any]:
+    def _owner(self) -> Owner:
         """Return the owner in the lock file; empty if there is none or the file cannot be read."""
         try:
             with self.path.open("rb") as file:
@@ -158,14 +161,14 @@ class Lock:
             hint += " If it is dead, use --take-over (take_over=True)."
         return self._owned(owner, hint)
 
-    def _owned_elsewhere(self, owner: dict[str, Any]) -> RunLockedError:
+    def _owned_elsewhere(self, owner: Owner) -> RunLockedError:
         return self._owned(
             owner,
             "It is alive: wait for it or stop it, or use another --output. --take-over (take_over=True) takes the run "
             "from it: it then ends, and its finished rows are kept.",
         )
 
-    def _owned(self, owner: dict[str, Any], hint: str) -> RunLockedError:
+    def _owned(self, owner: Owner, hint: str) -> RunLockedError:
         return RunLockedError(
             f"This run belongs to {_named(owner)}, last seen {max(self._age_s(), 0):.0f} s ago.",
             where=str(self.path.parent),
@@ -228,7 +231,7 @@ class Lock:
             self._file = None
 
 
-def running_owner(path: Path) -> dict[str, Any] | None:
+def running_owner(path: Path) -> Owner | None:
     """Return the owner (host, pid) that is running in a directory now, None if there is none; only reads.
 
     On this host, the process of the owner must be alive; on another one, its heartbeat must not be too old.
@@ -248,7 +251,7 @@ def running_owner(path: Path) -> dict[str, Any] | None:
     return owner
 
 
-def _named(owner: dict[str, Any]) -> str:
+def _named(owner: Owner) -> str:
     host, pid = owner.get("host", "unknown host"), owner.get("pid", "?")
     return f"process {quoted(pid, 20).strip(chr(39))} on {quoted(host, 100).strip(chr(39))}"
 

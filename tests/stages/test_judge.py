@@ -225,7 +225,7 @@ def test_a_missing_column_is_named_before_anything_is_asked(judge, tmp_path):
         magpie_hf.annotate(
             rows("a?"), [{"stage": "rubric", "rubric": OWN}], judge=judge(lambda r, n: GOOD), output=tmp_path / "r"
         )
-    with pytest.raises(DatasetError, match="No column holds an instruction"):
+    with pytest.raises(DatasetError, match="No column contains an instruction"):
         magpie_hf.annotate(
             Dataset.from_dict({"n": [1]}), ["quality"], judge=judge(lambda r, n: GOOD), output=tmp_path / "s"
         )
