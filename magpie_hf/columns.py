@@ -350,9 +350,9 @@ def missing_columns(
         each = [f'"{name}" (read by {listed(readers[name])})' for name in names]
         message = f"The dataset lacks the column{'s' if len(names) > 1 else ''} {listed(each)}."
     elif len(names) > 1:
-        message = f"{who[0][:1].upper()}{who[0][1:]} reads the columns {shown}, and the dataset has none of them."
+        message = f"{who[0][:1].upper()}{who[0][1:]} reads the columns {shown}, but the dataset does not have them."
     else:
-        message = f"{who[0][:1].upper()}{who[0][1:]} reads the column {shown}, and the dataset has none."
+        message = f"{who[0][:1].upper()}{who[0][1:]} reads the column {shown}, but the dataset does not have it."
     known = annotation_calls()
     written = list(dict.fromkeys(known[name] for name in names if name in known))
     unknown = [name for name in names if name not in known]
@@ -371,7 +371,7 @@ def missing_columns(
 
 
 def _similar(name: str, known: Sequence[str], which: str) -> str:
-    # No annotation's column stands for the texts themselves: "base_response" is not another name of "response".
+    # The texts themselves are not written by an annotation: "base_response" is not a similar name of "response".
     others: Iterable[str] = () if name in ("instruction", "response") else annotation_calls()
     close = difflib.get_close_matches(name, sorted({*known, *others}), n=1, cutoff=0.6)
     return f'Did you mean "{close[0]}"{which}?' if close else ""

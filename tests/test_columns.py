@@ -17,6 +17,7 @@ from magpie_hf.judging.rubric import BUILT_IN, load_rubric
 from magpie_hf.reports import agreement, dataset_statistics, write_report
 from magpie_hf.selection.expressions import parse
 from magpie_hf.stages import STAGES, stage_class
+from tests.end_to_end.harness import here
 
 
 TONE = """\
@@ -172,6 +173,8 @@ def test_an_own_stage_that_declares_its_column_appears_everywhere(own_stage, tmp
         assert "style" in agreement(data, data)
         assert "| style | share | |" in build_card(data, license="mit")
     assert "Style of instructions" in write_report(out, tmp_path / "r.html").read_text("utf-8")
+    here("select", tmp_path / "run", "style >= 'catchy'", "--output", tmp_path / "kept.parquet")
+    assert "plain" not in load_dataset("parquet", data_files=str(tmp_path / "kept.parquet"), split="train")["style"]
     with pytest.raises(DatasetError) as caught:
         magpie_hf.select(out.remove_columns("style"), "style == 'plain'")
     assert 'annotate(ds, ["own_styles:Styles"]) first' in caught.value.hint
