@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,12 +19,12 @@ import numpy as np
 
 from ..errors import ArgumentError, NothingUsable
 from ..sampling import grid_sequence
-from ..stage import CODE_NUMBERS, CODES, Batch, Columns
+from ..stage import CODE_NUMBERS
 from ..stages.instructions import Instructions, point_key
 from ..storage.journal import Index, Int64Array, Journal
 from .driver import OpenRow, StageCounters
 from .environment import Environment
-from .runner import check_pending, drive, note_damage
+from .runner import check_pending, collector, drive, note_damage
 from .store import StageStore
 
 
@@ -342,16 +342,6 @@ def _write(
 
     columns = {name: np.frombuffer(numbers, dtype=np.int64) for name, numbers in samples.items()}
     source = Dataset.from_dict(columns, features=Features({name: Value("int64") for name in samples}))
-    context = env.context(stage)
-    names = list(stage.features())
-
-    def collect(batch: Batch, indices: Sequence[int]) -> Columns:
-        out: Columns = {name: [] for name in names}
-        for offset, position in enumerate(indices):
-            row = {"grid_point": batch["grid_point"][offset], "sample_index": batch["sample_index"][offset]}
-            new = stage.columns(context, row, journal.read(locations[position]), CODES[0])
-            for name in names:
-                out[name].append(new[name])
-        return out
-
+    accepted = np.full(len(locations), CODE_NUMBERS["ok"], dtype=np.uint8)
+    collect = collector(stage, env, journal, np.frombuffer(locations, dtype=np.int64), accepted)
     store.write(source, collect, remove=list(samples))

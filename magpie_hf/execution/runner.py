@@ -109,7 +109,7 @@ def _run_row_stage(stage: RowStage | ModelStage, dataset: Dataset, env: Environm
                 rows = _open_rows(dataset, stage.needs, missing, keys)
                 score_rows(stage, env, store, journal, counters, rows, finished)
         check_pending(stage.label, int((locations < 0).sum()), len(dataset))
-        collect = _collector(stage, env, journal, locations, codes)
+        collect = collector(stage, env, journal, locations, codes)
         store.write(dataset, collect, remove=[name for name in stage.replaces if name in dataset.column_names])
     store.done(len(dataset), len(dataset), counters)
     return store.require_cached()
@@ -143,7 +143,7 @@ def _open_rows(dataset: Dataset, reads: Sequence[str], missing: Int64Array, keys
             yield OpenRow(int(position), keys[position].astype(">u8").tobytes(), values)
 
 
-def _collector(
+def collector(
     stage: RowStage | ModelStage,
     env: Environment,
     journal: Journal,
