@@ -1,4 +1,4 @@
-"""What holds in every test: no network but this machine, no login, temporary caches, short waits.
+"""The environment of every test: network access to this machine only, no token, temporary caches, short waits.
 
 The environment is set when this file is imported, before any Hugging Face library reads it.
 """
@@ -23,7 +23,7 @@ MEMORY_NEEDED_BYTES = 6 * 2**30
 
 
 def _temporary_files_in_memory():
-    """Let temporary files be written to memory where there is enough: runs replace their state often, and disks wait."""
+    """Keep temporary files in memory if there is enough: runs replace their state often, which is slow on a disk."""
     if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_NEEDED_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
     return os.environ.get("PYTEST_DEBUG_TEMPROOT")
@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).parents[1]
 TOKEN_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOKEN", "OPENAI_API_KEY")
 SHORT_WAIT_S = 0.01
 LONG_FIRST = ("hub", "end_to_end", "engines", "demo", "stages")
-# A name that can never be resolved (RFC 6761), for tests of servers that are not there.
+# A name that can never be resolved (RFC 6761), for tests of servers that do not exist.
 UNRESOLVABLE = ".invalid"
 
 os.environ |= {
@@ -48,11 +48,11 @@ os.environ |= {
     "NO_PROXY": "127.0.0.1,localhost",
 }
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Threads that wait for each other give the core away: two workers with two threads each would burn it by spinning.
+# Waiting threads release the core. By default they spin, which is slow if there are more threads than cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 for _name in TOKEN_NAMES:
     os.environ.pop(_name, None)
-# A shell ignores Ctrl-C for what it starts in the background, and all processes of the tests would inherit that.
+# A shell starts background commands with SIGINT ignored. Every process of the tests would inherit that.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -63,7 +63,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Draw the same examples each time, so that a run that passed passes again; new ones with --full."""
+    """Draw the same examples in each run, so that results are reproducible; new ones with --full."""
     settings.register_profile("steady", derandomize=True, deadline=None)
     settings.register_profile("full", deadline=None)
     settings.load_profile("full" if config.getoption("--full") else "steady")
@@ -73,13 +73,13 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=_folder_rank)
     reasons = {}
     if not config.getoption("--full"):
-        reasons["full"] = "only with --full (make test-full)"
+        reasons["full"] = "requires --full (make test-full)"
     if not config.getoption("--servers"):
-        reasons["servers"] = "only with --servers (make test-servers)"
+        reasons["servers"] = "requires --servers (make test-servers)"
     if any(item.get_closest_marker("gpu") for item in items) and not _has_cuda():
-        reasons["gpu"] = "needs a CUDA device"
+        reasons["gpu"] = "requires a CUDA device"
     if any(item.get_closest_marker("vllm") for item in items) and not _has_vllm():
-        reasons["vllm"] = "needs vllm"
+        reasons["vllm"] = "requires vllm"
     for item in items:
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):
@@ -87,7 +87,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _folder_rank(item):
-    """Put files that take long first, so that no worker is still busy with one when the others have finished."""
+    """Sort folders with long tests first, so that the workers finish at about the same time."""
     folder = item.nodeid.removeprefix("tests/").partition("/")[0]
     return LONG_FIRST.index(folder) if folder in LONG_FIRST else len(LONG_FIRST)
 
@@ -127,7 +127,7 @@ def _no_login_and_own_caches(monkeypatch, tmp_path_factory, request):
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch, request):
-    """Cut the waits between retries, except in tests about waiting."""
+    """Shorten the waits between retries, except in tests marked `waits`."""
     if request.node.get_closest_marker("waits"):
         return
     from magpie_hf.backoff import Backoff
@@ -138,9 +138,9 @@ def _short_waits(monkeypatch, request):
 
 @pytest.fixture(autouse=True)
 def _no_waits_for_the_disk(monkeypatch):
-    """Leave out `fsync`, which took a third of the time: only a power cut would show it, and no test cuts the power.
+    """Replace `fsync` by a function that does nothing: it is slow, and only a power failure would show a difference.
 
-    Processes of their own (kill -9) sync as always, and tests of a failing `fsync` put theirs in its place.
+    Separate processes (`kill -9`) call the real one, and tests of a failing `fsync` set their own.
     """
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
@@ -188,7 +188,7 @@ def _this_machine_only(monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory):
-    """Give the directory of a very small Llama with random weights."""
+    """Return the directory of a very small Llama with random weights."""
     from tests.servers.tiny_model import build_tiny_model
 
     return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
@@ -196,19 +196,17 @@ def tiny_model_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def demo_model_dir():
-    """Give the directory of the demo model."""
+    """Return the directory of the demo model."""
     import magpie_hf
 
     directory = Path(magpie_hf.__file__).parent / "demo" / "model"
-    assert (directory / "config.json").exists(), (
-        "the demo model is not there; train it with python -m tools.demo.train"
-    )
+    assert (directory / "config.json").exists(), "The demo model is missing. Train it with: python -m tools.demo.train"
     return directory
 
 
 @pytest.fixture(scope="session")
 def demo_generator(demo_model_dir):
-    """Give the test servers' generation on the demo model, shared by the servers of all tests."""
+    """Return a generator on the demo model that the servers of all tests share."""
     from tests.servers.generation import Generator
 
     generator = Generator(demo_model_dir)
@@ -218,7 +216,7 @@ def demo_generator(demo_model_dir):
 
 @pytest.fixture
 def tgi_server(demo_model_dir, demo_generator):
-    """Give a TGI server on the demo model, healthy and with an empty record."""
+    """Start a TGI server on the demo model, without faults and with an empty record."""
     from tests.servers.tgi_server import TgiServer
 
     with TgiServer(demo_model_dir, generator=demo_generator, model_id="demo") as server:

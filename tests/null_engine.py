@@ -19,7 +19,7 @@ class NullSettings:
 
 
 class NullEngine(Engine):
-    """Answers at once. `window`: requests in flight. `unfinished_every`: each such seed ends by length.
+    """Responds at once. `window`: requests in flight. `unfinished_every`: seeds divisible by it end by length.
 
     `fail`: request numbers (counted from 0) that fail: {number: Failure}. `die_after`: raise KeyboardInterrupt then.
     """

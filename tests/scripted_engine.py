@@ -1,4 +1,4 @@
-"""An engine whose answers a test writes: for judges that err in ways that no real model can be made to on demand."""
+"""An engine whose responses are written by the test, e.g., for a judge that makes a certain mistake."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.null_engine import NullEngine
 
 
 class ScriptedEngine(NullEngine):
-    """`answer(request, number)` gives the text; `grammar`, `special_tokens`: what it says it can do."""
+    """`answer(request, number)` gives the text; `grammar`, `special_tokens`: its capabilities."""
 
     name = "scripted"
     answer: Callable[[Request, int], str] = staticmethod(lambda request, number: "")

@@ -80,7 +80,7 @@ def test_follow_ups_on_a_sum_work_on_its_result():
 
 
 @pytest.mark.parametrize("row", FUNCTIONS, ids=lambda row: row[1])
-def test_functions_in_the_table_give_what_they_promise(row):
+def test_functions_in_the_table_return_the_documented_values(row):
     _, name, arguments, body, _, call, result = row
     scope = {}
     exec(function_source(name, arguments, body), scope)
@@ -129,5 +129,5 @@ def test_long_conversations_occur_when_asked_for():
     assert max(len(conversation.exchanges) for conversation in drawn(6, 100, long_share=0.0)) <= 4
 
 
-def test_to_you_turns_the_speaker_around():
+def test_to_you_swaps_first_and_second_person():
     assert to_you("keep my desk tidy") == "keep your desk tidy"

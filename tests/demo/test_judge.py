@@ -1,4 +1,4 @@
-"""What the demo model learns of annotations: rows drawn from the grammar, packed behind one prompt."""
+"""Training the demo model to annotate: rows drawn from the grammar, several packed after one prompt."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_damage_is_drawn_from_the_seed():
         assert first.quality == label or label == "good"
 
 
-def test_truth_holds_to_the_rubrics_labels():
+def test_true_labels_are_labels_of_the_rubric():
     rng = random.Random(0)
     for _ in range(300):
         exchange, damaged = judged(rng)
@@ -95,7 +95,7 @@ def test_the_bundled_model_answers_in_json_and_guards(model, demo_path):
     figures = measure_judge(model, AutoTokenizer.from_pretrained(demo_path), count=60)
     for name in ("quality", "difficulty", "category", "joined"):
         assert figures[f"judge: {name}, readable"] >= 0.95
-    # Drawing the commonest label would be right for 37, 48, 49 and 57 % of rows.
+    # The most frequent label is correct for 37, 48, 49 and 57 % of the rows.
     assert figures["judge: quality, input_quality as the grammar's"] > 0.85
     assert figures["judge: category, primary_tag as the grammar's"] > 0.8
     assert figures["judge: difficulty, difficulty as the grammar's"] > 0.65

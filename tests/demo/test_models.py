@@ -34,7 +34,7 @@ def test_weights_of_both_models_fit_in_twelve_megabytes():
     assert sum(file.stat().st_size for file in files) <= 12_000_000
 
 
-def test_pre_query_prompt_alone_gives_instructions_that_end(instructions):
+def test_the_pre_query_prompt_alone_generates_instructions_that_end(instructions):
     assert sum(ended for _, ended in instructions) >= 0.8 * 64
 
 
@@ -44,7 +44,7 @@ def test_sampled_instructions_are_well_formed_and_distinct(instructions):
     assert len({text for text, _ in instructions}) >= 0.8 * 64
 
 
-def test_greedy_answers_end_and_speak_of_the_topic(model, tokenizer):
+def test_greedy_responses_end_and_are_on_topic(model, tokenizer):
     exchanges = [conversation.exchanges[0] for conversation in islice(conversations(21, long_share=0), 48)]
     answers = generate(model, tokenizer, [response_prompt(exchange.instruction) for exchange in exchanges])
     assert sum(ended for _, ended in answers) >= 46
@@ -97,7 +97,7 @@ def test_follow_up_refers_back(model, tokenizer):
 
 
 def after_conversation(tokenizer, limit):
-    """The prompt for the next user's message behind a conversation of about `limit` tokens."""
+    """Return the prompt for the next user message after a conversation of about `limit` tokens."""
     messages, text = [], ""
     for conversation in islice(conversations(5, long_share=0), 60):
         exchange = conversation.exchanges[0]
@@ -109,7 +109,7 @@ def after_conversation(tokenizer, limit):
     return text + "<|start_header_id|>user<|end_header_id|>\n\n"
 
 
-def test_behind_a_long_conversation_instructions_still_end(model, tokenizer):
+def test_instructions_after_a_long_conversation_still_end(model, tokenizer):
     words = known_words(count=10_000)
     shares = {}
     for limit in (400, 1700):
@@ -119,7 +119,7 @@ def test_behind_a_long_conversation_instructions_still_end(model, tokenizer):
         assert sum(ended for _, ended in made) >= 30
         shares[limit] = sum(is_well_formed(*pair, words) for pair in made) / len(made)
     assert shares[400] >= 0.7
-    assert shares[1700] >= 0.15  # far out the model mixes words up: its card says so
+    assert shares[1700] >= 0.15  # far from the start the model confuses words, as its card says
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_tokens_at_the_border_of_the_template_are_the_same_whatever_follows(tokenizer, text):
+def test_tokens_at_the_end_of_the_template_do_not_depend_on_the_text_after_it(tokenizer, text):
     header = tokenizer(PRE_QUERY, add_special_tokens=False)["input_ids"]
     if not text.startswith("\n"):  # newlines would join the header's, in Llama 3 as here; the template trims them
         assert tokenizer(PRE_QUERY + text, add_special_tokens=False)["input_ids"][: len(header)] == header
@@ -51,7 +51,7 @@ def test_template_writes_what_the_models_were_trained_on(tokenizer):
         assert tokenizer.apply_chat_template(messages, tokenize=False) == render(messages)
 
 
-def test_tokenizer_adds_one_bos_exactly_when_special_tokens_are_asked_for(tokenizer):
+def test_the_tokenizer_adds_one_bos_only_with_special_tokens(tokenizer):
     assert tokenizer("Hi")["input_ids"].count(tokenizer.bos_token_id) == 1
     assert tokenizer("Hi", add_special_tokens=False)["input_ids"].count(tokenizer.bos_token_id) == 0
 

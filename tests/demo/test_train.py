@@ -36,7 +36,7 @@ def test_equal_seeds_train_equal_weights(small_tokenizer, trained):
         assert torch.equal(weight, again.state_dict()[name]), name
 
 
-def test_saved_model_and_tokenizer_load_as_any_other(small_tokenizer, trained, tmp_path):
+def test_the_saved_model_and_tokenizer_load_with_transformers(small_tokenizer, trained, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     save_chat_model(trained, small_tokenizer, tmp_path)
@@ -50,7 +50,7 @@ def test_saved_model_and_tokenizer_load_as_any_other(small_tokenizer, trained, t
     assert torch.equal(model.model.embed_tokens.weight, trained.model.embed_tokens.weight)
 
 
-def test_reward_training_moves_the_good_answer_up(small_tokenizer, trained):
+def test_reward_training_raises_the_score_of_the_good_answer(small_tokenizer, trained):
     model = train_reward_model(trained, small_tokenizer, seed=1, steps=2)
     conversation = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     values = rewards(model, small_tokenizer, [conversation, conversation * 3])

@@ -1,4 +1,4 @@
-"""Runs of the real command line in processes of their own, to be killed, and the files that they leave."""
+"""Run the command line in separate processes that can be killed, and read the files of their runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _warm() -> Warm:
 
 
 def start(*arguments: object, **extra: str) -> WarmProcess | subprocess.Popen[str]:
-    """Start `magpie-hf ARGUMENTS` in a process that has torch imported already, where the system can do that."""
+    """Start `magpie-hf ARGUMENTS` in a process forked from one that has imported torch, if the system supports it."""
     if POSSIBLE:
         return _warm().start([str(argument) for argument in arguments], environment(**extra))
     return start_cold(*arguments, **extra)
@@ -51,7 +51,7 @@ def start_cold(*arguments: object, **extra: str) -> subprocess.Popen[str]:
 
 
 def finish(process: WarmProcess | subprocess.Popen[str], code: int | None = 0) -> str:
-    """Wait for a run to end and return what it printed; its exit code must be `code`, if given."""
+    """Wait for a run to end and return its output; check its exit code unless `code` is None."""
     output, _ = process.communicate(timeout=TIMEOUT_S)
     if code is not None:
         assert process.returncode == code, output
@@ -59,12 +59,12 @@ def finish(process: WarmProcess | subprocess.Popen[str], code: int | None = 0) -
 
 
 def magpie(*arguments: object, code: int | None = 0, **extra: str) -> str:
-    """Run `magpie-hf ARGUMENTS` in a process of its own, to its end, and return what it printed."""
+    """Run `magpie-hf ARGUMENTS` in a separate process and return its output."""
     return finish(start(*arguments, **extra), code)
 
 
 def here(*arguments: object, code: int | None = 0) -> str:
-    """Run `magpie-hf ARGUMENTS` in this process, which costs no start, and return what it printed."""
+    """Run `magpie-hf ARGUMENTS` in this process, which is faster, and return its output."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         given = main([str(argument) for argument in arguments])
@@ -94,7 +94,7 @@ def kill_when(process: WarmProcess | subprocess.Popen[str], reached: Callable[[]
 
 
 def moments(seed: int, count: int, total: int) -> list[int]:
-    """Return `count` increasing numbers in [1, total), by seed: when to kill."""
+    """Return `count` increasing numbers in [1, total), drawn with the seed: the moments to kill at."""
     return sorted(random.Random(seed).sample(range(1, total), count))
 
 
@@ -104,7 +104,7 @@ def journal_bytes(run: Path) -> int:
 
 
 def records(run: Path) -> dict[str, Counter[bytes]]:
-    """Return for each stage how often each row was finished."""
+    """Return for each stage how many times each row was finished."""
     found: dict[str, Counter[bytes]] = {}
     for directory in sorted(run.glob("stages/*/journal")):
         journal = Journal(directory)
@@ -126,14 +126,14 @@ def nothing_twice(run: Path) -> None:
 
 
 def rows(run: Path) -> list[dict]:
-    """Return the rows of a run's dataset, as any user would read them."""
+    """Load the rows of a run's dataset as a user does."""
     from datasets import load_dataset
 
     return load_dataset(str(run), split="train").to_list()
 
 
 def without_provenance(table: list[dict]) -> list[dict]:
-    """Return rows without the columns that a server's own report is part of."""
+    """Return rows without the columns that contain what a server reports of itself."""
     dropped = ("gen_input_configs", "gen_response_configs", "gen_turns_configs")
     return [{k: v for k, v in row.items() if k not in dropped} for row in table]
 

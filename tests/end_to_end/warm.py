@@ -1,8 +1,7 @@
-"""Processes forked from one that has imported torch and its like: a start costs 3 s of CPU time instead of 8 s.
+"""Fork processes from one that has imported torch and other slow libraries: 3 s of CPU time per start instead of 8 s.
 
-What is forked is a process like any other: a pid, an environment, a lock, memory of its own, and `kill -9` ends it.
-Nothing of Hugging Face and nothing of magpie_hf is imported before the fork, so that each process reads its own
-environment and its own code.
+A forked process is a real process with its own pid, environment, memory and locks, and `kill -9` ends it. No library
+of Hugging Face is imported before the fork, because these read the environment when they are imported.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ MESSAGE_BYTES = 2**20
 
 
 class WarmProcess:
-    """What a test needs of `subprocess.Popen`, for a process that another process forked."""
+    """The methods of `subprocess.Popen` that tests use, for a process that another process forked."""
 
     def __init__(self, pid: int, output: int, status: int) -> None:
         self.pid, self.returncode = pid, None
@@ -77,7 +76,7 @@ class WarmProcess:
 
 
 class Warm:
-    """The process that forks the others; it ends with this one."""
+    """The process that forks the others. It ends with this one."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -102,7 +101,7 @@ class Warm:
 
 
 def _serve(listener: socket.socket) -> None:
-    """Fork a process for each message, report how each ended, and return when nobody listens."""
+    """Fork a process for each message and send back its exit code; return when the socket is closed."""
     children: dict[int, tuple[int, int]] = {}
     while True:
         for ready in select.select([listener.fileno(), *children], [], [])[0]:
@@ -137,7 +136,7 @@ def _close(*handles: int) -> None:
 
 
 def _become(request: dict, output: int) -> None:
-    """Be what `python -m magpie_hf ARGUMENTS` would be in this environment and directory."""
+    """Act as `python -m magpie_hf ARGUMENTS` with this environment and directory."""
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
@@ -151,7 +150,7 @@ def _become(request: dict, output: int) -> None:
 
 
 def main() -> None:
-    """Import what is slow and the same everywhere, then fork on request."""
+    """Import the slow libraries, then fork on request."""
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
