@@ -104,17 +104,13 @@ def test_import_is_quick_and_loads_nothing_heavy():
     assert runs[0][1] == []
 
 
-def imports_of(path, *, for_types=True):
-    """Return the modules of the package that this file imports, relative to it; "" is the package itself."""
+def imports_of(path):
+    """Return the modules that this file imports, also for type checking, relative to the package ("" is the package)."""
     found: set[str] = set()
     here = module_name(path)
     package = here if path.name == "__init__.py" else here.rpartition(".")[0]
 
     def visit(node):
-        if not for_types and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for other in node.orelse:
-                visit(other)
-            return
         if isinstance(node, ast.Import):
             found.update(
                 a.name.removeprefix("magpie_hf").strip(".") for a in node.names if a.name.startswith("magpie_hf")
@@ -146,15 +142,15 @@ def names():
 
 
 @cache
-def graph(*, for_types=True):
-    return {module_name(path): imports_of(path, for_types=for_types) & names() for path in package_files()}
+def graph():
+    return {module_name(path): imports_of(path) & names() for path in package_files()}
 
 
-def reachable(start, *, for_types=True):
+def reachable(start):
     seen: set[str] = set()
     todo = [start]
     while todo:
-        for target in graph(for_types=for_types)[todo.pop()] - seen:
+        for target in graph()[todo.pop()] - seen:
             seen.add(target)
             todo.append(target)
     return seen
@@ -193,8 +189,20 @@ def test_every_layer_entry_exists_and_is_in_the_architecture_page():
         assert unit.rpartition(".")[2] in page, f"docs/architecture.md does not name {unit}"
 
 
+@pytest.mark.parametrize(("importer", "imported"), [("local", "remote"), ("remote", "local"), ("workers", "local")])
+def test_kinds_of_engines_do_not_know_each_other(importer, imported):
+    wrong = [
+        f"{module} imports {target}"
+        for module in sorted(names())
+        if module.startswith(f"engines.{importer}.")
+        for target in sorted(graph()[module])
+        if target.startswith(f"engines.{imported}.")
+    ]
+    assert not wrong
+
+
 def test_no_module_imports_itself_in_a_circle():
-    circles = sorted(module for module in names() if module in reachable(module, for_types=False))
+    circles = sorted(module for module in names() if module in reachable(module))
     assert not circles
 
 
