@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import numbers
 from collections.abc import Iterator, Mapping, Sequence
@@ -138,3 +139,14 @@ def seed_base(*parts: object) -> int:
 def sample_seed(base: int, index: int) -> int:
     """Return (base + index) mod 2^31: contiguous samples have contiguous seeds, as vLLM's `n` gives its children."""
     return (base + index) % SEED_MODULUS
+
+
+def schema_of(text: str) -> dict[str, Any]:
+    """Parse a JSON schema. Raises ArgumentError if the text is not one."""
+    try:
+        schema = json.loads(text)
+    except ValueError:
+        schema = None
+    if not isinstance(schema, dict):
+        raise ArgumentError(f"json_schema = {quoted(text)} is not a JSON schema.", key="json_schema")
+    return schema

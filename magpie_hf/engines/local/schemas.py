@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...errors import ArgumentError, CapabilityError, DependencyError, quoted
-from ..remote.tgi import schema_of
+from ...sampling import schema_of
 
 
 # As `json.dumps` writes: one space after commas and colons and no other white space, so that no model can write it without

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import CapabilityError, EngineError
-from ...sampling import SamplingParams
+from ...sampling import SamplingParams, schema_of
 from .replies import choices_of, ids_of, text_of, texts_of, usage_of
 from .servers import error_text
-from .tgi import schema_of
 from .wire import Reply
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from ...errors import ArgumentError, CapabilityError, PromptMismatchError, quoted
-from ...sampling import SamplingParams
+from ...errors import CapabilityError, PromptMismatchError, quoted
+from ...sampling import SamplingParams, schema_of
 from ..base import Capabilities, Generation, Request, Served
 from ..groups import fitted
 from ..stops import Ending, end_text, end_tokens, to_send
@@ -215,17 +214,6 @@ def parameters_of(sampling: SamplingParams, stop: tuple[str, ...]) -> dict[str, 
         parameters["grammar"] = {"type": "json", "value": schema_of(sampling.json_schema)}
     check_parameters(parameters)
     return parameters
-
-
-def schema_of(text: str) -> dict[str, Any]:
-    """Parse a JSON schema. Raises ArgumentError if the text is not one."""
-    try:
-        schema = json.loads(text)
-    except ValueError:
-        schema = None
-    if not isinstance(schema, dict):
-        raise ArgumentError(f"json_schema = {quoted(text)} is not a JSON schema.", key="json_schema")
-    return schema
 
 
 def _prompt_tokens(reply: Reply) -> int | None:
