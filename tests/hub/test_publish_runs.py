@@ -180,7 +180,7 @@ def test_a_gated_model_is_named_with_what_to_do(hub, recipe, tmp_path):
     hub._route = gated
     said = publish(recipe, tmp_path / "run", "--model", "meta/gated", "--license", "mit", code=1)
     assert "gated" in said
-    assert "Ask for access on its page" in said
+    assert "Request access on its page" in said
     assert TOKEN not in said
 
 
