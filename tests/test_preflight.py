@@ -79,7 +79,7 @@ def test_a_last_stage_without_its_package_is_refused_before_anything_is_asked(ju
             "NO_SUCH_KEY",
         ),
         ({"stage": "neighbors", "model": "./nowhere"}, 'stage "neighbors": Model directory'),
-        ({"stage": "decontamination", "model": "demo"}, 'stage "decontamination": .*no benchmark'),
+        ({"stage": "decontamination", "model": "demo"}, 'stage "decontamination": .*needs at least one benchmark'),
         ({"stage": "novelty", "model": "demo", "against": ["no/such.jsonl"]}, 'stage "novelty": .*cannot be loaded'),
     ],
     ids=["reward model", "key", "embedder", "benchmark", "other dataset"],

@@ -127,7 +127,7 @@ def test_a_server_with_chat_completions_only(tmp_path, tiny_model_dir, demo_mode
         ("model: demo\nnum_rows: -1\n", ["line 2", "num_rows", "1 or more"]),
         ("model: demo\nnum_row: 5\n", ["line 2", "num_row: unknown key", '"num_rows"']),
         ("model: demo\nsampling: {temperature: [\n", ["line", "YAML cannot be read"]),
-        ("model: demo\nengine: tgi\n", ["engine.endpoint", "needs an address"]),
+        ("model: demo\nengine: tgi\n", ["engine.endpoint", "needs the URL"]),
         ("model: !!python/object/apply:os.system ['true']\n", ["line 1", "YAML cannot be read"]),
     ],
     ids=["num_rows", "unknown key", "unreadable", "no endpoint", "python tag"],
