@@ -18,13 +18,13 @@ DETERMINISTIC_ATTENTION = "magpie_slots_deterministic"
 
 
 def _attend(
-    module: Any,
-    query: Any,
-    key: Any,
-    value: Any,
-    attention_mask: Any,
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
     *,
-    scaling: Any = None,
+    scaling: float | None = None,
     twice: bool,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -48,11 +48,25 @@ def _attend(
     return out[:, :, :group].reshape(rows, 1, heads, value.shape[-1]), None
 
 
-def _attend_fast(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> Any:
+def _attend_fast(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
     return _attend(module, query, key, value, attention_mask, twice=False, **kwargs)
 
 
-def _attend_deterministic(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> Any:
+def _attend_deterministic(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
     return _attend(module, query, key, value, attention_mask, twice=True, **kwargs)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from .decoding import SamplingTable, StopTexts, choose_tokens
 
 
 if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
     from .schemas import Schemas
 
 
@@ -75,7 +77,7 @@ class RowBatch:
 
     def _clear(self) -> None:
         self.requests: list[Request] = []
-        self._matchers: list[Any] = []
+        self._matchers: list[LLMatcher | None] = []
         self._started: list[float] = []
         self._table = SamplingTable.of([])
         self._counts = np.zeros(0, np.int64)
@@ -129,7 +131,7 @@ class RowBatch:
         return dropped
 
     def _append(
-        self, requests: Sequence[Request], matchers: Sequence[Any], began: float, logits: torch.Tensor
+        self, requests: Sequence[Request], matchers: Sequence[LLMatcher | None], began: float, logits: torch.Tensor
     ) -> None:
         params = [r.sampling for r in requests]
         self._matchers += matchers
@@ -145,7 +147,7 @@ class RowBatch:
         self._append_stop_ids([(*p.stop_token_ids, *self.end_ids) for p in params])
         self._append_seen(requests, logits)
 
-    def _matcher(self, request: Request) -> Any:
+    def _matcher(self, request: Request) -> LLMatcher | None:
         """Return the matcher of a row with a JSON schema, or None."""
         if request.sampling.json_schema is None:
             return None

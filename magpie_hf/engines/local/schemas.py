@@ -12,7 +12,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,10 @@ from numpy.typing import NDArray
 
 from ...errors import ArgumentError, CapabilityError, DependencyError, quoted
 from ...sampling import schema_of
+
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 
 # As `json.dumps` writes: one space after commas and colons and no other white space, so that no model can write it without
@@ -60,7 +64,7 @@ def can_hold(tokenizer: Any) -> bool:
     return True
 
 
-def spaced(schema: str) -> dict[str, Any]:
+def spaced(schema: str) -> dict[str, object]:
     """Return the schema with the allowed white space for llguidance. Raises ArgumentError if it is not a JSON schema."""
     return schema_of(schema) | {"x-guidance": SPACING}
 
@@ -99,9 +103,9 @@ class Schemas:
         self._end_id = int(end_id)
         self._tokenizer = hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=self._end_id)
         self._executor = LLExecutor()
-        self._compiled: OrderedDict[str, Any] = OrderedDict()
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
 
-    def matcher(self, schema: str) -> Any:
+    def matcher(self, schema: str) -> LLMatcher:
         """Return a matcher at the start of a text. Raises ArgumentError if the schema is not supported."""
         compiled = self._compiled.get(schema)
         if compiled is None:
@@ -111,7 +115,7 @@ class Schemas:
         self._compiled.move_to_end(schema)
         return compiled.deep_copy()
 
-    def _compile(self, schema: str) -> Any:
+    def _compile(self, schema: str) -> LLMatcher:
         from llguidance import LLMatcher
 
         text = LLMatcher.grammar_from_json_schema(json.dumps(spaced(schema)))
@@ -125,7 +129,7 @@ class Schemas:
         return compiled
 
     def restrict(
-        self, logits: torch.Tensor, rows: NDArray[np.int64], matchers: Sequence[Any], stops: NDArray[np.int64]
+        self, logits: torch.Tensor, rows: NDArray[np.int64], matchers: Sequence[LLMatcher], stops: NDArray[np.int64]
     ) -> None:
         """Put -inf in `rows` of the logits, in place, where the row's schema does not allow the token.
 
@@ -141,7 +145,7 @@ class Schemas:
             index = torch.from_numpy(rows).to(logits.device)
             logits[index] = logits[index].masked_fill(forbidden, float("-inf"))
 
-    def _packed(self, matchers: Sequence[Any], stops: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def _packed(self, matchers: Sequence[LLMatcher], stops: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the allowed tokens as bits, (len(matchers), bytes), token 0 lowest in byte 0."""
         from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
 

@@ -49,7 +49,7 @@ class VllmSettings:
         silent=True,
     )
     trust_remote_code: bool = setting(False, "As in vLLM.", silent=True)
-    engine_args: dict[str, Any] | None = setting(  # noqa: RUF009 (None is immutable)
+    engine_args: dict[str, object] | None = setting(  # noqa: RUF009 (None is immutable)
         None, "More arguments of vLLM's EngineArgs.", silent=True
     )
 
@@ -147,7 +147,7 @@ def visible_devices(group: Sequence[int]) -> str:
 class WorkerSettings:
     """Settings of `VllmWorker`."""
 
-    engine_args: dict[str, Any]
+    engine_args: dict[str, object]
 
 
 class VllmWorker(Engine):
@@ -353,7 +353,7 @@ def _refused(request: Request, failure: Failure) -> Generation:
     return Generation(request.key, seed=request.sampling.seed, failure=failure)
 
 
-def _schema_backend(engine_args: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+def _schema_backend(engine_args: Any, given: Mapping[str, object]) -> dict[str, object]:
     """Return the argument of `EngineArgs` that selects llguidance for JSON schemas, as in the local engine.
 
     By default vLLM uses xgrammar if it can, which lets a model write white space without end. Settings of the user
@@ -369,7 +369,7 @@ def _schema_backend(engine_args: Any, given: Mapping[str, Any]) -> dict[str, Any
     return {"guided_decoding_backend": "guidance"} if "guided_decoding_backend" in names else {}
 
 
-def _structured(schema: str | None) -> dict[str, Any]:
+def _structured(schema: str | None) -> dict[str, object]:
     """Return the argument that constrains a text to a JSON schema; its name changed in vLLM 0.11.
 
     Raises ArgumentError if it is not a JSON schema.

@@ -18,8 +18,8 @@ from .client import ASK_TIMEOUT_S, HttpClient, is_settled
 from .pacing import CONCURRENCY
 from .servers import error_text, is_about_n, is_commit, is_starting, names_match, normal_address, read_key, redirected
 from .transport import CallResult, Endpoint, Transport
-from .untrusted import name_or_none
-from .wire import MALFORMED, Address, Fault, Json, Question, Reply, unavailable
+from .untrusted import Json, name_or_none
+from .wire import MALFORMED, Address, Fault, Question, Reply, unavailable
 
 
 logger = logging.getLogger(__name__)

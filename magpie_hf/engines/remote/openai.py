@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from ...errors import ArgumentError, CapabilityError, EngineError, ModelMismatchError, quoted
 from ...models import ModelRef
@@ -30,6 +29,7 @@ from .openai_features import (
 )
 from .replies import completion_counts, context_of, is_choice, kept_ids, text_of, usage_of
 from .servers import names_match
+from .untrusted import JsonObject
 from .wire import Address, Fault, Question, Reply, to_json
 
 
@@ -127,7 +127,7 @@ class OpenAIEngine(EndpointEngine):
         root = model.get("root")
         return Served(model=root if isinstance(root, str) and root else model["id"])
 
-    def _pick(self, endpoint: Address, models: list[dict[str, Any]]) -> dict[str, Any] | None:
+    def _pick(self, endpoint: Address, models: list[JsonObject]) -> JsonObject | None:
         """Return the entry of `/v1/models` to use; None if there is none, or not with `served_model_name`."""
         if self.settings.served_model_name:
             return next((m for m in models if m["id"] == self.settings.served_model_name), None)
@@ -173,7 +173,7 @@ class OpenAIEngine(EndpointEngine):
         refuse = partial(self._no_completions, endpoint)
         return FeatureTests(partial(self._ask, endpoint), refuse, self.settings.max_n, self.token_texts).run()
 
-    def _ask(self, endpoint: Address, *fields: dict[str, Any]) -> list[Reply]:
+    def _ask(self, endpoint: Address, *fields: Mapping[str, object]) -> list[Reply]:
         """Send small completion requests at the same time, and again while the server is overloaded or starting.
 
         Raises EngineError if it stays unavailable, or refuses access.
@@ -195,7 +195,7 @@ class OpenAIEngine(EndpointEngine):
             )
 
         return self.transport.client.ask_all(
-            [Question(endpoint, "POST", PATH, base | f) for f in fields],
+            [Question(endpoint, "POST", PATH, {**base, **f}) for f in fields],
             timeout_s=min(self.settings.timeout_s, PROBE_TIMEOUT_S),
             is_final=is_final,
             give_up=give_up,
@@ -254,9 +254,9 @@ class OpenAIEngine(EndpointEngine):
             body["n"] = len(group)
         return PATH, to_json(body)
 
-    def _sampling_fields(self, sampling: SamplingParams) -> dict[str, Any]:
+    def _sampling_fields(self, sampling: SamplingParams) -> dict[str, object]:
         features = self._features
-        fields: dict[str, Any] = {
+        fields: dict[str, object] = {
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -305,7 +305,7 @@ class OpenAIEngine(EndpointEngine):
         if sampling.repetition_penalty != 1 and "repetition_penalty" not in self._checked:
             self._check_field("repetition_penalty", sampling.repetition_penalty, self._applies_repetition_penalty)
 
-    def _check_field(self, name: str, value: Any, is_applied: Any) -> None:
+    def _check_field(self, name: str, value: object, is_applied: Callable[[Address], bool]) -> None:
         takes = self._features.config_field or name in self._features.extras
         if not takes or not all(is_applied(e) for e in self.transport.endpoints if not e.is_down):
             raise self._cannot(f"apply {name} = {value}: it {'ignores' if takes else 'refuses'} the field")
@@ -365,7 +365,7 @@ class OpenAIEngine(EndpointEngine):
             )
         return generations
 
-    def _served_by(self, payload: dict[str, Any], served: Served | None) -> Served | None:
+    def _served_by(self, payload: JsonObject, served: Served | None) -> Served | None:
         """Return what was found when the endpoint was identified, updated by this reply."""
         said, fingerprint = payload.get("model"), payload.get("system_fingerprint")
         now = served or Served()
@@ -375,12 +375,12 @@ class OpenAIEngine(EndpointEngine):
             now = now._replace(fingerprint=fingerprint[:MAX_FINGERPRINT])
         return now if any(now) else None
 
-    def _ending(self, sampling: SamplingParams, choice: dict[str, Any]) -> Ending:
+    def _ending(self, sampling: SamplingParams, choice: JsonObject) -> Ending:
         turn_ends = self._turn_ends(sampling)
         reason = "length" if choice["finish_reason"] == "length" else self._why(sampling, choice, turn_ends)
         return end_text(choice["text"], reason, turn_ends=turn_ends, stops=sampling.stop)
 
-    def _why(self, sampling: SamplingParams, choice: dict[str, Any], turn_ends: list[str]) -> str:
+    def _why(self, sampling: SamplingParams, choice: JsonObject, turn_ends: list[str]) -> str:
         """Return "stop" or "stop_text" for a text that did not end by length, from the server's stop reason."""
         for name in ("stop_reason", "matched_stop"):
             if name in choice:

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ...errors import CapabilityError, EngineError
 from ...sampling import SamplingParams, schema_of
@@ -29,7 +28,7 @@ MAX_SIZES = 8
 
 # Fields beyond OpenAI's, with values that are off. They are sent with every request if the server accepts them: without
 # them vLLM uses the model's generation config, and llama.cpp top_k 40 and min_p 0.05.
-EXTRAS: dict[str, Any] = {
+EXTRAS: dict[str, object] = {
     "top_k": -1,
     "min_p": 0.0,
     "repetition_penalty": 1.0,
@@ -105,7 +104,7 @@ class FeatureTests:
             schema_field=next((f for f, r in zip(SCHEMA_FIELDS, held, strict=True) if _keeps_schema(text_of(r))), ""),
         )
 
-    def _schema_questions(self) -> list[dict[str, Any]]:
+    def _schema_questions(self) -> list[dict[str, object]]:
         greedy = {"max_tokens": PROBE_TOKENS, "temperature": 0}
         return [greedy | schema_fields(field, _PROBE_SCHEMA) for field in SCHEMA_FIELDS]
 
@@ -120,11 +119,11 @@ class FeatureTests:
         found = max(1, min(choices_of(best), self._most_n))
         return found, (usage_of(best, "completion_tokens") or 0) >= found
 
-    def _base(self, config_field: bool) -> dict[str, Any]:
-        base = {"max_tokens": PROBE_TOKENS, "temperature": PROBE_TEMPERATURE, "top_p": 1.0}
+    def _base(self, config_field: bool) -> dict[str, object]:
+        base: dict[str, object] = {"max_tokens": PROBE_TOKENS, "temperature": PROBE_TEMPERATURE, "top_p": 1.0}
         if config_field:
             params = SamplingParams(temperature=PROBE_TEMPERATURE, max_tokens=PROBE_TOKENS)
-            base["generation_config"] = json.dumps(generation_config(params))  # type: ignore[assignment]
+            base["generation_config"] = json.dumps(generation_config(params))
         return base
 
     def _fields(self) -> tuple[frozenset[str], bool]:
@@ -168,7 +167,7 @@ SCHEMA_FIELDS = ("response_format", "json_schema")
 _PROBE_SCHEMA = '{"type":"string","enum":["yes","no"]}'
 
 
-def _samples(n: int) -> dict[str, Any]:
+def _samples(n: int) -> dict[str, object]:
     return {"n": n, "temperature": 1.0}
 
 
@@ -198,9 +197,9 @@ def common_features(found: Iterable[ServerFeatures]) -> ServerFeatures:
     return ServerFeatures(**special, **plain)  # type: ignore[arg-type]
 
 
-def generation_config(sampling: SamplingParams) -> dict[str, Any]:
+def generation_config(sampling: SamplingParams) -> dict[str, object]:
     """Return a transformers generation config with all sampling parameters, so that no default of the model applies."""
-    config: dict[str, Any] = {
+    config: dict[str, object] = {
         "do_sample": not sampling.is_greedy,
         "max_new_tokens": sampling.max_tokens,
         "repetition_penalty": sampling.repetition_penalty,
@@ -212,7 +211,7 @@ def generation_config(sampling: SamplingParams) -> dict[str, Any]:
     return config
 
 
-def schema_fields(field: str, text: str) -> dict[str, Any]:
+def schema_fields(field: str, text: str) -> dict[str, object]:
     """Return the fields of a request that constrain a completion to a JSON schema."""
     schema = schema_of(text)
     if field == "json_schema":

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ...sampling import SamplingParams
 from ..base import Request
 from ..stops import Ending
-from .untrusted import count_or_none
+from .untrusted import JsonObject, count_or_none
 from .wire import Reply
 
 
-def context_of(model: dict[str, Any]) -> int | None:
+def context_of(model: JsonObject) -> int | None:
     """Return the context length in an entry of `/v1/models`: vLLM's and SGLang's form, or llama.cpp's."""
     meta = model.get("meta")
     given = count_or_none(model.get("max_model_len"))
@@ -51,13 +50,13 @@ def ids_of(reply: Reply) -> list[int]:
     return ids if isinstance(ids, list) and all(isinstance(i, int) for i in ids) else []
 
 
-def is_choice(choice: Any) -> bool:
+def is_choice(choice: object) -> bool:
     """Whether an entry of `choices` has a text."""
     return isinstance(choice, dict) and isinstance(choice.get("text"), str)
 
 
 def completion_counts(
-    group: Sequence[Request], choices: Sequence[dict[str, Any]], total: int | None, *, is_sum: bool
+    group: Sequence[Request], choices: Sequence[JsonObject], total: int | None, *, is_sum: bool
 ) -> list[int | None]:
     """Return the completion tokens of each choice: the number of its ids, else an even share of the total.
 
@@ -73,13 +72,13 @@ def completion_counts(
     return [share + (i < rest) for i in range(len(choices))]
 
 
-def _counted(request: Request, choice: dict[str, Any]) -> int | None:
+def _counted(request: Request, choice: JsonObject) -> int | None:
     count = request.prompt.count_tokens(choice["text"])
     # The stop token, which is not in the text, counts too.
     return None if count is None else count + (choice["finish_reason"] != "length")
 
 
-def kept_ids(choice: dict[str, Any], sampling: SamplingParams, ending: Ending) -> list[int] | None:
+def kept_ids(choice: JsonObject, sampling: SamplingParams, ending: Ending) -> list[int] | None:
     """Return the token ids of the text before its stop; None if unknown, or if the text was cut inside."""
     ids = choice.get("token_ids")
     if not isinstance(ids, list) or ending.text != choice["text"]:

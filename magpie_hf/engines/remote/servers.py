@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
 from urllib.parse import urlsplit
 
 from ...backoff import NOT_READY
@@ -101,7 +100,7 @@ def is_commit(revision: str | None) -> bool:
     return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
-def error_text(payload: Any) -> str:
+def error_text(payload: object) -> str:
     """Return the message of an error body: TGI's `error`, OpenAI's `error.message`, FastAPI's `detail`."""
     if isinstance(payload, str):
         return payload[:MAX_ERROR]
@@ -118,7 +117,7 @@ def error_text(payload: Any) -> str:
     return ""
 
 
-def _detail(item: Any) -> str:
+def _detail(item: object) -> str:
     if not isinstance(item, dict):
         return ""
     loc, said = item.get("loc"), item.get("msg")

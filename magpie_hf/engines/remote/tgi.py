@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 from ...errors import CapabilityError, PromptMismatchError, quoted
 from ...sampling import SamplingParams, schema_of
@@ -13,7 +12,7 @@ from ..groups import fitted
 from ..stops import Ending, end_text, end_tokens, to_send
 from .endpoints import EndpointEngine
 from .tgi_types import check_parameters, tgi_client, tgi_error
-from .untrusted import count_or_none, header_count
+from .untrusted import JsonObject, count_or_none, header_count
 from .wire import Address, Fault, Question, Reply, to_json
 
 
@@ -174,8 +173,8 @@ class TgiEngine(EndpointEngine):
         self,
         sampling: SamplingParams,
         text: str,
-        details: dict[str, Any],
-        tokens: Sequence[dict[str, Any]],
+        details: JsonObject,
+        tokens: Sequence[JsonObject],
         ids: Sequence[int],
     ) -> Ending:
         """Return the text up to its first stop, from the tokens if the server lists them."""
@@ -192,12 +191,12 @@ class TgiEngine(EndpointEngine):
 
 
 @lru_cache(maxsize=1024)
-def parameters_of(sampling: SamplingParams, stop: tuple[str, ...]) -> dict[str, Any]:
+def parameters_of(sampling: SamplingParams, stop: tuple[str, ...]) -> JsonObject:
     """Return the `parameters` for TGI without the seed; parameters that are off are left out, none is changed.
 
     Raises ArgumentError if TGI, or the client library, would refuse them.
     """
-    parameters: dict[str, Any] = {"max_new_tokens": sampling.max_tokens, "details": True}
+    parameters: JsonObject = {"max_new_tokens": sampling.max_tokens, "details": True}
     parameters["do_sample"] = not sampling.is_greedy
     if not sampling.is_greedy:
         if sampling.temperature != 1:
@@ -226,5 +225,5 @@ def _prompt_tokens(reply: Reply) -> int | None:
     return len(prefill) if prefill else None
 
 
-def _text_or_none(value: Any) -> str | None:
+def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) and value else None

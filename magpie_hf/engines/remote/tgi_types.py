@@ -77,7 +77,7 @@ def check_parameters(parameters: dict[str, Any]) -> None:
         raise ArgumentError(f"TGI: the parameters cannot be sent: {quoted(error)}.", key="sampling") from None
 
 
-def tgi_error(payload: Any) -> Exception | None:
+def tgi_error(payload: object) -> Exception | None:
     """Return the library's exception for a TGI error body (`error`, `error_type`), None for other bodies."""
     if not isinstance(payload, dict) or not isinstance(payload.get("error_type"), str):
         return None

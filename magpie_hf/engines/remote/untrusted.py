@@ -12,6 +12,9 @@ from ...sampling import SamplingParams
 from ..base import Generation
 
 
+Json = Any
+"""A parsed JSON value of a server: any type at any place, so every reader checks what it uses."""
+JsonObject = dict[str, Json]
 # Far more than the reply with a few samples of a long context and all their token lists.
 MAX_BODY_BYTES = 64 << 20
 # Real replies have five levels.
@@ -23,7 +26,7 @@ MAX_SEED = (1 << 63) - 1
 MAX_NAME = 200
 
 
-def load_json(raw: bytes) -> Any:
+def load_json(raw: bytes) -> Json:
     """Parse a JSON body; NaN and Infinity, which are not JSON, become None.
 
     Raises:
@@ -38,7 +41,7 @@ def load_json(raw: bytes) -> Any:
     return value
 
 
-def _is_deep(value: Any) -> bool:
+def _is_deep(value: Json) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [
@@ -52,14 +55,14 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
-def count_of(value: Any) -> int | None:
+def count_of(value: object) -> int | None:
     """Return a token count, None for None. Raises ValueError if it is invalid."""
     if value is None or (type(value) is int and 0 <= value <= MAX_COUNT):
         return value
     raise ValueError("invalid token count")
 
 
-def count_or_none(value: Any, least: int = 1) -> int | None:
+def count_or_none(value: object, least: int = 1) -> int | None:
     """Return a count of `least` or more, None for any other value."""
     return value if type(value) is int and least <= value <= MAX_COUNT else None
 
@@ -71,7 +74,7 @@ def header_count(value: str | None) -> int | None:
     return count_of(int(value[:20]))
 
 
-def clean_text(text: Any) -> str:
+def clean_text(text: object) -> str:
     """Return a text that is valid UTF-8: lone surrogates become U+FFFD. Raises ValueError if it is not a text."""
     if not isinstance(text, str):
         raise ValueError("not a text")
@@ -80,7 +83,7 @@ def clean_text(text: Any) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def name_or_none(value: Any) -> str | None:
+def name_or_none(value: object) -> str | None:
     """Return a name that a server reported, printable and short; None if it is not a text."""
     if not isinstance(value, str):
         return None

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from ...errors import EngineError, EngineUnavailableError, MagpieError
-from .untrusted import load_json
+from .untrusted import Json, load_json
 
 
 CONNECT_TIMEOUT_S = 10.0
@@ -23,8 +23,6 @@ JSON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"
 # Raised by code that reads a reply whose parts have other types than the protocol defines.
 MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
 
-Json = Any
-"""A parsed JSON value of a server: any type at any place, so every reader checks what it uses."""
 Retry = Literal["never", "transient", "overload", "fatal"]
 
 

@@ -30,7 +30,7 @@ class WorkerSpec:
     """
 
     target: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     label: str = "worker"
     environment: Mapping[str, str] = field(default_factory=dict)
 
