@@ -27,8 +27,8 @@ def find_run(remote: Remote, run: str | None = None) -> tuple[str, Head]:
     """Return the name of the run in a repository, and the commit that was read.
 
     Raises:
-        ArgumentError: there are several runs and none is named, or there is none of that name.
-        HubError: there is no run, or the repository cannot be read.
+        ArgumentError: the repository has several runs and none is named, or none has that name.
+        HubError: the repository has no run, or cannot be read.
     """
     check_online()
     head = remote.head()
@@ -44,9 +44,7 @@ def find_run(remote: Remote, run: str | None = None) -> tuple[str, Head]:
             f"There are several runs in {quoted(remote.repo_id)}.", hint=f"Name one with --run: {', '.join(names)}."
         )
     if run is not None and run not in names:
-        raise ArgumentError(
-            f"There is no run {quoted(run)} in {quoted(remote.repo_id)}.", hint=did_you_mean(run, names)
-        )
+        raise ArgumentError(f"Unknown run {quoted(run)} in {quoted(remote.repo_id)}.", hint=did_you_mean(run, names))
     return run or names[0], head
 
 

@@ -76,7 +76,7 @@ def endpoint_of(name: str, *, wake: bool = True) -> EndpointAddress:
     """Return the address of a named endpoint; if it is scaled to zero or paused, wake it and wait for it.
 
     Raises:
-        HubError: there is no such endpoint, it failed, or it did not start.
+        HubError: the endpoint does not exist, failed, or did not start.
         ArgumentError: its URL is not one that the token may be sent to.
     """
     endpoint, remote, namespace = _get(name)
@@ -152,11 +152,11 @@ def plan_endpoint(name: str, model: str, engine: str = "vllm", **settings: Any) 
     """Return the plan of an endpoint, with its price if the Hub gives one.
 
     Raises:
-        ArgumentError: there is no image for the engine.
+        ArgumentError: the engine is unknown.
         HubError: no login.
     """
     if engine not in IMAGES:
-        raise ArgumentError(f"There is no image for {quoted(engine)}.", hint=f"Engines: {', '.join(IMAGES)}.")
+        raise ArgumentError(f"Unknown engine {quoted(engine)}.", hint=f"Engines: {', '.join(IMAGES)}.")
     _remote(name)
     plan = EndpointPlan(name, model, engine, **settings)
     price = _price(plan)
@@ -302,6 +302,6 @@ def _price(plan: EndpointPlan) -> float | None:
                     found = (vendor["name"], region["name"], machine["instanceType"], machine["instanceSize"])
                     if found == wanted:
                         return float(machine["pricePerHour"])
-    except Exception:  # noqa: BLE001 (without a price, the user is told so and decides)
+    except Exception:  # noqa: BLE001 (without a price, the user decides)
         return None
     return None

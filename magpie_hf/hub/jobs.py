@@ -306,7 +306,7 @@ def _hardware(remote: Remote) -> dict[str, float]:
         return {}
     try:
         return {one.name: one.unit_cost_usd * 60 / _MINUTES.get(str(one.unit_label), 1.0) for one in remote.once(ask)}
-    except Exception as error:  # noqa: BLE001 (without a price, the user is told so and decides)
+    except Exception as error:  # noqa: BLE001 (without a price, the user decides)
         logger.info("The Hub does not list its machines (%s).", type(error).__name__)
         return {}
 

@@ -152,7 +152,7 @@ class Remote:
         return self.with_retries(load)
 
     def commit(self, make: Callable[[Head], Changes], message: str) -> str:
-        """Make the changes in one commit, and return its id; without changes, there is no commit.
+        """Make the changes in one commit, and return its id; without changes, nothing is committed.
 
         `make` is called again if another commit was made in between. Files are uploaded first, without those that the
         Hub already has; the commit is created last.

@@ -75,7 +75,7 @@ def explain_changes(path: str | Path, overrides: Mapping[str, object]) -> list[S
     those of the last session.
 
     Raises:
-        ArgumentError: there is no run.
+        ArgumentError: the directory contains no run.
         RecipeError: an override cannot be used.
     """
     run_dir = RunDir.read(path)

@@ -111,13 +111,13 @@ def reopen_rows(path: str | Path, codes: str | Sequence[str], *, take_over: bool
     """Reopen the rows that finished with one of these codes, so that they run again; return their number per stage.
 
     Raises:
-        ArgumentError: there is no such code, or it is not an error.
+        ArgumentError: the code is unknown, or not an error.
         RunLockedError: another process runs this.
     """
     codes = [codes] if isinstance(codes, str) else codes
     for code in codes:
         if code not in CODE_NUMBERS or code == "ok":
-            raise ArgumentError(f"There is no error code {code!r}.", hint=did_you_mean(code, CODES[1:]))
+            raise ArgumentError(f"Unknown error code {code!r}.", hint=did_you_mean(code, CODES[1:]))
     wanted = {CODE_NUMBERS[code] for code in codes}
     RunDir.read(path)
     opened: dict[str, int] = {}

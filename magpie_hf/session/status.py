@@ -65,7 +65,7 @@ def run_status(path: str | Path) -> RunReport:
     """Return the status of a run directory; works while the run is on.
 
     Raises:
-        ArgumentError: there is no run.
+        ArgumentError: the directory contains no run.
     """
     run_dir = RunDir.read(path)
     state, owner = run_dir.state, running_owner(run_dir.path / "lock")

@@ -96,7 +96,7 @@ def first_turn(given: object, where: str) -> FirstTurn:
     if not turns or turns[0]["role"] != "user" or turns[0]["content"] is None:
         found = f"begins with {turns[0]['role']}" if turns and turns[0]["role"] != "user" else "has no text of a user"
         raise DatasetError(
-            f"the conversation {found}, so there is no instruction.",
+            f"the conversation {found}, so it has no instruction.",
             where=where,
             hint="Remove such rows first, e.g., with ds.filter(…).",
         )

@@ -155,11 +155,11 @@ class RunDir:
         """Open an existing run for reading.
 
         Raises:
-            ArgumentError: there is no run.
+            ArgumentError: the directory contains no run.
         """
         run_dir = cls(path)
         if not run_dir.exists:
-            raise ArgumentError(f"There is no run in {str(path)!r}.", hint="A run directory contains a run.json.")
+            raise ArgumentError(f"No run found in {str(path)!r}.", hint="A run directory contains a run.json.")
         return run_dir
 
     def own(self, *, take_over: bool = False) -> RunDir:

@@ -3,7 +3,7 @@
 `run.json` and its copy `run.json.bak` hold a `RunState`, `pins.json` holds its `Pins` alone. Each file has a `version`
 and a `checksum` of its content. When a file is read:
 
-- A key with a value of the wrong type, a wrong checksum, or a file that is no run state: `ValueError` with the key.
+- A key with a value of the wrong type, a wrong checksum, or a file that is not a run state: `ValueError` with the key.
 - Another version: `StorageError` that says what to do; the file is left as it is.
 - Unknown keys are ignored, and are not written back.
 - A missing key that has a default gets its default; defaults are not written.

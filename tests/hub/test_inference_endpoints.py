@@ -261,7 +261,7 @@ def test_what_is_asked_for_at_creation(server, engine, image):
 
 
 def test_an_engine_without_an_image_is_named(server):
-    with pytest.raises(ArgumentError, match="no image for 'sglang'"):
+    with pytest.raises(ArgumentError, match="Unknown engine 'sglang'"):
         plan_of(engine="sglang")
 
 
