@@ -211,7 +211,7 @@ def test_a_file_that_is_not_a_runs_state_is_an_error_that_names_it(tmp_path):
 
 
 def test_a_directory_without_a_run_is_named(tmp_path):
-    with pytest.raises(ArgumentError, match="no run"):
+    with pytest.raises(ArgumentError, match="No run found"):
         RunDir.read(tmp_path)
 
 
