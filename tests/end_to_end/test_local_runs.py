@@ -91,7 +91,7 @@ def test_an_interrupt_keeps_what_is_finished_and_prints_the_command_that_goes_on
     process.terminate()
     output = finish(process, 130)
     assert "Traceback" not in output
-    assert "Everything finished is kept" in output
+    assert "Finished rows are kept" in output
     assert "magpie-hf synthesize --model demo" in output
     here(*command(tmp_path / "run"))
     assert rows(tmp_path / "run") == reference[0]

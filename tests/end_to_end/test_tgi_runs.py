@@ -214,5 +214,5 @@ def test_an_interrupt_does_not_wait_for_a_server_that_hangs(demo_model_dir, tmp_
         process = start(*command(hanging, tmp_path / "run"))
         wait_until(process, lambda: len(hanging.record.entries) >= 24)
         process.terminate()
-        assert "Everything finished is kept" in finish(process, 130)
+        assert "Finished rows are kept" in finish(process, 130)
     assert num_records(tmp_path / "run") > 0
