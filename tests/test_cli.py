@@ -157,10 +157,10 @@ def test_a_stage_that_the_recipe_lacks_is_named_with_those_that_it_has(recipe, p
         (["explain", "no/such"], 1, "no run"),
         (["merge", "no/such", "--output", "x"], 1, "no run"),
         (["retry", "no/such", "--errors", "too_long"], 1, "no run"),
-        (["template", "show", "./no/such"], 1, "no model directory"),
+        (["template", "show", "./no/such"], 1, "Model directory './no/such' not found"),
         (["template", "show", "demo", "--kwargs", "{a: ["], 1, "not a mapping"),
         (["template", "show", "demo", "--kwargs", "5"], 1, "not a mapping"),
-        (["probe", "./no/such"], 1, "no model directory"),
+        (["probe", "./no/such"], 1, "Model directory './no/such' not found"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

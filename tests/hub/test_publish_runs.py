@@ -259,7 +259,9 @@ def test_the_same_command_on_another_machine_goes_on_too(hub, recipe, tmp_path):
 def test_a_finished_run_comes_back_without_a_model(hub, recipe, tmp_path):
     publish(recipe, tmp_path / "run")
     said = here("resume", REPO, "--output", tmp_path / "there", "--no-push", "--rows", 0)
-    assert [line.split()[1] for line in said.splitlines() if line.startswith(("instructions ", "lengths "))] == ["done"] * 2
+    assert [line.split()[1] for line in said.splitlines() if line.startswith(("instructions ", "lengths "))] == [
+        "done"
+    ] * 2
     assert f"The dataset: {tmp_path / 'there'}" in said
     assert rows(tmp_path / "there") == rows(tmp_path / "run")
     assert num_records(tmp_path / "there") == num_records(tmp_path / "run")
