@@ -167,7 +167,7 @@ def test_a_new_stage_is_called_new_and_what_was_asked_stays(make, tmp_path):
 
 
 def test_looking_needs_a_run_and_settings_that_can_be_used(make, tmp_path):
-    with pytest.raises(ArgumentError, match="no run"):
+    with pytest.raises(ArgumentError, match="No run found"):
         run_status(tmp_path)
     make(num_rows=4)
     with pytest.raises(RecipeError, match="num_rows"):

@@ -127,7 +127,7 @@ def test_only_runs_of_one_recipe_are_merged(make, tmp_path):
             merge_runs([tmp_path / "a", tmp_path / name], tmp_path / "all")
     with pytest.raises(ArgumentError, match="no runs to merge"):
         merge_runs([], tmp_path / "all")
-    with pytest.raises(ArgumentError, match="no run"):
+    with pytest.raises(ArgumentError, match="No run found"):
         merge_runs([tmp_path / "nowhere"], tmp_path / "all")
     assert not (tmp_path / "all").exists()
 
