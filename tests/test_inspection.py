@@ -388,6 +388,28 @@ def test_the_rows_that_a_stopped_run_has_left_are_counted(make, null, tmp_path):
     assert f"resumes: {left} of 40 rows are left" in here("explain", tmp_path / "run")
 
 
+def test_finished_stages_of_a_stopped_run_are_from_the_cache(make, null, tmp_path):
+    null.die_after = 100  # in turns: a selection closes the engine
+    selection = {"stage": "select", "where": "response_length >= 0"}
+    stages = ["instructions", "responses", "lengths", selection, "subset", {"stage": "turns", "turns": 3}]
+    with pytest.raises(KeyboardInterrupt):
+        make(stages=stages, num_rows=40)
+    verdicts = {change.name: change.verdict for change in explain_changes(tmp_path / "run", {})}
+    assert verdicts.pop("turns") == "left"
+    assert verdicts == dict.fromkeys(["instructions", "responses", "lengths", "select", "subset-raw"], "kept")
+
+
+def test_two_selections_with_equal_settings_have_states_of_their_own(make, null, tmp_path):
+    """With order: lean, a condition is applied twice: before the responses and at its own position."""
+    make(num_rows=40, stages=["instructions"])
+    selection = {"stage": "select", "where": "(instruction != 'a')"}
+    null.die_after = 10  # in responses, behind the early selection
+    with pytest.raises(KeyboardInterrupt):
+        make(num_rows=40, order="lean", stages=["instructions", "responses", selection])
+    verdicts = {change.name: change.verdict for change in explain_changes(tmp_path / "run", {})}
+    assert (verdicts["select-early"], verdicts["select"]) == ("kept", "left")
+
+
 def test_the_totals_of_a_run_that_is_not_finished_are_those_of_its_rows(make, null, tmp_path):
     null.die_after = 60
     with pytest.raises(KeyboardInterrupt):

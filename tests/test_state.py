@@ -7,6 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -188,6 +189,27 @@ def test_a_damaged_key_is_named_and_the_copy_is_used(tmp_path, caplog):
     run_dir.file.write_text(json.dumps({"version": VERSION, "plan": [7]}))
     assert RunDir.read(tmp_path).state.plan == ["a-1"]
     assert "run.json is damaged (plan[0]: expected a text, found 7): using its copy" in caplog.text
+
+
+def test_numbers_of_numpy_are_saved_as_numbers(tmp_path):
+    counts = Counts(done=np.int64(3), by_code={"ok": np.int64(3)}, seconds=np.float64(0.5))
+    stage = StageState("a", "1", counts=counts, report={"share": np.float32(0.5), "is_exact": np.bool_(True)})
+    with RunDir(tmp_path).own() as run_dir:
+        run_dir.state.stages["a-1"] = stage
+        run_dir.save()
+    found = RunDir.read(tmp_path).state.stages["a-1"]
+    assert found.counts == Counts(done=3, by_code={"ok": 3}, seconds=0.5)
+    assert found.report == {"share": 0.5, "is_exact": True}
+
+
+def test_a_state_that_could_not_be_read_is_not_saved(tmp_path):
+    with RunDir(tmp_path).own() as run_dir:
+        run_dir.state.plan = ["a-1"]
+        run_dir.save()
+        run_dir.state.plan = [7]
+        with pytest.raises(StorageError, match=r"cannot be saved: plan\[0\]: expected a text, found 7"):
+            run_dir.save()
+    assert RunDir.read(tmp_path).state.plan == ["a-1"]
 
 
 def sources():

@@ -91,9 +91,9 @@ def show_status(path: Path) -> None:
         return
     last = report.sessions[-1] if report.sessions else None
     if last is not None and last.outcome != "done":
-        print(f"last session: began {last.started}, ended as: {last.outcome}")
+        print(harmless(f"last session: began {last.started}, ended as: {last.outcome}"))
     if last is not None and last.stopped_by is not None:
-        print(f"stopped by budget.{last.stopped_by.limit} in stage {last.stopped_by.stage}")
+        print(harmless(f"stopped by budget.{last.stopped_by.limit} in stage {last.stopped_by.stage}"))
 
 
 def _show_stages(stages: Sequence[StageReport], width: int) -> None:

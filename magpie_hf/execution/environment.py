@@ -78,8 +78,7 @@ class Environment:
 
     def state_of(self, stage: Stage) -> StageState | None:
         """Return the state of the stage with its current settings, None if it has never begun."""
-        identity = stable_hash(self.identity_of(stage), 32)
-        return next((state for state in self.run_dir.state.stages.values() if state.identity == identity), None)
+        return self.run_dir.state.stages.get(self.key_of(stage))
 
     def fingerprint_of(self, dataset: Dataset) -> str:
         """Return the fingerprint of a dataset if a stage of this run made it, otherwise a hash of its content."""

@@ -212,7 +212,7 @@ class StageStore:
         """Raise ModelMismatchError if the server or model is not the one that generated the stage's earlier rows."""
         before = self.state.served
         self._note_fingerprint(before, served.fingerprint)
-        seen = {name: value for name, value in served._asdict().items() if name in _SERVED and value is not None}
+        seen = {name: str(value) for name, value in served._asdict().items() if name in _SERVED and value is not None}
         changed = {name: (old, new) for name, new in seen.items() if (old := getattr(before, name)) not in (None, new)}
         if changed and not self.env.allow_mixed:
             shown = "; ".join(f"{name}: {old} before, {new} now" for name, (old, new) in changed.items())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, HubError, StorageError, did_you_mean, quoted
-from ..storage.rundir import RunDir
+from ..storage.rundir import RunDir, stage_key
 from ..storage.state import RunState, load_state
 from .manifest import ROOT, SEGMENT_SUFFIX, public_recipe, runs_of
 from .remote import Head, Remote, check_online
@@ -129,13 +129,20 @@ def trusted(state: RunState) -> RunState:
     """Return the parts of a downloaded state that are safe to use on this machine.
 
     Without addresses that texts or keys would be sent to, code of model repositories, and paths. A model can only be
-    pinned to a commit.
+    pinned to a commit, and a stage can only have the directory of its own name.
     """
     commits = {key: pin for key, pin in state.pins.models.items() if pin is None or _COMMIT.fullmatch(pin)}
     return dataclasses.replace(
         state,
         recipe=_without_code(public_recipe(state.recipe)),
-        stages={key: stage for key, stage in state.stages.items() if _KEY.fullmatch(key)},
+        budget={},
+        plan=[key for key in state.plan if _KEY.fullmatch(key)],
+        stages={
+            key: stage
+            for key, stage in state.stages.items()
+            if _KEY.fullmatch(key) and key == stage_key(stage.name, stage.identity)
+        },
+        published=None,
         pins=dataclasses.replace(state.pins, models=commits),
     )
 

@@ -28,6 +28,11 @@ ROOT = ".magpie"
 SEGMENT_SUFFIX = ".bin"
 """Added to .jnl: .bin files are stored in LFS by the default .gitattributes of the Hub."""
 _PRIVATE_KEYS = ("output", "push", "budget")
+_NAMES = frozenset(
+    "model responder judge guard base path dataset chat_template embedder tokenizer benchmarks rubric rubrics".split()
+)
+"""Keys whose text names a model, a dataset or a file: of a local path, only the last part is published."""
+_SECRET = re.compile(r"(^|_)(api_?key|token|password|secret)$", re.IGNORECASE)
 _PUSH_KEYS = tuple(item.name for item in dataclasses.fields(PushedSettings))
 
 
@@ -44,20 +49,23 @@ def run_root(state: RunState) -> str:
 
 
 def public_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe without the settings of one machine: local paths, URLs of servers, names of key variables."""
+    """Return a recipe without the settings of one machine: local paths, URLs of servers, keys and their names."""
     out = {key: value for key, value in recipe.items() if key not in _PRIVATE_KEYS}
     return {key: _public(value, key) for key, value in out.items()}
 
 
 def _public(value: Any, key: str = "") -> Any:
     if isinstance(value, Mapping):
-        hidden = ("endpoint", "endpoints", "api_key_env") if key == "engine" or "stage" in value else ()
-        return {name: _public(inner, name) for name, inner in value.items() if name not in hidden}
+        hides = key in ("engine", "parameters") or "stage" in value
+        return {name: _public(inner, name) for name, inner in value.items() if not (hides and _is_hidden(name))}
     if isinstance(value, (list, tuple)):
         return [_public(inner, key) for inner in value]
-    if isinstance(value, str) and key in ("model", "path", "dataset", "chat_template", "embedder"):
-        return public_name(value)
-    return value
+    return public_name(value) if isinstance(value, str) and key in _NAMES else value
+
+
+def _is_hidden(setting: str) -> bool:
+    """Whether a setting of an engine or a stage is not published: URLs, names of key variables, secrets."""
+    return setting in ("endpoint", "endpoints", "api_key_env") or bool(_SECRET.search(setting))
 
 
 def public_name(name: str) -> str:
@@ -85,6 +93,10 @@ def public_state(state: RunState) -> RunState:
         state,
         recipe=public_recipe(state.recipe),
         budget={},
+        stages={
+            key: dataclasses.replace(stage, identity_fields=_public(stage.identity_fields))
+            for key, stage in state.stages.items()
+        },
         sessions=[dataclasses.replace(session, stopped_by=None) for session in state.sessions],
         output=None,
         subsets={},

@@ -19,7 +19,6 @@ from .session import Session
 from .status import finished_rows
 
 
-Identities = Mapping[str, Mapping[str, object]]
 Difference = tuple[str, object, object]
 """A dotted path, its value before, and its value now."""
 

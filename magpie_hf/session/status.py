@@ -187,9 +187,17 @@ def _totals(state: RunState, stages: Iterable[StageState]) -> Totals:
 
 
 def finished_rows(session: Session, stage: Stage) -> int:
-    """Return how many rows a row stage has finished (of instructions: accepted) with these settings; else 0."""
+    """Return how many rows a stage has finished with these settings, of instructions the accepted ones.
+
+    Batch and set stages finish all rows at once. A subset has no state: its rows are those that are saved.
+    """
+    if isinstance(stage, Subset):
+        saved = session.run_dir.state.subsets.get(stage.config)
+        return saved.rows if saved is not None else 0
     state = session.environment_of(stage).state_of(stage)
-    if state is None or state.kind != "row":
+    if state is None:
         return 0
+    if state.kind != "row":
+        return (state.rows_in or 0) if state.status == "done" else 0
     report = _stage_report(session.run_dir, state, is_running=False)
     return report.by_code.get("ok", 0) if isinstance(stage, Instructions) else report.done

@@ -13,7 +13,13 @@ def stable_hash(value: object, length: int = 16) -> str:
 
 
 def to_plain(value: object) -> object:
-    """Return a JSON value for an object that is not one: sets are sorted, bytes are hex digits, the rest is text."""
+    """Return a JSON value for an object that is not one.
+
+    NumPy scalars are numbers, sets are sorted, bytes are hex digits, all others become text.
+    """
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        plain: object = value.item()
+        return plain
     if isinstance(value, (set, frozenset)):
         return sorted(map(str, value))
     if isinstance(value, bytes):

@@ -302,6 +302,10 @@ def load_pins(path: Path) -> Pins:
 
 def _text(value: RunState | _PinsFile) -> str:
     plain = json.loads(json.dumps(to_json(value), ensure_ascii=False, default=to_plain))
+    try:
+        from_json(type(value), plain)
+    except ValueError as error:  # a state that cannot be read would replace one that can
+        raise StorageError(f"The run's state cannot be saved: {error}.") from None
     return json.dumps({**plain, "checksum": stable_hash(plain)}, indent=2, ensure_ascii=False) + "\n"
 
 

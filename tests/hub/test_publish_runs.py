@@ -18,10 +18,10 @@ from huggingface_hub import DatasetCard
 import magpie_hf
 from magpie_hf.errors import ArgumentError, HubError, RecipeError
 from magpie_hf.hub.download import download_run, find_run
-from magpie_hf.hub.manifest import public_name, public_recipe
+from magpie_hf.hub.manifest import public_name, public_recipe, public_state
 from magpie_hf.hub.remote import Remote
 from magpie_hf.storage.rundir import RunDir
-from magpie_hf.storage.state import Pins, RunState, state_text
+from magpie_hf.storage.state import Pins, RunState, StageState, state_text
 from magpie_hf.storage.typed_json import from_json
 from tests.end_to_end.harness import finish, here, kill_when, nothing_twice, num_records, rows, start
 from tests.servers.hub_server import HubFault, HubServer
@@ -302,7 +302,11 @@ def test_a_run_from_elsewhere_cannot_send_keys_or_run_code():
         "stages": {
             "../../x": {"name": "x", "identity": "x"},
             "responses-0123": {"name": "responses", "identity": "0123"},
+            "lengths-0123": {"name": "../../../evil", "identity": "0123"},
         },
+        "plan": ["responses-0123", "evil/\x1b[31m"],
+        "budget": {"evil": 1},
+        "published": {"repo_asked": "evil/x", "repo": "evil/x", "revision": "refs/pr/9"},
         "pins": {"models": {"a/b@main": "refs/pr/evil", "c/d@main": "1" * 40}, "dates": {"x": "2026-01-01"}},
     }
     kept = trusted(from_json(RunState, evil))
@@ -501,7 +505,34 @@ def test_what_belongs_to_this_machine_does_not_travel():
     assert "10.0.0" not in json.dumps(shown)
     assert "/data" not in json.dumps(shown)
     assert (shown["model"], shown["stages"][1]["model"]) == ("My-Model", "rm")
+    paths = {
+        "judge": "/data/judge",
+        "stages": [
+            {"stage": "decontamination", "benchmarks": ["/data/b.jsonl", "openai/gsm8k"]},
+            {"stage": "rubric", "rubric": "/data/tone.yaml"},
+            {"stage": "lengths", "tokenizer": "/data/tok"},
+        ],
+    }
+    assert public_recipe(paths) == {
+        "judge": "judge",
+        "stages": [
+            {"stage": "decontamination", "benchmarks": ["b.jsonl", "openai/gsm8k"]},
+            {"stage": "rubric", "rubric": "tone.yaml"},
+            {"stage": "lengths", "tokenizer": "tok"},
+        ],
+    }
     assert public_name("meta-llama/Meta-Llama-3-8B-Instruct") == "meta-llama/Meta-Llama-3-8B-Instruct"
+
+
+def test_no_key_and_no_path_is_published_with_a_state():
+    settings = {"api_key": "sk-1", "hf_token": "sk-2", "max_tokens": 7, "endpoint": "http://10.0.0.1"}
+    fields = {"stage": "a", "parameters": {"benchmarks": ["/data/b.jsonl"], **settings}, "engine": settings}
+    recipe = {"engine": {"kind": "mine:Engine", **settings}, "stages": [{"stage": "mine:Stage", **settings}]}
+    state = RunState(recipe=recipe, stages={"a-1": StageState("a", "1", identity_fields=fields)})
+    text = state_text(public_state(state))
+    assert not [secret for secret in ("sk-1", "sk-2", "10.0.0.1", "/data") if secret in text]
+    assert text.count('"max_tokens": 7') == 4
+    assert state.stages["a-1"].identity_fields == fields
 
 
 def hub_files(server):

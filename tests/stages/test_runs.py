@@ -263,6 +263,14 @@ def test_an_interrupt_keeps_everything_finished(make, null, tmp_path):
     assert run_status(tmp_path / "run").sessions[0].outcome == "KeyboardInterrupt"
 
 
+def test_a_version_that_is_a_number_is_saved_as_text(make, null, tmp_path):
+    null.served_now = Served(model="m", version=3)
+    make(stages=["instructions"])
+    (stage,) = RunDir.read(tmp_path / "run").state.stages.values()
+    assert stage.served.version == "3"
+    make(stages=["instructions"], num_rows=41)
+
+
 def test_a_model_that_changes_in_mid_run_stops_it_unless_allowed(make, null):
     null.served_now = Served(model="m", revision="one")
     make(stages=["instructions"])
