@@ -222,7 +222,7 @@ def test_a_selection_without_a_row_warns_and_writes_a_file_that_loads_again(tmp_
     whole = said.out + said.err
     assert whole.count("No row is kept") == whole.count("Warning") == 1
     assert whole.count("contains(instruction, 'Nobody')") == 2  # in the funnel, and in the warning
-    assert "The file has the columns only" in said.out
+    assert "The file has columns but no rows" in said.out
     nobody = select_rows(Dataset.from_list(ROWS), "contains(instruction, 'Nobody')")
     assert nothing_kept(nobody) == """No row is kept: none of 2 rows meets "contains(instruction, 'Nobody')"."""
     again = load_rows(str(target))

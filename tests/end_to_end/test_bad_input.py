@@ -145,7 +145,7 @@ def test_a_recipe_that_is_not_there(tmp_path):
 
 
 def test_a_run_that_is_not_there(tmp_path):
-    assert "no run" in complaint("status", tmp_path)
+    assert "No run found" in complaint("status", tmp_path)
 
 
 def test_debug_shows_where_an_error_comes_from(tmp_path):
