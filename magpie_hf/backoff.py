@@ -47,16 +47,15 @@ class Attempts:
     def next_wait_s(self, retry_after: str | None = None) -> float | None:
         """Count a failed attempt and return the wait before the next one, None if there are no attempts left.
 
-        `retry_after`: the server's `Retry-After` header, which replaces our own wait up to the longest one.
+        `retry_after`: the server's `Retry-After` header, which makes the wait longer, up to the longest one.
         """
         self.failed += 1
         left_s = float("inf") if self._end is None else self._end - time.monotonic()
         if self.failed == self._limit or left_s <= 0:
             return None
-        requested_s = retry_after_s(retry_after)
-        if requested_s is None:
-            return min(left_s, self._backoff.wait_s(self.failed - 1))
-        return min(left_s, requested_s, self._backoff.longest_s)
+        # Never shorter than our own wait: "Retry-After: 0" from a server that stays down would repeat without a pause.
+        requested_s = min(retry_after_s(retry_after) or 0.0, self._backoff.longest_s)
+        return min(left_s, max(requested_s, self._backoff.wait_s(self.failed - 1)))
 
 
 def retry_after_s(value: str | None, now: datetime | None = None) -> float | None:

@@ -48,19 +48,29 @@ def test_the_last_attempt_starts_within_the_time_limit(monkeypatch):
 
 
 @pytest.mark.waits
-def test_retry_after_replaces_the_wait_up_to_the_longest():
+def test_retry_after_makes_the_wait_longer_up_to_the_longest():
     assert Attempts(Backoff(1.0, 30.0)).next_wait_s("7") == 7.0
     assert Attempts(Backoff(1.0, 30.0)).next_wait_s("700") == 30.0
     assert 0.5 <= Attempts(Backoff(1.0, 30.0)).next_wait_s("tomorrow") <= 1.0
 
 
+@pytest.mark.waits
+@pytest.mark.parametrize("said", ["0", "-1", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_retry_after_that_is_over_does_not_shorten_the_wait(said):
+    attempts = Attempts(Backoff(1.0, 30.0))
+    waits = [attempts.next_wait_s(said) for _ in range(4)]
+    assert all(0.5 * 2**n <= wait <= 2**n for n, wait in enumerate(waits)), waits
+
+
 def test_the_hub_is_retried_by_the_same_rules():
     class Response:
         status_code = 503
-        headers = {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}  # noqa: RUF012
+        headers = {"Retry-After": "Fri, 31 Dec 9999 00:00:00 GMT"}  # noqa: RUF012
 
     error = OSError()
     error.response = Response()
-    assert wait_s(1, error) == 0.0, "an HTTP date is parsed"
+    assert wait_s(1, error) > 1e9, "an HTTP date is parsed"
+    error.response.headers = {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}
+    assert wait_s(1, error) > 0, "a date in the past, e.g., of a clock that is slow, does not repeat without a pause"
     assert {408, 429, 500, 502, 503, 504} <= TRANSIENT
     assert not TRANSIENT & {401, 403, 404, 409, 412, 422}

@@ -364,7 +364,7 @@ def wait_s(attempt: int, error: BaseException | None = None) -> float:
     """Return how long to wait before the next try: as long as the Hub says, else doubling with jitter."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     asked_s = retry_after_s(headers.get("Retry-After") or headers.get("retry-after"))
-    return Backoff(FIRST_WAIT_S, LONGEST_WAIT_S).wait_s(attempt - 1) if asked_s is None else asked_s
+    return asked_s or Backoff(FIRST_WAIT_S, LONGEST_WAIT_S).wait_s(attempt - 1)
 
 
 def _said(error: BaseException) -> str:

@@ -329,6 +329,15 @@ def test_retry_after_is_obeyed_before_our_own_clock():
     assert min(later) - first[0] >= 0.4
 
 
+@pytest.mark.waits
+@pytest.mark.parametrize("said", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_retry_after_that_is_over_does_not_repeat_requests_without_a_pause(said):
+    overloaded = Scripted(tgi(lambda a, n: (429, OVERLOADED, {"Retry-After": said})))
+    with overloaded as server, engine(server, max_outage_s=0.3, backoff_s=(0.1, 0.1)) as e:
+        texts(e, 1)
+        assert len(server.posts) <= 9
+
+
 @pytest.mark.parametrize("value", ["0", "2.5", "17"])
 def test_retry_after_reads_seconds(value):
     assert retry_after_s(value) == float(value)

@@ -112,7 +112,7 @@ class HttpClient:
             timeout_s: Maximum time for one reply. Default: the client's, at most `ASK_TIMEOUT_S`.
             is_final: Whether to accept a reply. Runs in the client's thread; an exception ends all of the requests.
             give_up: Returns the result of a request without a final reply, or raises, as `is_final` may.
-            backoff: Waits between attempts, where the server does not send `Retry-After`.
+            backoff: Waits between attempts; `Retry-After` makes them longer.
             attempts: Maximum number of attempts of each request; None: no limit.
             within_s: Time within which the last attempt of a request starts.
         """
