@@ -18,7 +18,7 @@ from .errors import ArgumentError, DatasetError
 
 
 if TYPE_CHECKING:
-    from datasets import Value
+    from datasets import Features, Value
 
 Kind: TypeAlias = Literal["text", "label", "number", "flag", "flags", "list", "struct", "error", "model"]
 """What a column holds: "flags" is a struct of booleans, "list" a list of labels, "error" a code that says why an
@@ -137,6 +137,20 @@ def stored_column(name: str, feature: object) -> Column | None:
     except (ValueError, RecursionError):
         return None
     return _checked(name, raw) if isinstance(raw, dict) else None
+
+
+def types_without_entries(features: Features) -> object:
+    """Return the types of columns for a comparison: equal whether or not, and whatever, entries they store."""
+
+    def bare(given: object) -> object:
+        if isinstance(given, list):
+            return [bare(inner) for inner in given]
+        if not isinstance(given, dict):
+            return given
+        is_feature = isinstance(given.get("_type"), str)  # else a struct, which may have a field "id"
+        return {name: bare(inner) for name, inner in given.items() if not (is_feature and name == "id")}
+
+    return bare(features.to_dict())
 
 
 def _checked(name: str, raw: Mapping[str, object]) -> Column | None:

@@ -10,9 +10,18 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets, load_dataset, load_from_disk
 
 import magpie_hf
-from magpie_hf.columns import REGISTER, RELEASED, SCALES, Column, columns_of, stored_column
+from magpie_hf.columns import (
+    REGISTER,
+    RELEASED,
+    SCALES,
+    Column,
+    columns_of,
+    stored_column,
+    types_without_entries,
+)
 from magpie_hf.errors import ArgumentError, DatasetError
 from magpie_hf.hub.card import build_card
+from magpie_hf.hub.push import check_rows
 from magpie_hf.judging.rubric import BUILT_IN, load_rubric
 from magpie_hf.reports import agreement, dataset_statistics, write_report
 from magpie_hf.selection.expressions import parse
@@ -132,6 +141,39 @@ def test_the_order_stays_with_the_rows_through_files_maps_and_card_metadata(anno
         assert levels_kept(data, "tone_level >= 'medium'") == wanted
     as_text = Dataset.from_pandas(annotated.to_pandas())
     assert levels_kept(as_text, "tone_level == 'medium'") == ["medium", "medium"]
+
+
+def without_entries(data):
+    return data.cast(Features({name: Value(feature.dtype) for name, feature in data.features.items()}))
+
+
+def test_rows_without_a_stored_order_are_appended_after_a_cast(annotated):
+    other = without_entries(annotated)
+    both = concatenate_datasets([annotated, other.cast(annotated.features)])
+    assert levels_kept(both, "tone_level >= 'medium'") == 2 * ["high", "medium", "medium", "high"]
+
+
+@pytest.mark.parametrize("first", ["with entries", "without"])
+def test_files_of_a_dataset_may_differ_in_what_is_stored_with_their_columns(annotated, first, tmp_path):
+    parts = [annotated, without_entries(annotated)]
+    for number, part in enumerate(parts if first == "with entries" else reversed(parts)):
+        part.to_parquet(str(tmp_path / f"train-{number:05d}-of-00002.parquet"))
+    assert len(magpie_hf.select(str(tmp_path), "tone_level == 'high'")) == 4
+
+
+def test_splits_that_differ_only_in_what_is_stored_with_their_columns_are_one_config(annotated):
+    parts = {"train": annotated, "test": without_entries(annotated)}
+    check_rows(parts)
+    with pytest.raises(DatasetError, match="other columns"):
+        check_rows(parts | {"more": annotated.cast_column("tone_score", Value("float32"))})
+    features = Features({"id": Value("int64"), "pair": {"_type": Value("string"), "id": Value("string")}})
+    other = Features({**features, "pair": {"_type": Value("string"), "id": Value("int64")}})
+    assert types_without_entries(features) != types_without_entries(other)
+
+
+def test_a_column_of_labels_that_has_only_nulls_orders_no_rows():
+    data = Dataset.from_dict({"uuid": ["b", "a"], "group_id": ["g", "g"], "difficulty": [None, None]})
+    assert magpie_hf.select(data, {"one_per_group": "difficulty"})["uuid"][:] == ["a"]
 
 
 def test_a_rubric_appears_in_statistics_page_card_and_agreement(annotated, tmp_path):

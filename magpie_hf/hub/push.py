@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..columns import types_without_entries
 from ..errors import DatasetError, quoted
 from ..storage.disk import writing
 from .card import render_card
@@ -150,9 +151,9 @@ def _with_other_splits(facts: Mapping[str, Any], before: Mapping[str, Any]) -> d
 
 def check_rows(splits: Mapping[str, Dataset]) -> None:
     """Raise DatasetError for rows that cannot be published as one config."""
-    first = next(iter(splits.values()))
+    first = types_without_entries(next(iter(splits.values())).features)
     for name, rows in splits.items():
-        if rows.features != first.features:
+        if types_without_entries(rows.features) != first:
             raise DatasetError(f"The split {quoted(name)} has other columns than the first.", column=name)
         if not rows.column_names or not len(rows):
             raise DatasetError(f"The split {quoted(name)} has no rows.", hint="`load_dataset` could not load it.")

@@ -135,6 +135,8 @@ def _ordinals(data: pa.Array, name: str, labels: Sequence[str]) -> npt.NDArray[n
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if pa.types.is_null(data.type):
+        return np.full(len(data), -np.inf)
     if labels:
         return np.asarray(pc.fill_null(pc.index_in(data, pa.array(labels, data.type)), -1)).astype(np.float64)
     if not (pa.types.is_integer(data.type) or pa.types.is_floating(data.type) or pa.types.is_boolean(data.type)):

@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict, get_dataset_config_names, load_datase
 from huggingface_hub import DatasetCard
 
 import magpie_hf
+from magpie_hf.columns import Column
 from magpie_hf.errors import ArgumentError, DatasetError, HubError
 from magpie_hf.hub import push
 from magpie_hf.hub.push import write_shards
@@ -49,6 +50,17 @@ def test_rows_and_features_come_back_as_they_went(hub):
     card = DatasetCard.load("me/mine")
     assert card.data.license == "mit"
     card.validate(repo_type="dataset")
+
+
+@OLD_CLIENT
+def test_splits_of_which_one_stores_the_order_of_labels_are_published_and_load(hub):
+    level = Column("level", "label", ("low", "high"), writer="tone", report=True)
+    plain = rows(2, level=["high", "low"])
+    parts = {"train": plain.cast_column("level", level.feature()), "test": plain}
+    magpie_hf.push_to_hub(DatasetDict(parts), "me/mine", license="mit")
+    back = load_dataset("me/mine")
+    assert {name: split["level"][:] for name, split in back.items()} == dict.fromkeys(parts, ["high", "low"])
+    assert magpie_hf.select(back["train"], "level >= 'high'")["level"][:] == ["high"]
 
 
 def test_configs_live_beside_each_other_and_beside_those_of_datasets_itself(hub):

@@ -363,7 +363,7 @@ class Transport:
             return
         self.retries += 1
         retry_after = retry_after_s(fault.retry_after)
-        if not retry_after:  # "0" or a date in the past: to repeat the request without a pause would prolong the overload
+        if not retry_after:  # also for "0" or a date in the past: requests are not repeated without a pause
             self._sleep(call, self.backoff.wait_s(call.overloads))
         else:
             wait_s = min(retry_after, self.max_outage_s)
