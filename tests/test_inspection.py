@@ -399,6 +399,14 @@ def test_finished_stages_of_a_stopped_run_are_from_the_cache(make, null, tmp_pat
     assert verdicts == dict.fromkeys(["instructions", "responses", "lengths", "select", "subset-raw"], "kept")
 
 
+def test_a_second_selection_is_the_same_one_if_a_stage_is_put_before_it(make, tmp_path):
+    picks = [{"stage": "select", "where": f"instruction_length > {length}"} for length in (1, 2)]
+    make(stages=["instructions", "responses", "lengths", *picks])
+    added = {"stages": ["instructions", "responses", "lengths", "flags", *picks]}
+    verdicts = {change.name: change.verdict for change in explain_changes(tmp_path / "run", added)}
+    assert (verdicts["flags"], verdicts["select"], verdicts["select 2"]) == ("new", "rows", "rows")
+
+
 def test_two_selections_with_equal_settings_have_states_of_their_own(make, null, tmp_path):
     """With order: lean, a condition is applied twice: before the responses and at its own position."""
     make(num_rows=40, stages=["instructions"])

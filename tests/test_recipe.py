@@ -279,6 +279,12 @@ def test_the_mapping_given_is_left_as_it_was():
     assert recipe == {"model": "demo", "stages": ["instructions", "responses", "lengths"], "sampling": {"top_p": 0.5}}
 
 
+def test_a_text_that_no_file_could_hold_is_refused():
+    with pytest.raises(RecipeError, match="is not valid Unicode") as caught:
+        load_recipe({"model": "demo", "system_prompt": "a\udcff"})
+    assert caught.value.data["key"] == "system_prompt"
+
+
 def test_the_hash_names_what_was_asked_and_not_where_or_how_much():
     base = {"model": "demo", "num_rows": 5}
     same = [{"num_rows": 9}, {"output": "x"}, {"budget": {"max_hours": 2}}, {"engine": {"batch_size": 3}}]

@@ -85,7 +85,7 @@ def push_to_hub(
 
 
 def _push_rows(dataset: RowSource, split: str, settings: PushSettings) -> str:
-    splits = dict(dataset) if isinstance(dataset, Mapping) else {split: as_dataset(dataset)}
+    splits = _splits(dataset, split)
     check_names(settings.config, list(splits))
     check_rows(splits)
     with tempfile.TemporaryDirectory(prefix="magpie-push-") as directory, quiet_datasets():
@@ -101,6 +101,17 @@ def _push_rows(dataset: RowSource, split: str, settings: PushSettings) -> str:
         ).open(private=settings.private, gated=settings.gated)
         push_config(remote, ConfigFiles(settings.config, shards, facts))
     return remote.url
+
+
+def _splits(dataset: RowSource, split: str) -> dict[str, Dataset]:
+    """Return the splits of a DatasetDict; other rows, a mapping of columns too, are one split."""
+    import datasets
+
+    if isinstance(dataset, Mapping):
+        splits = {name: rows for name, rows in dataset.items() if isinstance(rows, datasets.Dataset)}
+        if splits and len(splits) == len(dataset):
+            return splits
+    return {split: as_dataset(dataset)}
 
 
 def _push_run(place: Path, settings: PushSettings) -> str:

@@ -196,6 +196,8 @@ def typed_value(value: object, kind: Any, path: str, source: Source) -> Any:
         if float in kinds:
             return float(value)
     if str in kinds and isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+            raise source.error(path, f"{quoted(value, 60)} is not valid Unicode.", "Write it in UTF-8.")
         return value
     for one in kinds:
         found = _structured(value, one, path, source)

@@ -198,9 +198,11 @@ def _new_instructions(before: Recipe, now: Recipe) -> int:
 def _identities(recipe: Recipe, run_dir: RunDir) -> dict[str, dict[str, object]]:
     session = Session(recipe, run_dir, show_progress=False)
     out: dict[str, dict[str, object]] = {}
+    seen: Counter[str] = Counter()
     for stage in recipe.stages:
         fields = session.environment_of(stage).identity_of(stage)
-        name = stage.label if stage.label not in out else f"{stage.label} {len(out)}"
+        seen[stage.label] += 1
+        name = stage.label if seen[stage.label] == 1 else f"{stage.label} {seen[stage.label]}"
         out[name] = {key: value for key, value in fields.items() if key != "stage"}
     return out
 

@@ -276,6 +276,16 @@ def test_a_refusal_is_one_readable_error_without_the_token(hub, prepare, words, 
         assert whole_at_every_commit(hub, "me/mine") == {}
 
 
+def test_a_mapping_of_columns_is_one_split_and_a_dict_without_splits_is_refused(hub):
+    columns = {"instruction": ["Why?"], "response": ["So."]}
+    magpie_hf.push_to_hub(columns, "me/mine", license="mit")
+    assert load_dataset("me/mine", split="train").to_list() == [{"instruction": "Why?", "response": "So."}]
+    with pytest.raises(ArgumentError, match="has no splits"):
+        magpie_hf.push_to_hub(DatasetDict(), "me/mine", license="mit")
+    with pytest.raises(DatasetError, match="has no rows"):
+        magpie_hf.push_to_hub({}, "me/mine", license="mit")
+
+
 def test_no_rows_are_not_published(hub):
     with pytest.raises(DatasetError, match="no rows"):
         magpie_hf.push_to_hub(rows(3).select([]), "me/mine", license="mit")
