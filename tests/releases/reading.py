@@ -65,6 +65,11 @@ def repo(recipe: Recipe) -> str:
     return text_of(recipe).split("\n", 1)[0].removeprefix("# ").strip()
 
 
+def same_name(value: Any) -> Any:
+    """Return a model's name as the Hub has it now: Meta-Llama-3.1-… and Llama-3.1-… are one repository."""
+    return value.replace("/Meta-Llama-3.1-", "/Llama-3.1-") if isinstance(value, str) else value
+
+
 def role(recipe: Recipe, name: str) -> str:
     return recipe.role(name).model if name == "generator" or name in recipe.roles else MISSING
 

@@ -82,7 +82,7 @@ def compare(recipe: Recipe, name: str, fact: str) -> tuple[Any, Any]:
     if fact in lists:
         return lists[fact](recipe, theirs), theirs
     ours = reading.SIMPLE[fact](recipe)
-    return ours, sorted(theirs) if fact == "grid" else theirs
+    return reading.same_name(ours), sorted(theirs) if fact == "grid" else reading.same_name(theirs)
 
 
 def expected(name: str, fact: str) -> Any:
