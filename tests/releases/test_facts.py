@@ -46,7 +46,7 @@ def recipe_of(name: str) -> Recipe | None:
 @pytest.mark.parametrize(("name", "fact"), cases())
 def test_a_recipe_has_the_facts_of_its_release(name: str, fact: str) -> None:
     recipe = recipe_of(name)
-    assert recipe is not None, "there is no such recipe"
+    assert recipe is not None, f"unknown recipe {name}"
     if fact == "exists":
         return
     ours, theirs = compare(recipe, name, fact)
