@@ -171,6 +171,18 @@ def test_splits_that_differ_only_in_what_is_stored_with_their_columns_are_one_co
     assert types_without_entries(features) != types_without_entries(other)
 
 
+def test_equal_rows_with_another_order_of_labels_are_selected_again(tmp_path):
+    kept = []
+    for labels in (("low", "mid", "high"), ("high", "mid", "low")):
+        tone = Column("tone", "label", labels=labels).feature()
+        features = Features({"instruction": Value("string"), "response": Value("string"), "tone": tone})
+        columns = {"instruction": ["a", "b", "c"], "response": ["d"] * 3, "tone": ["low", "mid", "high"]}
+        rows = Dataset.from_dict(columns, features=features)
+        condition = {"stage": "select", "where": "tone >= 'mid'"}
+        kept.append(magpie_hf.annotate(rows, condition, output=tmp_path / "run")["tone"][:])
+    assert kept == [["mid", "high"], ["low", "mid"]]
+
+
 def test_a_column_of_labels_that_has_only_nulls_orders_no_rows():
     data = Dataset.from_dict({"uuid": ["b", "a"], "group_id": ["g", "g"], "difficulty": [None, None]})
     assert magpie_hf.select(data, {"one_per_group": "difficulty"})["uuid"][:] == ["a"]

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from datasets import Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, Features, Image, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from magpie_hf.columns import Column
 from magpie_hf.storage.journal import halves_key
 from magpie_hf.storage.keys import content_fingerprint, row_keys
 
@@ -66,6 +67,19 @@ def test_another_value_order_or_column_makes_another_fingerprint():
     assert content_fingerprint(of(["x"], b=[1]).select_columns(["b", "instruction"])) == content_fingerprint(
         of(["x"], b=[1])
     )
+
+
+def test_other_names_or_another_order_of_labels_make_another_fingerprint():
+    def fingerprint(tone, label):
+        features = Features({"tone": tone, "label": label, "tags": [Value("string")]})
+        return content_fingerprint(
+            Dataset.from_dict({"tone": ["a"], "label": [0], "tags": [["x"]]}, features=features)
+        )
+
+    tones = [Value("string"), *(Column("tone", "label", labels=order).feature() for order in (("a", "b"), ("b", "a")))]
+    labels = [Value("int64"), ClassLabel(names=["no", "yes"]), ClassLabel(names=["yes", "no"])]
+    assert len({fingerprint(tone, label) for tone in tones for label in labels}) == 9
+    assert fingerprint(tones[1], labels[1]) == fingerprint(tones[1], labels[1])
 
 
 def test_images_are_hashed_as_they_are_stored_and_not_decoded():

@@ -21,7 +21,11 @@ _seen: dict[tuple[str, int, tuple[str, ...]], str] = {}
 
 
 def content_fingerprint(dataset: Dataset) -> str:
-    """Hash the column names and all values of a dataset, in order; independent of its path and date."""
+    """Hash the column names and all values of a dataset, in order; independent of its path and date.
+
+    Included is what features say of the values: the names of a `ClassLabel`, and `Value.id`, where the order of labels
+    is stored. Finished stages keep the features, and conditions depend on that order.
+    """
     known = (str(dataset._fingerprint), len(dataset), tuple(dataset.column_names))
     if known not in _seen:
         _seen[known] = _hash_content(dataset)
@@ -31,9 +35,23 @@ def content_fingerprint(dataset: Dataset) -> str:
 def _hash_content(dataset: Dataset) -> str:
     columns = sorted(dataset.column_names)
     digest = hashlib.blake2b(json.dumps(columns).encode(), digest_size=16)
+    meanings = _meanings(dataset)
+    if meanings:
+        digest.update(json.dumps(meanings, sort_keys=True).encode())
     for keys in _key_batches(dataset, columns):
         digest.update(b"".join(keys))
     return digest.hexdigest()
+
+
+def _meanings(dataset: Dataset) -> dict[str, list[object]]:
+    """Return `id` and `names` of each column's feature that has one of them; of a list, those of its entries."""
+    found: dict[str, list[object]] = {}
+    for name, feature in dataset.features.items():
+        entries = feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", feature)
+        given = [getattr(entries, "id", None), getattr(entries, "names", None)]
+        if any(given):
+            found[name] = given
+    return found
 
 
 def _key_batches(dataset: Dataset, columns: Sequence[str]) -> Iterator[list[bytes]]:
