@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
-from ..errors import DependencyError
+from ..errors import ArgumentError, DependencyError, quoted
 from ..plugins import find_class, types_of
 from .base import Engine
 
@@ -18,6 +18,7 @@ ENGINES = {
     "tgi": "magpie_hf.engines.remote.tgi:TgiEngine",
     "openai": "magpie_hf.engines.remote.openai:OpenAIEngine",
 }
+_RESERVED = ("kind", "endpoint", "endpoints", "model", "revision", "ref", "token_texts")
 
 
 def engine_class(kind: str) -> type[Engine]:
@@ -28,7 +29,17 @@ def engine_class(kind: str) -> type[Engine]:
     Raises:
         ArgumentError: the engine is unknown, or the class cannot be used.
     """
-    return find_class(kind, ENGINES, Engine, "engine")  # type: ignore[type-abstract]
+    found = find_class(kind, ENGINES, Engine, "engine")  # type: ignore[type-abstract]
+    if not is_dataclass(found.settings_class):
+        hint = "See docs/how-to/write-an-engine.md."
+        raise ArgumentError(f"The settings_class of {quoted(kind)} is not a dataclass.", hint=hint, key="engine")
+    taken = [field.name for field in fields(found.settings_class) if field.name in _RESERVED]
+    if taken:
+        hint = f"Rename it. Reserved names: {', '.join(_RESERVED)}."
+        raise ArgumentError(
+            f"A setting of the engine {quoted(kind)} has a reserved name: {quoted(taken[0])}.", hint=hint, key="engine"
+        )
+    return found
 
 
 def takes_endpoints(kind: str) -> bool:

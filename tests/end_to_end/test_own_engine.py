@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -118,6 +120,24 @@ def test_an_unknown_or_missing_setting_is_named(pages):
     with pytest.raises(ArgumentError, match="wrods") as caught:
         engine_class("parrot:Parrot")("demo", wrods=3)
     assert "words" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("class Mine: words = 3", "settings_class .* is not a dataclass"),
+        ("@dataclass(frozen=True)\nclass Mine: model: str = 'x'", "reserved name: 'model'"),
+        ("@dataclass(frozen=True)\nclass Mine: endpoint: str = 'x'", "reserved name: 'endpoint'"),
+    ],
+)
+def test_settings_that_could_not_be_passed_are_refused_before_a_run(pages, monkeypatch, settings, message):
+    code = f"{settings}\n\nclass Own(Parrot):\n    name = 'own'\n    settings_class = Mine\n"
+    (pages / "own_engine.py").write_text("from dataclasses import dataclass\nfrom parrot import Parrot\n" + code)
+    monkeypatch.delitem(sys.modules, "own_engine", raising=False)
+    importlib.invalidate_caches()
+    with pytest.raises(RecipeError, match=message):
+        magpie_hf.load_recipe({"model": "demo", "engine": "own_engine:Own"})
+    sys.modules.pop("own_engine", None)
 
 
 def test_the_interface_needs_four_methods_only():
