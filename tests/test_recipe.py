@@ -267,10 +267,22 @@ def test_an_address_given_at_the_command_line_replaces_the_recipes():
 
 
 def test_a_password_in_an_address_is_refused_and_not_repeated():
-    for address in ("http://me:s3cret@host:80", "s3cret@host", "http://s3cret@"):
-        with pytest.raises(RecipeError) as caught:
-            load_recipe({"model": "demo", "engine": {"kind": "tgi", "endpoint": address}})
-        assert "s3cret" not in str(caught.value)
+    addresses = (
+        "http://me:s3cret@host:80",
+        "s3cret@host",
+        "http://s3cret@",
+        "http://host/v1?key=s3cret",
+        "host/#s3cret",
+    )
+    for address in addresses:
+        for part in (
+            {"engine": {"kind": "tgi", "endpoint": address}},
+            {"judge": {"model": "a/b", "engine": {"kind": "openai", "endpoint": address}}},
+            {"stages": ["instructions", "responses", {"stage": "reward", "endpoint": address}]},
+        ):
+            with pytest.raises(RecipeError) as caught:
+                load_recipe({"model": "demo", **part})
+            assert "s3cret" not in str(caught.value)
 
 
 def test_the_mapping_given_is_left_as_it_was():

@@ -206,10 +206,11 @@ def _endpoints(one: object, several: object, source: Source, path: str) -> tuple
     given = several or one or []
     addresses = given if isinstance(given, list) else [given]
     for number, address in enumerate(addresses):
-        if not isinstance(address, str) or not re.fullmatch(r"https?://[^\s/?#]+(?:/\S*)?", address):
+        if not isinstance(address, str) or not re.fullmatch(r"https?://[^\s/?#]+(?:/[^\s?#]*)?", address):
+            shown = re.split(r"[?#]", str(address).rpartition("@")[2])[0]  # the rest may be a key
             raise source.error(
                 f"{path}.endpoints[{number}]",
-                f"Invalid endpoint URL {quoted(str(address).rpartition('@')[2])}.",
+                f"Invalid endpoint URL {quoted(shown)}.",
                 "Write it as http://HOST:PORT or https://HOST/PATH, without a query.",
             )
         if "@" in address:  # a password must not get into run.json

@@ -52,6 +52,12 @@ class Rewarding(ModelStage):
     api_key_env: str | None = silent(None)
     concurrency: int = silent(32)
 
+    def __post_init__(self) -> None:
+        if self.endpoint is not None:  # a key in a URL must not get into run.json
+            from ..engines.remote.servers import normal_address
+
+            normal_address(self.endpoint, ())
+
     def models(self, generator: str) -> dict[str, ModelChoice]:
         """Return the reward model: the demo one with the demo model, otherwise the default."""
         return {
