@@ -183,6 +183,13 @@ def test_equal_rows_with_another_order_of_labels_are_selected_again(tmp_path):
     assert kept == [["mid", "high"], ["low", "mid"]]
 
 
+@pytest.mark.parametrize("values", [[1, 5], [["easy"], []], [{"a": "easy"}, None]])
+def test_quotas_of_a_column_without_labels_are_refused_in_words(values):
+    data = Dataset.from_dict({"instruction": ["a", "b"], "difficulty": values})
+    with pytest.raises(ArgumentError, match="'difficulty' of type .* has no labels"):
+        magpie_hf.select(data, {"quotas": {"difficulty": {"easy": 1}}, "longest_by": "instruction_length"})
+
+
 def test_a_column_of_labels_that_has_only_nulls_orders_no_rows():
     data = Dataset.from_dict({"uuid": ["b", "a"], "group_id": ["g", "g"], "difficulty": [None, None]})
     assert magpie_hf.select(data, {"one_per_group": "difficulty"})["uuid"][:] == ["a"]

@@ -190,8 +190,12 @@ def _within(quotas: Mapping[str, float], longest: int | None) -> Mapping[str, fl
 
 def _labeled(data: pa.Array, column: str, label: str, scale: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Return which values are a label; "> easy" means all labels above it on the column's scale."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
+    if not (pa.types.is_string(data.type) or pa.types.is_large_string(data.type) or pa.types.is_null(data.type)):
+        hint = "Quotas are given by label: name a column of texts."
+        raise ArgumentError(f"The column {quoted(column)} of type {data.type} has no labels.", hint=hint, key="quotas")
     is_above = label.startswith(">") and bool(scale)
     wanted = label[1:].strip() if is_above else label
     if scale and wanted not in scale:
