@@ -186,7 +186,7 @@ def test_equal_rows_with_another_order_of_labels_are_selected_again(tmp_path):
 @pytest.mark.parametrize("values", [[1, 5], [["easy"], []], [{"a": "easy"}, None]])
 def test_quotas_of_a_column_without_labels_are_refused_in_words(values):
     data = Dataset.from_dict({"instruction": ["a", "b"], "difficulty": values})
-    with pytest.raises(ArgumentError, match="'difficulty' of type .* has no labels"):
+    with pytest.raises(ArgumentError, match=r"'difficulty' of type .* has no labels"):
         magpie_hf.select(data, {"quotas": {"difficulty": {"easy": 1}}, "longest_by": "instruction_length"})
 
 
