@@ -275,7 +275,7 @@ def test_explain_names_stages_and_fields(recipe, place):
         "instructions from the cache",
         "responses runs again, all 12 rows",
         "parameters.sampling.temperature: 0.0 → 0.5",
-        "lengths runs again, all 12 rows: their input is new",
+        "lengths runs again, all 12 rows: their input changed",
     ]
 
 
@@ -299,7 +299,7 @@ def test_probe_grades_each_setting(null, tiny_model_dir):
     said = cli("probe", tiny_model_dir, "--engine", "null", "--num-samples", "5")
     assert said.code == 0
     assert said.out.count("good") == 6, "three settings, without and with a system prompt"
-    assert "Best here: temperature" in said.out
+    assert "Best setting: temperature" in said.out
 
 
 def test_retry_opens_rows_and_makes_them(recipe, place, null):

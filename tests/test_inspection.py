@@ -276,7 +276,7 @@ def test_behind_a_selection_rows_are_counted_exactly_or_at_most(make, tmp_path):
         "--set",
         "stages.select.where=response_length > 0",
     )
-    assert "runs on at most 8 rows: their input is new" in said
+    assert "runs on at most 8 rows: their input changed" in said
 
 
 @pytest.mark.parametrize(
@@ -307,11 +307,13 @@ def test_what_happens_to_a_stage_is_said_with_its_number_of_rows():
     assert said("again", (12, 12)) == "runs again, all 12 rows"
     assert said("again", (12, 12), True) == "runs again, at most 12 rows"
     assert said("again") == "runs again, all rows"
-    assert said("new", (9, 9), True) == "runs on at most 9 rows: it is new in the recipe"
+    assert said("new", (9, 9), True) == "runs on at most 9 rows: the stage is new in the recipe"
     assert said("left", (3, 9)) == "resumes: 3 of 9 rows are left"
-    assert said("rows", (0, 9)) == "is collected again, no row runs"
-    assert said("rows", (3, 9)) == "runs on 3 of 9 rows: their input is new"
+    assert said("rows", (0, 9)) == "is collected again; no row runs"
+    assert said("rows", (3, 9)) == "runs on 3 of 9 rows: their input changed"
     assert said("kept", None) == "from the cache"
+    named = StageChange("x", "rows", [("num_rows", 3, 9)], (6, 9))
+    assert named.describe() == "runs on 6 of 9 rows", "the setting that changed is printed below"
 
 
 def test_status_shows_the_stages_of_earlier_settings_under_a_heading(make, tmp_path):
@@ -322,11 +324,11 @@ def test_status_shows_the_stages_of_earlier_settings_under_a_heading(make, tmp_p
         ("instructions", True), ("responses", True), ("responses", False), ("lengths", False),
     ]  # fmt: skip
     lines = [line.split()[:2] for line in here("status", tmp_path / "run").splitlines() if line]
-    heading = lines.index(["of", "earlier"])
+    heading = lines.index(["with", "earlier"])
     assert [line[0] for line in lines[heading - 2 : heading + 3]] == [
         "instructions",
         "responses",
-        "of",
+        "with",
         "responses",
         "lengths",
     ]

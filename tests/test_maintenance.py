@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import magpie_hf
+from magpie_hf.cli.show import show_status
 from magpie_hf.engines.base import Failure
 from magpie_hf.errors import ArgumentError, RunLockedError
 from magpie_hf.recipe.schema import load_recipe
@@ -51,6 +52,16 @@ def test_a_merged_run_keeps_tokens_reasons_and_seconds_of_its_shards(make, tmp_p
         assert merged[name].seconds >= sum(part[name].seconds for part in parts) - 1e-6
     assert merged["responses"].completion_tokens == 12 * 200
     assert merged["instructions"].by_code["unfinished"] > 0
+
+
+def test_the_status_of_a_merged_run_shows_the_rows_that_it_needs(make, tmp_path, capsys):
+    shards(make, num_rows=200, stages=["instructions", "responses", "lengths"])
+    merge_runs(places(tmp_path), tmp_path / "all")
+    finish(tmp_path)
+    show_status(tmp_path / "all")
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("instructions", "responses", "lengths"):
+        assert "200 / 200" in next(line for line in lines if line.startswith(name)), name
 
 
 def test_merging_again_changes_nothing(make, tmp_path):

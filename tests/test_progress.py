@@ -174,3 +174,5 @@ def test_no_rate_is_named_before_there_is_a_time():
     counters.session_seconds = 2.0
     assert rates(counters) == "0.5 rows/s, 20 tokens/s"
     assert rates(counters, rows=False) == "20 tokens/s", "the bar shows the rows itself"
+    counters.session_tokens = 0
+    assert rates(counters) == "0.5 rows/s", "embeddings and searches generate no tokens"

@@ -290,6 +290,6 @@ def test_a_template_of_one_turn_still_loads():
 def test_what_stands_around_reasoning_and_answers_is_described():
     notes = describe(study("solar-open"))["notes"]
     assert "The template prints reasoning between '<|think|>' and '<|end|>'." in notes
-    assert "Answers begin with '<|content|>'; it is taken off." in notes
-    assert "Answers begin with '<|START_RESPONSE|>'; it is taken off." in describe(study("command-r7b"))["notes"]
-    assert not any("taken off" in note or "reasoning" in note for note in describe(study("llama-3"))["notes"])
+    assert "Responses begin with '<|content|>', which is removed." in notes
+    assert "Responses begin with '<|START_RESPONSE|>', which is removed." in describe(study("command-r7b"))["notes"]
+    assert not any("removed" in note or "reasoning" in note for note in describe(study("llama-3"))["notes"])

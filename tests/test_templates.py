@@ -140,7 +140,7 @@ def test_borders_that_merge_keep_their_own_tokens() -> None:
     whole = chat.response([ask("Hi"), answer("Yo."), ask("Go on")])
     assert whole.token_ids[: len(turn.token_ids)] == turn.token_ids
     assert list(turn.token_ids[-2:]) == newline * 2
-    assert any("use an engine that takes token ids" in note for note in describe(chat)["notes"])
+    assert any("Use an engine that accepts token ids" in note for note in describe(chat)["notes"])
 
 
 def test_a_space_that_stays_a_token_of_its_own_is_kept() -> None:
@@ -238,8 +238,8 @@ def test_a_template_that_names_a_date_but_prints_none_has_none() -> None:
 
 
 def test_tools_that_the_template_cannot_do_without_are_noted() -> None:
-    assert any("given an empty list" in note for note in describe(study("tool-use"))["notes"])
-    assert not any("given an empty list" in note for note in describe(study("qwen-3"))["notes"])
+    assert any("an empty list is passed" in note for note in describe(study("tool-use"))["notes"])
+    assert not any("an empty list is passed" in note for note in describe(study("qwen-3"))["notes"])
 
 
 LEGACY_FALSE = {**SPM, "kind": "spm-first"}
@@ -269,7 +269,7 @@ def test_a_bos_that_the_template_writes_is_encoded_with_its_text() -> None:
     ids = tokenizer.apply_chat_template([ask("Hi")], tokenize=True, add_generation_prompt=True, return_dict=False)
     chat = ChatTemplate(tokenizer)
     assert list(chat.response([ask("Hi")]).token_ids) == ids
-    assert any("gives the first word other tokens" in note for note in describe(chat)["notes"])
+    assert any("tokenizes the first word differently" in note for note in describe(chat)["notes"])
 
 
 def test_a_base_models_prompt_has_the_tokens_that_a_server_gives_it() -> None:

@@ -75,6 +75,12 @@ def _synthesis_stages(turns: int, sampling: SamplingParams | Mapping[str, object
 
 def engine_section(kind: str | None, endpoint: str | Sequence[str] | None, options: Mapping[str, object]) -> Section:
     """Return a recipe's `engine`. Without a name: "transformers", or with `endpoint` what is found to be served there."""
+    if kind is not None and not isinstance(kind, str):
+        raise ArgumentError(
+            f"engine = {quoted(kind, 60)} is not the name of an engine.",
+            hint='Give its settings as arguments, as engine="transformers", devices=[0, 1].',
+            key="engine",
+        )
     addresses = [endpoint] if isinstance(endpoint, str) else list(endpoint or ())
     if kind is None and addresses:
         from ..engines.remote.detect import server_kind

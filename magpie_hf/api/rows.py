@@ -69,8 +69,7 @@ def annotate(
         allow_mixed: Continue even if the server changes its model during the run.
         force: Run in `output` even if it holds the run of another recipe, whose dataset is then replaced.
         take_over: Take the run directory from the process that owns it, at once (e.g., a pod that was killed).
-        show_progress: Show a progress bar. Default: as `datasets.map` does, unless
-            `datasets.disable_progress_bars()` was called.
+        show_progress: Show progress bars. Default: yes, unless `datasets.disable_progress_bars()` was called.
         **engine_options: Settings of the engine (`batch_size`, `dtype`, `concurrency`, `api_key_env`, …).
 
     Returns:
@@ -153,8 +152,8 @@ def select(
     Args:
         dataset: A Dataset, DataFrame or list of rows, or a path or Hub id.
         selection: The name of a selection ("air-filter", "pro-filter2", …: `magpie_hf.selection.filters.SELECTIONS`);
-            or an expression ("flags.refusal", "quality >= good and language == 'EN'"), as which every other text is
-            read; or a mapping with the fields of `filters.Selection`.
+            or an expression, e.g., "quality >= good and language == 'EN'" (any text that is not a name is read as one);
+            or a mapping with the fields of `filters.Selection`.
         return_funnel: Return (dataset, funnel): how many rows remain after each condition.
         **changes: Fields of `filters.Selection` to change: `longest`, `sample`, `quotas`, `one_per_group`, …
 
@@ -224,7 +223,7 @@ def report(
         compare: Up to three other datasets for the map of topics, by name.
         title: Heading of the page.
         sample_rows: Number of rows that sample texts, verbs and the map are drawn from.
-        seed: Seed of that draw.
+        seed: Seed of this sample.
 
     Returns:
         The path of the file.

@@ -90,7 +90,7 @@ def synthesize(
         engine: "transformers" (in this process), "vllm" (in a child process), "tgi" or "openai" (servers). Default:
             transformers, or the kind of server found at `endpoint`.
         endpoint: URL or URLs of the server, for "tgi" and "openai".
-        output: Run directory. Default: one in the Hugging Face cache, named after the request, however it is written.
+        output: Run directory. Default: one in the Hugging Face cache, named after the request.
         revision: Branch, tag or commit of the model.
         seed: Base of all seeds.
         template: `kwargs` (e.g., {"enable_thinking": False}), `chat_template`, `date`.
@@ -100,8 +100,7 @@ def synthesize(
         allow_mixed: Continue even if the server changes its model during the run.
         force: Run in `output` even if it holds the run of another recipe, whose dataset is then replaced.
         take_over: Take the run directory from the process that owns it, at once (e.g., a pod that was killed).
-        show_progress: Show a progress bar. Default: as `datasets.map` does, unless
-            `datasets.disable_progress_bars()` was called.
+        show_progress: Show progress bars. Default: yes, unless `datasets.disable_progress_bars()` was called.
         **engine_options: Settings of the engine (`batch_size`, `dtype`, `concurrency`, `api_key_env`, …).
 
     Returns:

@@ -19,15 +19,23 @@ def add_row_commands(commands: Commands) -> None:
     _add_select(commands)
     report = add_command(commands, "report", _report, "Write a report of a dataset: one HTML file.")
     report.add_argument("dataset", help=DATASET)
-    report.add_argument("--output", default="report.html", help="the file (default report.html)")
+    report.add_argument("--output", default="report.html", help="HTML file to write (default report.html)")
     report.add_argument("--title", help="heading of the page")
-    report.add_argument("--compare", action="append", default=[], metavar="NAME=DATASET", help="up to three others")
+    report.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="NAME=DATASET",
+        help="another dataset for the topic map; can be repeated (up to three)",
+    )
     card = add_command(
         commands, "card", _card, "Write the dataset card of a run or dataset, for you to check and edit."
     )
     card.add_argument("dataset", help=DATASET)
-    card.add_argument("--output", help="the file (default: README.md in the run directory, else in this directory)")
-    card.add_argument("--repo-id", default="me/my-dataset", help="the repository on the Hub that it is for")
+    card.add_argument(
+        "--output", help="file to write (default: README.md in the run directory, else in the current directory)"
+    )
+    card.add_argument("--repo-id", default="me/my-dataset", help="repository that the examples of the card load from")
     card.add_argument("--title", help="heading of the card")
     card.add_argument("--license", help="Hub license id, if the model's is not known")
     agree = add_command(commands, "agreement", _agreement, "Compare two annotations of the same rows.")
@@ -73,7 +81,7 @@ def _add_select(commands: Commands) -> None:
         metavar="COLUMN",
         help="keep one row of each group of near-duplicates, the one with the highest COLUMN if given",
     )
-    parser.add_argument("--shuffle", type=int, metavar="SEED", help="shuffle the result")
+    parser.add_argument("--shuffle", type=int, metavar="SEED", help="shuffle the selected rows with this seed")
     parser.add_argument("--seed", type=int, default=0, help="seed of --sample (default 0)")
     parser.add_argument("--output", required=True, help="Parquet file to write")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def add_job_commands(commands: Commands) -> None:
     """Add jobs and endpoints."""
     inner = add_group(commands, "jobs", "Run recipes as Hugging Face Jobs, on rented machines.")
-    run = add_command(inner, "run", _run_job, "Run a recipe as a Hugging Face Job that publishes as it goes.")
+    run = add_command(inner, "run", _run_job, "Run a recipe as a Hugging Face Job that publishes during the run.")
     run.add_argument("recipe", help="YAML file, or name of a bundled recipe")
     run.add_argument("--flavor", required=True, help="hardware, e.g., a100-large")
     run.add_argument("--push-to", required=True, metavar="REPO", help="Hub repository to publish to")
@@ -48,9 +48,9 @@ def add_job_commands(commands: Commands) -> None:
     create.add_argument("endpoint", help="name, or namespace/name")
     create.add_argument("--model", required=True, help="Hub id")
     create.add_argument("--revision", help="branch, tag or commit of the model")
-    create.add_argument("--engine", choices=("vllm", "tgi"), default="vllm")
-    create.add_argument("--vendor", default="aws")
-    create.add_argument("--region", default="us-east-1")
+    create.add_argument("--engine", choices=("vllm", "tgi"), default="vllm", help="server to run (default vllm)")
+    create.add_argument("--vendor", default="aws", help="cloud provider (default aws)")
+    create.add_argument("--region", default="us-east-1", help="region of the provider (default us-east-1)")
     create.add_argument("--instance-type", required=True, help="e.g., nvidia-a100")
     create.add_argument("--instance-size", required=True, help="e.g., x1")
     create.add_argument(

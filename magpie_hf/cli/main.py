@@ -171,14 +171,14 @@ def _add_inspection(commands: Commands) -> None:
     explain.add_argument("run", help="run directory")
     add_set_flag(explain, "a changed setting")
     recipes = add_command(commands, "recipes", _recipes, "List the bundled recipes, or show one.")
-    recipes.add_argument("action", nargs="?", choices=("show",))
-    recipes.add_argument("recipe", nargs="?")
+    recipes.add_argument("action", nargs="?", choices=("show",), help="show one recipe instead of the list")
+    recipes.add_argument("recipe", nargs="?", help="name of the recipe to show")
 
 
 def _add_model_commands(commands: Commands) -> None:
     inner = add_group(commands, "template", "Inspect a model's chat template.")
     show = add_command(inner, "show", _template_show, "Show the exact prompts that are sent, and the stops.")
-    show.add_argument("model")
+    show.add_argument("model", help='Hub id, directory, or "demo"')
     show.add_argument("--revision", help="branch, tag or commit of the model")
     show.add_argument("--system-prompt", help="system prompt of the prompts")
     show.add_argument("--chat-template", help="Jinja text or file to use instead of the model's own")
@@ -188,7 +188,7 @@ def _add_model_commands(commands: Commands) -> None:
     probe = add_command(
         commands, "probe", _probe, "Sample a few instructions with several settings, to see if a model is suitable."
     )
-    probe.add_argument("model")
+    probe.add_argument("model", help='Hub id, directory, or "demo"')
     probe.add_argument("--num-samples", type=int, default=64, help="instructions per setting (default 64)")
     add_engine_flags(probe)
     add_set_flag(probe)

@@ -81,7 +81,7 @@ def show_status(path: Path) -> None:
     _show_stages([stage for stage in report.stages if stage.is_current], width)
     earlier = [stage for stage in report.stages if not stage.is_current]
     if earlier:
-        print("of earlier settings:")
+        print("with earlier settings:")
         _show_stages(earlier, width)
     _show_totals(report)
     for limit in report.limits:
@@ -91,7 +91,7 @@ def show_status(path: Path) -> None:
         return
     last = report.sessions[-1] if report.sessions else None
     if last is not None and last.outcome != "done":
-        print(harmless(f"last session: began {last.started}, ended as: {last.outcome}"))
+        print(harmless(f"last session: started {last.started}, ended with: {last.outcome}"))
     if last is not None and last.stopped_by is not None:
         print(harmless(f"stopped by budget.{last.stopped_by.limit} in stage {last.stopped_by.stage}"))
 
@@ -101,6 +101,8 @@ def _show_stages(stages: Sequence[StageReport], width: int) -> None:
 
     for stage in stages:
         accepted = stage.by_code.get("ok", 0) if stage.by_code else stage.done
+        if stage.status == "done" and stage.total:  # merged shards have a few more samples than the run needs
+            accepted = min(accepted, stage.total)
         shown = f"{accepted:,}" + (f" / {stage.total:,}" if stage.total else "")
         tokens = stage.prompt_tokens + stage.completion_tokens
         rate = f"{stage.rows_per_s:.1f}" if stage.rows_per_s else "-"
@@ -139,7 +141,8 @@ def duration(seconds: float) -> str:
 
 def show_template(described: dict[str, Any]) -> None:
     """Print the description of a chat template."""
-    print(f"model {described['model']}, template hash {described['hash']}, date {described['date']}")
+    date = f", date {described['date']}" if described["date"] else ""
+    print(f"model {described['model']}, template hash {described['hash']}{date}")
     for name, prompt in described["prompts"].items():
         print(f"\n{name.replace('_', ' ')}")
         if "refused" in prompt:
@@ -167,7 +170,7 @@ def show_probe(results: Sequence[Setting]) -> None:
         if result.reasons:
             print(f"{'':>20}rejected: " + ", ".join(f"{code} {n}" for code, n in result.reasons.items()))
     best = results[0]
-    print(f"\nBest here: temperature {best.temperature:g}, top_p {best.top_p:g}" + _with_prompt(best.system_prompt))
+    print(f"\nBest setting: temperature {best.temperature:g}, top_p {best.top_p:g}" + _with_prompt(best.system_prompt))
     for text in best.examples:
         print(f"  - {cut(text, 160)!r}")
 

@@ -204,7 +204,7 @@ def rates(counters: StageCounters, *, rows: bool = True) -> str:
     seconds = counters.session_seconds
     rejected = sum(number for code, number in counters.by_code.items() if code != "ok")
     parts = [f"{counters.session_rows / seconds:.1f} rows/s"] if rows and seconds else []
-    parts += [f"{counters.session_tokens / seconds:,.0f} tokens/s"] if seconds else []
+    parts += [f"{counters.session_tokens / seconds:,.0f} tokens/s"] if seconds and counters.session_tokens else []
     parts += [f"{rejected:,} rejected"] if rejected else []
     return ", ".join(parts + ([f"{counters.pending:,} pending"] if counters.pending else []))
 

@@ -276,7 +276,7 @@ class Remote:
             return HubError(
                 "The dataset repository or revision does not exist, or the token has no access to it.",
                 where=where,
-                hint=resume,
+                hint=resume.strip() or None,
             )
         if is_transient(error):
             return HubError(

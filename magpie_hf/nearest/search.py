@@ -1,4 +1,4 @@
-"""SearchResult within a set: exact copies are joined first, the method depends on size and device, the row order is irrelevant."""
+"""Search within one set: exact copies are joined first, the method depends on size and device, the row order is irrelevant."""
 
 from __future__ import annotations
 

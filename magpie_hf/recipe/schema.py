@@ -196,7 +196,7 @@ def load_recipe(recipe: str | Path | Mapping[str, object], overrides: Mapping[st
         RecipeError: the file cannot be read, or has an invalid key or value; names file, line and key.
     """
     if isinstance(recipe, Mapping):
-        raw, source = plain_copy(recipe), Source("the recipe given")
+        raw, source = plain_copy(recipe), Source("recipe")
     else:
         raw, source = read_recipe_file(recipe_path(recipe))
     replace_engine(raw, overrides or {})
@@ -328,7 +328,7 @@ def _stages(
             raise source.error(path, f'the stage "{stage.name}" appears twice.')
         is_first = not built and not has_dataset
         if is_first and stage.name != "instructions":
-            raise source.error(path, f'the first stage is "instructions", not "{stage.name}".')
+            raise source.error(path, f'the first stage must be "instructions", not "{stage.name}".')
         if stage.name == "instructions" and not is_first:
             raise source.error(path, 'the stage "instructions" must be the first, and cannot be used with a dataset.')
         for name in stage.after:  # stages that this one needs and the recipe leaves out
@@ -342,7 +342,9 @@ def _stages(
 
 def _stage(entry: object, grid: tuple[GridPoint, ...], model: str, path: str, source: Source) -> Stage:
     given = {"stage": entry} if isinstance(entry, str) else dict(section_any(entry, path, source))
-    name = given.pop("stage", None)
+    if "stage" not in given:
+        raise source.error(path, "the key `stage` is missing.", f"Add `stage:` with one of {', '.join(STAGES)}.")
+    name = given.pop("stage")
     if not isinstance(name, str):
         hint = f"Add `stage:` with one of {', '.join(STAGES)}."
         raise source.error(f"{path}.stage", f"unknown stage {quoted(name)}.", hint)

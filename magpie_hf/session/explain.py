@@ -42,28 +42,29 @@ class StageChange(NamedTuple):
         if self.rows is None or self.verdict == "kept":
             return _VERDICTS[self.verdict]
         computed, total = self.rows
+        cause = "" if self.reasons else ": their input changed"
         at_most = "at most " if self.is_bound else ""
         if self.verdict == "again":
             return f"runs again, {at_most or 'all '}{total:,} rows"
         if self.verdict == "new":
-            return f"runs on {at_most}{total:,} rows: it is new in the recipe"
+            return f"runs on {at_most}{total:,} rows: the stage is new in the recipe"
         if self.verdict == "left":
             return f"resumes: {at_most}{computed:,} of {total:,} rows are left"
         if not computed:
-            return "is collected again, no row runs"
+            return "is collected again; no row runs"
         if self.is_bound:
-            return f"runs on at most {computed:,} rows: their input is new"
+            return f"runs on at most {computed:,} rows{cause}"
         if computed == total:
-            return f"runs again, all {total:,} rows: their input is new"
-        return f"runs on {computed:,} of {total:,} rows: their input is new"
+            return f"runs again, all {total:,} rows{cause}"
+        return f"runs on {computed:,} of {total:,} rows{cause}"
 
 
 _VERDICTS = {
     "kept": "from the cache",
     "again": "runs again, all rows",
-    "rows": "runs on the rows with a new input",
+    "rows": "runs on the rows whose input changed",
     "left": "resumes: the run stopped before this stage was finished",
-    "new": "runs: it is new in the recipe",
+    "new": "runs: the stage is new in the recipe",
 }
 
 

@@ -98,8 +98,9 @@ def _add_counts(target: StageState, state: StageState, shard: str) -> None:
     """
     merged = target.merged.get(shard, MergedCounts())
     now = MergedCounts(state.counts.seconds if state.counts else 0.0, state.reopened)
-    target.counts = target.counts or Counts()
-    target.counts.seconds += now.seconds - merged.seconds
+    if state.counts is not None:  # batch and set stages count no rows
+        target.counts = target.counts or Counts()
+        target.counts.seconds += now.seconds - merged.seconds
     reopened = now.reopened - merged.reopened
     if reopened > 0:  # negative if the state of a shard was rebuilt
         target.reopened += reopened

@@ -1,4 +1,4 @@
-"""Stages: one file per stage, registered here."""
+"""The built-in stages, registered here by name."""
 
 from __future__ import annotations
 

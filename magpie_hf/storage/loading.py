@@ -53,8 +53,9 @@ def load_rows(
     except MagpieError:
         raise
     except Exception as error:
+        missing = "" if place.exists() else ", and is no path on this machine"
         raise DatasetError(
-            f"The dataset {quoted(path)} cannot be loaded: {quoted(error)}.",
+            f"The dataset {quoted(path)} cannot be loaded{missing}: {quoted(error)}.",
             hint="Give a run directory, a parquet, JSON or CSV file, a save_to_disk directory, or a Hub id.",
         ) from error
     return loaded
@@ -151,9 +152,14 @@ def _of_table(given: Any) -> Dataset:
     if package == "polars" and hasattr(given, "columns"):
         return datasets.Dataset.from_polars(given)
     raise ArgumentError(
-        f"A dataset is expected, not {type(given).__module__}.{type(given).__name__}.",
+        f"A dataset is expected, not {_type_name(given)}.",
         hint="Give a Dataset, a path, a Hub id, a DataFrame, or a list of rows (dicts).",
     )
+
+
+def _type_name(given: object) -> str:
+    module, name = type(given).__module__, type(given).__qualname__
+    return name if module == "builtins" else f"{module}.{name}"
 
 
 def with_row_columns(dataset: Dataset) -> Dataset:

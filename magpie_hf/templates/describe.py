@@ -65,17 +65,17 @@ def notes(template: ChatTemplate) -> list[str]:
 
 def _bos_note(template: ChatTemplate) -> str:
     if not template.bos:
-        return "No BOS: the tokenizer has none that it or the template uses."
+        return "Prompts have no BOS token: neither the tokenizer nor the template uses one."
     if not template.pre_query().bos:
-        return f"No BOS: neither the template nor the tokenizer puts {template.bos} in front."
+        return f"Prompts have no BOS token: neither the template nor the tokenizer adds {template.bos}."
     if not template.is_served_alike():
         return (
-            f"One BOS, {template.bos}, written by the template: a server that puts it in front by itself gives the first "
-            "word other tokens. Use an engine that takes token ids."
+            f"Prompts have one BOS token, {template.bos}, written by the template. A server that adds the BOS itself "
+            "tokenizes the first word differently. Use an engine that accepts token ids."
         )
     if template.tokenizer_adds_bos:
-        return f"One BOS, {template.bos}: left out of the text for servers that put it in front by themselves."
-    return f"One BOS, {template.bos}: written by the template; the tokenizer adds none."
+        return f"Prompts have one BOS token, {template.bos}. It is left out of the text for servers that add it themselves."
+    return f"Prompts have one BOS token, {template.bos}, written by the template; the tokenizer adds none."
 
 
 def _prompt_notes(template: ChatTemplate) -> list[str]:
@@ -83,19 +83,21 @@ def _prompt_notes(template: ChatTemplate) -> list[str]:
     return [
         _default_block_note(template),
         f"{slot.dropped!r} at the end is left out: it merges with the first word of a message into one token. The model "
-        "writes it first, and it is taken off."
+        "generates it first, and it is removed."
         if slot.dropped
         else "",
-        f"{slot.tail_text!r} at the end has other tokens before a message than at the end of a text: use an engine "
-        "that takes token ids."
+        f"{slot.tail_text!r} at the end is tokenized differently before a message than at the end of a text. Use an engine "
+        "that accepts token ids."
         if slot.tail_ids
         else "",
-        f"Dates are printed; fixed to {template.date}." if template.date else "",
-        "Message contents are given as lists of parts, as the template wants them." if template.takes_parts else "",
-        "The template cannot do without tools: it is given an empty list, and may print an empty block for it."
+        f"The template prints a date; it is fixed to {template.date}." if template.date else "",
+        "Message contents are passed as lists of parts, because the template requires it."
+        if template.takes_parts
+        else "",
+        "The template requires tools: an empty list is passed, for which it may print an empty block."
         if template.needs_tools
         else "",
-        "Texts that end a message have no token of their own: stops are texts."
+        "No special token ends a message, so the stop sequences are texts."
         if template.instruction_stops.plain_texts
         else "",
     ]
@@ -116,15 +118,15 @@ def _default_block_note(template: ChatTemplate) -> str:
     except TemplateError:
         return note + "."
     if blank == template.pre_query().text:
-        return f'{note}; system_prompt="" does not take it away.'
+        return f'{note}; system_prompt="" does not remove it.'
     return f'{note}; system_prompt="" leaves {blank!r}.'
 
 
 def _thinking_notes(template: ChatTemplate) -> list[str]:
     frame, opened = template.answer_frame, template.opened_think
-    head = f"Answers begin with {frame.head.strip()!r}; it is taken off." if frame.head.strip() else ""
+    head = f"Responses begin with {frame.head.strip()!r}, which is removed." if frame.head.strip() else ""
     if template.is_harmony:
-        return ["Harmony channels: a response's analysis becomes its reasoning, its final channel the answer."]
+        return ["Harmony format: the analysis channel becomes the reasoning, and the final channel the response."]
     if not (opened or template.can_think):
         return [head]
     opens = opened.opens or "reasoning" if opened else "no think block"
@@ -132,8 +134,8 @@ def _thinking_notes(template: ChatTemplate) -> list[str]:
         f"The template prints reasoning between {frame.tags.opens!r} and {frame.tags.closes!r}." if frame.tags else ""
     )
     return [
-        f"Can think; the response prompt opens {opens}. Instructions come without thinking: their prompts end before "
-        "the assistant's turn.",
+        f"The model can reason; the response prompt opens {opens}. Instructions are generated without reasoning: their "
+        "prompts end before the assistant's turn.",
         shown,
         head,
     ]
