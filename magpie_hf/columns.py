@@ -372,7 +372,9 @@ def missing_columns(
     unknown = [name for name in names if name not in known]
     hints = [_similar(name, [*present, *also], f' for "{name}"' if len(names) > 1 else "") for name in unknown]
     if written:
-        hints.append(f"Run magpie_hf.annotate(ds, [{', '.join(written)}]) first.")
+        hints.append(
+            f"Run magpie_hf.annotate(ds, [{', '.join(written)}]) first. In a recipe, put that stage before this one."
+        )
     else:
         hints.append(f"Columns: {', '.join(sorted(present)[:40]) or 'none'}.")
     return DatasetError(

@@ -168,6 +168,8 @@ ROW = [{"instruction": "Why?", "response": "So."}]
         (lambda to: magpie_hf.annotate(ROW, "quality", engine=5, output=to), "engine = '5'"),
         (lambda to: magpie_hf.annotate(ROW, "safety", guard=["a"], output=to), "guard = "),
         (lambda to: magpie_hf.annotate(ROW, 5, output=to), "'5' is not a list of annotations"),
+        (lambda to: magpie_hf.synthesize("demo", num_row=5, output=to), "synthesize has no argument 'num_row'"),
+        (lambda to: magpie_hf.annotate(ROW, "quality", judgemode="combined"), "annotate has no argument 'judgemode'"),
         (lambda to: magpie_hf.synthesize("demo", engine={"kind": "vllm"}, output=to), "is not the name of an engine"),
         (lambda to: magpie_hf.synthesize("demo", sampling="hot", output=to), "'hot' is not a sampling setting"),
         (lambda to: magpie_hf.synthesize("demo", sampling=[5], output=to), "'5' is not a sampling setting"),

@@ -86,7 +86,11 @@ def test_an_expression_keeps_these_rows(text, kept, nulls):
         ("qualty >= good", (ArgumentError, DatasetError), ["'qualty >= good'", 'Did you mean "quality"?']),
         ("qualty >= good and langage == 'EN'", DatasetError, ['"qualty"', '"langage"', '"language" for "langage"']),
         ("qualty >= gud", DatasetError, ['"qualty"', '"quality" for "qualty"']),
-        ("reward_difference > 0", DatasetError, ['Run magpie_hf.annotate(ds, ["reward_difference"]) first.']),
+        (
+            "reward_difference > 0",
+            DatasetError,
+            ['Run magpie_hf.annotate(ds, ["reward_difference"]) first.', "In a recipe, put"],
+        ),
         ("min_neighbor_distance > 0", DatasetError, ['["neighbors"]']),
         ("languag == 'EN'", DatasetError, ['Did you mean "language"?']),
         ("language > 3", ArgumentError, ["text", "a number"]),

@@ -70,8 +70,8 @@ def test_flags_wait_for_the_responses_they_look_at():
     ("stages", "words"),
     [
         (["responses", "reward", select("reward > 0")], "instruct_reward"),
-        (["responses"], "no condition to apply"),
-        (["responses", "quality", select(longest=5)], "no condition to apply"),
+        (["responses"], "No condition can be applied"),
+        (["responses", "quality", select(longest=5)], "No condition can be applied"),
         (
             ["responses", "quality", "reward", select("reward > 0"), "neighbors", select("quality >= good")],
             "see other rows",

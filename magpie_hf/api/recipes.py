@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import difflib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from ..engines import engine_class
+from ..engines import engine_class, engine_options
 from ..errors import ArgumentError, quoted
 from ..recipe.parts import JUDGE_MODES, ROLE_KEYS
 from ..recipe.schema import Recipe, load_recipe
@@ -88,6 +90,20 @@ def engine_section(kind: str | None, endpoint: str | Sequence[str] | None, optio
         key_env = options.get("api_key_env")
         kind = server_kind(addresses[0], None if key_env is None else str(key_env))
     return {"kind": kind or "transformers", **options, **({"endpoints": addresses} if addresses else {})}
+
+
+def check_options(options: Mapping[str, object], function: Callable[..., object], engine: object) -> None:
+    """Raise ArgumentError for a misspelled argument of a function, which would count as a setting of the engine."""
+    names = inspect.signature(function).parameters
+    known = {"endpoints"}
+    with contextlib.suppress(ArgumentError):
+        known |= engine_options(engine if isinstance(engine, str) else "transformers").keys()
+    for key in options.keys() - known:
+        close = difflib.get_close_matches(key, names, 1, 0.8)
+        if close:
+            raise ArgumentError(
+                f"{function.__name__} has no argument {quoted(key)}.", hint=f'Did you mean "{close[0]}"?', key=key
+            )
 
 
 def named_model(model: str | None, engine: str | None) -> str:

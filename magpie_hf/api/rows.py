@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack, overlo
 from ..errors import ArgumentError, quoted
 from ..session.status import run_facts
 from ..storage.loading import as_dataset, with_row_columns
-from .recipes import Annotations, ModelSettings, RowSource, annotation_recipe
+from .recipes import Annotations, ModelSettings, RowSource, annotation_recipe, check_options
 from .synthesis import run
 
 
@@ -78,6 +78,7 @@ def annotate(
     Raises:
         MagpieError: see `magpie_hf.errors`; a RunStopped can be resumed with the same call.
     """
+    check_options(engine_options, annotate, engine)
     recipe, rows = annotation_recipe(
         dataset,
         annotations,

@@ -27,7 +27,7 @@ from ..storage.disk import named_disk_errors
 from ..storage.keys import content_fingerprint
 from ..storage.loading import as_dataset, load_rows, with_row_columns
 from ..storage.rundir import RunDir
-from .recipes import RowSource, Sampling, synthesis_recipe
+from .recipes import RowSource, Sampling, check_options, synthesis_recipe
 
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def synthesize(
     Raises:
         MagpieError: see `magpie_hf.errors`; a RunStopped can be resumed with the same call.
     """
+    check_options(engine_options, synthesize, engine)
     recipe = synthesis_recipe(
         model,
         num_rows=num_rows,

@@ -70,8 +70,8 @@ def lean_order(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     if not any(isinstance(stage, Select) for stage in early):
         why = f" ({'; '.join(dict.fromkeys(reasons))})" if reasons else ""
         raise ArgumentError(
-            f"order: lean has no condition to apply before responses{why}.",
-            hint="It needs a selection with conditions on the instruction: quality, difficulty, duplicates, language. "
+            f"No condition can be applied before the responses{why}.",
+            hint="order: lean needs a selection with conditions on the instruction: quality, difficulty, duplicates, language. "
             "Otherwise use order: paper.",
         )
     return (*early, *late)

@@ -10,9 +10,12 @@ import numpy.typing as npt
 
 from ..columns import REGISTER, Column, columns_of
 from ..errors import DatasetError
+from ..storage.loading import as_dataset
 
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from datasets import Dataset
 
 
@@ -33,8 +36,10 @@ class Agreement(TypedDict):
     table: list[list[int]]
 
 
-def agreement(first: Dataset, second: Dataset, columns: Sequence[str] | None = None) -> dict[str, Agreement]:
-    """Compare the labels of two datasets row by row, joined by `uuid`.
+def agreement(
+    first: Dataset | str | Path, second: Dataset | str | Path, columns: Sequence[str] | None = None
+) -> dict[str, Agreement]:
+    """Compare the labels of two datasets (or paths, or Hub ids) row by row, joined by `uuid`.
 
     Returns column to {rows, agreement, kappa, weighted_kappa, nulls_first, nulls_second, labels, table}: `rows` with a
     label in both; kappas from -1 to 1, null if all rows have the same label; `weighted_kappa` (quadratic) for ordered
@@ -44,6 +49,7 @@ def agreement(first: Dataset, second: Dataset, columns: Sequence[str] | None = N
     Raises:
         DatasetError: a dataset has no `uuid`, or they have no row or no annotation in common.
     """
+    first, second = as_dataset(first), as_dataset(second)
     for dataset in (first, second):
         if "uuid" not in dataset.column_names:
             raise DatasetError("Rows are compared by uuid, but a dataset has no such column.", column="uuid")

@@ -259,6 +259,8 @@ def test_nulls_are_counted_and_left_out_and_one_label_has_no_kappa():
     ]
     assert (found["rows"], found["nulls_first"], found["nulls_second"], found["agreement"]) == (2, 1, 1, 0.5)
     assert agreement(annotated(["good"] * 3), annotated(["good"] * 3))["input_quality"]["kappa"] is None
+    with pytest.raises(DatasetError, match="no/such"):
+        agreement("./no/such", annotated(["good"]))
     with pytest.raises(DatasetError, match="share no row"):
         agreement(annotated(["good"]), annotated(["good"]).map(lambda row: {"uuid": "x"}))
     with pytest.raises(DatasetError, match="no annotation"):
