@@ -1,7 +1,7 @@
-"""The register of columns: who writes each one, what it holds, and where it is shown.
+"""The register of columns: the annotation that writes each column, its content, and where it is shown.
 
 Statistics, the HTML page, cards, agreement, the released order, conditions and error hints all read this register. A
-column that is not listed here brings its entry along: `Column.feature` stores it in the feature of the dataset, where
+column that is not listed here has its own entry: `Column.feature` stores the entry in the feature of the dataset, where
 it stays through map, filter, Parquet files and the Hub. Rubrics do this by themselves.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datasets import Features, Value
 
 Kind: TypeAlias = Literal["text", "label", "number", "flag", "flags", "list", "struct", "error", "model"]
-"""What a column holds: "flags" is a struct of booleans, "list" a list of labels, "error" a code that says why an
+"""The content of a column: "flags" is a struct of booleans, "list" a list of labels, "error" a code that says why an
 annotation failed, "model" the name of the model that made the annotation."""
 DTYPES: dict[str, str] = {
     "text": "string", "label": "string", "error": "string", "model": "string", "number": "float64", "flag": "bool",
@@ -30,11 +30,11 @@ DTYPES: dict[str, str] = {
 GENERATION_STAGES = ("instructions", "responses", "turns", "preference_responses", "preference")
 """Stages that generate the texts themselves: hints do not suggest them as annotations."""
 NEED_SETTINGS = ("novelty", "decontamination")
-"""Annotations that compare with other datasets, so that a report cannot suggest them by name alone."""
+"""Annotations that need the name of another dataset; reports do not suggest them, because a name alone is not enough."""
 SHAREGPT = "conversations"
-"""ShareGPT's form of a conversation (from/value), in the released datasets and in foreign ones; read, never written.
+"""The column of conversations in ShareGPT format (from/value), in the Magpie releases and other datasets; read, never written.
 
-Beside `messages` it misleads trainers: TRL's SFTTrainer takes it instead of `messages` and keeps the roles human and gpt.
+Next to `messages` it misleads trainers: TRL's SFTTrainer uses it instead of `messages` and keeps the roles human and gpt.
 """
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind) if kind in DTYPES}
 _MARK = "magpie_hf:"
@@ -45,10 +45,10 @@ _MOST_LABELS = 1000
 class Column:
     """An entry of the register.
 
-    - `kind`: what the column holds. `labels`: its labels in order, the lowest first; empty if they have no order.
+    - `kind`: the type of its content. `labels`: its labels in order, the lowest first; empty if they have no order.
     - `title`, `unit`: for charts and tables. `alias`: another name for it in conditions.
     - `writer`: the annotation or stage that writes it: a name, or `module:Class`.
-    - `released`: its place in the released Magpie datasets, from 1.
+    - `released`: its position among the columns of the released Magpie datasets, from 1.
     - `report`, `card`, `agreement`: whether statistics and reports, dataset cards, and `agreement` include it.
     """
 
@@ -66,14 +66,14 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """The title, or the name in words."""
+        """The title, else a title made from the name of the column."""
         return self.title or self.name.replace("_", " ").capitalize()
 
     def feature(self, dtype: str | None = None, *, annotation: str | None = None) -> Value | list[Value]:
         """Return the `datasets` feature of the column, with the entry stored in it.
 
-        `dtype`: e.g., "int64" for a number. `annotation`: how `annotate` is asked for it, as Python code, for hints; by
-        default the writer's name.
+        `dtype`: e.g., "int64" for a number. `annotation`: the argument of `annotate` that adds the column, as Python
+        code, for hints; by default the name of the writer.
 
         Raises:
             ArgumentError: the column is a struct, in which no entry can be stored.
@@ -81,14 +81,14 @@ class Column:
         from datasets import Value
 
         if dtype is None and self.kind not in DTYPES:
-            raise ArgumentError(f'The column "{self.name}" is of kind {self.kind}, which has no single type.')
+            raise ArgumentError(f'The column "{self.name}" is of kind "{self.kind}", so its entry cannot be stored.')
         if annotation or self.writer:
             _ANNOTATIONS[self.name] = annotation or json.dumps(self.writer)
         value = Value(dtype or DTYPES[self.kind], id=_MARK + json.dumps(self._stored(), ensure_ascii=False))
         return [value] if self.kind == "list" else value
 
     def _stored(self) -> dict[str, object]:
-        """Return what the feature stores: the fields that differ from their defaults."""
+        """Return the part of the entry that the feature stores: the fields that differ from their defaults."""
         fields = (field for field in dataclasses.fields(self) if field.name not in ("name", "alias", "released"))
         given = {
             field.name: getattr(self, field.name) for field in fields if getattr(self, field.name) != field.default
@@ -96,7 +96,7 @@ class Column:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
     def fits(self, feature: object) -> bool:
-        """Tell whether a feature holds what the entry says: a column of the same name may be someone else's."""
+        """Return whether a feature has the type of this entry; another dataset may use the same name differently."""
         if self.kind == "flags":
             return isinstance(feature, Mapping) and all(_dtype(inner) == "bool" for inner in feature.values())
         if self.kind == "struct":
@@ -111,7 +111,7 @@ class Column:
 
 _STRINGS = ("string", "large_string", "string_view")
 _ANNOTATIONS: dict[str, str] = {}
-"""How `annotate` is asked for columns that rubrics and stages outside the register have declared in this process."""
+"""By column: the argument of `annotate` that adds it, for columns of rubrics and stages that the register does not list."""
 
 
 def _dtype(feature: object) -> str:
@@ -127,7 +127,7 @@ def _entries(feature: object) -> object:
 
 
 def stored_column(name: str, feature: object) -> Column | None:
-    """Return the entry that a column's feature stores, or None if there is none that can be used."""
+    """Return the entry that the feature of a column stores; None if it stores none or an invalid one."""
     inner = _entries(feature)
     given = getattr(feature if inner is None else inner, "id", None)
     if not isinstance(given, str) or not given.startswith(_MARK):
@@ -154,7 +154,7 @@ def types_without_entries(features: Features) -> object:
 
 
 def _checked(name: str, raw: Mapping[str, object]) -> Column | None:
-    """Return a stored entry as a `Column`; it may come from anyone's dataset."""
+    """Return a stored entry as a `Column`, None if it is invalid: it may come from an untrusted dataset."""
     kind, labels = _KINDS.get(str(raw.get("kind", "text"))), raw.get("labels", [])
     if kind is None or not isinstance(labels, list) or len(labels) > _MOST_LABELS:
         return None
@@ -166,9 +166,9 @@ def _checked(name: str, raw: Mapping[str, object]) -> Column | None:
 
 
 def columns_of(features: Mapping[str, object]) -> dict[str, Column]:
-    """Return the entries of a dataset's columns, in the order of the register, those that it does not list last.
+    """Return the entries of the columns of a dataset: first in the order of the register, then columns of others.
 
-    Columns that no entry describes, or whose type is not the entry's, are left out.
+    Columns without an entry, or with another type than their entry, are left out.
     """
     found: dict[str, Column] = {}
     for name in [
@@ -182,7 +182,7 @@ def columns_of(features: Mapping[str, object]) -> dict[str, Column]:
 
 
 def scales_of(features: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
-    """Return the ordered labels, the lowest first, of each column of a dataset that has them."""
+    """Return the ordered labels, the lowest first, of each column of a dataset that has ordered labels."""
     return {name: column.labels for name, column in columns_of(features).items() if column.labels}
 
 
@@ -332,9 +332,9 @@ REGISTER: dict[str, Column] = {
 }  # fmt: skip
 """The columns of the package by name, in the order in which reports show them."""
 SCALES: dict[str, tuple[str, ...]] = {name: column.labels for name, column in REGISTER.items() if column.labels}
-"""Ordered labels of the register's columns, the lowest first."""
+"""Ordered labels of the columns in the register, the lowest first."""
 ALIASES: dict[str, str] = {column.alias: name for name, column in REGISTER.items() if column.alias}
-"""Other names of columns in conditions."""
+"""Other names of columns that conditions can use, and the columns that they mean."""
 RELEASED: tuple[str, ...] = tuple(
     name for _, name in sorted((column.released, name) for name, column in REGISTER.items() if column.released)
 )
@@ -343,7 +343,7 @@ releases (raw and filtered)."""
 
 
 def annotation_calls() -> dict[str, str]:
-    """Return column to annotation, as Python code for `annotate`, of all columns that an annotation is known to write."""
+    """Return for each column the annotation that adds it, as Python code for `annotate`, if it is known."""
     own = {name: json.dumps(c.writer) for name, c in REGISTER.items() if c.writer not in GENERATION_STAGES}
     return {**_ANNOTATIONS, **own}
 
@@ -351,11 +351,11 @@ def annotation_calls() -> dict[str, str]:
 def missing_columns(
     readers: Mapping[str, Sequence[str]], present: Sequence[str], also: Sequence[str] = ()
 ) -> DatasetError:
-    """Return the error for columns that a dataset lacks, all of them at once.
+    """Return one error for all columns that a dataset lacks.
 
-    `readers`: each missing column with what reads it (as 'the stage "quality"'). `present`: the dataset's columns;
-    `also`: other names that a column can be called by. The hint says which annotation writes a column, or which name is
-    similar.
+    `readers`: each missing column with what reads it, e.g., 'the stage "quality"'. `present`: the columns of the
+    dataset. `also`: other names that conditions can use for columns. The hint names the annotation that adds the
+    column, or a similar name.
     """
     names = list(readers)
     who = list(dict.fromkeys(reader for given in readers.values() for reader in given))
@@ -387,12 +387,12 @@ def missing_columns(
 
 
 def _similar(name: str, known: Sequence[str], which: str) -> str:
-    # The texts themselves are not written by an annotation: "base_response" is not a similar name of "response".
+    # No annotation adds instruction or response, so names such as "base_response" are not suggested for them.
     others: Iterable[str] = () if name in ("instruction", "response") else annotation_calls()
     close = difflib.get_close_matches(name, sorted({*known, *others}), n=1, cutoff=0.6)
     return f'Did you mean "{close[0]}"{which}?' if close else ""
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names as a sentence lists them: a, b and c."""
+    """Join names for a sentence: "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

@@ -2,9 +2,9 @@
 
     MagpieError
     ├── ArgumentError           (ValueError)       an argument is invalid
-    ├── RecipeError             (ValueError)       a recipe is invalid: file, line, key
-    ├── DatasetError            (ValueError)       a dataset lacks what a stage reads
-    ├── TemplateError           (ValueError)       a chat template gives no usable prompt
+    ├── RecipeError             (ValueError)       a recipe is invalid; names file, line and key
+    ├── DatasetError            (ValueError)       a dataset lacks columns or values that a stage reads
+    ├── TemplateError           (ValueError)       a chat template is missing or cannot be used
     ├── ModelError              (OSError)          a model or tokenizer cannot be loaded
     ├── DependencyError         (ImportError)      an optional package is missing
     ├── StorageError            (OSError)          a journal, cache or run directory cannot be read or written
@@ -13,16 +13,16 @@
     ├── EngineError             (RuntimeError)
     │   ├── CapabilityError                        the engine does not support what is requested
     │   ├── ModelMismatchError                     the server serves another model than the requested one
-    │   ├── PromptMismatchError                    the server counts other prompt tokens than the tokenizer
+    │   ├── PromptMismatchError                    the server and the tokenizer count different prompt tokens
     │   ├── EngineUnavailableError (ConnectionError)   no endpoint responds
-    │   └── EngineDiedError                        the engine's process ended
+    │   └── EngineDiedError                        the process that runs the model ended
     └── RunStopped              (RuntimeError)     the run stopped early and can be resumed
-        ├── BudgetExceeded
-        ├── TooManyFailures
-        ├── NothingUsable
-        └── RowsPending
+        ├── BudgetExceeded                         a budget is used up
+        ├── TooManyFailures                        most of the recent requests failed
+        ├── NothingUsable                          almost all instructions were rejected
+        └── RowsPending                            some rows only had transient failures
 
-`message` says what is wrong, `where` says where, `hint` says what to do, and `data` has the values for programs.
+`message` describes the problem, `where` its location, `hint` the remedy, and `data` has the values for programs.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 class MagpieError(Exception):
     """Base of all errors of magpie_hf.
 
-    Attributes: `message` (what is wrong), `where` (file, line, key, row; or None), `hint` (what to do; or None),
-    `data` (the values concerned, by name).
+    Attributes: `message` (the problem), `where` (file, line, key, row; or None), `hint` (what to do; or None), `data`
+    (the values that the error is about, by name).
     """
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None, **data: Any) -> None:
@@ -91,7 +91,7 @@ class DatasetError(MagpieError, ValueError):
 
 
 class TemplateError(MagpieError, ValueError):
-    """A chat template is missing, or has no prompt that a user message can follow."""
+    """A chat template is missing, or cannot be used: it has no position where a user message starts."""
 
 
 class ModelError(MagpieError, OSError):
@@ -99,7 +99,7 @@ class ModelError(MagpieError, OSError):
 
 
 class DependencyError(MagpieError, ImportError):
-    """An optional package is missing; the hint has the pip line."""
+    """An optional package is missing; the hint has the pip command."""
 
 
 class StorageError(MagpieError, OSError):
@@ -107,7 +107,7 @@ class StorageError(MagpieError, OSError):
 
 
 class HubError(MagpieError, OSError):
-    """The Hub rejects a request or cannot be reached. Finished work is kept; the same command resumes."""
+    """The Hub rejects a request or cannot be reached. Finished rows are kept; run the same command again to resume."""
 
 
 class RunLockedError(MagpieError, RuntimeError):
@@ -119,19 +119,19 @@ class EngineError(MagpieError, RuntimeError):
 
 
 class CapabilityError(EngineError):
-    """The engine does not support what is requested; raised at the start, before any row is paid for."""
+    """The engine does not support what is requested; raised at startup, before any row is generated."""
 
 
 class ModelMismatchError(EngineError):
-    """The server serves another model than the requested one, or changed it during the run."""
+    """The server serves another model than the requested one, or its model changed during the run."""
 
 
 class PromptMismatchError(EngineError):
-    """The server counts other prompt tokens than the tokenizer does."""
+    """The server counts a different number of prompt tokens than the tokenizer."""
 
 
 class EngineUnavailableError(EngineError, ConnectionError):
-    """No endpoint responds, or none has for `max_outage_s`."""
+    """No endpoint responds at startup, or no endpoint has responded for `max_outage_s` seconds."""
 
 
 class EngineDiedError(EngineError):
@@ -139,7 +139,7 @@ class EngineDiedError(EngineError):
 
 
 class RunStopped(MagpieError, RuntimeError):
-    """The run stopped early. Finished rows are kept; the same command resumes the run."""
+    """The run stopped early. Finished rows are kept; run the same command again to resume."""
 
 
 class BudgetExceeded(RunStopped):
@@ -147,12 +147,12 @@ class BudgetExceeded(RunStopped):
 
 
 class TooManyFailures(RunStopped):
-    """Most of the last requests failed."""
+    """Most of the recent requests failed."""
 
 
 class NothingUsable(RunStopped):
-    """(Almost) no instruction of the model is accepted; `data` has the counted reasons."""
+    """All or almost all instructions of the model were rejected; `data` has the number of rejections by reason."""
 
 
 class RowsPending(RunStopped):
-    """Some rows had only transient failures and are not finished."""
+    """Some rows only had transient failures and are not finished."""

@@ -136,7 +136,7 @@ def test_rows_can_be_turned_into_arrow_on_disk(tiny_model_dir, tmp_path):
 
 
 def test_without_a_model_the_demo_is_named_and_not_run():
-    with pytest.raises(ArgumentError, match="No model is named") as caught:
+    with pytest.raises(ArgumentError, match="No model is given") as caught:
         magpie_hf.synthesize(num_rows=3)
     assert '"demo"' in caught.value.hint
 
@@ -199,12 +199,12 @@ def test_a_text_with_a_colon_is_a_text_for_set():
         ({"engine": "Qwen/Qwen2.5-7B-Instruct"}, 'judge="…" (--judge)'),
         ({"engine": {"model": "demo", "kind": "tgi"}}, 'judge={"model": …, "engine": {"kind": "vllm"}}'),
         ({"judge": "combined"}, 'judge_mode="combined" (--judge-mode combined)'),
-        ({"model": "demo"}, "judge=… (--judge), and the one whose tokenizer counts tokens as tokenizer=…"),
+        ({"model": "demo"}, "judge=… (--judge), and the model whose tokenizer counts tokens as tokenizer=…"),
         (
             {"judge": "demo", "guard": {"model": "demo", "kind": "vllm"}},
             'guard={"model": …, "engine": {"kind": "vllm"',
         ),
-        ({"judge": "demo", "tokenizer": "demo"}, "Add lengths to the annotations"),
+        ({"judge": "demo", "tokenizer": "demo"}, 'Add "lengths" to the annotations'),
     ],
     ids=[
         "a model as engine",

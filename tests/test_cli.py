@@ -112,7 +112,7 @@ def test_synthesize_needs_no_recipe(null, tiny_model_dir, place):
 def test_without_a_model_the_demo_is_named_and_not_run(arguments):
     said = cli(*arguments)
     assert said.code == 1
-    assert "No model is named" in said.err
+    assert "No model is given" in said.err
     assert '"demo"' in said.err
 
 
@@ -134,7 +134,7 @@ def test_a_stage_that_the_recipe_lacks_is_named_with_those_that_it_has(recipe, p
     assert "The recipe has no stage 'respones'" in said.err
     assert 'Did you mean "responses"?' in said.err
     assert (
-        "is a stage; name one of its settings"
+        "is a stage, so one of its settings must be given"
         in cli("run", recipe(), "--set", "stages.responses=5", "--output", place).err
     )
 
@@ -208,7 +208,7 @@ def test_a_budget_stops_with_75_and_a_larger_one_goes_on(recipe, place, null):
     assert "max_tokens_total = 1,200" in said.err
     shown = cli("status", place).out
     assert re.search(r"budget: max_tokens_total = 1,200, [\d,]+ tokens used \(\d+%\)", shown)
-    assert "stopped by budget.max_tokens_total in stage responses" in shown
+    assert "stopped by budget.max_tokens_total in the stage responses" in shown
     assert cli("run", recipe(), "--output", place).code == 0
     assert len(set(null.log)) == len(null.log)
 
@@ -310,7 +310,7 @@ def test_retry_opens_rows_and_makes_them(recipe, place, null):
     assert said.code == 0
     assert "responses: 1 rows reopened" in said.out
     assert len(null.log) == 1
-    assert "No row finished" in cli("retry", place, "--errors", "too_long").out
+    assert "No rows have these codes" in cli("retry", place, "--errors", "too_long").out
 
 
 def test_a_retry_that_was_interrupted_goes_on_by_the_command_it_printed(recipe, place, null):

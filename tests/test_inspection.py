@@ -324,11 +324,11 @@ def test_status_shows_the_stages_of_earlier_settings_under_a_heading(make, tmp_p
         ("instructions", True), ("responses", True), ("responses", False), ("lengths", False),
     ]  # fmt: skip
     lines = [line.split()[:2] for line in here("status", tmp_path / "run").splitlines() if line]
-    heading = lines.index(["with", "earlier"])
+    heading = lines.index(["stages", "of"])
     assert [line[0] for line in lines[heading - 2 : heading + 3]] == [
         "instructions",
         "responses",
-        "with",
+        "stages",
         "responses",
         "lengths",
     ]
@@ -352,7 +352,7 @@ def test_a_rate_is_known_from_the_third_row_on_and_is_of_one_moment(make, null, 
         responses.status = "running"
         responses.counts = Counts(total=40)  # as saved when the stage begins
         run_dir.save()
-        assert "rows left, estimating the time" in here("status", tmp_path / "run")
+        assert "rows remaining, estimating the time" in here("status", tmp_path / "run")
         responses.counts = Counts(total=40, done=3, seconds=6.0)
         run_dir.save()
         stage = by_name(run_status(tmp_path / "run"))["responses"]

@@ -74,7 +74,7 @@ def test_flags_wait_for_the_responses_they_look_at():
         (["responses", "quality", select(longest=5)], "No condition can be applied"),
         (
             ["responses", "quality", "reward", select("reward > 0"), "neighbors", select("quality >= good")],
-            "see other rows",
+            "receive other rows",
         ),
     ],
 )

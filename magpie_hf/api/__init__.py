@@ -1,1 +1,1 @@
-"""The public functions: `synthesize`, `run`, `annotate`, `select`, `report`, `push_to_hub` and the like."""
+"""The public functions: `synthesize`, `run`, `annotate`, `select`, `report`, `push_to_hub` and others."""

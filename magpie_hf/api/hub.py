@@ -57,20 +57,20 @@ def push_to_hub(
     Args:
         dataset: A Dataset, a DatasetDict of splits, a table or list of rows, or a path or Hub id. For a run directory,
             its subsets, recipe, funnel and, under `.magpie/`, its finished rows are published too.
-        repo_id: "namespace/name"; without a namespace, your own.
+        repo_id: "namespace/name". Without a namespace, the account that is logged in is used.
         config_name: The config of the rows.
         split: The name of the split, if one Dataset is given.
-        private: Make the repository private, if it is created now.
+        private: Whether a new repository is private. Existing repositories are not changed.
         gated: "auto" or "manual": users must request access; False removes the gate.
-        revision: A branch; created if it does not exist.
+        revision: The branch to push to; created if it does not exist.
         create_pr: Push to a new pull request.
-        license: A Hub license id, if the model's is not known.
-        state: Whether to publish a run's finished rows, so that `resume_from_hub` can resume it.
+        license: A Hub license id. Required if the license of the model is not known.
+        state: Whether to publish a run's finished rows, so that `resume_from_hub` can resume the run.
         retry_timeout_s: How long to retry while the Hub cannot be reached (default: ten minutes).
 
     Raises:
-        ArgumentError: a name is invalid, or the license must be given.
-        HubError: no login, no write access, or the Hub cannot be reached; says how to resume.
+        ArgumentError: a name is invalid, or the license of the model is not known and `license` is not given.
+        HubError: you are not logged in, have no write access, or the Hub cannot be reached; the hint says how to resume.
     """
     check_names(config_name, [split])
     settings = PushSettings(
@@ -126,7 +126,7 @@ def _push_run(place: Path, settings: PushSettings) -> str:
 
 
 def _subsets(run_dir: RunDir, settings: PushSettings) -> Iterator[ConfigFiles]:
-    """Yield what a finished run publishes: its subsets, and its rows."""
+    """Yield the configs that a finished run publishes: its subsets, then its dataset."""
     place = run_dir.path
     for config, saved in run_dir.state.subsets.items():
         if config == settings.config:
@@ -140,7 +140,9 @@ def _subsets(run_dir: RunDir, settings: PushSettings) -> Iterator[ConfigFiles]:
             yield subset
     output = run_dir.state.output
     if output is not None and not output.rows:
-        logger.warning("The run's dataset has no rows, as none met its conditions: only its subsets are published.")
+        logger.warning(
+            "The dataset of the run has no rows: no row met its conditions. Only the subsets are published."
+        )
         return
     known, funnel = run_facts(place)
     files = list(output.files) if output is not None else []
@@ -172,24 +174,24 @@ def resume_from_hub(
 ) -> Dataset:
     """Resume a run on this machine from its state on the Hub, and return its Dataset.
 
-    Finished rows, rejected ones included, are not generated again. Settings that differ from machine to machine are not
-    on the Hub: give the endpoints, and the path of a local model, as `overrides`.
+    Finished rows, including rejected ones, are not generated again. Settings that depend on the machine are not saved
+    on the Hub: give the URLs of endpoints and the path of a local model as `overrides`.
 
     Args:
         repo_id: The repository that the run was pushed to.
-        run: The name of the run, if the repository has several.
+        run: The name of the run. Required if the repository has several runs.
         output: The run directory. Default: one in the Hugging Face cache.
-        revision: Branch, pull request or commit to read; results are pushed to the same branch.
-        overrides: As in `run`: {"engine.endpoints": ["http://localhost:8080"], "num_rows": 20_000}.
-        push: Whether the run continues to be published to the repository.
+        revision: Branch, pull request or commit to read; results are pushed to the same branch or pull request.
+        overrides: As in `run`, e.g., {"engine.endpoints": ["http://localhost:8080"], "num_rows": 20_000}.
+        push: Whether to continue to publish the run to the repository.
         accept_failures: As in `synthesize`; so are the following arguments.
         allow_mixed: Continue even if the server changes its model during the run.
-        force: Run in `output` even if it holds the run of another recipe, whose dataset is then replaced.
-        take_over: Take the run directory from the process that owns it, at once.
+        force: Run in `output` even if it contains the run of another recipe; the dataset of that run is replaced.
+        take_over: Take over the run directory immediately, even if another process owns it.
         show_progress: Show a progress bar.
 
     Raises:
-        ArgumentError: there are several runs and `run` is not given.
+        ArgumentError: the repository has several runs and `run` is not given.
         HubError: the repository cannot be read, or has no run.
     """
     fetched = fetch_run(
@@ -208,7 +210,7 @@ def resume_from_hub(
 
 
 class FetchedRun(NamedTuple):
-    """A run whose state was downloaded: its recipe with overrides, its directory, and which shard it is."""
+    """A run whose state was downloaded: its recipe with overrides, its directory, and its shard ("i/n" or None)."""
 
     recipe: Recipe
     run_dir: Path
@@ -240,6 +242,6 @@ def fetch_run(
 
 
 def _push_section(repo_id: str, revision: str | None, state: RunState) -> dict[str, object]:
-    """Return the recipe's `push` of a resumed run: the settings that were recorded, with this repository."""
+    """Return the `push` section for the recipe of a resumed run: the recorded settings, with this repository."""
     section = state.push.given if state.push else {}
     return {**section, "repo": repo_id, **({"revision": revision} if revision else {})}

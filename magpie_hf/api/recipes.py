@@ -53,7 +53,7 @@ def synthesis_recipe(
     budget: Mapping[str, object] | None = None,
     overrides: Mapping[str, object] | None = None,
 ) -> Recipe:
-    """Return the recipe that `synthesize` runs; arguments as there, `overrides` as in `load_recipe`."""
+    """Return the recipe of a call of `synthesize` with these arguments; `overrides` as in `load_recipe`."""
     raw: Section = {
         "name": "synthesize",
         "model": named_model(model, engine),
@@ -76,11 +76,11 @@ def _synthesis_stages(turns: int, sampling: SamplingParams | Mapping[str, object
 
 
 def engine_section(kind: str | None, endpoint: str | Sequence[str] | None, options: Mapping[str, object]) -> Section:
-    """Return a recipe's `engine`. Without a name: "transformers", or with `endpoint` what is found to be served there."""
+    """Return the `engine` section of a recipe. Default kind: that of the server at `endpoint`, else "transformers"."""
     if kind is not None and not isinstance(kind, str):
         raise ArgumentError(
             f"engine = {quoted(kind, 60)} is not the name of an engine.",
-            hint='Give its settings as arguments, as engine="transformers", devices=[0, 1].',
+            hint='Give its settings as arguments, e.g., engine="transformers", devices=[0, 1].',
             key="engine",
         )
     addresses = [endpoint] if isinstance(endpoint, str) else list(endpoint or ())
@@ -107,15 +107,15 @@ def check_options(options: Mapping[str, object], function: Callable[..., object]
 
 
 def named_model(model: str | None, engine: str | None) -> str:
-    """Return the model's name; without one, an error instead of a dataset of the bundled toy model.
+    """Return the name of the model; only the engine "demo" has a default model.
 
     Raises:
-        ArgumentError: no model is named.
+        ArgumentError: no model is given, so that nobody generates a dataset with the bundled demo model by mistake.
     """
     if not model and engine != "demo":
         raise ArgumentError(
-            "No model is named.",
-            hint='Give a Hub id or a directory (model=…, --model …), or "demo", the bundled one for trying things out.',
+            "No model is given.",
+            hint='Give a Hub id or a directory (model=…, --model …), or "demo" for the bundled demo model.',
             key="model",
         )
     return model or "demo"
@@ -127,7 +127,7 @@ def _plain_sampling(given: Sampling) -> Section:
     if not isinstance(given, (SamplingParams, Mapping)):
         raise ArgumentError(
             f"{quoted(given, 60)} is not a sampling setting.",
-            hint='Give a mapping, as {"temperature": 1.0, "top_p": 0.95}, or SamplingParams.',
+            hint='Give a mapping, e.g., {"temperature": 1.0, "top_p": 0.95}, or SamplingParams.',
             key="sampling",
         )
     return given.to_dict() if isinstance(given, SamplingParams) else dict(given)
@@ -158,7 +158,7 @@ def annotation_recipe(
     seed: int = 0,
     budget: Mapping[str, object] | None = None,
 ) -> tuple[Recipe, Dataset | None]:
-    """Return the recipe that `annotate` runs, and the rows if they were given from Python; arguments as there."""
+    """Return the recipe that `annotate` runs, and the rows if they were given in memory; arguments as in `annotate`."""
     _check_spelling(judge, engine)
     stages = _annotation_stages(annotations, tokenizer)
     sections = {name: _role_section(given, name) for name, given in _without_none(
@@ -167,7 +167,7 @@ def annotation_recipe(
     if judge_mode != "separate":
         sections["judge"] = {**sections.get("judge", {}), "mode": judge_mode}
     if sections.get("judge", {}).get("model") == "demo" and model is None:
-        model = "demo"  # guard, reward model and embedder are the demo ones too
+        model = "demo"  # with it, the guard, the reward model and the embedder are demo models too
     rows = None if isinstance(dataset, (str, Path)) else as_dataset(dataset)
     raw: Section = {
         "name": "annotate",
@@ -185,15 +185,15 @@ def _annotation_stages(annotations: Annotations, tokenizer: str | None) -> list[
     if not isinstance(entries, Sequence) or not all(isinstance(entry, (str, Mapping)) for entry in entries):
         raise ArgumentError(
             f"{quoted(annotations, 60)} is not a list of annotations.",
-            hint='Give names or mappings, as ["quality", {"stage": "language", "languages": ["EN", "DE"]}].',
+            hint='Give names or mappings, e.g., ["quality", {"stage": "language", "languages": ["EN", "DE"]}].',
             key="annotations",
         )
     stages: list[Section] = [{"stage": entry} if isinstance(entry, str) else dict(entry) for entry in entries]
     counting = [stage for stage in stages if stage.get("stage") == "lengths"]
     if tokenizer is not None and not counting:
         raise ArgumentError(
-            f"tokenizer = {quoted(tokenizer)} is used by the annotation lengths only, which is not among these.",
-            hint="Add lengths to the annotations, or leave the tokenizer out.",
+            f'tokenizer = {quoted(tokenizer)} is only used by the annotation "lengths", which is not requested.',
+            hint='Add "lengths" to the annotations, or remove the tokenizer.',
             key="tokenizer",
         )
     for stage in counting if tokenizer is not None else ():
@@ -202,11 +202,11 @@ def _annotation_stages(annotations: Annotations, tokenizer: str | None) -> list[
 
 
 def _check_spelling(judge: ModelSettings | None, engine: object) -> None:
-    """Raise ArgumentError for a model in the place of the engine, and for a mode in the place of the judge."""
+    """Raise ArgumentError if `engine` names a model, or if `judge` names a mode ("separate", "combined")."""
     if judge in JUDGE_MODES:
         raise ArgumentError(
-            f'judge = "{judge}" is not a model; it is a mode of judging.',
-            hint=f'Write judge_mode="{judge}" (--judge-mode {judge}); judge names the model that judges.',
+            f'judge = "{judge}" is not a model. It is a value of judge_mode.',
+            hint=f'Write judge_mode="{judge}" (--judge-mode {judge}), and give the model as judge.',
             key="judge",
         )
     if engine is None or engine == "demo":
@@ -216,27 +216,27 @@ def _check_spelling(judge: ModelSettings | None, engine: object) -> None:
             return
     raise ArgumentError(
         f"engine = {quoted(engine, 60)} is not an engine.",
-        hint="engine is transformers, vllm, tgi or openai, as in synthesize. Name the model that judges as "
+        hint="Engines: transformers, vllm, tgi and openai. Give the judge model as "
         'judge="…" (--judge), or with settings: judge={"model": …, "engine": {"kind": "vllm"}}.',
         key="engine",
     )
 
 
 def _role_section(given: object, role: str) -> Section:
-    """Return a role's recipe section."""
+    """Return the recipe section of a role, e.g., of the judge."""
     if isinstance(given, str):
         return {"model": given}
     if not isinstance(given, Mapping):
         raise ArgumentError(
-            f"{role} = {quoted(given, 60)} cannot be used.",
-            hint=f'Give a model\'s name, or a mapping, as {role}={{"model": …, "engine": {{"kind": "vllm"}}}}.',
+            f"Invalid value {role} = {quoted(given, 60)}.",
+            hint=f'Give a model name or a mapping, e.g., {role}={{"model": …, "engine": {{"kind": "vllm"}}}}.',
             key=role,
         )
     unknown = [key for key in given if key not in (*ROLE_KEYS, "mode")]
     if unknown:
         raise ArgumentError(
             f"{role} has the unknown key {quoted(unknown[0])}.",
-            hint=f"Known: {', '.join(ROLE_KEYS)}. Settings of the engine go into engine, as "
+            hint=f"Known: {', '.join(ROLE_KEYS)}. Give engine settings in engine, e.g., "
             f'{role}={{"model": …, "engine": {{"kind": "vllm", "dtype": "bfloat16"}}}}.',
             key=role,
         )
@@ -246,13 +246,13 @@ def _role_section(given: object, role: str) -> Section:
 def _check_models(
     stages: Sequence[Section], sections: Mapping[str, Section], model: str | None, engine: str | None
 ) -> None:
-    """Raise ArgumentError for a model that an annotation needs and is not named, and for one that none needs."""
+    """Raise ArgumentError if a model that an annotation needs is missing, or if no annotation uses `model`."""
     needs = dict(_roles_of(stages))
     generating = {"generator", "responder"} & needs.keys()
     if model is not None and not generating:
         raise ArgumentError(
             f"model = {quoted(model)}: none of these annotations generates text with it.",
-            hint="Name the model that judges as judge=… (--judge), and the one whose tokenizer counts tokens as "
+            hint="Give the judge model as judge=… (--judge), and the model whose tokenizer counts tokens as "
             "tokenizer=… (--tokenizer).",
             key="model",
         )
@@ -262,15 +262,15 @@ def _check_models(
     for role, stage in needs.items():
         if role in names and not sections.get(role, {}).get("model"):
             raise ArgumentError(
-                f'No model is named for the stage "{stage}".',
+                f'No model is given for the stage "{stage}".',
                 hint=f"Give {names[role]}=… (--{names[role]} …): a Hub id, a directory, or "
-                '"demo", the bundled one for trying things out.',
+                '"demo" for the bundled demo model.',
                 key=names[role],
             )
 
 
 def _roles_of(stages: Sequence[Section]) -> Iterator[tuple[str, str]]:
-    """Yield the role whose model each stage needs, and the stage's name; what is unknown is left to the recipe."""
+    """Yield role and name of each stage that needs a model; `load_recipe` raises for unknown stages."""
     for stage in stages:
         with contextlib.suppress(ArgumentError):
             kind = stage_class(str(stage.get("stage")))

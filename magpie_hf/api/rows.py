@@ -52,28 +52,29 @@ def annotate(
             DataFrame or a list of rows; or a path or Hub id.
         annotations: One or several names ("quality", "difficulty", "category", "language", "flags", "safety", "reward",
             "reward_difference", "neighbors", "lengths"), or mappings with `stage` and its settings.
-        judge: The model that annotates quality, difficulty, category and rubrics of your own: a name, or a mapping with
+        judge: The model that annotates quality, difficulty, category and your own rubrics: a name, or a mapping with
             `model` and, optionally, `revision`, `template` and `engine` (`kind`, `endpoint` and its settings).
         guard: The model that annotates safety, given like `judge`; Llama Guard 2 by default.
         base: The base model for "reward_difference", given like `judge`.
-        model: The model of stages that generate text ("turns", "preference_responses", a row stage of your own).
-        engine: "transformers", "vllm", "tgi" or "openai", as in `synthesize`: how these models are run, unless their
-            own mapping has an `engine`.
-        endpoint: URL or URLs of the server, for "tgi" and "openai", as in `synthesize`; it serves one model.
+        model: The model of stages that generate text ("turns", "preference_responses", your own row stages).
+        engine: The engine of all these models: "transformers", "vllm", "tgi" or "openai", as in `synthesize`. The
+            mapping of a model can set another `engine`.
+        endpoint: URL or URLs of the server, for "tgi" and "openai", as in `synthesize`. All URLs serve the same model.
         judge_mode: "separate", or "combined": quality, difficulty and category in one request.
         tokenizer: The model whose tokenizer counts tokens for "lengths"; without one, only characters are counted.
-        output: Run directory. Default: one in the Hugging Face cache, named after the request.
+        output: Run directory. Default: a directory in the Hugging Face cache; equal requests get the same directory.
         seed: Base of all seeds.
         budget: As in `synthesize`.
         accept_failures: Finish rows that had only transient failures, as errors.
         allow_mixed: Continue even if the server changes its model during the run.
-        force: Run in `output` even if it holds the run of another recipe, whose dataset is then replaced.
-        take_over: Take the run directory from the process that owns it, at once (e.g., a pod that was killed).
-        show_progress: Show progress bars. Default: yes, unless `datasets.disable_progress_bars()` was called.
+        force: Run in `output` even if it contains the run of another recipe; the dataset of that run is replaced.
+        take_over: Take over the run directory immediately, even if another process owns it (e.g., in a killed pod).
+        show_progress: Show a progress bar. Default: yes, unless `datasets.disable_progress_bars()` was called.
         **engine_options: Settings of the engine (`batch_size`, `dtype`, `concurrency`, `api_key_env`, …).
 
     Returns:
-        The dataset with the columns of the annotations; values that could not be determined are null, and counted.
+        The dataset with the columns of the annotations. Values that could not be determined are null; the run counts
+        them, with the reason.
 
     Raises:
         MagpieError: see `magpie_hf.errors`; a RunStopped can be resumed with the same call.
@@ -152,14 +153,14 @@ def select(
 
     Args:
         dataset: A Dataset, DataFrame or list of rows, or a path or Hub id.
-        selection: The name of a selection ("air-filter", "pro-filter2", …: `magpie_hf.selection.filters.SELECTIONS`);
-            or an expression, e.g., "quality >= good and language == 'EN'" (any text that is not a name is read as one);
-            or a mapping with the fields of `filters.Selection`.
+        selection: The name of a selection ("air-filter", "pro-filter2", …: `magpie_hf.selection.filters.SELECTIONS`),
+            an expression ("flags.refusal", "quality >= good and language == 'EN'"), or a mapping with the fields of
+            `filters.Selection`. A text that is not the name of a selection is an expression.
         return_funnel: Return (dataset, funnel): how many rows remain after each condition.
         **changes: Fields of `filters.Selection` to change: `longest`, `sample`, `quotas`, `one_per_group`, …
 
     Raises:
-        DatasetError: a column that a condition reads is missing; names the annotation that writes it.
+        DatasetError: a column that a condition reads is missing; the hint names the annotation that adds it.
         ArgumentError: the selection or expression is invalid.
     """
     kept = selected_rows(dataset, selection, changes)
@@ -179,7 +180,7 @@ class Kept(NamedTuple):
 
 
 def selected_rows(dataset: RowSource, selection: str | Mapping[str, object], changes: SelectionChanges) -> Kept:
-    """Return what `select` returns and logs; arguments and errors as there."""
+    """Return rows and funnel of a selection, and a warning if no row remains; arguments and errors as in `select`."""
     from ..selection.filters import nothing_kept, select_rows
 
     rows = source_of(dataset).rows
@@ -188,7 +189,7 @@ def selected_rows(dataset: RowSource, selection: str | Mapping[str, object], cha
 
 
 class Source(NamedTuple):
-    """Rows, and if they are of a run directory, its path and what it recorded: recipe, stages, cost, and the funnel."""
+    """Rows and, for a run directory, its path, its recorded facts (recipe, stages, cost) and its funnel."""
 
     rows: Dataset
     run: RunFacts | None = None
@@ -197,7 +198,7 @@ class Source(NamedTuple):
 
 
 def source_of(dataset: RowSource) -> Source:
-    """Return the rows of an argument, with the columns that stages read if they were loaded from a path or the Hub."""
+    """Load the rows of an argument. Rows from a path or the Hub also get the columns that stages read."""
     rows = as_dataset(dataset)
     if not isinstance(dataset, (str, Path)):
         return Source(rows)
@@ -233,8 +234,8 @@ def report(
 
     if not isinstance(compare or {}, Mapping):
         raise ArgumentError(
-            f"compare = {quoted(compare, 60)} cannot be used.",
-            hint='Give datasets by name, as compare={"v1": "me/my-dataset-v1"}.',
+            f"Invalid value compare = {quoted(compare, 60)}.",
+            hint='Give datasets by name, e.g., compare={"v1": "me/my-dataset-v1"}.',
             key="compare",
         )
     source = source_of(dataset)
@@ -260,22 +261,22 @@ def write_card(
     title: str | None = None,
     license: str | None = None,
 ) -> Path:
-    """Write the card of a dataset. Sections that you added to an existing card, outside of its markers, are kept.
+    """Write the card of a dataset. If the card exists, your own sections (outside the markers) are kept.
 
     Args:
         dataset: A Dataset, DataFrame or list of rows, or a path or Hub id. For a run directory, its recipe, funnel and
             cost are included.
-        path: The file. Default: README.md in the run directory, else in the current directory.
-        repo_id: The repository that the card's examples load from.
+        path: The file. Default: README.md in the run directory or, for other rows, in the current directory.
+        repo_id: The Hub repository that the code examples of the card load.
         config_name: The config of the rows.
         title: Heading of the card.
-        license: A Hub license id, if the model's is not known.
+        license: A Hub license id. Required if the license of the model is not known.
 
     Returns:
         The path of the file.
 
     Raises:
-        ArgumentError: the license of the model's data is not known, and none is given.
+        ArgumentError: the license of the model is not known, and `license` is not given.
     """
     from ..hub import card
 

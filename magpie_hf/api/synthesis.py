@@ -40,7 +40,7 @@ logger = logging.getLogger("magpie_hf")
 
 
 class RunOptions(TypedDict, total=False):
-    """Arguments of `run` that say where and how, not what; see `synthesize`."""
+    """Arguments of `run` that do not change which rows are generated; see `synthesize`."""
 
     output: str | Path | None
     shard: str | None
@@ -76,21 +76,21 @@ def synthesize(
 ) -> Dataset:
     """Synthesize instructions and responses with the Magpie method and return them as a Dataset.
 
-    The model is sent its chat template up to the point where the user's message would start, writes that message
-    itself, and then responds to it. To resume an interrupted run, make the same call again; a call with a larger
+    The model receives its chat template up to the position where the user's message would start. It generates that
+    message, and then responds to it. To resume an interrupted run, make the same call again; a call with a larger
     `num_rows` generates only the additional rows.
 
     Args:
-        model: Hub id, local directory, or "demo" (bundled, for trying things out: no network, no GPU).
+        model: Hub id, local directory, or "demo" (a bundled model for first experiments: no network, no GPU).
         num_rows: Number of accepted instructions.
         turns: Turns of each conversation; 1 is one instruction and its response.
-        system_prompt: System prompt under which instructions are written (the Magpie releases use none).
+        system_prompt: System prompt for the generation of instructions (the Magpie releases use none).
         sampling: How instructions are sampled: one setting, or a grid of settings with `share`.
         response_sampling: How responses are sampled; greedy by default.
         engine: "transformers" (in this process), "vllm" (in a child process), "tgi" or "openai" (servers). Default:
             transformers, or the kind of server found at `endpoint`.
         endpoint: URL or URLs of the server, for "tgi" and "openai".
-        output: Run directory. Default: one in the Hugging Face cache, named after the request.
+        output: Run directory. Default: a directory in the Hugging Face cache; equal requests get the same directory.
         revision: Branch, tag or commit of the model.
         seed: Base of all seeds.
         template: `kwargs` (e.g., {"enable_thinking": False}), `chat_template`, `date`.
@@ -98,9 +98,9 @@ def synthesize(
         shard: "i/n": generate only part i of n (from 0); `magpie-hf merge` joins the parts.
         accept_failures: Finish rows that had only transient failures, as errors.
         allow_mixed: Continue even if the server changes its model during the run.
-        force: Run in `output` even if it holds the run of another recipe, whose dataset is then replaced.
-        take_over: Take the run directory from the process that owns it, at once (e.g., a pod that was killed).
-        show_progress: Show progress bars. Default: yes, unless `datasets.disable_progress_bars()` was called.
+        force: Run in `output` even if it contains the run of another recipe; the dataset of that run is replaced.
+        take_over: Take over the run directory immediately, even if another process owns it (e.g., in a killed pod).
+        show_progress: Show a progress bar. Default: yes, unless `datasets.disable_progress_bars()` was called.
         **engine_options: Settings of the engine (`batch_size`, `dtype`, `concurrency`, `api_key_env`, …).
 
     Returns:
@@ -152,11 +152,12 @@ def run(
 ) -> Dataset:
     """Run a recipe (a YAML file, the name of a bundled recipe, or a mapping) and return its Dataset.
 
-    `overrides` sets dotted keys, e.g., {"num_rows": 1000, "sampling.temperature": 0.9}. `dataset` gives the rows of a
-    recipe whose `dataset` names them by `fingerprint`. The other arguments are those of `synthesize`.
+    `overrides` sets dotted keys, e.g., {"num_rows": 1000, "sampling.temperature": 0.9}. `dataset` gives the rows in
+    memory that the recipe annotates, if its `dataset` has a `fingerprint` instead of a path. The other arguments are
+    those of `synthesize`.
 
     Raises:
-        RecipeError: the recipe cannot be read or is invalid; names file, line and key.
+        RecipeError: the recipe cannot be read or is invalid; the error names file, line and key.
         MagpieError: see `magpie_hf.errors`; a RunStopped can be resumed with the same call.
     """
     given = recipe.raw if isinstance(recipe, Recipe) else recipe
@@ -164,7 +165,7 @@ def run(
     part = Shard.parse(shard)
     if part.parts > 1 and built.dataset:
         raise ArgumentError(
-            "shard splits a synthesis, and this recipe annotates an existing dataset.",
+            "shard can only be used to synthesize rows, but this recipe annotates an existing dataset.",
             hint="Annotate parts of the dataset instead, e.g., dataset.shard(…).",
             key="shard",
         )
@@ -207,13 +208,13 @@ def _source_rows(recipe: Recipe, dataset: RowSource | None) -> Dataset | None:
         rows = load_rows(source["path"], **{key: source.get(key) for key in ("config", "split", "revision")})
     else:
         raise ArgumentError(
-            "The recipe's rows were given from Python, and are not available here.",
+            "The recipe annotates rows that were passed in memory, and they were not passed to this call.",
             hint="Call magpie_hf.annotate with the same dataset again, or set dataset.path in the recipe.",
         )
     if source.get("fingerprint") not in (None, content_fingerprint(rows)):
         raise ArgumentError(
-            "The dataset is not the one that the recipe names by its fingerprint.",
-            hint="Start another run for it, with another output.",
+            "The content of the dataset differs from the fingerprint in the recipe.",
+            hint="Pass the original dataset, or use another output to annotate this one.",
         )
     if "num_rows" in recipe.raw and recipe.num_rows < len(rows):
         rows = rows.select(range(recipe.num_rows))
@@ -226,7 +227,7 @@ def _run_stages(
     from ..session.output import write_output, write_subset
 
     run_dir = session.run_dir
-    publisher = publisher if shard.parts == 1 else None  # configs are for the whole: after the merge
+    publisher = publisher if shard.parts == 1 else None  # shards are published after they are merged
     if rows is None:
         first, *stages = stages
         assert isinstance(first, Instructions)  # noqa: S101 (the recipe was checked)
@@ -262,7 +263,7 @@ def _announce(publisher: Publisher, rows: Dataset, config: str, files: list[str]
 
 
 def output_path(recipe: Recipe, output: str | Path | None = None) -> Path:
-    """Return the run directory: `output`, the recipe's, or one in the Hugging Face cache named after the request."""
+    """Return the run directory: `output`, `output.path` of the recipe, or a directory in the Hugging Face cache."""
     given = output or recipe.output.get("path")
     if given:
         return Path(given).expanduser()

@@ -29,7 +29,7 @@ def add_row_commands(commands: Commands) -> None:
         help="another dataset for the topic map; can be repeated (up to three)",
     )
     card = add_command(
-        commands, "card", _card, "Write the dataset card of a run or dataset, for you to check and edit."
+        commands, "card", _card, "Write the dataset card of a run or dataset to a file that you can check and edit."
     )
     card.add_argument("dataset", help=DATASET)
     card.add_argument(
@@ -37,7 +37,7 @@ def add_row_commands(commands: Commands) -> None:
     )
     card.add_argument("--repo-id", default="me/my-dataset", help="repository that the examples of the card load from")
     card.add_argument("--title", help="heading of the card")
-    card.add_argument("--license", help="Hub license id, if the model's is not known")
+    card.add_argument("--license", help="Hub license id; required if the license of the model is not known")
     agree = add_command(commands, "agreement", _agreement, "Compare two annotations of the same rows.")
     agree.add_argument("first", help=DATASET)
     agree.add_argument("second", help=DATASET)
@@ -72,7 +72,9 @@ def _add_select(commands: Commands) -> None:
         "selection", help="air-filter, pro-filter, …; or an expression, e.g., \"quality >= good and language == 'EN'\""
     )
     parser.add_argument("--longest", type=int, metavar="N", help="keep the N rows with the longest responses")
-    parser.add_argument("--sample", type=float, metavar="N", help="keep N random rows, or a share if below 1")
+    parser.add_argument(
+        "--sample", type=float, metavar="N", help="keep N random rows; below 1: this share of the rows"
+    )
     parser.add_argument(
         "--one-per-group",
         nargs="?",
@@ -112,7 +114,7 @@ def _select(options: argparse.Namespace) -> int:
     target = Path(options.output)
     if target.suffix != ".parquet":
         raise ArgumentError(
-            f"--output {options.output!r} is not a Parquet file.", hint="E.g., --output filtered.parquet."
+            f"--output {options.output!r} is not a Parquet file.", hint="Write, e.g., --output filtered.parquet."
         )
     changes: SelectionChanges = {
         "longest": options.longest,
@@ -131,7 +133,7 @@ def _select(options: argparse.Namespace) -> int:
     print(f"\n{len(kept):,} rows in {target}")
     if not len(kept):
         print(f"Warning: {warning or 'The dataset has no rows.'}")
-        print("The file has columns but no rows; datasets.load_dataset reads it with streaming=True only.")
+        print("The file has columns but no rows. datasets.load_dataset can only load it with streaming=True.")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The commands for the Hub, push and resume; and the flags that publish a run while it is running."""
+"""The commands `push` and `resume`, and the flags that publish a run while it is running."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def add_hub_commands(commands: Commands) -> None:
     add_push_flags(push)
     resume = add_command(commands, "resume", _resume, "Resume a run on this machine from its state on the Hub.")
     resume.add_argument("repo", help="namespace/name")
-    resume.add_argument("--run", help="name of the run, if the repository has several")
+    resume.add_argument("--run", help="name of the run; required if the repository has several runs")
     resume.add_argument("--revision", dest="push_revision", help="branch or pull request to read and to push to")
-    resume.add_argument("--no-push", action="store_true", help="do not publish what is generated here")
-    resume.add_argument("--model", help="path of the model on this machine, if it is a local one")
+    resume.add_argument("--no-push", action="store_true", help="do not publish the rows generated on this machine")
+    resume.add_argument("--model", help="path of the model on this machine, if the run used a local model")
     add_run_flags(resume)
 
 
 def add_push_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say how rows are published."""
+    """Add the flags for how rows are published."""
     parser.add_argument("--config", help='name of the config on the Hub (default "default")')
     parser.add_argument("--private", action="store_true", default=None, help="make the repository private")
     parser.add_argument("--gated", choices=("auto", "manual"), help="users must request access")
     parser.add_argument("--create-pr", action="store_true", default=None, help="push to a new pull request")
-    parser.add_argument("--license", help="Hub license id, if the model's is not known")
+    parser.add_argument("--license", help="Hub license id; required if the license of the model is not known")
     parser.add_argument(
         "--no-state", action="store_true", default=None, help="do not publish the finished rows that `resume` needs"
     )

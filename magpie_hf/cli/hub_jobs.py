@@ -1,4 +1,7 @@
-"""The commands that rent machines: jobs run, endpoints create, endpoints sleep. Each shows its price and asks first."""
+"""The commands for rented machines: `jobs run`, `endpoints create`, `endpoints sleep`.
+
+Commands that cost money show the price and ask for confirmation.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def add_job_commands(commands: Commands) -> None:
-    """Add jobs and endpoints."""
+    """Add the commands `jobs` and `endpoints`."""
     inner = add_group(commands, "jobs", "Run recipes as Hugging Face Jobs, on rented machines.")
     run = add_command(inner, "run", _run_job, "Run a recipe as a Hugging Face Job that publishes during the run.")
     run.add_argument("recipe", help="YAML file, or name of a bundled recipe")
@@ -27,14 +30,17 @@ def add_job_commands(commands: Commands) -> None:
     run.add_argument("--push-to", required=True, metavar="REPO", help="Hub repository to publish to")
     run.add_argument("--timeout", default="24h", help="time limit (default 24h)")
     run.add_argument(
-        "--attempts", type=int, default=1, help="how often the Hub starts the job, if it fails (default 1)"
+        "--attempts",
+        type=int,
+        default=1,
+        help="maximum number of times that the Hub starts the job if it fails (default 1)",
     )
     run.add_argument("--namespace", help="account that is billed: yours or an organization's")
     run.add_argument("--image", help="Docker image that has uv")
-    run.add_argument("--package", help="where the job installs magpie_hf from: a wheel on this machine, or a URL")
+    run.add_argument("--package", help="source of magpie_hf in the job: a wheel on this machine, or a URL")
     run.add_argument("--model", help="use this model instead of the recipe's")
     run.add_argument("--num-rows", type=int, help="number of accepted instructions")
-    run.add_argument("--engine", help="engine of the generator in the job")
+    run.add_argument("--engine", help="engine that generates in the job")
     add_set_flag(run)
     add_push_flags(run)
     run.add_argument("--yes", action="store_true", help="do not ask for confirmation")
@@ -102,21 +108,21 @@ def _run_job(options: argparse.Namespace) -> int:
 
 
 def _check_travels(role: RoleSpec) -> None:
-    """Raise ArgumentError for what a job could not reach: it would be billed, and fail."""
+    """Raise ArgumentError if a job could not reach a model or server: it would cost money and then fail."""
     if role.model and Path(role.model).expanduser().is_dir() and role.model != "demo":
         raise ArgumentError(
             f"The model {role.model!r} is saved on this machine, where a job cannot read it.",
-            hint="Push it to the Hub, and give its Hub id.",
+            hint="Push the model to the Hub, and give its Hub id.",
         )
     for url in role.engine.endpoints:
         if urlsplit(url).hostname in ("localhost", "127.0.0.1", "0.0.0.0", "::1"):  # noqa: S104 (names compared)
             raise ArgumentError(f"A job cannot reach {url}.", hint="Run the model in the job: --engine vllm.")
     if role.engine.options.get("api_key_env"):
-        raise ArgumentError("API keys are not sent to a job; only the Hub login is.", hint="Leave api_key_env out.")
+        raise ArgumentError("API keys are not sent to a job; only the Hub login is.", hint="Remove api_key_env.")
 
 
 def _extras(recipe: Recipe) -> list[str]:
-    """Return the extras of the package that a recipe needs where it runs."""
+    """Return the extras of the package that a recipe needs."""
     stages = {stage.name for stage in recipe.stages}
     found = {"vllm"} if any(role.engine.kind == "vllm" for role in recipe.roles.values()) else set()
     found |= {"language"} if "language" in stages else set()

@@ -33,7 +33,7 @@ from .show import carry_out, harmless, show_probe, show_recipes, show_status, sh
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_STOPPED = 75
-"""EX_TEMPFAIL of sysexits.h: the run stopped, and the same command resumes it; job schedulers may requeue on it."""
+"""EX_TEMPFAIL of sysexits.h: the run stopped, and the same command resumes it. Schedulers can requeue such jobs."""
 EXIT_INTERRUPTED = 130
 
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = build_parser().parse_args(arguments)
     _configure_logging(options)
-    # Before torch is imported: threads that spin while waiting make a busy machine up to 20 times slower
+    # Set before torch is imported: threads that spin while they wait make a busy machine up to 20 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     restore = _terminate_like_interrupt()
     try:
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         print(harmless(f"{type(error).__name__}: {str(error)[:600]}"), file=sys.stderr)
-        print("  This error was not expected; --debug shows its traceback.", file=sys.stderr)
+        print("  This error is unexpected. Use --debug to print the traceback.", file=sys.stderr)
         return EXIT_ERROR
     finally:
         _scale_to_zero()
@@ -73,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _scale_to_zero() -> None:
-    """Put Inference Endpoints to sleep that this command woke."""
+    """Scale the Inference Endpoints to zero that this command started."""
     module = sys.modules.get("magpie_hf.hub.inference_endpoints")
     for name in module.scale_to_zero() if module else []:
-        print(f"The endpoint {name} sleeps again.", file=sys.stderr)
+        print(f"The endpoint {name} is scaled to zero again.", file=sys.stderr)
 
 
 def _same_command(arguments: Sequence[str]) -> str:
@@ -103,7 +103,7 @@ def _configure_logging(options: argparse.Namespace) -> None:
 
 
 def _terminate_like_interrupt() -> Callable[[], None]:
-    """Let SIGTERM end a run as Ctrl-C does: finished rows are kept, and the command to resume is printed."""
+    """Make SIGTERM act like Ctrl-C: finished rows are kept, and the command to resume is printed."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -150,7 +150,7 @@ def _add_synthesize(commands: Commands) -> None:
     parser.add_argument("--model", help='Hub id, directory, or "demo" (bundled, for trying things out)')
     parser.add_argument("--num-rows", type=int, help="number of accepted instructions (default 1000)")
     parser.add_argument("--turns", type=int, default=1, help="turns of each conversation (default 1)")
-    parser.add_argument("--system-prompt", help="system prompt under which instructions are written")
+    parser.add_argument("--system-prompt", help="system prompt for the generation of instructions")
     parser.add_argument("--revision", help="branch, tag or commit of the model")
     parser.add_argument("--temperature", type=float, help="sampling temperature of the instructions (default 1.0)")
     parser.add_argument("--top-p", type=float, help="top-p of the instructions (default 1.0)")
@@ -169,7 +169,7 @@ def _add_inspection(commands: Commands) -> None:
     status.add_argument("run", help="run directory")
     explain = add_command(commands, "explain", _explain, "Show which stages would run again with changed settings.")
     explain.add_argument("run", help="run directory")
-    add_set_flag(explain, "a changed setting")
+    add_set_flag(explain, "a setting to change, e.g., sampling.temperature=1.2")
     recipes = add_command(commands, "recipes", _recipes, "List the bundled recipes, or show one.")
     recipes.add_argument("action", nargs="?", choices=("show",), help="show one recipe instead of the list")
     recipes.add_argument("recipe", nargs="?", help="name of the recipe to show")
@@ -177,16 +177,21 @@ def _add_inspection(commands: Commands) -> None:
 
 def _add_model_commands(commands: Commands) -> None:
     inner = add_group(commands, "template", "Inspect a model's chat template.")
-    show = add_command(inner, "show", _template_show, "Show the exact prompts that are sent, and the stops.")
+    show = add_command(
+        inner, "show", _template_show, "Show the exact prompts that are sent to the model, and its stop tokens."
+    )
     show.add_argument("model", help='Hub id, directory, or "demo"')
     show.add_argument("--revision", help="branch, tag or commit of the model")
-    show.add_argument("--system-prompt", help="system prompt of the prompts")
+    show.add_argument("--system-prompt", help="system prompt to render in the prompts")
     show.add_argument("--chat-template", help="Jinja text or file to use instead of the model's own")
     show.add_argument("--kwargs", default="{}", help="template arguments as YAML, e.g., {enable_thinking: false}")
     show.add_argument("--json", action="store_true", help="print as JSON")
     show.add_argument("--trust-remote-code", action="store_true", help="run code from the model's repository")
     probe = add_command(
-        commands, "probe", _probe, "Sample a few instructions with several settings, to see if a model is suitable."
+        commands,
+        "probe",
+        _probe,
+        "Sample a few instructions with several settings and grade them, to see whether a model is suitable.",
     )
     probe.add_argument("model", help='Hub id, directory, or "demo"')
     probe.add_argument("--num-samples", type=int, default=64, help="instructions per setting (default 64)")
@@ -201,10 +206,14 @@ def _add_maintenance(commands: Commands) -> None:
     add_set_flag(merge, "set a key of the recipe, e.g., engine.endpoint=URL")
     merge.add_argument("--rows", type=int, default=3, metavar="N", help="rows to show at the end (default 3)")
     add_owner_flags(merge)
-    retry = add_command(commands, "retry", _retry, "Reopen rows that finished with an error, and run them again.")
+    retry = add_command(commands, "retry", _retry, "Run the rows again that finished with an error.")
     retry.add_argument("run", help="run directory")
     retry.add_argument(
-        "--errors", action="append", required=True, metavar="CODE", help="e.g., too_long; can be repeated"
+        "--errors",
+        action="append",
+        required=True,
+        metavar="CODE",
+        help="code of the rows, e.g., too_long; can be repeated",
     )
     add_set_flag(retry, "set a key of the recipe, e.g., engine.endpoint=URL")
     retry.add_argument("--rows", type=int, default=0, metavar="N", help="rows to show at the end (default none)")
@@ -263,7 +272,9 @@ def _recipes(options: argparse.Namespace) -> int:
 
     if options.action:
         if not options.recipe:
-            raise ArgumentError("Missing name of a recipe.", hint="E.g., `magpie-hf recipes show quickstart`.")
+            raise ArgumentError(
+                "The name of the recipe is missing.", hint="E.g., `magpie-hf recipes show quickstart`."
+            )
         print(recipe_path(options.recipe).read_text("utf-8"), end="")
         return 0
     show_recipes()
@@ -329,8 +340,8 @@ def _retry(options: argparse.Namespace) -> int:
     for stage, count in opened.items():
         print(f"{stage}: {count} rows reopened")
     if not opened:
-        print("No row finished with these codes.")
-    # In any case: rows that an interrupted retry reopened are still to be run
+        print("No rows have these codes.")
+    # Run in any case: an interrupted retry may have reopened rows that have not been run since.
     run_dir = RunDir.read(options.run)
     state, recipe = run_dir.state, load_recipe(run_dir.recipe, overrides_of(options))
     return carry_out(recipe, options.rows, output=options.run, shard=state.shard_name, force=options.force)

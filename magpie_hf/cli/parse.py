@@ -1,4 +1,4 @@
-"""Recipe keys that flags of the command line set."""
+"""Convert command-line flags to recipe keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PUSH_FLAGS = {
 
 
 def overrides_of(options: argparse.Namespace) -> Overrides:
-    """Return the recipe keys that --set and the other flags set, by dotted key; the other flags win."""
+    """Return the recipe keys that the flags set, by dotted key; other flags take precedence over --set."""
     found: Overrides = {}
     for text in options.set:
         key, equals, value = text.partition("=")
@@ -40,7 +40,7 @@ def overrides_of(options: argparse.Namespace) -> Overrides:
 
 
 def _with_engine_kind(found: Overrides) -> Overrides:
-    """Return the keys with the engine of a server that is given by its URL alone."""
+    """Add the kind of engine if only the URL of a server is given."""
     endpoints = found.get("engine.endpoints")
     if not endpoints or "engine.kind" in found:
         return found
@@ -52,7 +52,7 @@ def _with_engine_kind(found: Overrides) -> Overrides:
 
 
 def _value_of(text: str) -> object:
-    """Return the value of --set: YAML, else the text itself. A mapping must begin with "{": "A title for:" is a text."""
+    """Parse the value of --set as YAML, else as text. Only a value that starts with "{" is a mapping ("A title: x" is text)."""
     import yaml
 
     try:
@@ -63,14 +63,14 @@ def _value_of(text: str) -> object:
 
 
 def _named_endpoint(options: argparse.Namespace) -> Overrides:
-    """Return the settings of an Inference Endpoint. A sleeping one is woken only if the user agrees."""
+    """Return the settings of an Inference Endpoint. If it is scaled to zero, it is started only if the user agrees."""
     from ..hub.inference_endpoints import PRICES, endpoint_of, wakes
 
     name = options.endpoint_from
     if wakes(name) and not confirmed(
         [
-            f"The endpoint {name} is scaled to zero. Running, it is billed by the hour ({PRICES}); it is scaled to zero "
-            "again at the end."
+            f"The endpoint {name} is scaled to zero. While it is running, it costs money by the hour ({PRICES}). It is "
+            "scaled to zero again at the end."
         ],
         options.yes,
     ):
@@ -82,7 +82,7 @@ def _named_endpoint(options: argparse.Namespace) -> Overrides:
         os.environ[address.api_key_env] = get_token() or ""
     options.endpoint_model = address.model
     return {
-        # The server only knows where the model is mounted; its name is known from the Hub
+        # The server reports the path of the model in its container; the Hub knows the name of the model.
         "engine.allow_model_mismatch": True,
         "engine.kind": address.engine,
         "engine.endpoints": [address.url],
@@ -91,12 +91,12 @@ def _named_endpoint(options: argparse.Namespace) -> Overrides:
 
 
 def check_endpoint_model(options: argparse.Namespace, model: str) -> None:
-    """Raise ArgumentError if the named endpoint serves another model than the one asked for."""
+    """Raise ArgumentError if the endpoint serves another model than the requested one."""
     served = getattr(options, "endpoint_model", None)
     if served is not None and served != model:
         raise ArgumentError(
-            f"The endpoint {options.endpoint_from} serves {served}, and the model asked for is {model}.",
-            hint=f"Add --model {served}, or name another endpoint.",
+            f"The endpoint {options.endpoint_from} serves {served}, but the requested model is {model}.",
+            hint=f"Add --model {served}, or use another endpoint.",
         )
 
 

@@ -1,4 +1,4 @@
-"""What `magpie-hf` prints: rows, the status of a run, prompts and grades."""
+"""Print rows, the status of a run, prompts, and the results of a probe."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def carry_out(recipe: Recipe, rows: int, **options: Unpack[RunOptions]) -> int:
-    """Run a recipe and print its first rows, its stages, and where its dataset is saved."""
+    """Run a recipe, then print its first rows, its stages, and the path of its dataset."""
     from ..api.synthesis import output_path, run
 
     place = output_path(recipe, options.get("output"))
-    # A log file gets a line now and then, a terminal a bar
+    # Progress is a bar in a terminal, and a log line from time to time elsewhere.
     options.setdefault("show_progress", sys.stderr.isatty())
     dataset = run(recipe, **options)
     show_rows(dataset, rows)
@@ -34,7 +34,7 @@ def carry_out(recipe: Recipe, rows: int, **options: Unpack[RunOptions]) -> int:
         show_published(place)
     how = (
         "split='train'" if len(dataset) else "split='train', streaming=True"
-    )  # a dataset without rows can be loaded as a stream only
+    )  # a dataset without rows can only be loaded as a stream
     print(f"\nThe dataset: {place}  ({len(dataset)} rows; load_dataset({str(place)!r}, {how}))")
     return 0
 
@@ -50,18 +50,18 @@ def show_rows(dataset: Dataset, count: int) -> None:
 
 
 def _said(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return a row's conversation: its `messages`, else instruction and response."""
+    """Return the (role, text) pairs of a row: from `messages`, else from instruction and response."""
     if row.get("messages"):
         try:
             return [(str(turn["role"]), turn["content"] or "") for turn in read_turns(row["messages"], "messages")]
-        except MagpieError:  # a column of another format; the rows have an instruction
+        except MagpieError:  # the column has another format; instruction and response are shown instead
             pass
     pairs = (("user", row.get("instruction")), ("assistant", row.get("response")))
     return [(role, text) for role, text in pairs if text is not None]
 
 
 def cut(text: str, limit: int = 600) -> str:
-    """Return generated text that is safe for a terminal: nothing in it can move the cursor or change colors."""
+    """Shorten generated text, and escape control characters that could move the cursor or change colors."""
     visible = harmless(text[: limit + 1])
     return visible if len(visible) <= limit else visible[:limit] + " …"
 
@@ -81,7 +81,7 @@ def show_status(path: Path) -> None:
     _show_stages([stage for stage in report.stages if stage.is_current], width)
     earlier = [stage for stage in report.stages if not stage.is_current]
     if earlier:
-        print("with earlier settings:")
+        print("stages of earlier settings:")
         _show_stages(earlier, width)
     _show_totals(report)
     for limit in report.limits:
@@ -91,9 +91,9 @@ def show_status(path: Path) -> None:
         return
     last = report.sessions[-1] if report.sessions else None
     if last is not None and last.outcome != "done":
-        print(harmless(f"last session: started {last.started}, ended with: {last.outcome}"))
+        print(harmless(f"last session: started {last.started}, outcome: {last.outcome}"))
     if last is not None and last.stopped_by is not None:
-        print(harmless(f"stopped by budget.{last.stopped_by.limit} in stage {last.stopped_by.stage}"))
+        print(harmless(f"stopped by budget.{last.stopped_by.limit} in the stage {last.stopped_by.stage}"))
 
 
 def _show_stages(stages: Sequence[StageReport], width: int) -> None:
@@ -128,7 +128,7 @@ def _show_progress(report: RunReport, owner: Mapping[str, object]) -> None:
             eta = (
                 "estimating the time" if stage.eta_s is None else f"about {duration(stage.eta_s)} at the current rate"
             )
-            print(f"{stage.name}: {stage.left:,} rows left, {eta}")
+            print(f"{stage.name}: {stage.left:,} rows remaining, {eta}")
 
 
 def duration(seconds: float) -> str:
@@ -146,7 +146,7 @@ def show_template(described: dict[str, Any]) -> None:
     for name, prompt in described["prompts"].items():
         print(f"\n{name.replace('_', ' ')}")
         if "refused" in prompt:
-            print(f"  refused: {prompt['refused']}")
+            print(f"  error: {prompt['refused']}")
             continue
         print(f"  text   {prompt['text']!r}")
         print(f"  tokens {prompt['token_ids']}")
@@ -180,7 +180,7 @@ def _with_prompt(system_prompt: str | None) -> str:
 
 
 def show_published(place: Path) -> None:
-    """Print where a run was published."""
+    """Print the URL of the repository that a run was published to."""
     from huggingface_hub import constants
 
     from ..storage.rundir import RunDir
@@ -205,12 +205,13 @@ def show_recipes() -> None:
         print(f"{name:<40}{recipe.num_rows:>10,}{hours:>11}{price:>9}  {recipe.model}")
         print(f"  {recipe.description}")
     print(
-        "GPU-hours: A100, instructions and responses, estimated (see recipes/README.md). `magpie-hf recipes show NAME`."
+        "GPU-hours: estimate for A100 GPUs, instructions and responses (see recipes/README.md). "
+        "Show a recipe: `magpie-hf recipes show NAME`."
     )
 
 
 def confirmed(lines: Sequence[str], yes: bool) -> bool:
-    """Show what will be billed, and ask for confirmation.
+    """Print what will cost money, and ask for confirmation.
 
     Raises:
         ArgumentError: stdin is not a terminal.

@@ -1,7 +1,7 @@
-"""What a recipe's synthesis would cost, before anything is paid for.
+"""Estimate the cost of a recipe's synthesis before it runs.
 
-One rule: a GPU-second makes so many tokens, fewer the larger the model. Its one constant is fitted to the two figures
-that the paper gives (arXiv:2406.08464v2, section 3.4): 206 GPU-hours for Air's 3M rows with an 8B model (1.28B tokens,
+The estimate assumes that the time per token is proportional to the size of the model. The constant is fitted to the two
+figures in the paper (arXiv:2406.08464v2, section 3.4): 206 GPU-hours for Air's 3M rows with an 8B model (1.28B tokens,
 Table 4), 614 for Pro's 1M rows with a 70B model (477M tokens), on A100s of 80 GB with vLLM.
 """
 
@@ -17,20 +17,20 @@ from .schema import Recipe, load_recipe
 
 
 SECONDS_PER_TOKEN_AND_BILLION = 6.9e-5
-"""GPU-seconds a token and billion parameters: 7.2e-5 by Air's figures, 6.6e-5 by Pro's; between them."""
+"""GPU-seconds per token and billion parameters, between the values from the figures of Air (7.2e-5) and Pro (6.6e-5)."""
 PRICE_PER_GPU_HOUR = 1.77
-"""US dollars: the paper's $0.12 and $1.10 per 1,000 rows over its GPU-hours give 1.75 and 1.79."""
+"""US dollars: the paper's $0.12 and $1.10 per 1,000 rows, divided by its GPU-hours, give 1.75 and 1.79."""
 INSTRUCTION_SHARE = 0.03
-"""Of the time, what instructions take: 1.55 of 51.55 hours (Air), 3.5 of 153.5 (Pro)."""
+"""Share of the time that the instructions take: 1.55 of 51.55 hours (Air), 3.5 of 153.5 (Pro)."""
 _BILLIONS = re.compile(r"(\d+(?:\.\d+)?)b(?:-a(\d+(?:\.\d+)?)b)?(?![a-z])", re.IGNORECASE)
-# Sizes that are not in the name: billions of parameters that take part in a token.
+# Billions of active parameters of models whose name does not contain their size.
 _KNOWN = {
     "microsoft/phi-3-medium-128k-instruct": 14.0,
     "microsoft/phi-3-mini-128k-instruct": 3.8,
     "openai/gpt-oss-20b": 3.6,
     "openai/gpt-oss-120b": 5.1,
 }
-# Mean tokens a row of the releases: the paper's Table 4, by the model's name; else the mean of all of them.
+# Mean tokens per row of the releases (Table 4 of the paper), by the name of the model; for other models, the mean of all.
 _TOKENS = (
     (r"meta-llama-3-8b", 426), (r"meta-llama-3-70b", 478), (r"llama-3\.[13]-70b", 482), (r"qwen2-7b", 578),
     (r"qwen2-72b", 425), (r"gemma-2", 484), (r"phi-3", 391),
@@ -39,7 +39,7 @@ OTHER_TOKENS = 466
 
 
 class Cost(NamedTuple):
-    """An estimate: GPU-hours (A100 80 GB), US dollars, tokens; of instructions and responses, annotations not counted."""
+    """An estimate for instructions and responses, without annotations: GPU-hours (A100 80 GB), US dollars, tokens."""
 
     gpu_hours: float
     price: float
@@ -47,9 +47,10 @@ class Cost(NamedTuple):
 
 
 def estimate(recipe: Recipe) -> Cost | None:
-    """Return what the recipe's instructions and answers would cost, or None for a model whose size is not known.
+    """Return the estimated cost of the recipe's instructions and responses; None if the size of the model is not known.
 
-    Of conditions whose yield nobody knows beforehand all rows are counted; of the rows that are kept by number, so many.
+    A selection that keeps a given number of rows counts with this number. Other conditions count as if they kept all
+    rows, because their yield is not known beforehand.
     """
     billions = model_billions(recipe.model)
     if billions is None or recipe.dataset:
@@ -77,9 +78,9 @@ def estimate(recipe: Recipe) -> Cost | None:
 
 
 def lean_saving(recipe: Recipe) -> float | None:
-    """Return the largest share of the first answers that `order: lean` can save, or None where it has nothing to save.
+    """Return the largest share of the first responses that `order: lean` can save, None if it cannot save any.
 
-    That is what would be saved if the conditions on the instruction left no row more than the selection keeps.
+    This much is saved if the conditions on the instruction keep no more rows than the whole selection.
     """
     try:
         lean = load_recipe({**recipe.raw, "order": "lean"})
@@ -90,7 +91,7 @@ def lean_saving(recipe: Recipe) -> float | None:
 
 
 def kept_at_most(stage: Select) -> float:
-    """Return the most rows that a selection can keep, infinity if it names no number."""
+    """Return the maximum number of rows that a selection can keep, infinity if it has no such limit."""
     selection = stage.selection
     counts = [float(sum(quota.values())) for quota in selection.quotas.values()]
     counts += [float(number) for number in (selection.longest, selection.sample) if number and number >= 1]
@@ -98,7 +99,7 @@ def kept_at_most(stage: Select) -> float:
 
 
 def model_billions(model: str) -> float | None:
-    """Return a model's size in billions of parameters, the active ones of a mixture; None if its name does not say."""
+    """Return the size of a model in billions of (active) parameters, as its name says it; None if it does not."""
     if model.lower() in _KNOWN:
         return _KNOWN[model.lower()]
     found = _BILLIONS.search(model.rpartition("/")[2])

@@ -1,8 +1,8 @@
-"""The order of a recipe's stages: judges merged to one pass, and conditions applied before responses are generated.
+"""The order of a recipe's stages: merge judges into one pass, and apply conditions before responses are generated.
 
-`order: lean` moves conditions, not annotations: a stage that reads the instruction alone runs before responses, and
-so do the conditions of a selection that need no more than that. Everything else stays where it is, the selection too,
-which is applied again as a whole; so the rows are those of `order: paper`.
+With `order: lean`, stages that read only the instruction run before the responses, and so do the conditions of a
+selection that need only these stages. All other stages keep their position. The selection also keeps its position and
+is applied again as a whole, so the selected rows are the same as with `order: paper`.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def joined_judges(stages: Sequence[Stage]) -> tuple[Stage, ...]:
 
 
 def lean_order(stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """Return the stages, with those that read only the instruction moved before responses.
+    """Return the stages, with those that read only the instruction moved before the responses.
 
     Raises:
-        ArgumentError: nothing can be moved, or a set stage would see other rows.
+        ArgumentError: no condition can be moved, or a set stage would receive other rows.
     """
     first, *rest = stages
     early: list[Stage] = [first]
@@ -84,7 +84,7 @@ def _is_early(stage: Stage, known: set[str]) -> bool:
 
 
 def _check_before(stage: Stage, before: Sequence[Stage], late: Sequence[Stage]) -> None:
-    """Raise ArgumentError for a set stage after a selection that reads responses: with lean it would see more rows."""
+    """Raise ArgumentError for a set stage after a selection that reads responses: with lean it would receive more rows."""
     if any(isinstance(other, Select) for other in before) and any(
         isinstance(other, Select) and not other.is_early for other in late
     ):
@@ -92,7 +92,7 @@ def _check_before(stage: Stage, before: Sequence[Stage], late: Sequence[Stage]) 
 
 
 def _check_later_sets(selection: Select, late: Sequence[Stage]) -> None:
-    """Raise ArgumentError if conditions would be moved before a set stage, and take rows from it."""
+    """Raise ArgumentError if conditions would be moved before a set stage, which would then receive fewer rows."""
     for stage in late:
         if stage.kind == "set" and not isinstance(stage, Select):
             raise _sees_other_rows(stage)
@@ -100,6 +100,6 @@ def _check_later_sets(selection: Select, late: Sequence[Stage]) -> None:
 
 def _sees_other_rows(stage: Stage) -> ArgumentError:
     return ArgumentError(
-        f'with order: lean the stage "{stage.name}" would see other rows than with order: paper.',
-        hint="Put it before the selections that need responses, or after all of them with order: paper.",
+        f'with order: lean, the stage "{stage.name}" would receive other rows than with order: paper.',
+        hint="Put the stage before the selections that read responses, or use order: paper.",
     )

@@ -40,7 +40,7 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class RoleSpec:
-    """A model that generates for some stages, with its engine and chat template."""
+    """The model of a role (generator, responder, judge, …) with its engine and chat template."""
 
     model: str
     engine: EngineSpec
@@ -48,7 +48,7 @@ class RoleSpec:
     template: JsonObject = field(default_factory=dict)
 
     def request(self) -> JsonObject:
-        """Return what of the role can change a text, defaults filled in; the engine is left out."""
+        """Return the settings of the role that can change a text, including defaults; the engine is left out."""
         template = {key: self.template.get(key) for key in TEMPLATE_KEYS}
         date = None if template["date"] is None else str(template["date"])
         return {
@@ -59,7 +59,7 @@ class RoleSpec:
 
 
 def roles_of(raw: Mapping[str, object], generator: RoleSpec, source: Source) -> dict[str, RoleSpec]:
-    """Return the model of each role; a role with neither settings nor a default is left out."""
+    """Return the specification of each role; roles with neither settings nor a default are left out."""
     roles = {"generator": generator}
     served = generator.model or _first_model(raw)
     for name in ROLES:
@@ -74,7 +74,7 @@ def roles_of(raw: Mapping[str, object], generator: RoleSpec, source: Source) -> 
 
 
 def _first_model(raw: Mapping[str, object]) -> str | None:
-    """Return the model that the recipe's endpoint serves if `model` is not given: the first without an engine of its own."""
+    """Return the model of the first role without its own engine: the endpoint serves it if `model` is not given."""
     for name in ROLES:
         given = raw.get(name)
         if isinstance(given, str) and given not in JUDGE_MODES:
@@ -100,7 +100,7 @@ def _role(
         engine, model = engine_of({"engine": section["engine"], "model": model}, source, f"{name}.engine")
     elif takes_endpoints(generator.engine.kind) and model != served:
         if name == "guard" and not section.get("model"):
-            engine = EngineSpec()  # the default guard is loaded locally, as reward models are
+            engine = EngineSpec()  # the default guard is loaded locally, like reward models
         elif section:
             raise source.error(
                 f"{name}.engine",
@@ -123,7 +123,7 @@ def _role(
 
 
 def judge_mode(raw: Mapping[str, object], source: Source) -> str:
-    """Return whether the judge is asked about all three rubrics at once ("combined") or one by one ("separate")."""
+    """Return the mode of the judge: all three rubrics in one request ("combined") or one request each ("separate")."""
     given = raw.get("judge")
     if isinstance(given, str):
         return given if given in JUDGE_MODES else "separate"
@@ -142,7 +142,7 @@ def check_keys(
 
 
 def section_of(given: object, known: Collection[str], path: str, source: Source) -> JsonObject:
-    """Return a mapping that has known keys only; {} for None."""
+    """Return a section of the recipe ({} for None), or raise RecipeError for unknown keys."""
     if given is None:
         return {}
     if not isinstance(given, dict):
@@ -152,13 +152,13 @@ def section_of(given: object, known: Collection[str], path: str, source: Source)
 
 
 def names_demo(raw: Mapping[str, object]) -> bool:
-    """Return whether the engine is "demo", which stands for the demo model."""
+    """Return whether the recipe has `engine: demo`, which selects the demo model."""
     engine = raw.get("engine")
     return engine == "demo" or (isinstance(engine, dict) and engine.get("kind") == "demo")
 
 
 def engine_of(raw: Mapping[str, object], source: Source, path: str = "engine") -> tuple[EngineSpec, str]:
-    """Return the engine's settings and the model's name."""
+    """Return the specification of the engine, and the name of the model."""
     given = raw.get("engine", "transformers")
     given = {"kind": given} if isinstance(given, str) else dict(section_any(given, path, source))
     kind = given.pop("kind", "transformers")
@@ -177,8 +177,8 @@ def engine_of(raw: Mapping[str, object], source: Source, path: str = "engine") -
     if not is_remote and endpoints:
         raise source.error(
             f"{path}.endpoint",
-            f'the engine "{kind}" runs locally and takes no endpoint.',
-            "For an endpoint, choose --engine tgi or --engine openai.",
+            f'the engine "{kind}" runs locally and does not use an endpoint.',
+            "To use an endpoint, choose --engine tgi or --engine openai.",
         )
     known = engine_options(kind)
     sampled = [key for key in given if key in {f.name for f in dataclasses.fields(SamplingParams)} - known.keys()]
@@ -196,13 +196,13 @@ def engine_of(raw: Mapping[str, object], source: Source, path: str = "engine") -
 
 
 def _options(given: Mapping[str, object], kind: str, source: Source, path: str) -> JsonObject:
-    """Check the engine's settings against the types of its constructor's arguments."""
+    """Return the settings of an engine, checked against the types of its settings class."""
     types = engine_options(kind)
     return {key: typed_value(value, types[key], f"{path}.{key}", source) for key, value in given.items()}
 
 
 def _endpoints(one: object, several: object, source: Source, path: str) -> tuple[str, ...]:
-    """Return the URLs. `endpoints`, which --endpoint sets, takes precedence over `endpoint`."""
+    """Return the URLs of the servers. `endpoints`, which --endpoint sets, takes precedence over `endpoint`."""
     given = several or one or []
     addresses = given if isinstance(given, list) else [given]
     for number, address in enumerate(addresses):
@@ -213,11 +213,11 @@ def _endpoints(one: object, several: object, source: Source, path: str) -> tuple
                 f"Invalid endpoint URL {quoted(shown)}.",
                 "Write it as http://HOST:PORT or https://HOST/PATH, without a query.",
             )
-        if "@" in address:  # a password must not get into run.json
+        if "@" in address:  # passwords must not be saved in run.json
             raise source.error(
                 f"{path}.endpoints[{number}]",
                 "a URL must not contain a user or a password.",
-                "Put the key in an environment variable, and name that with api_key_env (--api-key-env).",
+                "Put the key in an environment variable, and give its name as api_key_env (--api-key-env).",
             )
     return tuple(addresses)
 
@@ -239,7 +239,7 @@ def grid_of(given: object, system_prompt: str | None, source: Source) -> tuple[G
 
 
 def _distinct(points: list[GridPoint]) -> tuple[GridPoint, ...]:
-    """Merge points with equal settings and add their shares: they would generate the same samples twice."""
+    """Merge points with equal settings and add up their shares: otherwise they would generate the same samples twice."""
     joined: dict[str, GridPoint] = {}
     for point in points:
         key = stable_hash(point.to_dict())
@@ -263,7 +263,7 @@ def _point(given: object, system_prompt: str | None, path: str, source: Source) 
 def sampling_of(
     given: object, default: SamplingParams, path: str, source: Source, also: tuple[str, ...] = ()
 ) -> SamplingParams:
-    """Return sampling parameters: the default with the given values."""
+    """Return sampling parameters: the given values, and the defaults for all others."""
     section = section_any(given, path, source)
     fields = types_of(SamplingParams)
     check_keys(section, fields.keys() - {"seed", "json_schema"}, path, source, also)
@@ -275,7 +275,7 @@ def sampling_of(
 
 
 def template_of(given: object, source: Source, path: str = "template") -> JsonObject:
-    """Return the template's settings."""
+    """Return the settings of the chat template."""
     section = section_of(given, TEMPLATE_KEYS, path, source)
     typed_value(section.get("chat_template"), str | None, f"{path}.chat_template", source)
     kwargs, date = section.get("kwargs"), section.get("date")

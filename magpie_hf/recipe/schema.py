@@ -1,4 +1,4 @@
-"""Recipes: a run as YAML. Read, override, validate with file, line and key, and hash.
+"""Recipes: the stages and settings of a run as YAML. Read, override, validate and hash them.
 
 model: demo                      # Hub id, directory, or "demo"
 num_rows: 1000
@@ -68,7 +68,7 @@ __all__ = ["KEYS", "EngineSpec", "Recipe", "RoleSpec", "bundled_recipes", "load_
 
 
 KEYS = {
-    "name": "Name of the run; begins the name of the default run directory.",
+    "name": "Name of the run; the name of the default run directory starts with it.",
     "description": "A sentence for the dataset card.",
     "model": 'Hub id, local directory, or "demo".',
     "revision": "Branch, tag or commit of the model; resolved to a commit when the run first starts.",
@@ -76,7 +76,7 @@ KEYS = {
     "seed": "Base of all seeds.",
     "engine": "The engine that generates: a name, or a mapping with `kind`, `endpoint` and the engine's settings.",
     "sampling": "How instructions are sampled: one setting, or a list of them with `share`.",
-    "system_prompt": "System prompt under which instructions are written; the Magpie releases use none.",
+    "system_prompt": "System prompt for the generation of instructions; the Magpie releases use none.",
     "template": "Chat template: `kwargs`, `chat_template` (Jinja text or file), `date`.",
     "dataset": "Existing rows to annotate: a directory, file or Hub id, or a mapping with `path`, `config`, `split`, `revision`.",
     "responder": "The model that generates responses (`model`, `engine`, `template`), if it is not the one that writes instructions.",
@@ -84,10 +84,10 @@ KEYS = {
     "guard": "The model that annotates safety; Llama Guard 2 by default.",
     "base": "The base model that reward_difference compares with.",
     "stages": "The stages in order: names, or mappings with `stage` and its settings.",
-    "order": "paper; or lean: conditions that read only the instruction are applied before responses are generated.",
+    "order": "paper (default), or lean: conditions that read only the instruction are applied before responses are generated.",
     "output": "Run directory (`path`); `format` of the dataset: parquet, arrow (save_to_disk) or none; `report`: write report.html.",
     "push": "Hub repository that the run is published to while it is running: `repo`, `config`, `private`, `gated`, `revision`, `create_pr`, `license`, `state`, `every_s`, `retry_timeout_s`.",
-    "budget": "max_tokens_total, max_hours, max_cost, price_per_gpu_hour, num_gpus.",
+    "budget": "Limits of the run: `max_tokens_total`, `max_hours`, `max_cost`, `price_per_gpu_hour`, `num_gpus`.",
 }
 DATASET_KEYS = ("path", "config", "split", "revision", "fingerprint")
 OUTPUT_KEYS = ("path", "format", "report")
@@ -99,8 +99,9 @@ ORDERS = ("paper", "lean")
 class Recipe:
     """A validated recipe.
 
-    `raw`: the mapping that it was built from, with overrides applied; run.json and the card show it. `implied`: stages
-    that were added because another one needs their columns; they are skipped if the rows have these columns.
+    `raw`: the mapping that the recipe was built from, with overrides applied; it is shown in run.json and the card.
+    `implied`: stages that were added because another stage needs their columns; they are skipped if the rows already
+    have these columns.
     """
 
     model: str
@@ -124,7 +125,7 @@ class Recipe:
 
     @property
     def generator(self) -> RoleSpec:
-        """The model that writes instructions and, without a responder, responses."""
+        """The model that generates instructions and, without a responder, responses."""
         return RoleSpec(self.model, self.engine, self.revision, self.template)
 
     def role(self, name: str) -> RoleSpec:
@@ -133,11 +134,11 @@ class Recipe:
 
     @cached_property
     def hash(self) -> str:
-        """Hash of the request, which names the default run directory; the same for every way to write the recipe down.
+        """Hash of the request, for the name of the default run directory; equal for equivalent recipes.
 
         Included: models, templates, seed, sampling, stages with their settings, and the source of the rows. Left out:
-        name and description, the number of rows, engines, budget, output and push. Rows given from Python are left
-        out too, so that a dataset that grew resumes in the directory of its smaller self.
+        name and description, the number of rows, engines, budget, output and push. Rows that are passed in memory are
+        also left out, so that a dataset with additional rows resumes in the same directory.
         """
         return stable_hash(
             {
@@ -159,15 +160,15 @@ class Recipe:
 
 
 def _shares(grid: Sequence[GridPoint]) -> list[tuple[JsonObject, float]]:
-    """Return each point's settings and its part of the rows: shares of 1 and 1 are the same as of 2 and 2."""
+    """Return the settings of each point and its fraction of the rows: shares of 1 and 1 are the same as 2 and 2."""
     total = sum(point.share for point in grid)
     return [(point.to_dict(), point.share / total) for point in grid]
 
 
 def _settings(stage: Stage, generator: str) -> tuple[str, JsonObject, JsonObject]:
-    """Return a stage's name, the settings that can change a row, and the models that it loads, for the request's hash.
+    """Return for the hash: the name of a stage, its settings that can change a row, and the models that it loads.
 
-    A rubric counts by its name or path, not by its text: editing it makes its annotations again in the same directory.
+    A rubric is hashed by its name or path, not by its text: after an edit, it runs again in the same directory.
     """
     models = stage.models(generator)
     counted = {
@@ -184,16 +185,16 @@ def _roles_used(stages: Sequence[Stage]) -> set[str]:
 
 
 def load_recipe(recipe: str | Path | Mapping[str, object], overrides: Mapping[str, object] | None = None) -> Recipe:
-    """Read a recipe: a YAML file's path, the name of a bundled recipe, or a mapping; then apply overrides.
+    """Read a recipe (the path of a YAML file, the name of a bundled recipe, or a mapping) and apply overrides.
 
-    The override `model: demo` replaces all models of the recipe by the demo ones, to try it out. An override with
-    another engine drops the settings of the recipe's engine.
+    The override `model: demo` replaces all models of the recipe by the demo models, to try the recipe. An override with
+    another engine removes the settings of the recipe's engine.
 
     `overrides`: dotted keys to values ("num_rows", "sampling.temperature", "stages.responses.sampling.max_tokens"). A
-    key that goes through a list without a number applies to each entry of it.
+    key that names a list without an index applies to each entry of the list.
 
     Raises:
-        RecipeError: the file cannot be read, or has an invalid key or value; names file, line and key.
+        RecipeError: the file cannot be read, or has an invalid key or value; the error names file, line and key.
     """
     if isinstance(recipe, Mapping):
         raw, source = plain_copy(recipe), Source("recipe")
@@ -209,7 +210,7 @@ def load_recipe(recipe: str | Path | Mapping[str, object], overrides: Mapping[st
 def recipe_path(name: str | Path) -> Path:
     """Find a recipe file by path, or a bundled recipe by name."""
     path = Path(name)
-    with contextlib.suppress(OSError):  # a name too long for a file
+    with contextlib.suppress(OSError):  # e.g., the name is too long for a file
         if path.suffix in (".yaml", ".yml") or path.is_file():
             return path
     found = bundled_recipes().get(str(name))
@@ -293,12 +294,12 @@ def _check_roles(stages: tuple[Stage, ...], roles: Mapping[str, RoleSpec], sourc
             raise source.error(
                 stage.role,
                 f'the stage "{stage.name}" needs a model: {ROLES[stage.role]}.',
-                f"As {stage.role}: {{model: …, engine: {{kind: …}}}}.",
+                f"Add {stage.role}: {{model: …, engine: {{kind: …}}}}.",
             )
 
 
 def _check_columns(stages: tuple[Stage, ...], paths: Mapping[int, str], source: Source) -> None:
-    """Raise RecipeError for a column that no earlier stage writes, before hours of generation are paid for."""
+    """Raise RecipeError for a column that no earlier stage adds, before anything is generated."""
     try:
         check_columns(stages[1:], stages[0].features())
     except MagpieError as error:
@@ -316,7 +317,7 @@ def _ordered(stages: tuple[Stage, ...], order: str, source: Source) -> tuple[Sta
 def _stages(
     given: object, grid: tuple[GridPoint, ...], model: str, has_dataset: bool, source: Source
 ) -> tuple[dict[int, str], tuple[Stage, ...]]:
-    """Return the stages, and for each (by its `id`) the key of the recipe that it comes from, for errors."""
+    """Return the stages, and for each stage (by its `id`) its key in the recipe, for errors."""
     if not isinstance(given, list) or not given:
         raise source.error("stages", f"{quoted(given)} is not a list of stages.", f"Stages: {', '.join(STAGES)}.")
     built: list[Stage] = []
@@ -331,7 +332,7 @@ def _stages(
             raise source.error(path, f'the first stage must be "instructions", not "{stage.name}".')
         if stage.name == "instructions" and not is_first:
             raise source.error(path, 'the stage "instructions" must be the first, and cannot be used with a dataset.')
-        for name in stage.after:  # stages that this one needs and the recipe leaves out
+        for name in stage.after:  # stages that this one needs and the recipe does not list
             if all(name != other.name for other in built):
                 built.append(stage_class(name)())
                 paths[id(built[-1])] = path
@@ -395,7 +396,7 @@ def _push(given: object, stages: tuple[Stage, ...], source: Source) -> PushSetti
     values = {key: typed_value(value, types[key], f"push.{key}", source) for key, value in section.items()}
     if not values.get("repo"):
         if values:
-            raise source.error("push.repo", "no repository is given.", "As push: {repo: me/my-dataset}.")
+            raise source.error("push.repo", "no repository is given.", "E.g., push: {repo: me/my-dataset}.")
         return None
     try:
         check_names(values.get("config", "default"))

@@ -1,4 +1,4 @@
-"""The text of a recipe: read it with the line of every key, set dotted keys, check values against types."""
+"""Read the YAML of a recipe with the line of every key, set dotted keys, and check values against types."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..storage.state import JsonObject
 T = TypeVar("T")
 DEFAULT_STAGES = ("instructions", "responses", "lengths")
 _SHORT_FORMS = {"engine": "kind", "output": "path", "push": "repo"}
-"""Keys whose value may be a string, which stands for a mapping with this one key."""
+"""Keys whose value may be a string: the short form of a mapping with the one key named here."""
 PLAIN_TYPES = {
     int: "a whole number",
     float: "a number",
@@ -48,7 +48,7 @@ class Source:
 
     @staticmethod
     def _origin(path: str, known: Mapping[str, T]) -> T | None:
-        """Return what is known about a key, or about the nearest key that encloses it."""
+        """Return the entry of a key in `known` or, if it has none, of the nearest enclosing key."""
         while path and path not in known:
             path = re.sub(r"(\.[^.\[\]]*|\[\d+\]|^[^.\[\]]*)$", "", path)
         return known.get(path)
@@ -85,13 +85,13 @@ def read_recipe_file(path: Path) -> tuple[JsonObject, Source]:
 
 def _note_lines(node: yaml.Node | None, path: str, lines: dict[str, int], file: str) -> None:
     if len(lines) > 20_000:
-        raise RecipeError("The recipe is too large.", where=file, hint="It has more than 20,000 keys.")
+        raise RecipeError("The recipe has more than 20,000 keys.", where=file, hint="Write a smaller recipe.")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner = f"{path}.{key.value}" if path else str(key.value)
             if inner in lines and key.value != "<<":
                 raise RecipeError(
-                    f"{inner}: given twice, first in line {lines[inner]}.",
+                    f"{inner}: this key is already set in line {lines[inner]}.",
                     where=f"{file}, line {key.start_mark.line + 1}",
                     key=inner,
                 )
@@ -118,9 +118,7 @@ def set_value(raw: JsonObject, key: str, value: object, source: Source) -> None:
     """Set a dotted key in a recipe's mapping."""
     parts = [name or int(number) for name, number in _PATH_PART.findall(key)]
     if not parts:
-        raise RecipeError(
-            f"--set {quoted(key)}: this is not a key.", hint="See docs/reference/recipe.md for the keys."
-        )
+        raise RecipeError(f"--set {quoted(key)}: invalid key.", hint="See docs/reference/recipe.md for the keys.")
     _set(raw, parts, value, "", key, source)
 
 
@@ -140,7 +138,7 @@ def _set(at: Any, parts: list[str | int], value: object, path: str, key: str, so
             chosen, rest = list(range(len(at))), parts
         elif not rest:
             raise RecipeError(
-                f"{quoted(head)} is a stage; name one of its settings.",
+                f"{quoted(head)} is a stage, so one of its settings must be given.",
                 where=f"--set {key}",
                 hint=f"E.g., stages.{head}.sampling.max_tokens=512.",
                 key=key,
@@ -165,7 +163,7 @@ def _set(at: Any, parts: list[str | int], value: object, path: str, key: str, so
 
 
 def _default_parent(name: str, given: str | None, key: str) -> JsonObject | list[JsonObject]:
-    """Return the mapping or list in which a key will be set; `given`: the string that it holds now, if any."""
+    """Return a new mapping or list in which a key can be set; `given`: the current value in its short form, if any."""
     if given is None:
         return [{"stage": stage} for stage in DEFAULT_STAGES] if name == "stages" else {}
     if name not in _SHORT_FORMS:
@@ -174,7 +172,7 @@ def _default_parent(name: str, given: str | None, key: str) -> JsonObject | list
 
 
 def _entries(entries: Sequence[object], stage: str) -> list[int] | None:
-    """Return the positions of the entries that are this stage; None if there is none."""
+    """Return the positions of a stage in the list of stages; None if the list does not contain it."""
     found = [n for n, entry in enumerate(entries) if entry == stage or _is_stage(entry, stage)]
     return found or None
 
@@ -184,7 +182,7 @@ def _is_stage(entry: object, name: str) -> bool:
 
 
 def typed_value(value: object, kind: Any, path: str, source: Source) -> Any:
-    """Check a value against a type (`int`, `str | None`, `tuple[str, ...]`, …); convert it if nothing is lost."""
+    """Check a value against a type (`int`, `str | None`, `tuple[str, ...]`, …); convert it if this loses no information."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if Any in kinds or (value is None and NoneType in kinds):
         return value
@@ -207,7 +205,7 @@ def typed_value(value: object, kind: Any, path: str, source: Source) -> Any:
 
 
 def _structured(value: object, kind: Any, path: str, source: Source) -> object:
-    """Return a value of a composite or Literal type; None if it is not of this type."""
+    """Return a value of a composite or Literal type; None if the value has another type."""
     origin, parts = get_origin(kind) or kind, get_args(kind)
     if origin is Literal and value in parts:
         return value
@@ -231,7 +229,7 @@ def _structured(value: object, kind: Any, path: str, source: Source) -> object:
 
 
 def _shown(kinds: Sequence[object]) -> str:
-    """Return types in words, for an error."""
+    """Describe types in words, for an error."""
     words = [PLAIN_TYPES[kind] for kind in PLAIN_TYPES if kind in kinds]
     for kind in kinds:
         origin = get_origin(kind) or kind
@@ -245,7 +243,7 @@ def _shown(kinds: Sequence[object]) -> str:
 
 
 def replace_engine(raw: JsonObject, overrides: Mapping[str, object]) -> None:
-    """Drop the settings of the recipe's engine if the overrides name another engine."""
+    """Remove the settings of the recipe's engine if the overrides set another engine."""
     asked = overrides.get("engine.kind") or overrides.get("engine")
     given = raw.get("engine")
     kind = given.get("kind", "transformers") if isinstance(given, dict) else given
@@ -254,9 +252,9 @@ def replace_engine(raw: JsonObject, overrides: Mapping[str, object]) -> None:
 
 
 def use_demo_models(raw: JsonObject, overrides: Mapping[str, object], roles: Collection[str]) -> None:
-    """Replace all models of a recipe by the demo ones if the override is `model: demo`, to try the recipe out.
+    """Replace all models of a recipe by the demo models if the overrides contain `model: demo`, to try the recipe.
 
-    Roles and stages that the overrides set are left alone.
+    Roles and stages that the overrides set are not changed.
     """
     if overrides.get("model") != "demo":
         return
@@ -264,7 +262,7 @@ def use_demo_models(raw: JsonObject, overrides: Mapping[str, object], roles: Col
     if not any(key == "engine" or key.startswith("engine.") for key in overrides):
         raw.pop("engine", None)
     if not any(key == "template" or key.startswith("template.") for key in overrides):
-        raw.pop("template", None)  # it is for another model
+        raw.pop("template", None)  # its settings are for another model
     for role in roles:
         given = raw.get(role)
         if isinstance(given, str) and given in ("separate", "combined"):

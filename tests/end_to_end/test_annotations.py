@@ -155,7 +155,7 @@ def test_shards_leave_what_needs_the_whole_set_to_the_merge(tmp_path):
 
 def test_rows_that_are_there_are_no_job_array(tmp_path):
     Dataset.from_dict({"instruction": ["a"]}).to_parquet(str(tmp_path / "rows.parquet"))
-    with pytest.raises(MagpieError, match="shard splits a synthesis"):
+    with pytest.raises(MagpieError, match="shard can only be used to synthesize rows"):
         magpie_hf.run(
             {"dataset": str(tmp_path / "rows.parquet"), "stages": ["flags"]}, shard="0/2", output=tmp_path / "r"
         )

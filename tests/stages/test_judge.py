@@ -216,7 +216,7 @@ def test_a_recipe_may_annotate_the_first_rows_of_a_file(judge, tmp_path):
 
 
 def test_without_a_judge_the_error_says_so(tmp_path):
-    with pytest.raises(MagpieError, match='No model is named for the stage "quality"'):
+    with pytest.raises(MagpieError, match='No model is given for the stage "quality"'):
         magpie_hf.annotate(rows("a?"), ["quality"], output=tmp_path / "run")
 
 
