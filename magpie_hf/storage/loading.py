@@ -53,7 +53,7 @@ def load_rows(
     except MagpieError:
         raise
     except Exception as error:
-        missing = "" if place.exists() else ", and is no path on this machine"
+        missing = "" if place.exists() else " (this path does not exist on this machine)"
         raise DatasetError(
             f"The dataset {quoted(path)} cannot be loaded{missing}: {quoted(error)}.",
             hint="Give a run directory, a parquet, JSON or CSV file, a save_to_disk directory, or a Hub id.",
