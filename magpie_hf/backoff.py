@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 OVERLOADED = frozenset({429, 503})
-"""The server works, and asks for fewer requests."""
+"""The server is available, but requires a lower rate of requests."""
 NOT_READY = OVERLOADED | {502, 504}
 """The request has not been processed: the server is overloaded, or is still starting behind a proxy."""
 TRANSIENT = NOT_READY | {408, 425, 500, 520, 521, 522, 523, 524}
@@ -30,12 +30,12 @@ class Backoff(NamedTuple):
         return full * (0.5 + 0.5 * draw())
 
     def limited(self, doublings: int) -> Backoff:
-        """Return the same waits, doubled at most so many times."""
+        """Return the same backoff with at most `doublings` doublings."""
         return self._replace(longest_s=min(self.longest_s, self.first_s * 2.0**doublings))
 
 
 class Attempts:
-    """The attempts of one request: says how long to wait before the next one, and when there is none."""
+    """Counts the attempts of one request, and returns the wait before the next one."""
 
     def __init__(self, backoff: Backoff, *, limit: int | None = None, timeout_s: float | None = None) -> None:
         """Start the clock: at most `limit` attempts, the last of which starts within `timeout_s`."""
@@ -47,7 +47,7 @@ class Attempts:
     def next_wait_s(self, retry_after: str | None = None) -> float | None:
         """Count a failed attempt and return the wait before the next one, None if there are no attempts left.
 
-        `retry_after`: the server's `Retry-After` header, which makes the wait longer, up to the longest one.
+        `retry_after`: the server's `Retry-After` header, which can make the wait longer, up to `longest_s`.
         """
         self.failed += 1
         left_s = float("inf") if self._end is None else self._end - time.monotonic()

@@ -1,4 +1,4 @@
-"""Chat messages as `datasets` and chat templates have them: {"role": "user", "content": "Hello"}."""
+"""Chat messages in the format of `datasets` and chat templates: {"role": "user", "content": "Hello"}."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def system(text: str) -> dict[str, str]:
 
 
 def conversation(*turns: tuple[str | None, str | None]) -> list[dict[str, str]]:
-    """Return the messages of (user, assistant) turns; a missing text gives no message."""
+    """Return the messages of (user, assistant) turns; None adds no message."""
     messages = []
     for question, answer in turns:
         messages += [user(question)] if question is not None else []

@@ -39,7 +39,7 @@ def resolve_model(name: str, revision: str | None = None, *, kind: str = "model"
     A Hub id's revision is resolved to a commit: by the Hub, or by the local cache when offline. A local directory is
     identified by its content (small files whole, weights by size and both ends), never by its path.
 
-    `kind`: which demo model "demo" is: "model", "reward" or "embedder".
+    `kind`: the demo model that "demo" refers to: "model", "reward" or "embedder".
 
     Raises:
         ModelError: it is neither a model directory nor an accessible repository.

@@ -26,7 +26,7 @@ def find_class(name: str, built_in: Mapping[str, str], base: type[T], what: str)
     address = built_in.get(name) or (name if ":" in name else _registered(what).get(name))
     if address is None:
         names = [*built_in, *_registered(what)]
-        hint = f"{did_you_mean(name, names)} To use a class of your own, write package.module:Class."
+        hint = f"{did_you_mean(name, names)} To use your own class, write package.module:Class."
         raise ArgumentError(f"Unknown {what} {quoted(name)}.", hint=hint, key=what)
     found = _imported(address, what)
     if not inspect.isclass(found) or not issubclass(found, base):
@@ -63,7 +63,7 @@ def _imported(address: str, what: str) -> object:
         return getattr(importlib.import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as error:
         if not _is_about(error, module, attribute):
-            raise  # an error in the module itself
+            raise  # raised by the module's own code
         raise ArgumentError(
             f"The {what} {quoted(address)} cannot be imported: {error}.",
             hint="Write it as package.module:Class; the package must be installed, or its folder be in PYTHONPATH.",

@@ -40,7 +40,7 @@ Batch: TypeAlias = Mapping[str, Sequence[Any]]
 Columns: TypeAlias = dict[str, list[Any]]
 """The new columns of a batch of rows."""
 Record: TypeAlias = dict[str, Any]
-"""What the journal keeps of a finished row: JSON-like values with short keys."""
+"""The values of a finished row in the journal: JSON-like, with short keys."""
 Values: TypeAlias = dict[str, object]
 """Values by name: the new columns of a row, parameters, or `datasets` features."""
 
@@ -117,8 +117,8 @@ class Context:
 class ModelChoice(NamedTuple):
     """A model that a stage loads itself.
 
-    `name`: Hub id, directory or "demo". `revision`: on the Hub. `kind`: the demo model meant by "demo": "model",
-    "reward" or "embedder".
+    `name`: Hub id, directory or "demo". `revision`: on the Hub. `kind`: the demo model that "demo" refers to:
+    "model", "reward" or "embedder".
     """
 
     name: str
@@ -130,7 +130,7 @@ IDENTITY = "identity"
 """Key in a field's metadata: False keeps a setting out of the identity of its stage."""
 
 RESOLVED = "resolved"
-"""Key in a field's metadata: True if the identity has what the setting stands for, e.g., a model at its commit."""
+"""Key in a field's metadata: True if the identity contains the resolved value, e.g., a model with its commit."""
 
 
 def silent(default: Any) -> Any:
@@ -139,7 +139,7 @@ def silent(default: Any) -> Any:
 
 
 def resolved(default: Any) -> Any:
-    """Return a dataclass field for a setting whose meaning is in the identity instead: by `models` or `derived`."""
+    """Return a dataclass field for a setting whose resolved value is in the identity, by `models` or `derived`."""
     return field(default=default, metadata={IDENTITY: False, RESOLVED: True})
 
 
@@ -210,7 +210,7 @@ class Stage(ABC):
         return self
 
     def with_settings_of(self, others: Sequence[Stage]) -> Stage:
-        """Return the stage with the settings that it takes over from the recipe's other stages."""
+        """Return the stage with settings copied from the recipe's other stages."""
         return self
 
     def models(self, generator: str) -> dict[str, ModelChoice]:
@@ -223,7 +223,7 @@ class Stage(ABC):
         return {name: plain(getattr(self, name)) for name in identifying} | self.derived()
 
     def derived(self) -> Values:
-        """Return what settings stand for if their values do not show it, e.g., the content of a file that they name."""
+        """Return values that settings refer to, e.g., the content of a file whose path is a setting."""
         return {}
 
     @abstractmethod

@@ -6,7 +6,7 @@ import pytest
 
 from magpie_hf.engines.base import Generation
 from magpie_hf.engines.stops import end_text
-from magpie_hf.templates.answer import AnswerFrame, rest_of
+from magpie_hf.templates.answer import AnswerFrame, without_common_prefix
 from magpie_hf.templates.describe import describe
 from magpie_hf.templates.plain import PlainTemplate
 from magpie_hf.templates.template import ChatTemplate
@@ -201,7 +201,7 @@ def test_what_a_template_prints_for_an_answer_is_read_back(family):
     for given in filter(None, (answer("Yo."), message)):
         prompt = chat.response([ask("Hi")]).text
         shown = chat._complete(chat._render([ask("Hi"), given], generation=False))
-        written = rest_of(shown, prompt, chat._vocabulary)
+        written = without_common_prefix(shown, prompt, chat._vocabulary)
         stops = chat.response_stops
         ends = [text for text in stops.texts if text not in stops.plain_texts]
         cut = end_text(written, "stop", turn_ends=ends, stops=stops.plain_texts).text

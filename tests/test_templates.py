@@ -51,7 +51,7 @@ def test_pre_query_prompt_is_the_template_up_to_the_user(family: str) -> None:
 def test_a_system_prompt_stands_before_the_user_or_is_refused_with_the_reason(family: str) -> None:
     chat, expected = study(family), FAMILIES[family][1]
     if expected.startswith("!"):
-        with pytest.raises(TemplateError, match=f"refuses a system prompt: {expected[1:]}"):
+        with pytest.raises(TemplateError, match=f"rejects a system prompt: {expected[1:]}"):
             chat.pre_query("Be brief.")
         assert chat.pre_query("").text == chat.pre_query().text
     else:
@@ -320,7 +320,7 @@ def test_a_system_prompt_is_folded_into_the_turn_where_the_template_folds_it() -
         ("{{ messages[0]['content'] | tojson }}", "depends on the message, or it rewrites"),
         ("{{ messages[0]['content'] | length }}:{{ messages[0]['content'] }}", "depends on the message"),
         ("{{ raise_exception('three messages or none') }}", "three messages or none"),
-        ("{% if %}", "refuses a lone user message"),
+        ("{% if %}", "rejects a lone user message"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
     ],
     ids=["upper", "twice", "dropped", "json", "length-first", "raises", "syntax", "escape"],
@@ -340,7 +340,7 @@ def test_no_template_is_an_error_that_says_what_to_do(tmp_path: Any) -> None:
     bare = make_tokenizer(**CHATML)
     with pytest.raises(TemplateError, match=r"no chat template.*\n.*chat_template="):
         ChatTemplate(bare, name="base")
-    with pytest.raises(TemplateError, match="neither Jinja text nor a file"):
+    with pytest.raises(TemplateError, match="neither Jinja text nor a readable file"):
         ChatTemplate(bare, chat_template="nowhere.jinja")
     file = tmp_path / "own.jinja"
     file.write_text(template("qwen-3"), encoding="utf-8")
@@ -426,7 +426,7 @@ def test_describe_shows_what_is_sent() -> None:
     assert shown["instruction_stops"]["texts"][0] == "<|im_end|>"
     assert any("default system block is inserted" in note for note in shown["notes"])
     assert describe(study("gemma-2"))["prompts"]["pre_query_with_system_prompt"] == {
-        "refused": "The chat template of 'gemma-2' refuses a system prompt: No system role here"
+        "refused": "The chat template of 'gemma-2' rejects a system prompt: No system role here"
     }
     assert any("fixed to 2026-03-04" in note for note in describe(study("gpt-oss"))["notes"])
 

@@ -101,7 +101,7 @@ class Failure(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What the server reported about itself with a text: provenance of a row; None for what it did not report.
+    """What the server reported about itself in a reply: provenance of a row. Values that it did not report are None.
 
     `fingerprint` is the `system_fingerprint` of a reply. It also depends on settings that change no text, and replicas
     of one model may differ in it: it is saved, and a different one does not end the run.
@@ -199,7 +199,7 @@ class Engine(ABC):
     """Generates text. Use it as a context manager, or call `open()` and `close()`; both may be called twice.
 
     An engine is created from settings alone, without loading a model or connecting to a server; `open()` does that, and
-    raises every error that the user must know of before the first row. A subclass
+    raises all errors that can be detected before the first row. A subclass
 
     - declares its settings as a frozen dataclass, `settings_class`; recipes, the command line and the reference pages
       read it. It is created with `settings_class(**settings)`, so `__post_init__` can check values;
@@ -297,7 +297,7 @@ class Engine(ABC):
 
     @property
     def served(self) -> Served | None:
-        """What was found when the engine opened: the server's model, revision, dtype, version; None if unknown."""
+        """What was detected when the engine opened: the server's model, revision, dtype, version; None if unknown."""
         return None
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Where a text ends: stops that a server does not support, or that it leaves in the text."""
+"""Cutting texts at stops that a server does not support, or does not remove from the text."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def first_stop(text: str, stops: Collection[str]) -> tuple[int, str] | None:
 def end_text(text: str, finish_reason: str, *, turn_ends: Collection[str], stops: Collection[str]) -> Ending:
     """Cut a text before the first of all stops. `turn_ends`: texts of the stop tokens; `stops`: the user's.
 
-    Texts of stop tokens that also occur in ordinary texts count at the end only: some servers show the token that ended
-    a text.
+    Texts of stop tokens that also occur in ordinary texts are only removed from the end: some servers return the token
+    that ended a text.
     """
     found = first_stop(text, [*to_send(turn_ends), *stops])
     if found is None:

@@ -1,9 +1,8 @@
-"""Run instruction synthesis until enough samples are accepted; the result is always the same.
+"""Run instruction synthesis until enough samples are accepted; the result does not depend on timing.
 
-The samples of a grid point are numbered 0, 1, 2, …; sample i is the same text whenever and wherever it is generated.
-The dataset takes the first accepted samples of each grid point in that order, according to its share. Which samples
-are generated *beyond* these depends on timing (some are in flight when the last needed one is accepted); they stay in
-the journal and are used if the run is extended.
+The samples of a grid point are numbered 0, 1, 2, …; sample i has the same text in every session and process. The dataset
+contains the first accepted samples of each grid point in this order, according to the point's share. A few additional
+samples may be in flight when the last needed one is accepted; they stay in the journal and are used if the run is extended.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ YIELD_CHECK_AFTER = 512
 MIN_YIELD = 0.01
 SHARD_SLACK_SIGMAS = 3.0
 PRIOR_SAMPLES = 32
-"""Prior of the acceptance rate: the first samples to finish are the shortest, and are rejected more often."""
+"""Prior of the acceptance rate: the first finished samples are the shortest, and are rejected more often."""
 
 
 class Shard(NamedTuple):
@@ -152,7 +151,7 @@ class Candidates:
         return self._open_holes > 0
 
     def _count_open(self) -> int:
-        """Count the unfinished samples that are needed even if all of them are accepted: they are requested together."""
+        """Count the open samples that are needed even if all unfinished ones are accepted; they are requested together."""
         hoped = holes = 0
         for sample, state in enumerate(self.states):
             if hoped >= self.needed:
@@ -261,7 +260,7 @@ def _generate(
 
 
 def _wanted(points: list[Candidates]) -> Iterator[OpenRow | None]:
-    """Yield the samples to generate, in blocks of one grid point, and None while those in flight may be enough."""
+    """Yield the samples to generate, in blocks of one grid point; None while the samples in flight may be sufficient."""
     current: Candidates | None = None
     left = 0
     while True:
@@ -312,7 +311,7 @@ def _choose(stage: Instructions, points: list[Candidates]) -> list[array[int]]:
 
 
 def _samples(picks: list[array[int]], shares: list[float], total: int) -> dict[str, array[int]]:
-    """Put the chosen samples of all grid points in the order of the dataset, also a shard's additional ones."""
+    """Put the chosen samples of all grid points in the order of the dataset, including a shard's additional samples."""
     chosen = {"grid_point": array("q"), "sample_index": array("q")}
     for point, rank in grid_sequence(shares):
         if len(chosen["grid_point"]) == total:

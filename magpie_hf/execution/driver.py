@@ -1,7 +1,7 @@
-"""The loop between rows, engine and journal.
+"""The loop that passes rows to the engine and writes results to the journal.
 
 The engine pulls requests when it has capacity, and only then are rows opened, so memory is bounded by the number of
-rows in flight. A finished row is written to the journal and freed at once, even if slower rows before it are unfinished.
+rows in flight. A finished row is written to the journal and freed at once, even if earlier rows are unfinished.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ class Driver:
     def run(self, rows: Iterator[OpenRow | None], is_short: Callable[[], bool] = lambda: True) -> None:
         """Process all rows of the iterator.
 
-        `rows` yields None if it depends on rows in flight whether more are needed. `is_short`: whether a row that the
-        budget does not allow is needed; called when nothing is in flight.
+        `rows` yields None while it depends on the rows in flight whether more are needed. `is_short` returns whether
+        more rows are needed; it is called when the budget allows no further row and nothing is in flight.
 
         Raises:
             TooManyFailures: most of the last requests failed.
@@ -253,7 +253,7 @@ class Driver:
         self._next_key += 1
         self._open[request.key] = row
         bound = ask.sampling.max_tokens + (num_prompt_tokens(ask.prompt) if self.listener.counts_tokens else 0)
-        if generation is None:  # its first request waits until the budget allows the row
+        if generation is None:  # its first request is sent when the budget allows the row
             row.bound = bound
             self._held = (row, request)
         else:

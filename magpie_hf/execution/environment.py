@@ -1,4 +1,4 @@
-"""Where and how the stages of a run are executed, and which part of it is in their identities."""
+"""The environment in which the stages of a run are executed, and the identities of the stages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Environment:
-    """Where and how stages run; created by the session, with the same values for all stages of a role.
+    """The engine, template and listener for stages; created by the session, the same for all stages of a role.
 
     - `identity`: the part of the engine's and template's settings that is in the identity of each generating stage.
     - `open_engine`: returns the engine, opened at first use; `close_engine` frees its memory for a stage's own model.
@@ -77,7 +77,7 @@ class Environment:
         return stage_key(stage.label, stable_hash(self.identity_of(stage), 32))
 
     def state_of(self, stage: Stage) -> StageState | None:
-        """Return the state of the stage with its current settings, None if it has never begun."""
+        """Return the state of the stage with its current settings, None if it has never been started."""
         return self.run_dir.state.stages.get(self.key_of(stage))
 
     def fingerprint_of(self, dataset: Dataset) -> str:

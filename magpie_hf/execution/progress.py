@@ -26,8 +26,8 @@ RATE_FROM_ROWS = 3
 class Listener:
     """Shows progress and stops at a budget. `spent` gives (tokens, engine-seconds) of the run's other stages.
 
-    `show`: True draws a bar, False writes a log line now and then, None shows one as `datasets.map` does: unless
-    `datasets.disable_progress_bars()` was called.
+    `show`: True shows a progress bar, False writes log lines regularly, None shows a bar unless
+    `datasets.disable_progress_bars()` was called, like `datasets.map`.
     `on_save`: called every few seconds so that run.json stays fresh.
     """
 
@@ -50,16 +50,16 @@ class Listener:
         self._projected = False
 
     def note(self, text: str) -> None:
-        """Say something to the person, around the bar."""
+        """Log a message without disturbing the progress bar."""
         logger.info(text)
 
     def stage_cached(self, name: str, rows: int) -> None:
-        """A finished stage was mapped back."""
+        """Called when a finished stage was loaded from the cache."""
         self.cached[name] = rows
         logger.info("%s: %d rows from the cache", name, rows)
 
     def stage_begins(self, name: str, counters: StageCounters, *, key: str = "") -> None:
-        """A stage starts to generate; `key`: its name in run.json."""
+        """Called when a stage starts to generate; `key`: its name in run.json."""
         self._stage, self._projected = name, False
         self._others = self._spent(key)
         self._last_log = self._last_save = time.monotonic()
@@ -70,7 +70,7 @@ class Listener:
             self._bar = bar(total=counters.total, initial=shown_rows(counters), desc=name, unit="row", leave=False)
 
     def _bar_class(self) -> Any:
-        """Return the class of bars, None if there shall be none."""
+        """Return the class of progress bars, or None if they are disabled."""
         if self.show is False:
             return None
         if self.show is None:
@@ -83,7 +83,7 @@ class Listener:
         return tqdm
 
     def row_finished(self, counters: StageCounters) -> None:
-        """Draw, log and save, each at its own pace."""
+        """Update the bar, write log lines and save the counts, each at its own interval."""
         now = time.monotonic()
         if self._bar is not None:
             step = shown_rows(counters) - self._bar.n
@@ -100,7 +100,7 @@ class Listener:
             self._project(counters)
 
     def _project(self, counters: StageCounters) -> None:
-        """After the first percent of a stage, log the projected totals and whether the budget allows them."""
+        """Log the projected totals once, after 1 % of the rows, and whether they exceed the budget."""
         if not counters.total or shown_rows(counters) < max(20, counters.total * PROJECT_FROM):
             return
         self._projected = True
@@ -141,7 +141,7 @@ class Listener:
         return self._exceeded(counters, in_flight, bound) is None
 
     def rows_that_fit(self, counters: StageCounters, at_most: int) -> int:
-        """Return how many rows of unknown size the budget allows at once: one at first."""
+        """Return how many rows of unknown size the budget allows at once; 1 until a row is finished."""
         tokens, seconds = self._all(counters)
         if self.budget.exceeded(tokens, seconds, mean_tokens(counters)):
             return 0
@@ -200,7 +200,7 @@ def shown_rows(counters: StageCounters) -> int:
 
 
 def rates(counters: StageCounters, *, rows: bool = True) -> str:
-    """Return "12 rows/s, 1,234 tokens/s, 3 rejected" for this session; without `rows`, as a bar shows them itself."""
+    """Return "12 rows/s, 1,234 tokens/s, 3 rejected" for this session. `rows`: False for progress bars, which show rows themselves."""
     seconds = counters.session_seconds
     rejected = sum(number for code, number in counters.by_code.items() if code != "ok")
     parts = [f"{counters.session_rows / seconds:.1f} rows/s"] if rows and seconds else []

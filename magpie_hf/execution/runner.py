@@ -116,7 +116,7 @@ def _run_row_stage(stage: RowStage | ModelStage, dataset: Dataset, env: Environm
 
 
 def note_damage(env: Environment, journal: Journal, name: str) -> None:
-    """Report damaged segments: their rows are computed again."""
+    """Log the number of damaged segments, whose rows are computed again."""
     if journal.damaged:
         env.listener.note(f"{name}: {journal.damaged} damaged journal segment(s); their rows are computed again.")
 

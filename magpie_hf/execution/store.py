@@ -44,7 +44,7 @@ class StageStore:
         self.identity = stable_hash(self.identity_fields, 32)
         self.directory = env.run_dir.stage_dir(stage.label, self.identity)
         self.state = env.run_dir.stage_state(stage.label, self.identity)
-        reopened = self.state.reopened  # how often `retry` has reopened finished rows
+        reopened = self.state.reopened  # number of times that `retry` has reopened finished rows
         self.fingerprint = stable_hash([self.identity, input_fingerprint, extra, reopened], 32)
         self.state.identity_fields, self.state.kind = self.identity_fields, stage.kind
 
@@ -65,7 +65,7 @@ class StageStore:
         dataset = Dataset.from_file(str(self.cache_file))
         dataset._fingerprint = self.fingerprint
         self.env.known[self.fingerprint] = None
-        # run.json may describe another size of this run, or the state before a kill.
+        # run.json may have the state of another number of rows, or the state before the process was killed.
         self.state.status, self.state.rows_out, self.state.fingerprint = "done", len(dataset), self.fingerprint
         self.env.listener.stage_cached(self.stage.label, len(dataset))
         return dataset
@@ -148,7 +148,7 @@ class StageStore:
     def _write_tables(self, tables: Iterator[pa.Table], features: Features) -> None:
         from datasets.arrow_writer import ArrowWriter
 
-        # A unique name: a process from which the run was taken over may still write the same stage.
+        # A unique name, because the previous owner of the run may still be writing the same stage.
         part = self.directory / f"tmp-{uuid.uuid4().hex}.arrow"
         with self._writing():
             with ArrowWriter(features=features, path=str(part)) as writer:
@@ -225,7 +225,7 @@ class StageStore:
             setattr(before, name, value)
 
     def _note_fingerprint(self, before: ServedState, fingerprint: str | None) -> None:
-        """Save the fingerprints of the stage's replies, and warn at the second: other settings, or different replicas."""
+        """Save the fingerprints of the stage's replies, and log a warning if they differ: settings or replicas may differ."""
         known = before.fingerprints
         if not fingerprint or fingerprint in known or len(known) >= _MOST_FINGERPRINTS:
             return

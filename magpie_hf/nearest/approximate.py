@@ -1,4 +1,4 @@
-"""Approximate search for large sets on the CPU: an inverted file (faiss IVF), its recall measured against exact search.
+"""Approximate search for large sets on the CPU: an inverted file (faiss IVF). Recall is measured against exact search.
 
 Near-duplicates are almost always in the same cell or in an adjacent one, so it is enough to search a few cells per
 row; the share that is missed is measured on a sample and reported.
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 NEIGHBORS = 8
 PROBES = 16
-TRAIN_ROWS_PER_CELL = 39  # the least number of training points per centroid for faiss
+TRAIN_ROWS_PER_CELL = 39  # faiss's minimum of training points per centroid
 BATCH = 8192
 SAMPLE = 2048
 
 
 class Recall(NamedTuple):
-    """Measured on `sampled` rows: the share whose nearest row was found, of all and of those with a near-duplicate.
+    """The shares of rows whose nearest row was found: of all rows, and of rows with a near-duplicate.
 
-    Rows with near-duplicates are drawn more often than others and weigh less accordingly; otherwise the share would be
-    that of the rows on which the search did well. None where no sampled row has one.
+    Measured on `sampled` rows. Rows for which the search found near-duplicates are sampled more often and have a lower
+    weight, so that the result is not biased towards them. A share is None if no sampled row belongs to its group.
     """
 
     nearest: float | None
@@ -84,9 +84,9 @@ def _search_batch(index: faiss.IndexIVFFlat, vectors: Vectors, state: State, row
     best = cosines.argmax(axis=1)
     at = np.arange(len(rows))
     has = cosines[at, best] > NO_COSINE
-    state.see(rows[has], cosines[at, best][has], found[at, best][has])
+    state.update_nearest(rows[has], cosines[at, best][has], found[at, best][has])
     least = 1 - (threshold + RECHECK) / 2
-    full = cosines.min(axis=1, where=~own, initial=2.0) > least  # as many as requested: there may be more
+    full = cosines.min(axis=1, where=~own, initial=2.0) > least  # as many neighbors as requested: more may exist
     near = (cosines > least) & ~full[:, None]
     _join(vectors, state, rows[near.nonzero()[0]], found[near], cosines[near], threshold)
     saturated = np.flatnonzero(full)
@@ -100,7 +100,7 @@ def _search_batch(index: faiss.IndexIVFFlat, vectors: Vectors, state: State, row
 def _join(
     vectors: Vectors, state: State, left: IntArray, right: IntArray, cosines: FloatArray, threshold: float
 ) -> None:
-    """Join pairs. Each is found from both sides (from one if a cell was missed), so only the left row is counted."""
+    """Group and count pairs. Most pairs are found from both rows, so each pair counts for its left row only."""
     other = left != right
     left, right = left[other], right[other]
     distances = 2 - 2 * cosines[other].astype(np.float64)
@@ -110,7 +110,7 @@ def _join(
     left, right = left[near], right[near]
     np.add.at(state.repeats, left, state.weight[right])
     np.minimum.at(state.smallest, left, state.rank[right])
-    state.union(left, right)
+    state.merge_pairs(left, right)
 
 
 def measure_recall(vectors: Vectors, state: State, threshold: float, *, seed: int = 0, sample: int = SAMPLE) -> Recall:

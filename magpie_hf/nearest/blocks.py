@@ -1,4 +1,4 @@
-"""Blocks of unit vectors on a device, and the loop over their matrix products that every exact comparison uses."""
+"""Blocks of unit vectors on a device, and the loop over their matrix products for all exact comparisons."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CPU_BLOCK = 2048
 GPU_BLOCK = 16_384
 RESIDENT_BYTES = 4 << 30
-"""All vectors are kept as float32 in the CPU's memory up to this size, and up to half of the free memory."""
+"""Maximum size of the vectors that are kept in CPU memory as float32; also limited to half of the free memory."""
 PAIRS_AT_ONCE = 4096
 
 Progress = Callable[[int, int], None]
@@ -31,8 +31,8 @@ Progress = Callable[[int, int], None]
 class Blocks:
     """Rows of `vectors` as tensors on a device, in blocks of `block_rows`.
 
-    Where they fit, all rows are normalized once and stay on the device; otherwise, and without `keep`, each block is
-    normalized when it is used. `precision` "float16" gives blocks in that type, any other float32.
+    If they fit into memory, all rows are normalized once and stay on the device; otherwise, or with `keep` False, each
+    block is normalized when it is used. Blocks are float16 with `precision` "float16", otherwise float32.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class Blocks:
         self.device = device
         self.precision = precision
         self._resident: torch.Tensor | None = None
-        self._is_settled = not keep
-        self._own = threading.local()
+        self._is_load_tried = not keep
+        self._per_thread = threading.local()
 
     def __len__(self) -> int:
         return -(-len(self.vectors) // self.block_rows)
@@ -63,7 +63,7 @@ class Blocks:
         """Return a block of unit vectors, (rows, dim); invalid rows are zeros."""
         import torch
 
-        self._settle()
+        self._load_all_if_possible()
         span = self.span(number)
         if self._resident is not None:
             values = self._resident[span]
@@ -72,7 +72,7 @@ class Blocks:
         return values.half() if self.precision == "float16" else values
 
     def mask_invalid(self, product: torch.Tensor, axis: int, number: int) -> None:
-        """Set the entries of invalid rows of a block, which lie along `axis` of a product, to `NO_COSINE`."""
+        """Set the entries of a block's invalid rows to `NO_COSINE`; `axis`: the axis of the block in the product."""
         import torch
 
         bad = np.flatnonzero(~self.vectors.valid[self.span(number)])
@@ -80,14 +80,14 @@ class Blocks:
             product.index_fill_(axis, torch.from_numpy(bad).to(self.device), NO_COSINE)
 
     def products(self, left: torch.Tensor, numbers: Iterable[int], take: Callable[[int, torch.Tensor], None]) -> None:
-        """Compare unit vectors with blocks: `take` gets each block's number and the cosines, (len(left), rows).
+        """Compare unit vectors with blocks: `take` receives each block's number and the cosines, (len(left), rows).
 
-        Entries of invalid rows of the block are `NO_COSINE`. On the CPU, `take` is called from several threads at once;
-        the product is valid, and may be changed, until it returns.
+        Entries of invalid rows of the block are `NO_COSINE`. On the CPU, `take` is called from several threads at once. It
+        may change the product, whose memory is reused after it returns.
         """
         import torch
 
-        self._settle()  # before there are threads
+        self._load_all_if_possible()  # before threads are started
 
         def compare(number: int) -> None:
             right = self.load(number)
@@ -95,15 +95,15 @@ class Blocks:
             self.mask_invalid(product, 1, number)
             take(number, product)
 
-        side_by_side(self.device, compare, numbers)
+        in_parallel(self.device, compare, numbers)
 
     def _buffer(self, rows: int, columns: int, kind: torch.dtype) -> torch.Tensor:
-        """Return memory for a product, reused by its thread: allocating it each time costs as much as a pass over it."""
+        """Return memory for a product, which each thread reuses: a new allocation takes as long as a pass over it."""
         import torch
 
-        memory: torch.Tensor | None = getattr(self._own, "memory", None)
+        memory: torch.Tensor | None = getattr(self._per_thread, "memory", None)
         if memory is None or memory.numel() < rows * columns:
-            memory = self._own.memory = torch.empty(rows * self.block_rows, dtype=kind, device=self.device)
+            memory = self._per_thread.memory = torch.empty(rows * self.block_rows, dtype=kind, device=self.device)
         return memory[: rows * columns].view(rows, columns)
 
     def distances(self, left: IntArray, right: IntArray) -> npt.NDArray[np.float64]:
@@ -119,13 +119,13 @@ class Blocks:
             out[some] = (a - b).square().sum(dim=1).cpu().numpy()
         return out
 
-    def _settle(self) -> None:
-        """Put all rows on the device, if they fit."""
+    def _load_all_if_possible(self) -> None:
+        """Copy all rows to the device if they fit; done once."""
         import torch
 
-        if self._is_settled:
+        if self._is_load_tried:
             return
-        self._is_settled = True
+        self._is_load_tried = True
         shape = (len(self.vectors), self.vectors.dim)
         if 4 * shape[0] * shape[1] > free_bytes(self.device):
             return
@@ -137,9 +137,9 @@ class Blocks:
 
 
 def best_matches(left: FloatArray, blocks: Blocks, own: IntArray | None = None) -> tuple[FloatArray, IntArray]:
-    """Return the highest cosine of each unit vector with the blocks' rows, and that row; of equal ones the first.
+    """Return each unit vector's highest cosine with the blocks' rows, and the index of that row (the first if equal).
 
-    `own`: the row of each vector, which is not compared with itself. `NO_COSINE` and -1 where no row is valid.
+    `own`: the row of each vector, which is not compared with itself. Without a valid row, `NO_COSINE` and -1.
     """
     import torch
 
@@ -176,11 +176,11 @@ def free_bytes(device: str) -> int:
         return RESIDENT_BYTES // 4
 
 
-def side_by_side(device: str, work: Callable[[int], None], numbers: Iterable[int]) -> None:
-    """Call `work` for each number; on the CPU in as many threads as torch has, each computing alone.
+def in_parallel(device: str, work: Callable[[int], None], numbers: Iterable[int]) -> None:
+    """Call `work` for each number; on the CPU in parallel threads, each of which uses one core.
 
-    With one product per thread, no thread waits for another in the middle of a product, which costs more than the
-    product itself where other processes use the same cores; and the work after a product runs on all cores, too.
+    If each thread computes whole products, threads do not wait for each other within a product. Such waits may take longer
+    than the product when other processes use the same cores. The work after a product is also distributed over all cores.
     """
     import torch
 
@@ -191,10 +191,10 @@ def side_by_side(device: str, work: Callable[[int], None], numbers: Iterable[int
         return
 
     def run(number: int) -> None:
-        with torch.inference_mode():  # holds for one thread only
+        with torch.inference_mode():  # applies to the current thread only
             work(number)
 
-    with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
+    with _single_threaded() as threads, ThreadPoolExecutor(threads) as pool:
         try:
             for _ in pool.map(run, numbers):
                 pass
@@ -204,8 +204,8 @@ def side_by_side(device: str, work: Callable[[int], None], numbers: Iterable[int
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[int]:
-    """Let products use one thread for now; yield how many threads there were."""
+def _single_threaded() -> Iterator[int]:
+    """Limit torch to one thread inside the context; yields the previous number of threads."""
     import torch
 
     threads = torch.get_num_threads()
@@ -218,7 +218,7 @@ def _one_thread_each() -> Iterator[int]:
 
 @contextmanager
 def precision_of_products(precision: str) -> Iterator[None]:
-    """Set the precision of a GPU's float32 products for now."""
+    """Set the precision of float32 products on GPUs inside the context."""
     import torch
 
     before = torch.backends.cuda.matmul.allow_tf32

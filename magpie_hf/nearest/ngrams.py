@@ -1,6 +1,6 @@
-"""Overlap by word n-grams: which benchmark prompts a row contains, wholly or in large part.
+"""Overlap by word n-grams: the benchmark prompts that a row contains completely or to a large extent.
 
-13 words are the length that GPT-3's authors used to find test sets in training text (arXiv:2005.14165, appendix C).
+The default of 13 words is that of GPT-3's search for test sets in training data (arXiv:2005.14165, appendix C).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WORD = re.compile(r"\w+")
 
 
 class Overlap(NamedTuple):
-    """The prompt with which a text overlaps most: its number (-1: none), and the share of its n-grams found, 0 to 1."""
+    """The prompt with the largest overlap: its index (-1: none), and the share of its n-grams in the text, 0 to 1."""
 
     prompt: int
     share: float
@@ -45,7 +45,8 @@ def _hash(text: str) -> int:
 class NgramIndex:
     """The n-grams of benchmark prompts.
 
-    A prompt with fewer than `size` words matches whole texts only: its words occur in many others by chance.
+    A prompt with fewer than `size` words only matches a text with exactly the same words: otherwise a short prompt would
+    match many texts by chance.
     """
 
     def __init__(self, prompts: Iterable[str | None], size: int = WORDS) -> None:
@@ -63,7 +64,7 @@ class NgramIndex:
                 self.holders.setdefault(gram, []).append(number)
 
     def overlap(self, text: str | None) -> Overlap:
-        """Return the prompt of whose n-grams the text contains the largest share."""
+        """Return the prompt with the largest share of its n-grams in the text."""
         words = words_of(text or "")
         seen: set[int] = set()
         for size in self.lengths:

@@ -1,4 +1,4 @@
-"""Search within one set: exact copies are joined first, the method depends on size and device, the row order is irrelevant."""
+"""Search within a set. Equal vectors are merged first; the results do not depend on the order of the rows."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .state import BoolArray, FloatArray, IntArray, Matrix, PickedRows, State, V
 
 
 THRESHOLD = 0.05
-"""Distance under which two instructions count as near-duplicates: the default of the releases' script."""
+"""Distance below which two instructions are near-duplicates: the default of the releases' script."""
 METHODS = ("auto", "exact", "approximate")
 EXACT_FLOPS_CPU = 2.5e13
-"""Above this, the CPU searches approximately: about five minutes of exact search on two cores."""
+"""Maximum work of exact search on the CPU with method "auto": about five minutes on two cores."""
 EXACT_FLOPS_GPU = 1e16
-"""Above this, a GPU does too."""
+"""The same on a GPU."""
 BYTES_PER_ROW = 80
-"""Memory of a search in addition to the vectors: the arrays of its state, and copies while they are reduced."""
+"""Memory per row of a search in addition to the vectors: the arrays of its state, and temporary copies of them."""
 SAVE_EVERY_S = 20.0
 
 
 class SearchReport(TypedDict):
-    """How a search was done and what it found. `flops`: of an exact search; `recall`: of an approximate one."""
+    """Method and statistics of a search. `flops`: of an exact search; `recall`: of an approximate one."""
 
     method: str
     device: str
@@ -52,9 +52,9 @@ class SearchReport(TypedDict):
 class SearchResult:
     """Result of a search; all arrays are (num_rows,).
 
-    `distance`: float32, squared L2 to the nearest other row, NaN where there is none. `nearest`: int64 row, or -1.
-    `repeats`: int64, rows under the threshold. `smallest`: int64, the smallest rank among these and the row itself, or
-    -1 where there are none. `group`: int64, the smallest rank in the row's group.
+    `distance`: float32, squared L2 to the nearest other row, or NaN without one. `nearest`: int64 row, or -1.
+    `repeats`: int64, number of other rows below the threshold. `smallest`: int64, the smallest rank among these and the
+    row itself, or -1 without such rows. `group`: int64, the smallest rank in the row's group.
     """
 
     distance: FloatArray
@@ -66,7 +66,7 @@ class SearchResult:
 
 
 def choose_method(num_rows: int, dim: int, device: str = "cpu") -> str:
-    """Return "exact" where that takes minutes, else "approximate": by n^2 * dim multiply-adds, each pair once."""
+    """Return "exact" if it takes at most minutes (estimated by n^2 * dim multiply-adds), otherwise "approximate"."""
     limit = EXACT_FLOPS_CPU if device == "cpu" else EXACT_FLOPS_GPU
     return "exact" if float(num_rows) ** 2 * dim <= limit else "approximate"
 
@@ -88,14 +88,14 @@ def find_neighbors(
 
     Args:
         matrix: (num_vectors, dim), float32 or float16, may be a memory map; rows need not have unit length.
-        rank: (num_rows,) int64, a permutation: which rows are preferred; by default their order.
-        copies: (num_rows,) int64, the vector of each row, where equal texts share one; by default one each.
-        threshold: Distance under which rows are near-duplicates.
+        rank: (num_rows,) int64, a permutation: the order of preference of the rows. Default: the order of the rows.
+        copies: (num_rows,) int64, the index of each row's vector; rows with equal texts share one. Default: one each.
+        threshold: Distance below which rows are near-duplicates.
         method: "exact", "approximate", or "auto".
         device: "cpu" or a CUDA device, for exact search.
         precision: Of the products on a GPU: "float32", "tf32" or "float16".
         block_rows: Rows of a block.
-        directory: Where an exact search saves its state, to resume after an interruption.
+        directory: The directory in which an exact search saves its state, to resume after an interruption.
         progress: Called with the number of blocks done and the total.
     """
     started = time.monotonic()
@@ -149,7 +149,7 @@ def _equal_vectors(matrix: Matrix, copies: IntArray) -> tuple[IntArray, IntArray
     order = np.lexsort((np.arange(len(digests)), digests[:, 1], digests[:, 0]))
     new = np.ones(len(digests), dtype=bool)
     new[1:] = (digests[order][1:] != digests[order][:-1]).any(axis=1)
-    used = np.sort(order[new])  # in the order of the matrix, so that blocks are read in one go
+    used = np.sort(order[new])  # in the order of the matrix, so that blocks are read sequentially
     first = np.empty(len(digests), dtype=np.int64)
     first[order] = order[new][np.cumsum(new) - 1]
     content = hashlib.blake2b(digests.tobytes(), digest_size=16).digest()
@@ -157,7 +157,7 @@ def _equal_vectors(matrix: Matrix, copies: IntArray) -> tuple[IntArray, IntArray
 
 
 def _run_exact(search: ExactSearch, directory: Path | None, progress: Progress | None, content: bytes) -> None:
-    """Run a search, saving its state from time to time; resume from a saved state of the same search."""
+    """Run a search and save its state regularly; resume from a saved state of the same search."""
     file = None if directory is None else directory / "search.npz"
     facts = _facts(search, content)
     if file is not None and file.is_file():
@@ -167,7 +167,7 @@ def _run_exact(search: ExactSearch, directory: Path | None, progress: Progress |
                     search.state.restore({name: saved[name] for name in search.state.arrays()})
                     search.done = int(saved["done"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            search.done = 0  # a damaged state: start from the beginning
+            search.done = 0  # damaged state: start again
             search.state.reset()
     last = time.monotonic()
     while search.advance():
@@ -182,7 +182,7 @@ def _run_exact(search: ExactSearch, directory: Path | None, progress: Progress |
 
 
 def _facts(search: ExactSearch, content: bytes) -> npt.NDArray[np.uint8]:
-    """Return a hash of all that a saved state depends on: vectors, ranks and weights, and how they are compared."""
+    """Return a hash of everything that a saved state depends on: vectors, ranks, weights, and settings of the search."""
     state = search.state
     digest = hashlib.blake2b(content, digest_size=16)
     digest.update(state.rank.tobytes() + state.weight.tobytes())
@@ -191,7 +191,7 @@ def _facts(search: ExactSearch, content: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _expand(vectors: Vectors, state: State, copies: IntArray, rank: IntArray) -> SearchResult:
-    """Turn the results for distinct vectors into results for rows, copies included."""
+    """Convert the results for distinct vectors to results for all rows, including copies."""
     count = state.weight
     own = np.flatnonzero(state.nearest >= 0)
     distance = np.full(len(vectors), np.nan)

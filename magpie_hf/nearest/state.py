@@ -15,9 +15,9 @@ BoolArray = npt.NDArray[np.bool_]
 DoubleArray = npt.NDArray[np.float64]
 Selector: TypeAlias = slice | IntArray
 NO_COSINE = -3.0
-"""Stands for the cosine of rows that are not compared; lower than any cosine."""
+"""Value for pairs of rows that are not compared; lower than any cosine."""
 RECHECK = 1e-4
-"""Distances this close to the threshold are computed again from the vectors: float32 products err by 1e-6."""
+"""Distances this close to the threshold are computed again from the vectors: float32 products have errors of 1e-6."""
 
 
 class Matrix(Protocol):
@@ -29,7 +29,7 @@ class Matrix(Protocol):
 
     @property
     def dtype(self) -> np.dtype[np.float16] | np.dtype[np.float32]:
-        """The type of its numbers."""
+        """The dtype."""
 
     def __len__(self) -> int: ...
 
@@ -79,7 +79,8 @@ class Vectors:
         """Return some rows as unit vectors, (number, dim) float32; invalid ones as zeros."""
         scale = self._scale[where]
         block = _as_float32(self.matrix[where])
-        usual = (scale > 1e-18) & (scale < 1e18)  # where a product in float32 neither overflows nor loses digits
+        # For these lengths, a float32 product neither overflows nor loses precision.
+        usual = (scale > 1e-18) & (scale < 1e18)
         if usual.all():
             unit: FloatArray = np.multiply(block, scale[:, None].astype(np.float32), dtype=np.float32)
             return unit
@@ -115,10 +116,10 @@ def _as_float32(block: npt.NDArray[np.float16] | FloatArray) -> FloatArray:
 
 
 class State:
-    """Arrays over all rows: nearest row and its cosine, number of near-duplicates, smallest of them, and groups.
+    """Results for each row: nearest row and its cosine, number and smallest rank of near-duplicates, group.
 
-    `rank`: (num_rows,) int64, the order in which rows are preferred, so that results do not depend on the rows' order.
-    `weight`: (num_rows,) int64, how many rows of the dataset each row represents.
+    `rank`: (num_rows,) int64, the order of preference, so that results do not depend on the order of the rows.
+    `weight`: (num_rows,) int64, the number of dataset rows that each row represents.
     """
 
     def __init__(self, rank: IntArray, weight: IntArray | None = None) -> None:
@@ -132,31 +133,31 @@ class State:
         self.parent = np.arange(count, dtype=np.int64)
 
     def arrays(self) -> dict[str, FloatArray | IntArray]:
-        """Return the arrays to save, from which `restore` continues."""
+        """Return the arrays to save; see `restore`."""
         return {name: getattr(self, name) for name in "best nearest repeats smallest parent".split()}
 
     def restore(self, arrays: Mapping[str, FloatArray | IntArray]) -> None:
-        """Continue from saved arrays."""
+        """Restore saved arrays."""
         for name, values in arrays.items():
             getattr(self, name)[:] = values
 
-    def see(self, rows: IntArray, cosines: FloatArray, others: IntArray) -> None:
-        """Update the nearest row of rows from a block; of equal ones the one with the smallest rank."""
+    def update_nearest(self, rows: IntArray, cosines: FloatArray, others: IntArray) -> None:
+        """Update the nearest row of each of `rows` with a candidate; of equal distances, the smallest rank is kept."""
         old = self.nearest[rows]
         tie = (cosines == self.best[rows]) & (old >= 0) & (self.rank[others] < self.rank[old])
         better = (cosines > self.best[rows]) | tie
         self.best[rows[better]] = cosines[better]
         self.nearest[rows[better]] = others[better]
 
-    def see_last(self, rows: IntArray, cosines: FloatArray, others: IntArray) -> None:
-        """Update from the last entry of each row, where a row may have several."""
+    def update_nearest_from_last(self, rows: IntArray, cosines: FloatArray, others: IntArray) -> None:
+        """Update the nearest rows if `rows` has duplicates: only the last candidate of each row is used."""
         last = len(rows) - 1 - np.unique(rows[::-1], return_index=True)[1]
-        self.see(rows[last], cosines[last], others[last])
+        self.update_nearest(rows[last], cosines[last], others[last])
 
     def count(self, rows: IntArray, near: BoolArray) -> tuple[IntArray, IntArray]:
         """Return the number of near-duplicates of each column of `near`, (rows, columns), and their smallest rank.
 
-        Each column has at least one.
+        Each column must have at least one near-duplicate.
         """
         if (self.weight[rows] == 1).all():
             number = np.count_nonzero(near, axis=0)
@@ -166,14 +167,14 @@ class State:
         return number, self.rank[rows[order[near[order].argmax(axis=0)]]]
 
     def add(self, rows: IntArray, number: IntArray, smallest: IntArray) -> None:
-        """Add the result of `count` for rows, each given once."""
+        """Add the result of `count` for distinct rows."""
         self.repeats[rows] += number
         self.smallest[rows] = np.minimum(self.smallest[rows], smallest)
 
-    def link(self, rows: IntArray, columns: IntArray, near: BoolArray) -> None:
-        """Join the groups of rows and columns that are `near`, (rows, columns); each has at least one partner."""
-        self.union(rows, columns[near.argmax(axis=1)])
-        self.union(columns, rows[near.argmax(axis=0)])
+    def merge_groups(self, rows: IntArray, columns: IntArray, near: BoolArray) -> None:
+        """Merge the groups of rows and columns that are `near`, (rows, columns); each row and column has a near-duplicate."""
+        self.merge_pairs(rows, columns[near.argmax(axis=1)])
+        self.merge_pairs(columns, rows[near.argmax(axis=0)])
         while True:
             upper, lower = self.roots(rows), self.roots(columns)
             if (upper == upper[0]).all() and (lower == upper[0]).all():
@@ -182,10 +183,10 @@ class State:
             some = apart.any(axis=1)
             if not some.any():
                 return
-            self.union(rows[some], columns[apart[some].argmax(axis=1)])
+            self.merge_pairs(rows[some], columns[apart[some].argmax(axis=1)])
 
-    def union(self, left: IntArray, right: IntArray) -> None:
-        """Join the groups of pairs."""
+    def merge_pairs(self, left: IntArray, right: IntArray) -> None:
+        """Merge the groups of the two rows of each pair."""
         parent = self.parent
         while True:
             a, b = self.roots(left), self.roots(right)
@@ -193,11 +194,11 @@ class State:
             if not differ.any():
                 return
             left, right = np.minimum(a[differ], b[differ]), np.maximum(a[differ], b[differ])
-            # Where a root is written twice, the last write wins; the overwritten pairs are joined in the next pass.
+            # If a root is written twice, the last write is kept; the overwritten pairs are merged in the next pass.
             parent[right] = left
 
     def roots(self, rows: IntArray) -> IntArray:
-        """Return each row's root, halving the paths on the way."""
+        """Return the root of each row's group, and shorten the paths to it."""
         parent = self.parent
         found = parent[rows]
         while True:
@@ -209,7 +210,7 @@ class State:
             found = above
 
     def reset(self) -> None:
-        """Forget all that was found."""
+        """Discard all results."""
         self.__init__(self.rank, self.weight)  # type: ignore[misc]
 
     def groups(self) -> IntArray:

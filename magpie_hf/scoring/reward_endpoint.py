@@ -70,7 +70,7 @@ class EndpointScorer:
         return Question(self._server, "POST", PATH, body)
 
     def _is_final(self, _: Question, reply: Reply) -> bool:
-        """Whether a reply is a score, or a refusal of its row only. Raises EngineError if it concerns all rows."""
+        """Whether a reply is a score, or an error of this row only. Raises EngineError for errors that affect all rows."""
         if reply.fault is not None or reply.status in TRANSIENT:
             return False
         if reply.status != 200 and reply.status not in INVALID:

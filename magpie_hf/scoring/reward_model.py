@@ -34,7 +34,7 @@ class RewardModel:
 
     `dtype`: bfloat16 on a GPU and float32 on the CPU by default. `max_length`: maximum tokens of a conversation.
     `batch_tokens`: maximum tokens (with padding) of one forward. `deterministic` (default for "demo"): each row is computed
-    in a forward with a fixed shape for its length, so that its reward does not depend on the other rows in any bit.
+    in a forward with a fixed shape for its length, so that its reward is bitwise independent of the other rows.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class RewardModel:
         except Exception as error:
             hint = "Use a reward model with a sequence-classification head."
             if "trust_remote_code" in str(error):
-                hint = "It is custom code: read it, then allow it with trust_remote_code: true."
+                hint = "It has custom code: read it, then set trust_remote_code: true."
             raise ModelError(
                 f"The reward model {quoted(ref.name)} cannot be loaded: {quoted(error)}.", hint=hint, model=ref.name
             ) from error
@@ -131,7 +131,7 @@ class RewardModel:
             rows = rows + rows[:1] * (FIXED_ROWS - count)
         ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        # The head reads the last token that is not the pad token: a token that no row contains is safe as pad token.
+        # The head reads the last token that is not the pad token, so the pad token must not occur in any row.
         self._model.config.pad_token_id = pad
         device = self._model.device
         with torch.inference_mode():

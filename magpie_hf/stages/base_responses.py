@@ -50,7 +50,7 @@ class BaseResponses(RowStage):
 
     def bind(self, context: Context) -> RowFunction:
         """Return `steps` of a row: one request."""
-        template = cast("PlainTemplate", context.template)  # that of the role "base"
+        template = cast("PlainTemplate", context.template)  # the role "base" has a PlainTemplate
         stops = template.response_stops
         sampling = dataclasses.replace(
             self.sampling,

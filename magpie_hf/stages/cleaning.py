@@ -1,4 +1,4 @@
-"""Extract the instruction from the text that the model generated as the user, or say why it is unusable.
+"""Extract the instruction from the text that the model generated as the user, or return why it is unusable.
 
 `clean` removes what is not part of the instruction (a leading label, quotes around it, an answer after it). It never
 cuts at the first "?" or newline: context, code and follow-up questions are kept. `rejection` returns why a text is
@@ -93,7 +93,7 @@ def clean(text: str) -> str:
 
 
 def _strip_label(text: str) -> str:
-    """Remove "Question:", "**Task 1:**", "## Problem" and the like, unless later labels structure the text."""
+    """Remove "Question:", "**Task 1:**", "## Problem" and similar labels, unless the text has more labels after it."""
     match = _LEADING_LABEL.match(text)
     if not match:
         return text

@@ -39,8 +39,8 @@ class Decontamination(Embedding):
     """Adds `contaminated`, and the prompt and benchmark that a row is closest to.
 
     - `benchmarks`: datasets of prompts: paths or Hub ids, or mappings with `path`, `name`, `config`, `split`, `column`.
-    - `ngram`: words of an n-gram. `min_share`: share of a prompt's n-grams above which a row counts as contaminated.
-    - `embeddings`: also compare by embedding: below `threshold` (squared L2) a row counts as contaminated.
+    - `ngram`: number of words of an n-gram. `min_share`: share of a prompt's n-grams above which a row counts as contaminated.
+    - `embeddings`: also compare embeddings; below the distance `threshold` (squared L2), a row counts as contaminated.
     - The embedder's settings are those of `neighbors`.
     """
 

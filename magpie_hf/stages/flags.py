@@ -1,6 +1,6 @@
 """`flags`: patterns in the text that suggest dropping a row; without a model.
 
-The patterns are ours, for typical phrases of chat models; they prefer missing a case to a false alarm.
+The patterns are ours, for typical phrases of chat models; they are designed to avoid false positives, and miss some cases.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from .cleaning import scripts
 
 
 HEAD = 400
-"""Characters of a response that are searched for a refusal: refusals come first."""
+"""Characters of a response that are searched for a refusal: refusals are at the beginning."""
 SCANNED = 20_000
-"""Characters of a text that are examined: problems show up before."""
+"""Characters of a text that are examined: longer texts show problems in their first part."""
 REPEATED_SHARE = 0.3
 REPEATED_WORDS = 4
 REPEATED_LINES = 4

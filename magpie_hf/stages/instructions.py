@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 MAX_TOKENS = 1024
-"""Most tokens of an instruction; the reference's scripts for newer models use 1024 (its default is 2048)."""
+"""Maximum number of tokens of an instruction; the reference's scripts for newer models use 1024 (its default is 2048)."""
 
 PROVENANCE = Provenance(
     "temperature top_p top_k max_tokens input_generator revision served_model served_revision seed grid_point "
@@ -58,7 +58,7 @@ class Instructions(RowStage):
     - `clean`: remove labels, quotes and answers (`cleaning.clean`); the raw text is kept in `raw_instruction`.
     - `early_stop_newline`: stop at the first newline, as the reference does by default (one-line instructions).
     - `banned_starts`: texts with which an instruction must not begin, e.g., "#": the reference's "de-markdown".
-    - `max_scripts`: most writing systems in one instruction (translations have two).
+    - `max_scripts`: maximum number of writing systems in one instruction (translations have two).
     """
 
     name: ClassVar[str] = "instructions"
@@ -79,7 +79,7 @@ class Instructions(RowStage):
             raise ArgumentError(f"max_scripts = {self.max_scripts} is invalid.", hint="Give 1 or more.")
 
     def features(self) -> Values:
-        """Return the columns before the response in the released datasets, and `raw_instruction`."""
+        """Return the columns of the released datasets up to the instruction, and `raw_instruction`."""
         from datasets import Value
 
         return {

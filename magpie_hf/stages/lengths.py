@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Lengths(BatchStage):
     """Adds `instruction_length`, `response_length` (characters) and the same as `…_tokens`.
 
-    - `tokens`: whether tokens are counted too (special tokens of the template are not). Default: if there is a model
-      whose tokenizer counts them.
-    - `tokenizer`: the model (Hub id, directory or "demo") whose tokenizer counts. Default: the recipe's `model`.
+    - `tokens`: whether to count tokens, too (without special tokens of the template). Default: if a model, and so a
+      tokenizer, is given.
+    - `tokenizer`: the model (Hub id, directory or "demo") whose tokenizer is used. Default: the recipe's `model`.
     """
 
     name: ClassVar[str] = "lengths"
@@ -43,7 +43,7 @@ class Lengths(BatchStage):
         return self.counts_tokens and self.tokenizer is None
 
     def models(self, generator: str) -> dict[str, ModelChoice]:
-        """Return the model whose tokenizer counts, if it is not the recipe's."""
+        """Return the model whose tokenizer is used, if it is not the recipe's model."""
         return {"tokenizer": ModelChoice(self.tokenizer)} if self.counts_tokens and self.tokenizer else {}
 
     def for_model(self, model: str) -> Lengths:

@@ -1,7 +1,7 @@
 """`neighbors`: near-duplicates of instructions, by embeddings.
 
 Source of columns, embedder and threshold: the releases' script (all-mpnet-base-v2, squared L2 under 0.05). Unlike
-there, groups are transitive, the row that is kept does not depend on the row order, and duplicates are not capped at 500.
+in that script, groups are transitive, the row that is kept does not depend on the row order, and duplicates are not capped at 500.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PRECISIONS = ("float32", "tf32", "float16")
 
 @dataclass(frozen=True)
 class Embedding(SetStage):
-    """Settings and methods that all stages on embeddings share; see `Neighbors`."""
+    """Settings and methods of all stages that use embeddings; see `Neighbors`."""
 
     model: str | None = resolved(None)
     revision: str | None = resolved(None)
@@ -84,9 +84,9 @@ class Embedding(SetStage):
 class Neighbors(Embedding):
     """Finds the nearest other instruction of each instruction, and its group of near-duplicates.
 
-    - `model`, `revision`: the embedder: a sentence-transformers model, or "demo". `column`: the text embedded.
-    - `prompt`: put before each text, for embedders that need one. `max_seq_length`: most tokens read.
-    - `threshold`: squared L2 distance under which two rows are near-duplicates.
+    - `model`, `revision`: the embedder: a sentence-transformers model, or "demo". `column`: the text to embed.
+    - `prompt`: put before each text, for embedders that need one. `max_seq_length`: maximum number of tokens of a text.
+    - `threshold`: squared L2 distance below which two rows are near-duplicates.
     - `method`: "exact", "approximate" (its recall is measured), or "auto": by size and device.
     - `precision`: of the products on a GPU: "float32", "tf32", "float16". `device`, `batch_size`: of the embedder.
     - `embeddings`: keep each row's vector (float16) as the column `embedding`.
@@ -110,7 +110,7 @@ class Neighbors(Embedding):
             raise ArgumentError(f"threshold = {self.threshold} is invalid.", hint="Give a number above 0, at most 4.")
 
     def features(self) -> Values:
-        """Return the released columns, and the group."""
+        """Return the columns of the releases, and the group."""
         from datasets import List, Value
 
         own: Values = {
@@ -122,7 +122,7 @@ class Neighbors(Embedding):
         return own | ({"embedding": List(Value("float16"))} if self.embeddings else {})
 
     def apply(self, dataset: Dataset, work: Workspace) -> SetResult:
-        """Embed, search, and name each group after the row of it that is kept."""
+        """Embed the texts and search; the group id is the uuid of the row of the group that is kept."""
         check_memory(len(dataset))
         with self.store(work) as store:
             self.embed(store, dataset, self.column, work)
@@ -169,7 +169,7 @@ class Neighbors(Embedding):
 
 
 def has_text(text: str | None) -> bool:
-    """Return whether there is something to embed."""
+    """Return whether a text can be embedded: not null, and not only white space."""
     return text is not None and bool(text.strip())
 
 
@@ -208,14 +208,14 @@ def ranks(uuids: pa.StringArray) -> IntArray:
 def check_memory(num_rows: int, dim: int = 0) -> None:
     """Raise ArgumentError if the arrays of the search, and an index of float32 vectors, do not fit into memory.
 
-    Checked before anything is embedded, and again when the size of the vectors is known.
+    Called before the texts are embedded, and again when the size of the vectors is known.
     """
     from ..engines.local.hf import available_memory
 
     wanted = num_rows * (2 * BYTES_PER_ROW + 4 * dim)
     if wanted > available_memory():
         raise ArgumentError(
-            f"A search over {num_rows:,} rows needs about {wanted / 1e9:.0f} GB of memory, which is more than is free.",
+            f"A search over {num_rows:,} rows needs about {wanted / 1e9:.0f} GB of memory, which is more than the free memory.",
             hint="Use a machine with more memory, or annotate parts of the dataset.",
         )
 
@@ -236,7 +236,7 @@ def _columns(
         found.smallest,
         found.group,
     )
-    # The ranks are those of the whole dataset, so each one stands for the uuid at that position in the order.
+    # A rank is a position in the sorted uuids of the whole dataset.
     return {
         "min_neighbor_distance": pa.array(distance, mask=np.isnan(distance)),
         "repeat_count": repeats,

@@ -40,7 +40,7 @@ NUM_SAMPLES = 5
 SAMPLING = SamplingParams(temperature=0.8, max_tokens=MAX_TOKENS)
 """Temperature: Magpie, section 4.1."""
 MODEL = "RLHFlow/ArmoRM-Llama3-8B-v0.1"
-"""The reward model of the releases' preference sets. It contains code of its own, which requires `trust_remote_code: true`."""
+"""The reward model of the releases' preference sets. It contains custom code, which requires `trust_remote_code: true`."""
 
 PROVENANCE = Provenance(
     "temperature top_p max_tokens output_generator revision seeds system_prompt template_hash stage_version"
@@ -137,7 +137,7 @@ class Preference(Rewarding):
     """Scores each response with a reward model; the best is chosen, the worst rejected.
 
     The settings are those of `reward`. If all scores are equal, or fewer than two responses differ, there is no
-    preference: `chosen` and `rejected` are null. Of equal scores the first one counts, as in the reference.
+    preference: `chosen` and `rejected` are null. Among equal scores, the first one is used, as in the reference.
     """
 
     name: ClassVar[str] = "preference"

@@ -1,4 +1,4 @@
-"""Columns that say how a text was generated: sampling, model and revision, template, seed, version of the stage."""
+"""Columns with the provenance of a text: sampling, model and revision, template, seed, version of the stage."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SAMPLING = frozenset(field.name for field in dataclasses.fields(SamplingParams)
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """A struct column that says how the stage generated a text.
+    """A struct column with the provenance of a text of the stage.
 
     `names`: its fields in their order, separated by spaces. Fields named as in `SamplingParams` are filled from the
     sampling, `…_generator`, `revision`, `template_hash` and `stage_version` from the run, `served_model` and
-    `served_revision` from what the server reported; `seeds` is a list; all others are given to `values`.
+    `served_revision` from what the server reported; `seeds` is a list; all others are arguments of `values`.
     """
 
     names: str
@@ -38,7 +38,7 @@ class Provenance:
     def values(
         self, stage: Stage, context: Context, sampling: SamplingParams, record: Mapping[str, object], **own: object
     ) -> dict[str, object]:
-        """Return a row's values; `own` gives the fields that the sampling and the run do not know."""
+        """Return a row's values; `own`: the fields that are not filled from the sampling or the run."""
         served = record.get("served")
         known = {
             "revision": context.revision,

@@ -173,7 +173,7 @@ class Reward(Rewarding):
 class RewardDifference(Rewarding):
     """Scores the base model's response with the same reward model: `reward_difference` = r* - r_base.
 
-    Without own settings, it takes those of the recipe's `reward` stage.
+    Without settings of its own, it uses those of the recipe's `reward` stage.
     """
 
     name: ClassVar[str] = "reward_difference"
@@ -182,7 +182,7 @@ class RewardDifference(Rewarding):
     after: ClassVar[tuple[str, ...]] = ("reward", "base_responses")
 
     def with_settings_of(self, others: Sequence[Stage]) -> RewardDifference:
-        """Take over the settings of the recipe's `reward` stage if this one has none."""
+        """Use the settings of the recipe's `reward` stage if this stage has none."""
         for other in others:
             if isinstance(other, Reward) and self == RewardDifference():
                 return RewardDifference(**{f.name: getattr(other, f.name) for f in dataclasses.fields(other)})

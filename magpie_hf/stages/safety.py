@@ -1,7 +1,7 @@
 """`safety`: a guard model classifies conversations as safe or unsafe, with hazard codes.
 
 Source: Magpie, arXiv:2406.08464, section 3.2 (Llama Guard 2 over instruction and response); the format of the reply is
-that of the model cards of Llama Guard 2 and 3.
+documented in the model cards of Llama Guard 2 and 3.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Safety(RowStage):
 
     def bind(self, context: Context) -> RowFunction:
         """Return the function for a row: one request, and a second one if the reply is neither safe nor unsafe."""
-        template = cast("GuardTemplate", context.template)  # that of the role "guard"
+        template = cast("GuardTemplate", context.template)  # the role "guard" has a GuardTemplate
         sampling = with_stops(self.sampling, template)
         base = seed_base(context.seed, self.name, 2)
         retry_sampling = dataclasses.replace(sampling, temperature=max(RETRY_TEMPERATURE, sampling.temperature))

@@ -23,7 +23,7 @@ _SETTINGS = ("longest", "sample", "shuffle", "quotas", "one_per_group", "seed")
 class Select(SetStage):
     """Keeps rows, in their order.
 
-    - `filter`: a named selection ("air-filter", "pro-filter2", …); settings given here override those of it.
+    - `filter`: a named selection ("air-filter", "pro-filter2", …); settings given here override those of the selection.
     - `where`: a condition, e.g., "quality >= good and language == 'EN'"; combined with that of `filter`.
     - `longest`: keep this many rows with the longest responses. `sample`: keep this many rows at random (below 1: this
       share), by `seed`.
@@ -74,7 +74,7 @@ class Select(SetStage):
 
     @property
     def label(self) -> str:
-        """The name of the stage; the part that the order "lean" puts before the responses has its own."""
+        """The name of the stage; the part that the order "lean" runs before the responses has a different name."""
         return "select-early" if self.is_early else self.name
 
     @property
@@ -89,7 +89,7 @@ class Select(SetStage):
             super().check_features(features)
 
     def derived(self) -> Values:
-        """Return the full selection that the name stands for."""
+        """Return the definition of the selection."""
         return {"selection": dataclasses.asdict(self.selection)}
 
     def features(self) -> Values:

@@ -1,4 +1,4 @@
-"""`subset`: save the rows at this point as a config of their own, and publish it while the run continues."""
+"""`subset`: save the rows at this point as a separate config, and publish it while the run continues."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Subset(SetStage):
 
     @property
     def label(self) -> str:
-        """The name of the stage with that of the config."""
+        """The name of the stage, followed by the name of the config."""
         return f"{self.name}-{self.config}"
 
     def features(self) -> Values:

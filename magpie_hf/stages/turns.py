@@ -42,7 +42,7 @@ SYSTEM_PROMPT = (
     "questions and following up with additional related questions. Your goal is to provide thorough, relevant and "
     "insightful responses to help the user with their queries."
 )
-"""The reference's multi-turn prompt (its Fig. 14) with its two slips corrected: "Al" for "AI", a missing space."""
+"""The reference's multi-turn prompt (its Fig. 14) with two typing errors corrected: "Al" for "AI", and a missing space."""
 ATTEMPTS = 3
 PROVENANCE = Provenance(
     "temperature top_p max_tokens response_temperature response_top_p response_max_tokens system_prompt turns_generator "

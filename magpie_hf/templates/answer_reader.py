@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import reasoning as _reasoning
 from .answer import AnswerFrame, ending_pattern
-from .reasoning import Split, Tags, loose
+from .reasoning import Split, Tags, whitespace_pattern
 from .special_tokens import in_answers
 from .tokens import decode
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class Answer(NamedTuple):
     """The answer of a generation.
 
-    `special`: a special token or mark of the template that is left in it, or None. `misses`: the words that every
-    answer of the template begins with and this one does not (the model addressed a tool), or "".
+    `special`: the first special token or mark of the template that remains in the text, or None. `misses`: the words
+    with which every answer to the user must begin in this template, if they are missing (e.g., because the model
+    addressed a tool); otherwise "".
     """
 
     reasoning: str | None
@@ -33,10 +34,10 @@ class Answer(NamedTuple):
 
 
 class AnswerReader:
-    """Reads generations of one template; see the module's docstring.
+    """Reads generations made with one template; see the module's docstring.
 
-    Attributes: `known` (tags of reasoning that the template prints or mentions), `opened` (those that the generation
-    prompt leaves open, or None), `is_harmony`.
+    Attributes: `known` (reasoning tags that the template prints or mentions), `opened` (the tags whose opening tag is in
+    the generation prompt, or None), `is_harmony`.
     """
 
     def __init__(self, template: str, vocabulary: Vocabulary, frame: Frame, answer: AnswerFrame) -> None:
@@ -57,7 +58,7 @@ class AnswerReader:
 
     @property
     def hidden_close(self) -> str | None:
-        """The text that closes the reasoning, if it consists of special tokens only: servers may omit it."""
+        """The text that closes the reasoning, if it consists of special tokens only: some servers remove them."""
         tags = self.opened or self._frame.tags
         if tags is None or self.is_harmony:
             return None
@@ -67,16 +68,16 @@ class AnswerReader:
         return None if bare.strip() else tags.closes
 
     def split(self, text: str) -> Split:
-        """Return reasoning (None if there is none) and answer ("" if it was not reached), without the template's marks."""
+        """Split into reasoning (None without one) and answer ("" if the text ended before it), without template marks."""
         if self.is_harmony:
             return _reasoning.split_harmony(text)
         found = _reasoning.split_tags(text, self.opened, self._every, self._closing)
         if found is None:
-            return Split(None, self._bare(text, (self._head, self._behind)))
-        return Split(found.reasoning, self._bare(found.answer, (self._behind, self._head)))
+            return Split(None, self._without_marks(text, (self._head, self._behind)))
+        return Split(found.reasoning, self._without_marks(found.answer, (self._behind, self._head)))
 
     def read(self, generation: Generation) -> Answer:
-        """Return the answer of a generation, and why it is invalid, if it is."""
+        """Return the answer of a generation; `special` and `misses` say why an answer is invalid."""
         text = self._visible(generation)
         reasoning, answer = self.split(text)
         ids = generation.token_ids
@@ -84,8 +85,8 @@ class AnswerReader:
         headed = reasoning is not None or self._head is None or self._head.match(text) is not None
         return Answer(reasoning, answer, special, "" if headed or not answer.strip() else self._frame.words)
 
-    def _bare(self, answer: str, heads: Sequence[re.Pattern[str] | None]) -> str:
-        """Remove what the template prints between the header and an answer, and after it."""
+    def _without_marks(self, answer: str, heads: Sequence[re.Pattern[str] | None]) -> str:
+        """Remove the template's text between the assistant's header and the answer, and the text after the answer."""
         for head in heads:
             if found := head.match(answer) if head else None:
                 answer = answer[found.end() :].rstrip()
@@ -95,7 +96,7 @@ class AnswerReader:
         return _reasoning.without_answer_marks(answer, self._template)
 
     def _visible(self, generation: Generation) -> str:
-        """Return a generation's text with special tokens visible, from its ids where a server left them out."""
+        """Return a generation's text with special tokens; decoded from the token ids if the server removed them."""
         ids, special = generation.token_ids or (), self._vocabulary.special_text
         if any(special[i] not in generation.text for i in special.keys() & set(ids)):
             return decode(self._vocabulary.tokenizer, ids)
@@ -103,13 +104,14 @@ class AnswerReader:
 
 
 def _head_pattern(head: str) -> re.Pattern[str] | None:
-    """Return what finds a head at the beginning of a text.
+    """Return a pattern that matches `head` at the beginning of a text.
 
-    White space after a mark may differ; a word ends where the template ends it, as an answer may begin with it too.
+    White space after a mark may differ. A head that ends with a word must be followed by the same boundary as in the
+    template, because an answer may begin with the same word.
     """
     words = head.rstrip()
     if not words:
         return None
     after = head[len(words) :]
     end = r"(?=\s*\n|\s*\Z)" if "\n" in after else r"(?!\w)"
-    return re.compile(rf"\s*{loose(words)}{end if words[-1].isalnum() else ''}\s*")
+    return re.compile(rf"\s*{whitespace_pattern(words)}{end if words[-1].isalnum() else ''}\s*")

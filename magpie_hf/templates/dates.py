@@ -1,4 +1,4 @@
-"""Arguments of a template, and the date that it prints as today: fixed, so that the same bytes are sent on another day."""
+"""Template arguments, and the date that a template prints as today: it is fixed, so that prompts do not change daily."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def dated_renderer(
     template_date: dt.date | str | None,
     name: str,
 ) -> Renderer:
-    """Return a template's renderer under a date, today if none is given.
+    """Return a template's renderer with a fixed date (default: today).
 
     Raises:
         ArgumentError: the date is invalid.
@@ -40,13 +40,13 @@ def dated_renderer(
     day = as_date(template_date)
     dated: tuple[str, ...] = ()
     if template_date is not None and "strftime_now" not in text and re.search(r"\bdate_string\b", text):
-        # Llama 3.1's form: a constant date unless this argument is given
+        # As in Llama 3.1: the template prints a constant date unless this argument is given
         dated = () if "date_string" in kwargs else ("date_string",)
     return Renderer(tokenizer, text, kwargs, day, name, dated=dated)
 
 
 def as_date(given: dt.date | str | None) -> dt.date:
-    """Return a date given as one or as ISO text; today for None. Raises ArgumentError."""
+    """Return a date or ISO text as a date; today for None. Raises ArgumentError if it is invalid."""
     if given is None:
         return dt.datetime.now().astimezone().date()
     if isinstance(given, dt.datetime):
@@ -62,7 +62,7 @@ def as_date(given: dt.date | str | None) -> dt.date:
 
 
 def checked_kwargs(given: Mapping[str, object] | None) -> dict[str, object]:
-    """Return template arguments. Raises ArgumentError for those that only this package may set."""
+    """Return the template arguments as a dict. Raises ArgumentError for arguments that only this package may set."""
     kwargs = dict(given or {})
     for key in kwargs:
         if not isinstance(key, str) or key in _RESERVED:

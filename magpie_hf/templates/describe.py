@@ -1,4 +1,4 @@
-"""What `magpie-hf template show` prints: every prompt as text and token ids, the stops, and notes on the template."""
+"""The output of `magpie-hf template show`: every prompt as text and token ids, the stops, and notes on the template."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SYSTEM = "You are a patient teacher of mathematics."
 
 
 def describe(template: ChatTemplate, system_prompt: str | None = None) -> dict[str, object]:
-    """Return everything that is sent to a model as JSON-ready values: prompts as text and ids, stops, BOS, and notes."""
+    """Return prompts (as text and token ids), stops, BOS and notes of a template, as JSON-ready values."""
     asked = user(_INSTRUCTION)
     answered = [asked, assistant(_ANSWER)]
     return {
@@ -33,8 +33,8 @@ def describe(template: ChatTemplate, system_prompt: str | None = None) -> dict[s
         "prompts": {
             "pre_query": _shown(template.pre_query(system_prompt)),
             "response": _shown(template.response([asked], system_prompt)),
-            "next_user": _tried(lambda: template.next_user(answered, system_prompt)),
-            "pre_query_with_system_prompt": _tried(lambda: template.pre_query(system_prompt or _SYSTEM)),
+            "next_user": _shown_or_error(lambda: template.next_user(answered, system_prompt)),
+            "pre_query_with_system_prompt": _shown_or_error(lambda: template.pre_query(system_prompt or _SYSTEM)),
         },
         "instruction_stops": _stops(template.instruction_stops),
         "response_stops": _stops(template.response_stops),
@@ -47,7 +47,7 @@ def _shown(prompt: Prompt) -> dict[str, object]:
     return {"text": prompt.text, "token_ids": list(prompt.token_ids)}
 
 
-def _tried(make: Callable[[], Prompt]) -> dict[str, object]:
+def _shown_or_error(make: Callable[[], Prompt]) -> dict[str, object]:
     try:
         return _shown(make())
     except TemplateError as error:
@@ -59,7 +59,7 @@ def _stops(stops: Stops) -> dict[str, list[str] | list[int]]:
 
 
 def notes(template: ChatTemplate) -> list[str]:
-    """Return what to know about a template, one sentence each."""
+    """Return notes on what is special about a template; one string per note."""
     return [text for text in (_bos_note(template), *_prompt_notes(template), *_thinking_notes(template)) if text]
 
 
@@ -68,13 +68,13 @@ def _bos_note(template: ChatTemplate) -> str:
         return "Prompts have no BOS token: neither the tokenizer nor the template uses one."
     if not template.pre_query().bos:
         return f"Prompts have no BOS token: neither the template nor the tokenizer adds {template.bos}."
-    if not template.is_served_alike():
+    if not template.encodes_like_servers():
         return (
             f"Prompts have one BOS token, {template.bos}, written by the template. A server that adds the BOS itself "
             "tokenizes the first word differently. Use an engine that accepts token ids."
         )
     if template.tokenizer_adds_bos:
-        return f"Prompts have one BOS token, {template.bos}. It is left out of the text for servers that add it themselves."
+        return f"Prompts have one BOS token, {template.bos}. It is not included in the text for servers that add it themselves."
     return f"Prompts have one BOS token, {template.bos}, written by the template; the tokenizer adds none."
 
 
@@ -82,7 +82,7 @@ def _prompt_notes(template: ChatTemplate) -> list[str]:
     slot = template.pre_query_slot
     return [
         _default_block_note(template),
-        f"{slot.dropped!r} at the end is left out: it merges with the first word of a message into one token. The model "
+        f"{slot.dropped!r} at the end is not sent: it merges with the first word of a message into one token. The model "
         "generates it first, and it is removed."
         if slot.dropped
         else "",
@@ -92,7 +92,7 @@ def _prompt_notes(template: ChatTemplate) -> list[str]:
         else "",
         f"The template prints a date; it is fixed to {template.date}." if template.date else "",
         "Message contents are passed as lists of parts, because the template requires it."
-        if template.takes_parts
+        if template.needs_parts
         else "",
         "The template requires tools: an empty list is passed, for which it may print an empty block."
         if template.needs_tools
@@ -119,7 +119,7 @@ def _default_block_note(template: ChatTemplate) -> str:
         return note + "."
     if blank == template.pre_query().text:
         return f'{note}; system_prompt="" does not remove it.'
-    return f'{note}; system_prompt="" leaves {blank!r}.'
+    return f'{note}; with system_prompt="", the prompt is {blank!r}.'
 
 
 def _thinking_notes(template: ChatTemplate) -> list[str]:

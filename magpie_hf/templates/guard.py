@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig
 
 
-_MARK = "unsafe"
-"""What a guard's own template prints behind the conversation: how to answer (Llama Guard, all versions)."""
+_GUARD_WORD = "unsafe"
+"""A word that a guard's template prints after the conversation, in the instructions for the reply (all Llama Guards)."""
 _FIRST = sentinel_for(())
 _SECOND = sentinel_for((_FIRST,))
 _PAIR: tuple[Message, ...] = (user(_FIRST), assistant(_SECOND))
@@ -36,7 +36,7 @@ _PAIR: tuple[Message, ...] = (user(_FIRST), assistant(_SECOND))
 class GuardTemplate:
     """The counterpart of ChatTemplate for a guard: `conversation(messages)` returns the prompt of the check.
 
-    Attributes: `tokenizer`, `has_own` (whether the model's chat template is a guard's), `hash`, `date`,
+    Attributes: `tokenizer`, `has_own` (whether the model's chat template is that of a guard), `hash`, `date`,
     `response_stops`.
     """
 
@@ -69,7 +69,7 @@ class GuardTemplate:
         template_date: dt.date | str | None = None,
         trust_remote_code: bool = False,
     ) -> GuardTemplate:
-        """Load the tokenizer of a guard; `chat` gives the ChatTemplate for a model whose template is not a guard's.
+        """Load the tokenizer of a guard; `chat` returns the ChatTemplate of a model that has no guard template.
 
         Raises:
             ModelError: the tokenizer cannot be loaded.
@@ -79,7 +79,7 @@ class GuardTemplate:
         tokenizer = load_tokenizer(ref.source, ref.load_revision, ref.name, trust_remote_code=trust_remote_code)
         text = find_template(tokenizer, ref, override)
         render = dated_renderer(tokenizer, text, checked_kwargs(template_kwargs), template_date, ref.name)
-        if chat is not None and not asks_for_a_verdict(render):
+        if chat is not None and not is_guard_template(render):
             return cls(chat())
         return cls(GuardRenderer(render), generation_config_of(ref.source, ref.load_revision, ref.name))
 
@@ -94,7 +94,7 @@ class GuardTemplate:
         return self._asked.response([user(guard_prompt(messages))])
 
     def response(self, messages: Sequence[Mapping[str, str]], system_prompt: str | None = None) -> Prompt:
-        """Return the prompt that checks these messages: what the check of the token counts sends."""
+        """Return the prompt that checks these messages; used to compare token counts with a server."""
         return self.conversation(messages)
 
     def split_reasoning(self, text: str) -> tuple[str | None, str]:
@@ -107,16 +107,16 @@ class GuardTemplate:
 
 
 class GuardRenderer:
-    """A guard's own chat template, in the form of messages in which it shows what is said."""
+    """A guard's own chat template, with the message format for which it prints the conversation."""
 
     def __init__(self, render: Renderer) -> None:
         self.tokenizer = render.tokenizer
         self._render = render
         self._checked = {len(_PAIR)}
-        render.settle(lambda: _shown(render, _PAIR))
+        render.choose_format(lambda: _shown(render, _PAIR))
         self.date = render.printed_date()
         self._coder = Coder(render.tokenizer)
-        self._coder.note(render(_PAIR))
+        self._coder.detect_bos(render(_PAIR))
 
     @property
     def hash(self) -> str:
@@ -129,7 +129,7 @@ class GuardRenderer:
         if len(messages) not in self._checked:
             _shown(self._render, _PAIR[: len(messages)])
             self._checked.add(len(messages))
-        text = self._coder.complete(self._render.or_refuse(messages, "this conversation"))
+        text = self._coder.complete(self._render.render_or_raise(messages, "this conversation"))
         return Prompt(text, encode=self._coder.encode, bos=self._coder.bos_of(text))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -137,39 +137,39 @@ class GuardRenderer:
         return self._coder.decode(ids)
 
 
-def asks_for_a_verdict(render: Renderer) -> bool:
-    """Whether a template is a guard's: it prints behind the conversation that the answer is "safe" or "unsafe".
+def is_guard_template(render: Renderer) -> bool:
+    """Whether a template is that of a guard: after the conversation, it asks for the reply "safe" or "unsafe".
 
-    The word alone does not make a guard: chat templates have it in a default system prompt, before the conversation.
+    The word alone is not sufficient: chat templates may have it in a default system prompt, before the conversation.
     """
-    if _MARK not in render.text.lower():
+    if _GUARD_WORD not in render.text.lower():
         return False
     try:
-        render.settle(lambda: _shown(render, _PAIR))
+        render.choose_format(lambda: _shown(render, _PAIR))
     except TemplateError:
-        # Neither form shows the conversation: only a guard still asks about it
-        return _MARK in _rendered_empty(render).lower()
-    return _MARK in render(_PAIR).rpartition(_SECOND)[2].lower()
+        # No message format makes the template print the conversation: only a guard still asks for a verdict
+        return _GUARD_WORD in _render_without_contents(render).lower()
+    return _GUARD_WORD in render(_PAIR).rpartition(_SECOND)[2].lower()
 
 
-def _rendered_empty(render: Renderer) -> str:
-    """Return what is printed behind the place where a conversation would stand, "" if the template refuses one."""
+def _render_without_contents(render: Renderer) -> str:
+    """Return the prompt if the template prints no message contents; "" if it prints them or raises an error."""
     render.as_parts = render.empty_tools = False
     try:
         pair, one = render(_PAIR), render(_PAIR[:1])
-    except Exception:  # noqa: BLE001 (then its chat prompts are refused too, with this reason)
+    except Exception:  # noqa: BLE001 (the chat prompts then fail with the same error)
         return ""
     return pair if _FIRST not in pair + one else ""
 
 
 def _shown(render: Renderer, messages: Sequence[Message]) -> str:
-    """Render probe messages; raises TemplateError unless all of them can be read in the prompt."""
-    text = render.or_refuse(messages, "a conversation to check")
+    """Render probe messages; raises TemplateError unless the prompt contains all of them."""
+    text = render.render_or_raise(messages, "a conversation to check")
     if any(str(message["content"]) not in text for message in messages):
         raise TemplateError(
-            f"The chat template of the guard {quoted(render.name)} does not show the conversation that it asks about.",
-            hint="Its prompt was rendered with contents as texts and as lists of parts. Give a template that prints "
-            "them (guard.template.chat_template), or another guard.",
+            f"The chat template of the guard {quoted(render.name)} does not print the conversation that it checks.",
+            hint="Message contents were tried as texts and as lists of parts. Give a template that prints the messages "
+            "(guard.template.chat_template), or another guard.",
             template=render.name,
         )
     return text

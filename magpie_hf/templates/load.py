@@ -1,4 +1,4 @@
-"""Load what a chat template needs: tokenizer, template text, generation config."""
+"""Load the files that a chat template needs: tokenizer, template text, generation config."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def template_text(tokenizer: PreTrainedTokenizerBase, given: str | None, name: s
     """Return the Jinja source: `given` (text, file, or a name among the tokenizer's templates), else the tokenizer's own.
 
     Raises:
-        TemplateError: there is none, or `given` is neither.
+        TemplateError: the tokenizer has no template, or `given` cannot be read.
     """
     own = getattr(tokenizer, "chat_template", None)
     named: Mapping[str, str] = own if isinstance(own, Mapping) else {}
@@ -35,11 +35,13 @@ def template_text(tokenizer: PreTrainedTokenizerBase, given: str | None, name: s
         found = named.get("default") if named else own
         if isinstance(found, str) and found.strip():
             return found
-        some = f" It has templates named {', '.join(sorted(named))}: name one as chat_template." if named else ""
+        some = (
+            f" It has templates named {', '.join(sorted(named))}: set chat_template to one of them." if named else ""
+        )
         raise TemplateError(
             f"The tokenizer of {quoted(name)} has no chat template.{some}",
             hint="Use an instruct or chat model, or give the template it was trained with: chat_template=… (Jinja text "
-            "or a file of it).",
+            "or the path of a file).",
             template=name,
         )
     if given in named:
@@ -51,8 +53,8 @@ def template_text(tokenizer: PreTrainedTokenizerBase, given: str | None, name: s
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise TemplateError(
-            f"chat_template = {quoted(given)} is neither Jinja text nor a file that can be read.",
-            hint="Give a path, or the template itself.",
+            f"chat_template = {quoted(given)} is neither Jinja text nor a readable file.",
+            hint="Give the path of a template file, or the template itself.",
             template=name,
         ) from error
 
@@ -60,22 +62,22 @@ def template_text(tokenizer: PreTrainedTokenizerBase, given: str | None, name: s
 def load_tokenizer(
     source: str, revision: str | None, name: str, *, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """Load a tokenizer of the `transformers` kind, which has a chat template. Raises ModelError with what to do."""
+    """Load a tokenizer of `transformers`. Raises ModelError with a hint."""
     try:
         return _load(source, revision, trust_remote_code)
     except Exception as error:
         hint = "Check that the repository has tokenizer files and that they are complete."
         if "trust_remote_code" in str(error):
-            hint = "Its tokenizer is code of its own: read it, then allow it with trust_remote_code=True."
+            hint = "Its tokenizer has custom code: read it, then set trust_remote_code=True."
         elif isinstance(error, ImportError):
-            hint = "Install what it asks for (often sentencepiece, tiktoken or protobuf)."
+            hint = "Install the missing package (often sentencepiece, tiktoken or protobuf)."
         raise ModelError(
             f"The tokenizer of {quoted(name)} cannot be loaded: {reason_of(error)}", hint=hint, model=name
         ) from error
 
 
 def _load(source: str, revision: str | None, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """Load a tokenizer by its tokenizer.json, also where a tekken.json stands beside it.
+    """Load a tokenizer from its tokenizer.json, even if the repository also has a tekken.json.
 
     With mistral-common installed, AutoTokenizer prefers a class of that package, which has no Jinja template and no
     list of added tokens.
@@ -87,7 +89,7 @@ def _load(source: str, revision: str | None, trust_remote_code: bool) -> PreTrai
             source, revision=revision, trust_remote_code=trust_remote_code, **_hugging_face_format()
         )
     except Exception as error:
-        # transformers 4.57 passes arguments of its own to that class, which refuses them
+        # transformers 4.57 passes arguments to that class which it does not accept
         if _MISTRAL_CLASS not in str(error):
             raise
     else:
@@ -100,7 +102,7 @@ _MISTRAL_CLASS = "MistralCommon"
 
 
 def _hugging_face_format() -> dict[str, bool]:
-    """Return the argument that rules tekken.json out, where this version of transformers knows it."""
+    """Return the argument that makes transformers ignore tekken.json, if this version supports it."""
     try:
         from transformers.integrations.mistral.tokenizer import resolve_mistral_format  # noqa: F401
     except ImportError:
@@ -109,21 +111,21 @@ def _hugging_face_format() -> dict[str, bool]:
 
 
 def generation_config_of(source: str, revision: str | None, name: str = "the model") -> Mapping[str, object]:
-    """Return a model's generation config, {} where it has none.
+    """Return a model's generation config, or {} if it has none.
 
-    A failed connection is tried again; if the config still cannot be read, a warning says so.
+    Connection errors are retried; if the config still cannot be read, a warning is logged.
     """
     reason = ""
     for attempt in range(_READ_ATTEMPTS):
         try:
             return _generation_config(source, revision)
-        except Exception as error:  # noqa: BLE001 (whatever the reason, it is named and the tokenizer's end is left)
+        except Exception as error:  # noqa: BLE001 (logged below; the tokenizer's end-of-sequence token is used)
             reason = reason_of(error)
-            if attempt + 1 == _READ_ATTEMPTS or not _may_pass(error):
+            if attempt + 1 == _READ_ATTEMPTS or not _may_be_transient(error):
                 break
         time.sleep(Backoff().wait_s(attempt))
     logger.warning(
-        "The generation config of %s cannot be read, so ends of sequence that only it names are not known: %s",
+        "The generation config of %s cannot be read, so its end-of-sequence tokens are unknown: %s",
         quoted(name),
         reason,
     )
@@ -139,7 +141,7 @@ def _generation_config(source: str, revision: str | None) -> Mapping[str, object
 
 
 def _generation_config_file(source: str, revision: str | None) -> Path | None:
-    """Return the file, None if the model has none; unlike transformers, tell that from a failed connection."""
+    """Return the file, or None if the model has none; unlike transformers, raise if the connection failed."""
     from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -150,28 +152,28 @@ def _generation_config_file(source: str, revision: str | None) -> Path | None:
         return None
     try:
         return Path(hf_hub_download(source, name, revision=revision))
-    except LocalEntryNotFoundError:  # an EntryNotFoundError too, but it says that the Hub was not reached
+    except LocalEntryNotFoundError:  # a subclass of EntryNotFoundError, but it means that the Hub is not available
         raise
     except EntryNotFoundError:
         return None
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether another attempt may succeed: not for a damaged file, and not offline."""
+def _may_be_transient(error: Exception) -> bool:
+    """Whether another attempt may succeed: not with a damaged file, and not offline."""
     from huggingface_hub import constants
 
     return isinstance(error, OSError) and not constants.HF_HUB_OFFLINE
 
 
 def find_template(tokenizer: PreTrainedTokenizerBase, ref: ModelRef, given: str | None) -> str:
-    """Return a model's Jinja source: `given`, the tokenizer's own, or the one saved beside it. Raises TemplateError."""
+    """Return a model's Jinja source: `given`, the tokenizer's, or a separate template file. Raises TemplateError."""
     if given is None and not getattr(tokenizer, "chat_template", None):
-        given = template_beside(ref.source, ref.load_revision)
+        given = separate_template(ref.source, ref.load_revision)
     return template_text(tokenizer, given, ref.name)
 
 
-def template_beside(source: str, revision: str | None) -> str | None:
-    """Return a template that is saved beside the tokenizer (multimodal models keep it with their processor)."""
+def separate_template(source: str, revision: str | None) -> str | None:
+    """Return the template in a separate file, or None (multimodal models save it with their processor)."""
     from transformers.utils import cached_file
 
     for file in ("chat_template.jinja", "chat_template.json"):

@@ -49,15 +49,15 @@ class PlainTemplate:
         return cls(tokenizer, generation_config_of(ref.source, ref.load_revision, ref.name))
 
     def plain(self, text: str) -> Prompt:
-        """Return a text as a prompt, the BOS in front where the tokenizer would put it."""
+        """Return a text as a prompt; it begins with the BOS if the tokenizer adds one."""
         return Prompt(self.bos + text, encode=self._coder.encode, bos=self.bos)
 
     def response(self, messages: Sequence[Mapping[str, str]], system_prompt: str | None = None) -> Prompt:
-        """Return the last message's text as a prompt: what the check of the token counts sends."""
+        """Return the last message's text as a prompt; used to compare token counts with a server."""
         return self.plain(messages[-1]["content"])
 
     def find_special(self, text: str, token_ids: Sequence[int] | None = None) -> str | None:
-        """Return the first special token found in a generated text; by its id where the ids are known."""
+        """Return the first special token in a generated text, or None; compares token ids if they are known."""
         return self._special.find(text, token_ids)
 
     def decode(self, ids: Sequence[int]) -> str:

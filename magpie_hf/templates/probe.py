@@ -1,4 +1,4 @@
-"""Find out what a chat template does by rendering it: where the user's text goes, what is around it, what it needs."""
+"""Analyze a chat template by rendering it: the place of the user's text, the text around it, required arguments."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ T = TypeVar("T")
 Message = Mapping[str, object]
 Encode = Callable[[str], Sequence[int]]
 
-# What users' messages begin with: words, a digit, code, quotes, several scripts. No leading white space: templates trim
-# it, and where they do not it merges with the header's last newline, so no header would be common to all.
+# Users' messages begin with words, a digit, code, quotes, or other scripts. None begins with white space: most templates
+# remove it; in others it merges with the header's last newline into one token, and no common header would be found.
 PROBES = (
     "How do I sort a list?",
     "the quick brown fox",
@@ -37,19 +37,24 @@ PROBES = (
     "éclair recipe",
 )
 _SEARCHED_BACK_CHARS = 64
-# This many days earlier, the year, the month, the day of the month and the weekday all differ
+# 400 days earlier, the year, the month, the day of the month and the weekday are all different
 _OTHER_DAY = 400
 _DIRECTIVES = re.compile(r"%-?[aAbBcdDeFGhHIjmMpRSTuUVwWxXyYzZ]")
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where a user's text goes, in text and tokens.
+    """The place of the user's text: the prompt before it, as text and token ids.
 
-    `text`: the prompt up to the slot, less `dropped`: characters that merge with the first word into one token (the
-    space of `[INST] `), so that no prompt may end in them. `token_ids`: the tokens that every user text leaves as they
-    are; `encode(text)` unless `tail_ids` is given: then the text's last characters, `tail_text`, must be encoded as
-    `tail_ids`, which they would not be at the end of a text.
+    Attributes:
+        text: The rendered text before the slot, without `dropped`.
+        token_ids: The tokens of `text`, which are the same for every user message. They are equal to `encode(text)`
+            unless `tail_ids` is set.
+        dropped: Characters at the end of the rendered text that merge with the user's first word into one token, e.g.,
+            the space of `[INST] `. A prompt must not end with them.
+        tail_text: The last characters of `text` that must be encoded as `tail_ids`, because the tokenizer encodes them
+            differently at the end of a text.
+        tail_ids: See `tail_text`.
     """
 
     text: str
@@ -60,10 +65,10 @@ class Slot:
 
 
 class Renderer:
-    """A tokenizer's chat template with its arguments and its date fixed.
+    """A tokenizer's chat template with fixed arguments and a fixed date.
 
-    Rendering uses the tokenizer's own `apply_chat_template` (a sandboxed Jinja), because some tokenizers do more than
-    Jinja. `as_parts`: pass message contents as lists of parts, for multimodal templates. `empty_tools`: pass an empty
+    Rendering uses the tokenizer's own `apply_chat_template` (a sandboxed Jinja), because some tokenizers change
+    the messages or the result. `as_parts`: pass message contents as lists of parts, for multimodal templates. `empty_tools`: pass an empty
     list of `tools`, for templates that require the argument.
     """
 
@@ -77,7 +82,7 @@ class Renderer:
         *,
         dated: Sequence[str] = (),
     ) -> None:
-        """Fix a template's arguments and date. `dated`: arguments that are given as the day, in Llama 3.1's format."""
+        """Fix a template's arguments and date. `dated`: names of arguments whose value is the day, in Llama 3.1's format."""
         self.tokenizer = tokenizer
         self.text = text
         self.name = name
@@ -92,20 +97,20 @@ class Renderer:
         self._source = date_macro(self.text, day) + self.text
 
     def printed_date(self) -> str | None:
-        """Return the day as ISO text if the template prints it anywhere: whether another day makes another text."""
+        """Return the day as ISO text if the template prints it, i.e., if another day changes the text; otherwise None."""
         other = copy.copy(self)
         other._set_day(self.day - dt.timedelta(days=_OTHER_DAY))
-        differs = any(self._tried(messages) != other._tried(messages) for messages in _DATED_CONVERSATIONS)
+        differs = any(self._try_render(messages) != other._try_render(messages) for messages in _DATED_CONVERSATIONS)
         return self.day.isoformat() if differs else None
 
-    def _tried(self, messages: Sequence[Message]) -> str | None:
+    def _try_render(self, messages: Sequence[Message]) -> str | None:
         try:
             return self(messages)
-        except Exception:  # noqa: BLE001 (a conversation that the template refuses prints nothing)
+        except Exception:  # noqa: BLE001 (a conversation that the template rejects prints no date)
             return None
 
     def __call__(self, messages: Sequence[Message], *, generation: bool = True) -> str:
-        """Render a conversation; whatever the template raises passes through."""
+        """Render a conversation. Exceptions of the template are not caught."""
         given = [_in_parts(m) for m in messages] if self.as_parts else list(messages)
         return str(
             self.tokenizer.apply_chat_template(
@@ -118,41 +123,42 @@ class Renderer:
             )
         )
 
-    def settle(self, check: Callable[[], object] | None = None) -> None:
-        """Find the form of messages and tools that the template takes, plain text and none first.
+    def choose_format(self, check: Callable[[], object] | None = None) -> None:
+        """Choose the first message format that the template supports, and set `as_parts` and `empty_tools`.
 
-        `check` raises TemplateError if the present form will not do; without it, one user message must be shown.
+        Contents as plain texts without tools are tried first. `check` raises TemplateError if the template does not
+        support the current format; by default, the prompt must contain a single user message.
 
         Raises:
-            TemplateError: it takes none of them; the reason is that of the plain form.
+            TemplateError: the template supports no format; the error is that of plain texts.
         """
         check = check or (lambda: split_at_slot(self, [], "a lone user message"))
-        refused: TemplateError | None = None
+        first_error: TemplateError | None = None
         for self.as_parts, self.empty_tools in ((False, False), (True, False), (False, True), (True, True)):
             if self.empty_tools and "tools" in self.kwargs:
                 break
             try:
                 check()
             except TemplateError as error:
-                refused = refused or error
+                first_error = first_error or error
             else:
                 return
-        if refused:
-            raise refused
+        if first_error:
+            raise first_error
 
-    def or_refuse(self, messages: Sequence[Message], what: str, *, generation: bool = True) -> str:
-        """Render; what the template raises becomes a TemplateError about `what`."""
+    def render_or_raise(self, messages: Sequence[Message], what: str, *, generation: bool = True) -> str:
+        """Render a conversation; raise TemplateError if the template rejects it. `what`: the conversation, for the message."""
         try:
             return self(messages, generation=generation)
         except Exception as error:
             raise TemplateError(
-                f"The chat template of {quoted(self.name)} refuses {what}: {reason_of(error)}",
-                hint=_REFUSAL_HINT,
+                f"The chat template of {quoted(self.name)} rejects {what}: {reason_of(error)}",
+                hint=_REJECTION_HINT,
                 template=self.name,
             ) from error
 
 
-_REFUSAL_HINT = "Give another template (chat_template=…), template arguments (template_kwargs=…), or another model."
+_REJECTION_HINT = "Give another template (chat_template=…), template arguments (template_kwargs=…), or another model."
 
 
 def reason_of(error: BaseException) -> str:
@@ -171,8 +177,8 @@ def _in_parts(message: Message) -> Message:
 def date_macro(template: str, day: dt.date) -> str:
     """Return Jinja that fixes `strftime_now` of a template to `day`, 00:00; "" if the template does not call it.
 
-    It goes in front of the template: newer transformers take no functions as template arguments. The newline at its
-    end is eaten by `trim_blocks`, which transformers always sets, so the template's own first characters are untouched.
+    The macro is inserted before the template, because newer versions of transformers accept no functions as template
+    arguments. `trim_blocks`, which transformers always sets, removes the newline after the macro.
     """
     if "strftime_now" not in template:
         return ""
@@ -186,7 +192,7 @@ def date_macro(template: str, day: dt.date) -> str:
 
 def _directive(moment: dt.datetime, directive: str) -> str:
     try:
-        # `%-d` (no padding) is not known everywhere
+        # not every system supports `%-d` (no padding)
         value = moment.strftime(directive.replace("-", ""))
     except ValueError:
         return directive
@@ -194,7 +200,7 @@ def _directive(moment: dt.datetime, directive: str) -> str:
 
 
 def sentinel_for(texts: Iterable[str]) -> str:
-    """Return a word that none of the texts contains, in both cases, so that a template's changes to it show."""
+    """Return a word that none of the texts contains; it has both cases, so that a changed case is detected."""
     joined = "\0".join(texts)
     number = 0
     while (word := f"MagpieSlot{number}Qx") in joined:
@@ -225,10 +231,10 @@ def split_at_slot(render: Renderer, history: Sequence[Message], what: str) -> tu
     """Return the rendered text before and after the user message that follows `history`.
 
     Raises:
-        TemplateError: the template refuses the conversation or shows the message not once, unchanged.
+        TemplateError: the template rejects the conversation, or does not print the message exactly once and unchanged.
     """
     word = sentinel_for(contents_of(history))
-    rendered = render.or_refuse([*history, user(word)], what)
+    rendered = render.render_or_raise([*history, user(word)], what)
     before, *rest = rendered.split(word)
     if len(rest) == 1:
         return before, rest[0]
@@ -240,8 +246,8 @@ def split_at_slot(render: Renderer, history: Sequence[Message], what: str) -> tu
         reason = "it drops or rewrites the user's message"
     raise TemplateError(
         f"The chat template of {quoted(render.name)} has no open user slot: {reason}.",
-        hint="Magpie needs a place where the user's own words stand once, as they are. Give another template "
-        "(chat_template=…) or another model.",
+        hint="Magpie requires a template that prints the user's message exactly once and unchanged. Give another "
+        "template (chat_template=…) or another model.",
         template=render.name,
     )
 
@@ -249,19 +255,19 @@ def split_at_slot(render: Renderer, history: Sequence[Message], what: str) -> tu
 def find_slot(
     render: Renderer, complete: Callable[[str], str], encode: Encode, history: Sequence[Message], what: str
 ) -> Slot:
-    """Return the open user slot after `history`, its tokens being those that all probe texts have in common.
+    """Return the open user slot after `history`; its tokens are the common prefix of the tokens of all probe texts.
 
-    `complete` puts the BOS where it belongs; `encode` adds no special tokens.
+    `complete` adds the BOS if the template does not print it; `encode` adds no special tokens.
     """
     before = complete(split_at_slot(render, history, what)[0])
     common: list[int] | None = None
     for probe in PROBES:
-        rendered = complete(render.or_refuse([*history, user(probe)], f"the user message {quoted(probe)}"))
+        rendered = complete(render.render_or_raise([*history, user(probe)], f"the user message {quoted(probe)}"))
         if not rendered.startswith(before + probe):
             raise TemplateError(
                 f"The chat template of {quoted(render.name)} has no open user slot: what it prints before the user's "
                 "message depends on the message, or it rewrites the message.",
-                hint=f"Seen with the message {quoted(probe)}. " + _REFUSAL_HINT,
+                hint=f"This happened with the message {quoted(probe)}. " + _REJECTION_HINT,
                 template=render.name,
             )
         ids = encode(rendered)
@@ -280,7 +286,7 @@ def common_prefix(left: Sequence[T], right: Sequence[T]) -> list[T]:
 
 
 def _slot_of(before: str, common: list[int], encode: Encode) -> Slot:
-    """Find the longest text whose tokens are `common`, else the longest whose tokens begin it."""
+    """Return the slot for the longest prefix of `before` whose tokens are `common`, or else a prefix of `common`."""
     shortest = max(0, len(before) - _SEARCHED_BACK_CHARS)
     fallback: tuple[int, int] = (0, 0)
     for end in range(len(before), shortest - 1, -1):
@@ -295,11 +301,15 @@ def _slot_of(before: str, common: list[int], encode: Encode) -> Slot:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a template prints around messages.
+    """The text that a template prints around messages.
 
-    `after_user`: after a user's message that is to be answered: its end and the generation prompt. `before_answer`:
-    the same in a past turn. `after_answer`: between an answer and the next user message. `at_end`: after a last
-    answer. The latter three are "" where the template takes one turn only.
+    Attributes:
+        after_user: The text after the last user message, including the generation prompt.
+        before_answer: The text between a user message and its answer in a past turn.
+        after_answer: The text between an answer and the next user message.
+        at_end: The text after the last answer.
+
+    All except `after_user` are "" if the template supports only one turn.
     """
 
     after_user: str
@@ -316,6 +326,6 @@ def find_frame(render: Renderer) -> Frame:
     try:
         past, rest = render([*turn, user(second)]).rsplit(answer, 1)
         at_end = render(turn, generation=False).rpartition(answer)[2]
-    except Exception:  # noqa: BLE001 (a template that takes one turn only is usable for one turn)
+    except Exception:  # noqa: BLE001 (a template may support only one turn)
         return Frame(after_user)
     return Frame(after_user, past.rpartition(first)[2], rest.partition(second)[0], at_end)

@@ -1,8 +1,8 @@
 """Separate a model's reasoning from its answer in a generated text.
 
-The text around reasoning and answer is derived from the chat template (`templates.answer`). In templates and among
-tokens, tags are recognized by their form: they are named after thinking and come in pairs. In a text the form does not
-suffice: an answer may hold XML of its own (`<thinking_steps>`).
+The text around reasoning and answer is derived from the chat template (`templates.answer`). In templates and in
+vocabularies, tags are recognized by their names (think, thought, reasoning, …), and come in pairs. In a generated text the
+name is not sufficient, because an answer may contain XML such as `<thinking_steps>`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ TAG = re.compile(
     r"◁/?think▷|<\|channel>thought|<channel\|>",
     re.IGNORECASE,
 )
-# Tags of released models, which count in any model's text; an answer does not begin with one of them by chance
+# Tags of released models, recognized in the text of any model: an answer rarely begins with one of them
 _RELEASED = re.compile(
     r"<think>|<thought>|<(?:seed|mm):think>|\[THINK\]|◁think▷|<\|channel>thought|"
     r"<\|[\w:-]*(?:think|thought|reasoning|inner)[\w:-]*\|>",
     re.IGNORECASE,
 )
 _PARTNERS = (("start", "end"), ("begin", "end"), ("prefix", "suffix"), ("open", "close"))
-# Words in place of tags, which stand in the system prompt or the generation prompt only: Apriel; Granite 3.2.
-_WORDED = (
+# Phrases used instead of tags; the template only has them in a system prompt or generation prompt: Apriel, Granite 3.2.
+_PHRASES = (
     ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
     ("Here is my thought process:", "Here is my response:"),
 )
-# Marks that stand around a whole answer in the model's text only, so that no rendering shows them: Hunyuan, Apriel.
+# Marks around a whole answer that models generate but templates do not print: Hunyuan, Apriel.
 _ANSWER_MARKS = (("<answer>", "</answer>"), ("<response>", "</response>"), ("", "[END FINAL RESPONSE]"))
 _HARMONY_PART = re.compile(
     r"<\|channel\|>\s*(?P<channel>\w+)(?P<more>(?:(?!<\|message\|>).)*?)<\|message\|>"
@@ -41,21 +41,21 @@ _HARMONY_PART = re.compile(
 
 
 class Tags(NamedTuple):
-    """What opens and what closes reasoning, as text; white space within does not matter."""
+    """The texts that open and close reasoning; differences in white space are ignored."""
 
     opens: str
     closes: str
 
 
 class Split(NamedTuple):
-    """A generated text in two; `reasoning` is None if there is none, `answer` is "" if it was not reached."""
+    """The two parts of a generated text. `reasoning`: None without one. `answer`: "" if the text ended before it."""
 
     reasoning: str | None
     answer: str
 
 
 def is_tag(text: str) -> bool:
-    """Return whether a token or text is a reasoning tag by its form.
+    """Return whether a token or text has the form of a reasoning tag.
 
     >>> is_tag("</think>"), is_tag("<|START_THINKING|>"), is_tag("<|im_start|>")
     (True, True, False)
@@ -63,10 +63,10 @@ def is_tag(text: str) -> bool:
     return TAG.fullmatch(text.strip()) is not None
 
 
-def partner_of(opens: str) -> str | None:
-    """Return the tag that closes the reasoning which `opens` opens, or None if `opens` opens none.
+def closing_tag(opens: str) -> str | None:
+    """Return the closing tag for the opening tag `opens`, or None if it is not an opening tag.
 
-    >>> partner_of("<seed:think>"), partner_of("<|START_THINKING|>"), partner_of("</think>")
+    >>> closing_tag("<seed:think>"), closing_tag("<|START_THINKING|>"), closing_tag("</think>")
     ('</seed:think>', '<|END_THINKING|>', None)
     """
     if "/" in opens or not is_tag(opens):
@@ -82,16 +82,16 @@ def partner_of(opens: str) -> str | None:
 def known_tags(template: str, tokens: Iterable[str] = ()) -> tuple[Tags, ...]:
     """Return the pairs of tags among a tokenizer's added tokens, or mentioned in a template's source."""
     have = {*(t.strip() for t in tokens if is_tag(t)), *TAG.findall(template)}
-    # One of the two is enough: some templates open the reasoning and never print its end, others only cut at its end
+    # One tag of a pair is enough: some templates never print the closing tag, others only split past messages at it
     opening = {*have, *(tag.replace("/", "", 1) for tag in have)}
-    pairs = [Tags(opens, closes) for opens in sorted(opening) if (closes := partner_of(opens))]
+    pairs = [Tags(opens, closes) for opens in sorted(opening) if (closes := closing_tag(opens))]
     pairs = [pair for pair in pairs if pair.closes in have or not pair.closes.startswith("<|/")]
-    worded = [Tags(*pair) for pair in _WORDED if pair[0] in template or pair[1] in template]
-    return tuple(dict.fromkeys([*pairs, *worded]))
+    phrases = [Tags(*pair) for pair in _PHRASES if pair[0] in template or pair[1] in template]
+    return tuple(dict.fromkeys([*pairs, *phrases]))
 
 
 def opened_tags(generation_prompt: str, known: Iterable[Tags]) -> Tags | None:
-    """Return the tags that a generation prompt leaves open, or None."""
+    """Return the tags that a generation prompt opens and does not close, or None."""
     return next((t for t in known if generation_prompt.rfind(t.opens) > generation_prompt.rfind(t.closes)), None)
 
 
@@ -103,21 +103,21 @@ def is_closed(generation_prompt: str, known: Iterable[Tags]) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def loose(text: str) -> str:
-    """Return a pattern for a text that allows other white space around marks and between words."""
+def whitespace_pattern(text: str) -> str:
+    """Return a pattern for a text that allows any white space around marks and between words."""
     words = re.split(r"\s+|(?<=[>\]▷])(?=\S)|(?<=\S)(?=[<\[◁])", text.strip())
     return r"\s*".join(re.escape(word) for word in words if word)
 
 
 def is_harmony(template: str) -> bool:
-    """Return whether a template uses the Harmony format of gpt-oss, where an answer comes in channels."""
+    """Return whether a template uses the Harmony format of gpt-oss, which splits a response into channels."""
     return "<|channel|>" in template and "<|message|>" in template and "<|start|>" in template
 
 
 def split_harmony(text: str) -> Split:
     """Split a Harmony generation: the final channel is the answer, all others are reasoning.
 
-    Servers that drop special tokens leave "analysis…assistantfinal…", without a space: understood too.
+    The text "analysis…assistantfinal…" from servers that remove special tokens is also supported.
     """
     parts = [(m["channel"], m["text"].strip()) for m in _HARMONY_PART.finditer(text)]
     if parts:
@@ -131,43 +131,47 @@ def split_harmony(text: str) -> Split:
 
 
 def split_tags(text: str, opened: Tags | None, known: Sequence[Tags], closing: Sequence[Tags] = ()) -> Split | None:
-    """Split a text that may begin with reasoning; None if it does not.
+    """Split a text that begins with reasoning into reasoning and answer; None if it does not begin with reasoning.
 
-    `opened`: tags that the prompt already opened: then everything up to the closing one is reasoning, all of it if
-    there is none (the generation was cut). `known`: tags of the template or its tokenizer, which count where the text
-    begins with them. `closing`: those of which the closing one alone is enough, as some servers drop the opening one.
-    Tags of released models count for any model if the text opens and closes them; tags in mid-answer never do.
+    Tags of released models are recognized for any model if the text has the opening and the closing tag. Tags in the
+    middle of an answer are ignored.
+
+    Args:
+        text: The generated text.
+        opened: Tags that the prompt opened: the text up to the closing tag is reasoning, or the whole text without one.
+        known: Tags of the template or its tokenizer, recognized at the beginning of the text.
+        closing: Tags of which the closing tag is sufficient, because some servers remove the opening tag.
     """
     start = text.lstrip()
     for tags in (*_own_tags(start, known), *([opened] if opened else [])):
-        found = re.match(loose(tags.opens), start)
-        return _at_close(start[found.end() :] if found else start, tags.closes)
+        found = re.match(whitespace_pattern(tags.opens), start)
+        return _split_at_close(start[found.end() :] if found else start, tags.closes)
     for tags in closing:
         if is_tag(tags.closes) and tags.closes in text and tags.opens not in text.partition(tags.closes)[0]:
-            return _at_close(start, tags.closes)
+            return _split_at_close(start, tags.closes)
     return None
 
 
 def _own_tags(start: str, known: Sequence[Tags]) -> list[Tags]:
-    """Return the tags that a text begins with."""
+    """Return the tags that the text begins with: one pair, or an empty list."""
     for tags in known:
-        if tags.opens and re.match(loose(tags.opens), start):
+        if tags.opens and re.match(whitespace_pattern(tags.opens), start):
             return [tags]
     found = _RELEASED.match(start)
-    closes = partner_of(found[0]) if found else None
+    closes = closing_tag(found[0]) if found else None
     if found and closes and (closes in start or found[0] == "<think>"):
         return [Tags(found[0], closes)]
     return []
 
 
-def _at_close(body: str, closes: str) -> Split:
-    found = re.search(loose(closes), body)
+def _split_at_close(body: str, closes: str) -> Split:
+    found = re.search(whitespace_pattern(closes), body)
     reasoning = body[: found.start()] if found else body
     return Split(reasoning.strip() or None, body[found.end() :].strip() if found else "")
 
 
 def without_answer_marks(answer: str, template: str) -> str:
-    """Remove the marks around a whole answer that the source of the template mentions."""
+    """Remove marks around the whole answer if the source of the template contains them."""
     text = answer.strip()
     for opens, closes in _ANSWER_MARKS:
         if closes in template and text.startswith(opens) and text.endswith(closes):

@@ -1,4 +1,4 @@
-"""Find the special tokens, and the template's own marks, that are left in a generated text."""
+"""Find special tokens and marks of the template in a generated text."""
 
 from __future__ import annotations
 
@@ -15,49 +15,50 @@ _PLACEHOLDER = re.compile(r"</?[\w -]+>|\[/?[A-Za-z]+\]")
 
 
 class SpecialTokens:
-    """Finds tokens and marks by their ids where these are known, else by their texts.
+    """Finds special tokens and marks by their ids if these are known, otherwise by their texts.
 
-    A model writes `<s>` or `<filename>` about HTML or a command too, in ordinary tokens, and only the ids tell the
-    difference. Without ids, a text counts if it can hardly be anything else, or if the template has it.
+    A text about HTML or a shell command may contain `<s>` or `<filename>` as ordinary tokens: only the ids distinguish
+    them from special tokens. Without ids, a text is found only if it is unlikely in an ordinary text, or if the template
+    contains it.
     """
 
     def __init__(self, vocabulary: Vocabulary, texts: Iterable[str], shown: Collection[str], template: str) -> None:
-        """Take the `texts` to look for, those that the template prints (`shown`), and its source."""
+        """Compile the patterns. `texts`: to look for; `shown`: those that the template prints; `template`: its source."""
         self._ids: dict[str, set[int]] = {}
         for token_id, text in vocabulary.text_of.items():
             self._ids.setdefault(text.strip(), set()).add(token_id)
         every = {*texts, *shown}
-        self._sure = {
+        self._certain = {
             text
             for text in every
             if not is_ordinary(text)
             and (text in shown or text in template or not _PLACEHOLDER.fullmatch(text.strip()))
         }
-        self._every_text, self._sure_text = _any_of(every), _any_of(self._sure)
+        self._every_pattern, self._certain_pattern = _any_of(every), _any_of(self._certain)
 
     def find(self, text: str, token_ids: Sequence[int] | None = None) -> str | None:
-        """Return the first that is left in a text, or None. `token_ids`: those of the whole generation, if known."""
+        """Return the first special token or mark in a text, or None. `token_ids`: of the whole generation, if known."""
         if not token_ids:
-            found = self._sure_text.search(text) if self._sure_text else None
+            found = self._certain_pattern.search(text) if self._certain_pattern else None
             return found[0] if found else None
-        for match in self._every_text.finditer(text) if self._every_text else ():
+        for match in self._every_pattern.finditer(text) if self._every_pattern else ():
             ids = self._ids.get(match[0].strip())
-            if match[0] in self._sure if ids is None else not ids.isdisjoint(token_ids):
+            if match[0] in self._certain if ids is None else not ids.isdisjoint(token_ids):
                 return match[0]
         return None
 
 
 def in_instructions(vocabulary: Vocabulary, frame: Frame, template: str) -> SpecialTokens:
-    """Return what finds special tokens and the template's own marks in an instruction; reasoning tags are left out."""
+    """Return the `SpecialTokens` for instructions: special tokens and the template's marks, without reasoning tags."""
     special = {t for t in vocabulary.special if t.strip() and not is_tag(t)}
     shown = vocabulary.marks_shown((frame.after_user, frame.after_answer))
     return SpecialTokens(vocabulary, special, shown, template)
 
 
 def in_answers(vocabulary: Vocabulary, parts: Iterable[str], template: str) -> SpecialTokens:
-    """Return what finds special tokens, and the marks that a template prints (`parts`), in an answer.
+    """Return the `SpecialTokens` for answers: special tokens, and the marks in the template texts `parts`.
 
-    Reasoning tags that are ordinary tokens are left out: an answer may mention them.
+    Reasoning tags that are not special tokens are not included: an answer may mention them.
     """
     special = {t for t in vocabulary.special if len(t.strip()) > 1}
     return SpecialTokens(vocabulary, special, vocabulary.marks_shown(parts), template)
@@ -68,12 +69,12 @@ def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(map(re.escape, listed))) if listed else None
 
 
-# Names of tokens that ordinary texts hold: <s> strikes out in HTML, <pad> and [MASK] are in every text on tokenizers
+# Special tokens that ordinary texts also contain: <s> is an HTML tag, texts about tokenizers contain <pad> and [MASK]
 _ORDINARY = re.compile(r"</?s>|<(?:unk|pad|bos|eos|mask|cls|sep)>|\[(?:unk|pad|bos|eos|mask|cls|sep)\]", re.IGNORECASE)
 
 
 def is_ordinary(text: str) -> bool:
-    """Return whether a token's text is one that ordinary texts hold too.
+    """Return whether the text of a special token also occurs in ordinary texts.
 
     >>> is_ordinary("</s>"), is_ordinary("<|eot_id|>")
     (True, False)

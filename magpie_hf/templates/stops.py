@@ -1,4 +1,4 @@
-"""Where a generation ends: tokens and texts that stop an instruction or a response, from the template's frame."""
+"""The tokens and texts that stop the generation of an instruction or a response, derived from the template's frame."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stops:
-    """What ends a text, the likeliest first.
+    """The stops of a text, the most likely first.
 
-    `texts`: all of them as text, for servers that stop on texts only. `token_ids`: tokens. `plain_texts`: those texts
-    that no token stands for (templates without special tokens): all that is left to an engine that stops on tokens.
+    Attributes:
+        texts: All stops as text, for servers that do not support stop token ids.
+        token_ids: The stops that are tokens.
+        plain_texts: The stops that are not tokens (in templates without special tokens). Engines that stop at
+            `token_ids` need these in addition.
     """
 
     texts: tuple[str, ...]
@@ -31,7 +34,7 @@ class Stops:
 def instruction_stops(
     vocabulary: Vocabulary, frame: Frame, generation_config: GenerationConfig | Mapping[str, object] | None
 ) -> Stops:
-    """Return what ends a user's message: what follows it, the end of sequence, and every mark that opens a turn."""
+    """Return the stops of a user's message: the marks after it, the end of sequence, and all marks that open a turn."""
     ids = [
         *vocabulary.marks_in(frame.after_user),
         *end_ids(vocabulary, generation_config),
@@ -48,11 +51,11 @@ def response_stops(
     answer: AnswerFrame,
     generation_config: GenerationConfig | Mapping[str, object] | None,
 ) -> Stops:
-    """Return what ends an answer: what follows it in a conversation, and the end of sequence.
+    """Return the stops of an answer: the marks after it in a conversation, and the end of sequence.
 
-    Marks that the model writes before its answer ends do not end it: those of its own header, and those between its
-    reasoning and its answer. Where a last answer ends otherwise than a past one, an answer may be several messages, and
-    what ends or opens a past message does not end it either.
+    Marks that the model generates before the end of an answer are not stops: the marks of its header, and those between
+    reasoning and answer. If the last answer of a conversation ends differently from past ones, an answer may consist of
+    several messages: then the marks between past messages are not stops either.
     """
     ends = end_ids(vocabulary, generation_config)
     last, between = vocabulary.marks_in(frame.at_end), vocabulary.marks_in(frame.after_answer)
@@ -65,12 +68,12 @@ def response_stops(
 
 
 def _plain_user(vocabulary: Vocabulary, after_answer: str) -> list[str]:
-    r"""Return the text that begins the next user's turn where no mark ends an answer: "### User:", "\nUser:"."""
+    r"""Return the text that begins the next user's turn, e.g., "\nUser:"; [] if a mark ends the answer."""
     return [] if vocabulary.holds_mark(after_answer) else _plain_end(vocabulary, after_answer)
 
 
 def end_ids(vocabulary: Vocabulary, generation_config: GenerationConfig | Mapping[str, object] | None) -> list[int]:
-    """Return the end-of-sequence token ids of a generation config."""
+    """Return the end-of-sequence ids of the tokenizer and the generation config, and the BOS id."""
     given = generation_config
     ends = given.get("eos_token_id") if isinstance(given, Mapping) else getattr(given, "eos_token_id", None)
     listed = ends if isinstance(ends, (list, tuple)) else [ends]
@@ -79,7 +82,7 @@ def end_ids(vocabulary: Vocabulary, generation_config: GenerationConfig | Mappin
 
 
 def _plain_end(vocabulary: Vocabulary, after_user: str) -> list[str]:
-    """Return the text that ends a user's message where no token does: "### Response:", "ASSISTANT:", "[/INST]"."""
+    """Return the text that ends a user's message, e.g., "### Response:" or "[/INST]"; [] if a token ends it."""
     line = next((part for part in after_user.splitlines() if part.strip()), "").strip()
     if not line or any(line.startswith(mark) for mark in vocabulary.marks.values()):
         return []
@@ -88,14 +91,14 @@ def _plain_end(vocabulary: Vocabulary, after_user: str) -> list[str]:
     leading = after_user[: len(after_user) - len(after_user.lstrip())]
     if not line[0].isalpha() or (line.isupper() and not line.isalpha()):
         return [line]
-    # An ordinary word ("Assistant:") may stand in a text; at the start of a line, as the template has it, hardly
+    # A word such as "Assistant:" may occur within a text, but rarely at the start of a line: it must have a line break
     if "\n" not in leading or line.isalpha():
         return []
     return [leading.lstrip(" ") + line]
 
 
 def stops_of(vocabulary: Vocabulary, ids: Iterable[int], plain: Iterable[str], first: Iterable[str] = ()) -> Stops:
-    """Return stop ids with their texts, and stop strings, in order."""
+    """Return the stops: `first` texts, then the tokens `ids`, then `plain` texts, without duplicates."""
     tokens = tuple(dict.fromkeys(ids))
     literals = [vocabulary.literal(i) for i in tokens]
     taken = {*vocabulary.text_of.values(), *literals}

@@ -1,8 +1,8 @@
 """The prompts of the Magpie method, derived from a tokenizer's own chat template.
 
-A template is rendered with a placeholder as the user's message, and cut there: the text before it is the pre-query
-prompt (or, after a conversation, the prompt for the next user turn). A response prompt is the normal rendering of the
-conversation with the assistant's header. The text after the placeholder shows where an instruction ends.
+A template is rendered with a placeholder as the user's message. The text before the placeholder is the pre-query prompt
+(or, after a conversation, the prompt for the next user turn); the text after it contains the stops of an instruction. A
+response prompt is the usual rendering of the conversation with the generation prompt.
 """
 
 from __future__ import annotations
@@ -42,10 +42,18 @@ _A_TURN = (user("Hi there."), assistant("Hello! How can I help?"))
 class ChatTemplate:
     """The chat template of a model, and the prompts and stops that Magpie derives from it.
 
-    Attributes: `name` (the model's, for messages), `tokenizer`, `text` (the Jinja source), `template_kwargs`, `date`
-    (an ISO date to record, so that the same bytes are sent on another day; None if no date is printed), `hash`
-    (short, over text and arguments: provenance), `bos` (the literal, or ""), `tokenizer_adds_bos` (to plain text, so
-    that servers which tokenize text add it too), `instruction_stops`, `response_stops`, `frame`.
+    Attributes:
+        name: The model's name, for messages.
+        tokenizer: The tokenizer.
+        text: The Jinja source.
+        template_kwargs: The template's arguments.
+        date: The fixed date that the template prints, as ISO text; None if it prints none.
+        hash: A short hash of text and arguments, for provenance.
+        bos: The BOS as text, or "".
+        tokenizer_adds_bos: Whether the tokenizer adds the BOS to plain text, as servers do.
+        frame: The text around messages.
+        answer_frame: The text around an assistant's reasoning and answer.
+        instruction_stops, response_stops: The stops of an instruction and of a response.
     """
 
     def __init__(
@@ -60,12 +68,17 @@ class ChatTemplate:
     ) -> None:
         """Derive prompts and stop tokens from the template.
 
-        `chat_template`: Jinja text, a file of it, or the name of one of the tokenizer's templates. `template_date`:
-        the day that the template prints as today (default: today). `generation_config`: its `eos_token_id` are stop tokens too.
+        Args:
+            tokenizer: The model's tokenizer.
+            name: The model's name, for messages.
+            chat_template: Jinja text, the path of a template file, or the name of one of the tokenizer's templates.
+            template_kwargs: Arguments of the template, e.g., `enable_thinking`.
+            template_date: The day that the template prints as today. Default: today.
+            generation_config: The model's; its `eos_token_id` are stop tokens, too.
 
         Raises:
-            TemplateError: the template is missing, raises on a single user message, or has no open user slot.
-            ArgumentError: an argument cannot be used.
+            TemplateError: the template is missing, rejects a single user message, or has no open user slot.
+            ArgumentError: an argument is invalid.
         """
         self.name = name or str(getattr(tokenizer, "name_or_path", "") or "the model")
         self.tokenizer = tokenizer
@@ -73,10 +86,10 @@ class ChatTemplate:
         self._render = dated_renderer(tokenizer, self.text, checked_kwargs(template_kwargs), template_date, self.name)
         self.template_kwargs = self._render.kwargs
         self._vocabulary = Vocabulary(tokenizer)
-        self._render.settle()
+        self._render.choose_format()
         self.date = self._render.printed_date()
         self._coder = Coder(tokenizer)
-        self._coder.note(split_at_slot(self._render, [], "a lone user message")[0])
+        self._coder.detect_bos(split_at_slot(self._render, [], "a lone user message")[0])
         self.bos, self.tokenizer_adds_bos = self._coder.bos, self._coder.adds_bos
         self._encode, self._complete, self._bos_of = self._coder.encode, self._coder.complete, self._coder.bos_of
         self._prompts: dict[str | None, Prompt] = {}
@@ -122,7 +135,7 @@ class ChatTemplate:
 
     @property
     def stops(self) -> Stops:
-        """What ends an instruction; a response may need others (see `response_stops`)."""
+        """The stops of an instruction; those of a response are `response_stops`."""
         return self.instruction_stops
 
     @cached_property
@@ -134,8 +147,8 @@ class ChatTemplate:
     def pre_query(self, system_prompt: str | None = None) -> Prompt:
         """Return the prompt after which the model writes a user's first message.
 
-        The same object each time, so that engines see which requests share it. `system_prompt`: None leaves the
-        template's default; "" blanks it, and adds nothing where there is none.
+        The same object is returned each time, so that engines can group requests by prompt. `system_prompt`: None keeps
+        the template's default; "" removes it, and changes nothing if the template has no default.
 
         Raises:
             TemplateError: the template rejects or drops a system prompt, or prints nothing before the user message.
@@ -158,13 +171,13 @@ class ChatTemplate:
         return prompt
 
     @property
-    def takes_parts(self) -> bool:
-        """Whether contents are given to the template as lists of parts."""
+    def needs_parts(self) -> bool:
+        """Whether the template receives message contents as lists of parts."""
         return self._render.as_parts
 
-    def is_served_alike(self) -> bool:
+    def encodes_like_servers(self) -> bool:
         """Return whether a server that adds the BOS itself computes the same token ids from the text."""
-        return self._coder.is_served_alike(self.pre_query().text)
+        return self._coder.encodes_like_servers(self.pre_query().text)
 
     @property
     def needs_tools(self) -> bool:
@@ -204,7 +217,7 @@ class ChatTemplate:
         return Prompt(text, encode=encode, bos=self._bos_of(text), dropped=slot.dropped)
 
     def response(self, messages: Sequence[Message], system_prompt: str | None = None) -> Prompt:
-        """Return the prompt after which the model answers the last message, which is the user's.
+        """Return the prompt after which the model responds to the last message, which must be the user's.
 
         Raises:
             TemplateError: the template rejects the conversation or the system prompt.
@@ -212,7 +225,7 @@ class ChatTemplate:
         if not messages or messages[-1].get("role") != "user":
             raise ArgumentError("The conversation does not end with a user's message.", key="messages")
         conversation = self._conversation(messages, system_prompt)
-        text = self._complete(self._render.or_refuse(conversation, "this conversation"))
+        text = self._complete(self._render.render_or_raise(conversation, "this conversation"))
         return Prompt(text, encode=self._encode, bos=self._bos_of(text))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -220,15 +233,15 @@ class ChatTemplate:
         return self._coder.decode(ids)
 
     def find_special(self, text: str, token_ids: Sequence[int] | None = None) -> str | None:
-        """Return the first special token, or mark of the template, found in a generated text; by ids where known."""
+        """Return the first special token or template mark in a generated text, or None; compares ids if they are known."""
         return self._special.find(text, token_ids)
 
     def split_reasoning(self, text: str) -> tuple[str | None, str]:
-        """Return (reasoning, answer) of a response; reasoning is None if there is none, answer "" if it never came."""
+        """Return (reasoning, answer) of a response; reasoning is None without one, answer "" if the text ended before it."""
         return self._reader.split(text)
 
     def read_answer(self, generation: Generation) -> Answer:
-        """Return a response's answer with its reasoning apart, and the special token that is left in it, if any."""
+        """Return a response's answer and its reasoning, and the first special token in them, if any."""
         return self._reader.read(generation)
 
     # The messages of a conversation
@@ -241,7 +254,7 @@ class ChatTemplate:
         return [*self._system(system_prompt), *rest]
 
     def _system(self, system_prompt: str | None) -> list[Message]:
-        """Return the system message; for "", only if it removes a default text."""
+        """Return a list with the system message; for "", only if it removes a default system prompt."""
         if system_prompt is None:
             return []
         message: list[Message] = [system(system_prompt)]

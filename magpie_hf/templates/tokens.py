@@ -16,29 +16,30 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 class Coder:
-    """A tokenizer that knows where its BOS goes.
+    """Encodes rendered texts with exactly one BOS.
 
-    Servers put the BOS in front of the ids of a text. Written into the text, it would be encoded with it, and
-    SentencePiece tokenizers with `legacy: false` then take the first word for one that continues the BOS and give it
-    other tokens. So a BOS that the template does not write itself is put in front of the ids here too.
+    Servers insert the BOS before the token ids of a text. If the BOS were part of the text instead, SentencePiece
+    tokenizers with `legacy: false` would encode the first word as a continuation of the BOS, with other tokens. So a BOS
+    that the template does not print is inserted before the ids here, too.
 
-    Attributes: `bos` (what the tokenizer puts before a text by itself, as text, else its BOS token, or ""),
-    `adds_bos` (whether it does).
+    Attributes:
+        bos: The text of the tokens that the tokenizer adds before a text, or else its BOS token, or "".
+        adds_bos: Whether the tokenizer adds tokens before a text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self._is_written = False
-        self._bos_ids = self._added_ids()
+        self._template_prints_bos = False
+        self._bos_ids = self._ids_before_text()
         self.adds_bos = bool(self._bos_ids)
         self.bos = self.decode(self._bos_ids) or str(getattr(tokenizer, "bos_token", None) or "")
 
-    def note(self, rendered: str) -> None:
-        """Note from a rendered conversation whether the template writes the BOS itself."""
-        self._is_written = bool(self.bos) and rendered.lstrip().startswith(self.bos)
+    def detect_bos(self, rendered: str) -> None:
+        """Detect, from a rendered conversation, whether the template prints the BOS."""
+        self._template_prints_bos = bool(self.bos) and rendered.lstrip().startswith(self.bos)
 
     def complete(self, text: str) -> str:
-        """Return a rendered text with the BOS in front where the tokenizer would add it and the template did not."""
+        """Return a rendered text with the BOS: added if the tokenizer would add it and the template did not print it."""
         return self.bos + text if self.adds_bos and not text.lstrip().startswith(self.bos) else text
 
     def bos_of(self, text: str) -> str:
@@ -46,13 +47,13 @@ class Coder:
         return self.bos if text.startswith(self.bos) else ""
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a completed text; nothing is added to it."""
-        if self.adds_bos and not self._is_written and text.startswith(self.bos):
+        """Return the ids of a completed text; no special tokens are added."""
+        if self.adds_bos and not self._template_prints_bos and text.startswith(self.bos):
             return [*self._bos_ids, *self._encode(text.removeprefix(self.bos))]
         return self._encode(text)
 
-    def is_served_alike(self, text: str) -> bool:
-        """Whether a server that puts the BOS in front by itself makes the same ids of a completed text."""
+    def encodes_like_servers(self, text: str) -> bool:
+        """Whether a server that adds the BOS itself computes the same token ids from a completed text."""
         return not self.adds_bos or list(self.tokenizer(text.removeprefix(self.bos))["input_ids"]) == self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -62,8 +63,8 @@ class Coder:
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def _added_ids(self) -> list[int]:
-        """Return the ids that the tokenizer puts before those of a text."""
+    def _ids_before_text(self) -> list[int]:
+        """Return the ids that the tokenizer adds before those of a text."""
         bare, full = self._encode("a"), list(self.tokenizer("a")["input_ids"])
         for count in range(1, len(full) - len(bare) + 1):
             if full[count : count + len(bare)] == bare:

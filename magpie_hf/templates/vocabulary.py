@@ -18,7 +18,7 @@ MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>|\[/?[A-Z_]{3,40}\]|</?s>")
 
 
 class Vocabulary:
-    """A tokenizer's added tokens: which texts they are, which are special."""
+    """A tokenizer's added tokens: their texts, and which of them are special."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -31,11 +31,11 @@ class Vocabulary:
         self.special_text = {i: t for i, t in self.text_of.items() if t in self.special and t.strip()}
 
     def marks_in(self, text: str) -> list[int]:
-        """Return the added tokens in a text of the template, in order; neither white space nor think tags."""
+        """Return the added tokens in a text of the template, in order, except for white space and reasoning tags."""
         if not text:
             return []
         ids = self.tokenizer.encode(text, add_special_tokens=False)
-        # The literal must be there too: some tokenizers list their byte tokens (<0x5B>) among the added ones
+        # The text must contain the token's text: some tokenizers have byte tokens (<0x5B>) among the added tokens
         return [i for i in ids if i in self.marks and self.marks[i].strip() in text]
 
     def literal(self, token_id: int) -> str:
@@ -44,13 +44,13 @@ class Vocabulary:
         return known if known is not None else str(self.tokenizer.decode([token_id]))
 
     def pieces(self, text: str) -> list[str]:
-        """Return a text of the template cut around its marks: added tokens, what looks like them, reasoning tags."""
+        """Split a text of the template at its marks: added tokens, texts that look like them, reasoning tags."""
         found = (t for t in self._mark_texts if t in text)
         known = [re.escape(t) for t in sorted(found, key=len, reverse=True)]
         return [p for p in re.split("(" + "|".join([*known, MARK.pattern, f"(?i:{TAG.pattern})"]) + ")", text) if p]
 
     def holds_mark(self, text: str) -> bool:
-        """Return whether a text of the template holds a mark."""
+        """Return whether a text of the template contains a mark."""
         pieces = self.pieces(text)
         return len(pieces) > 1 or (bool(pieces) and self._is_mark(pieces[0]))
 
@@ -58,7 +58,7 @@ class Vocabulary:
         return piece.strip() in self._mark_texts or is_tag(piece) or MARK.fullmatch(piece) is not None
 
     def marks_shown(self, parts: Iterable[str]) -> set[str]:
-        """Return the marks in texts of the template, as text; reasoning tags are left out."""
+        """Return the marks in texts of the template, as text, without reasoning tags."""
         texts: set[str] = set()
         for part in parts:
             texts.update(MARK.findall(part), (self.marks[i] for i in self.marks_in(part)))

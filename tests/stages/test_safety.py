@@ -81,7 +81,7 @@ def test_a_guard_that_wants_parts_is_asked_about_the_conversation_and_not_about_
 
 @pytest.mark.parametrize(
     ("printed", "reason"),
-    [("m['text']", "does not show the conversation"), ("raise_exception('no such form')", "no such form")],
+    [("m['text']", "does not print the conversation"), ("raise_exception('no such form')", "no such form")],
 )
 def test_a_guard_whose_prompt_does_not_show_the_conversation_is_refused(demo_model_dir, printed, reason):
     text = "Task: {% for m in messages %}{{ " + printed + " }}{% endfor %} Answer 'safe' or 'unsafe'."
@@ -94,7 +94,7 @@ def test_a_guard_that_shows_pairs_only_is_refused_for_a_lone_instruction(demo_mo
     shown = "{{ messages[0]['content'] ~ messages[1]['content'] if messages|length > 1 }}"
     guard = GuardTemplate.load(str(demo_model_dir), override=f"{{{{ bos_token }}}}Task. {shown} Safe or unsafe?")
     assert "How?So." in guard.conversation(PAIR).text
-    with pytest.raises(TemplateError, match="does not show the conversation"):
+    with pytest.raises(TemplateError, match="does not print the conversation"):
         guard.conversation(PAIR[:1])
 
 

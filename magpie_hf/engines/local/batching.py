@@ -269,7 +269,7 @@ class RowBatch:
 
 
 def _ban(logits: torch.Tensor, tokens: Sequence[int], *, is_held: bool) -> None:
-    """Put -inf at the tokens of a row's logits (vocab,), unless its schema allows nothing else."""
+    """Set the logits (vocab,) of these tokens to -inf, unless the row's schema allows no other token."""
     index = list(tokens)
     before = logits[index]
     logits[index] = float("-inf")

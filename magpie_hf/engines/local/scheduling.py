@@ -24,11 +24,11 @@ from .slots import ROWS, SPAN, round_up
 
 # Rows join when they are at least this part of the running rows: a forward for fewer costs more than it gains.
 _JOIN_PART = 16
-# If rows cannot join, so many batches are pulled at once, to group prompts of similar length.
+# Number of batches that are pulled at once if rows cannot join, to group prompts of similar length.
 _SORTED_BATCHES = 4
 # Expected new tokens of a row before the first row is finished; rows that write more get slots, or are put back.
 _EXPECTED_TOKENS = 64
-# Slots are planned for this length: 98 % of the last finished rows were not longer.
+# Slots are planned for this quantile of the lengths of the last finished rows.
 _RECENT = 256
 _FEWEST = 32
 _TYPICAL = 0.98
@@ -77,7 +77,7 @@ class Scheduler:
                 self.source.resume()
 
     def _fitting(self, span: int) -> int:
-        """Return how many rows with so many slots fit the cache."""
+        """Return how many rows with this number of slots fit the cache."""
         rows = self.cache_tokens // max(span, 1)
         return max(rows - rows % ROWS if rows >= ROWS else rows, 1)
 

@@ -176,7 +176,7 @@ class SlotRunner:
         self.device = model.get_input_embeddings().weight.device
         self.cache = SlotCache(self.num_layers, 0, 0)
         self.lengths = np.zeros(0, np.int64)
-        self.max_slots: int | None = None  # most slots that the cache may have, where that is enough for the rows
+        self.max_slots: int | None = None  # maximum number of slots of the cache, unless the rows need more
         self._shared: OrderedDict[tuple[int, ...], _Prefilled] = OrderedDict()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -237,10 +237,10 @@ class SlotRunner:
         return order
 
     def _reserve(self, rows: int, length: int) -> None:
-        """Allocate at least so many rows and slots; the allocated size is kept as far as `max_slots` allows.
+        """Allocate at least this many rows and slots; the allocated size is not reduced unless `max_slots` requires it.
 
-        Grows by at least half if possible, so that copies are rare. Rows and lengths that are no longer needed are freed
-        for those that are.
+        Grows by at least half if possible, so that copies are rare. Rows and slots that are no longer needed are
+        freed if the memory is needed.
         """
         plan = self.cache.plan
         needed, length = rows, round_up(length, SPAN)

@@ -1,4 +1,4 @@
-"""What a reply's status means for its request, and reading replies whose parts may have any type."""
+"""Classifying replies by their status, and reading untrusted replies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .wire import MALFORMED, Address, Fault, Reply
 REFUSED = (401, 402, 403, 407, 451)
 INVALID = (400, 413, 414, 422, 431)
 """The request is invalid, and would be refused again. Any other 4xx may be transient, and finishes no row."""
-# The route existed when the engine opened: now another program answers at this address.
+# The path existed when the engine opened: now another program runs at this address.
 _GONE = frozenset({404, 405}) | (NOT_READY - OVERLOADED)
 
 

@@ -22,8 +22,7 @@ T = TypeVar("T")
 IsFinal = Callable[[Question, Reply], bool]
 GiveUp = Callable[[Question, Reply], Reply]
 
-# Maximum seconds for the reply to a question, first and last byte included: enough for the first, cold request of a few
-# tokens to a large model.
+# Maximum seconds for the complete reply to a question: enough for the first request to a large model, with a few tokens.
 ASK_TIMEOUT_S = 120.0
 CLOSE_TIMEOUT_S = 10.0
 
@@ -157,7 +156,7 @@ class HttpClient:
             self.loop.close()
 
     async def _shut_down(self) -> None:
-        # Questions of other threads too: nothing would ever answer them.
+        # Also the questions of other threads: they would wait forever.
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Which kind of server runs at an address: TGI, or one with OpenAI's completions (vLLM, SGLang, llama.cpp)."""
+"""Detect the kind of server at an address: TGI, or a server with OpenAI's completions (vLLM, SGLang, llama.cpp)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def server_kind(endpoint: str, api_key_env: str | None = None) -> str:
         EngineUnavailableError: no reply, or an unknown kind of server.
     """
     if not endpoint.startswith(("http://", "https://")):
-        return "tgi"  # the recipe's check says what is wrong with the URL
+        return "tgi"  # the check of the recipe reports the error in the URL
     server = Address(normal_address(endpoint, _SUFFIXES))
     key = os.environ.get(api_key_env, "").strip() if api_key_env else ""
     with HttpClient(key=key, connections=1, timeout_s=TIMEOUT_S) as client:

@@ -1,4 +1,4 @@
-"""What the engines for servers share: settings, identification of each server, and the request loop."""
+"""The base of all engines for servers: settings, identification of each server, and the request loop."""
 
 from __future__ import annotations
 
@@ -231,8 +231,8 @@ class EndpointEngine(Engine):
     def _pieces(self, result: CallResult) -> list[list[Request]]:
         """Return the smaller groups to send instead of one that the server refused, [] if the result is final.
 
-        Any refusal may be about `n`: only the refusal of a single sample is about the sample. One that mentions `n`
-        lowers it for later requests.
+        A server may refuse any group because of `n`; only if it refuses a single sample, the sample is invalid. If the
+        message mentions `n`, later requests have fewer samples.
         """
         group, failure = result.call.group, result.failure
         if failure is None or failure.code != "validation" or len(group) == 1:
@@ -393,7 +393,7 @@ class EndpointEngine(Engine):
 
     @abstractmethod
     def detect_capabilities(self, servers: Sequence[Address]) -> Capabilities:
-        """Return what all available servers support; ask them with `self.transport.client`."""
+        """Return the features that all available servers support; send requests with `self.transport.client`."""
 
     @abstractmethod
     def count_prompt_tokens(self, server: Address, text: str) -> int | None:

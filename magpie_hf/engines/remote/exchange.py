@@ -15,11 +15,11 @@ from .wire import CONNECT_TIMEOUT_S, JSON_HEADERS, Address, Fault, Reply, fault_
 if TYPE_CHECKING:
     import aiohttp
 
-# Below the 5 s after which uvicorn (vLLM, SGLang) closes an idle connection, because that would cost a retry.
+# uvicorn (vLLM, SGLang) closes idle connections after 5 s, which would cause a retry: close them earlier.
 KEEP_ALIVE_S = 4.0
 # Time for the body of a reply, in addition to the generation's timeout: a server may send it a byte at a time.
 BODY_S = 60.0
-# Open files of this process besides its connections: models, datasets, journals.
+# Open files of this process in addition to connections: models, datasets, journals.
 OTHER_FILES = 1024
 
 

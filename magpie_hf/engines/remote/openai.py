@@ -66,7 +66,7 @@ class OpenAIEngine(EndpointEngine):
 
     Prompts are sent as token ids if the server accepts them, else as text. Samples of one prompt with consecutive seeds
     share a request if `max_n` is set and the server supports `n`. Servers report the prompt tokens of a request, not of
-    a sample: the first sample of a request has them all, the others 0.
+    a sample: they are counted for the first sample of a request, and 0 for the others.
     """
 
     name = "openai"
@@ -386,5 +386,5 @@ class OpenAIEngine(EndpointEngine):
             if name in choice:
                 met = choice[name]
                 return "stop_text" if isinstance(met, str) and met not in turn_ends else "stop"
-        # No stop reason: a stop token ended the text, if it is still visible or there were no stop texts.
+        # Without a stop reason, a stop token ended the text if it is visible, or if the request had no stop texts.
         return "stop" if not sampling.stop or self._features.config_field else "stop_text"

@@ -21,13 +21,13 @@ PROBE_TOKENS = 16
 # The highest temperature of OpenAI's interface: two samples of 16 tokens that are equal at it have the same seed.
 PROBE_TEMPERATURE = 2.0
 PROBE_SEED = 11
-# Special tokens to force, one per request; those that end a text are never visible, so one is not enough.
+# Number of special tokens to force, one per request: several, because tokens that end a text are never visible.
 MAX_SPECIAL = 8
 MAX_SIZES = 8
 
 
-# Fields beyond OpenAI's, with values that are off. They are sent with every request if the server accepts them: without
-# them vLLM uses the model's generation config, and llama.cpp top_k 40 and min_p 0.05.
+# Fields that OpenAI does not define, with values that disable them. They are sent with every request if the server accepts
+# them: otherwise vLLM uses the model's generation config, and llama.cpp top_k 40 and min_p 0.05.
 EXTRAS: dict[str, object] = {
     "top_k": -1,
     "min_p": 0.0,
@@ -86,7 +86,7 @@ class FeatureTests:
         ids, *held = self._ask({"prompt": [1, 2, 3]}, *self._schema_questions())
         max_n, usage_sums = self._largest_n()
         base = self._base(config_field)
-        # All at once: only so a server is detected that sets one seed for all requests in a batch.
+        # Sent at the same time, to detect servers that use one seed for all requests in a batch.
         a1, b1, a2, b2 = self._ask(*(base | {"seed": PROBE_SEED + i} for i in (0, 1, 0, 1)))
         children = self._ask(base | {"seed": PROBE_SEED, "n": 2})[0] if max_n > 1 else None
         a, b = text_of(a1), text_of(b1)

@@ -1,30 +1,30 @@
-"""How many samples may be in flight: a limit for each endpoint, adapted to overload."""
+"""The limit of samples in flight for each endpoint, adapted to overload."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 
-# After an overload the limit is this share of what was in flight; more than TCP's half, as the queue empties at once.
+# After an overload, the limit is this share of the samples in flight. TCP uses half; here more is safe, because a queue empties fast.
 CUT = 0.7
-# Samples that the limit grows by in the time of one reply, after the first overload.
+# Increase of the limit, in samples, per round of replies after the first overload.
 GROWTH = 2.0
-# The limit counts as used from this share on: replies that arrive together leave a few slots empty for a moment.
+# The limit counts as reached from this share on, because replies that arrive together leave capacity unused for a moment.
 USED_SHARE = 0.8
 # Default maximum of samples in flight: vLLM's default `max_num_seqs` on GPUs with 80 GB.
 CONCURRENCY = 1024
-# Samples that an endpoint gets before its first reply, unless it says how many it accepts.
+# Maximum of samples in flight before an endpoint's first reply, unless the server reports its maximum.
 START_LIMIT = 128
-# A reply that took a larger share of `timeout_s` does not raise the limit: a longer queue would end in timeouts.
+# A reply that took longer than this share of `timeout_s` does not increase the limit, to prevent timeouts.
 SLOW_SHARE = 1 / 3
 
 
 @dataclass(slots=True)
 class AdaptiveLimit:
-    """How many samples one endpoint may have in flight; a request for `n` of them counts `n`.
+    """The limit of samples in flight at one endpoint; a request for `n` samples counts `n`.
 
-    Doubles with every round of replies until the first overload, then grows by `GROWTH` a round; both only while it is
-    reached. Only overloads and timeouts shrink it, once for all the requests sent before the cut.
+    While it is reached, the limit doubles with every round of replies until the first overload, and then grows by
+    `GROWTH` per round. Overloads and timeouts reduce it, but only once for all requests sent before the reduction.
     """
 
     limit: float
@@ -33,7 +33,7 @@ class AdaptiveLimit:
     cut_at: float = float("-inf")
 
     def succeeded(self, in_flight: int, samples: int = 1) -> None:
-        """Record a reply with so many samples that arrived with `in_flight` of them (including its own) in flight."""
+        """Record a successful reply with `samples` samples; `in_flight`: samples in flight, including those of the reply."""
         if in_flight >= USED_SHARE * int(self.limit):
             step = 1.0 if self.is_starting else GROWTH / self.limit
             self.limit = min(self.ceiling, self.limit + step * samples)
@@ -48,5 +48,5 @@ class AdaptiveLimit:
 
 
 def has_capacity(in_flight: int, samples: int, limit: int) -> bool:
-    """Whether so many more samples fit the limit; a single request always does, however many samples it has."""
+    """Whether `samples` more samples are within the limit; a single request always is, with any number of samples."""
     return in_flight == 0 or in_flight + samples <= limit

@@ -47,7 +47,7 @@ def tgi_client() -> TgiClient:
     )
 
 
-# Name, test and wording of TGI's limits (router/src/validation.rs of TGI 3.3); all are optional.
+# Name, check and description of TGI's limits (router/src/validation.rs of TGI 3.3); all parameters are optional.
 _LIMITS: tuple[tuple[str, Any, str], ...] = (
     ("temperature", lambda v: v > 0, "strictly positive"),
     ("top_p", lambda v: 0 < v < 1, "> 0.0 and < 1.0"),

@@ -1,7 +1,7 @@
 """Requests to several endpoints at once: which endpoint gets which request, retries, and endpoints that are down.
 
-Composed of an `HttpClient` (connections and their thread), `Endpoint`s (what is known of each server) and `Batch`es (the
-requests of one `generate`). It knows no server protocol: the engine's `classify` tells what is wrong with a reply.
+It uses an `HttpClient` (connections and their thread), `Endpoint`s (the state of each server) and `Batch`es (the requests
+of one `generate`). It does not depend on a server's protocol: the engine's `classify` finds the errors in a reply.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from .wire import MALFORMED, Address, Fault, Reply, unavailable
 logger = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 10.0
-# Broken connections and timeouts in a row, without a reply between them, until an endpoint counts as down; one that
-# refuses connections does at once.
+# Consecutive broken connections and timeouts, without a reply between them, after which an endpoint counts as down. A
+# refused connection counts as down at once.
 FAILURES_UNTIL_DOWN = 3
 MAX_MESSAGE = 200
 
 
 class Endpoint(Address):
-    """One server and what is known of it. Used by the client's thread only, once the transport has started."""
+    """One server and its state. Only the client's thread may use it after the transport has started."""
 
     __slots__ = ("failures", "in_flight", "is_down", "is_reverifying", "limit", "outages", "paused_until", "served")
 
@@ -73,7 +73,7 @@ class Call:
 
 
 class CallResult(NamedTuple):
-    """How a call ended: a reply or a failure; `served` and `seconds` are of the last attempt."""
+    """The result of a call: a reply or a failure; `served` and `seconds` are those of the last attempt."""
 
     call: Call
     reply: Reply | None
@@ -83,9 +83,9 @@ class CallResult(NamedTuple):
 
 
 class Batch:
-    """The calls of one `generate`; results arrive in completion order. For one thread.
+    """The calls of one `generate`; results arrive in completion order. Not thread-safe.
 
-    `outstanding` and `sleeping` count samples, as the limits of the transport do.
+    `outstanding` and `sleeping` (waiting for a retry) are numbers of samples, like the limits of the transport.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -113,7 +113,7 @@ class Batch:
         return result
 
     def has_capacity(self) -> bool:
-        """Whether another sample would be sent soon: those waiting for a retry use no slot."""
+        """Whether another sample would be sent soon; samples that wait for a retry use no capacity."""
         capacity = self._transport.capacity()
         return self.outstanding - self.sleeping < capacity and self.outstanding < 2 * capacity
 
@@ -125,13 +125,13 @@ class Batch:
 
 
 class Transport:
-    """Sends each call to the endpoint with the fewest samples in flight, and again where a retry may help.
+    """Sends each call to the endpoint with the fewest samples in flight, and retries it after transient errors.
 
-    All limits count samples: a call for `n` texts counts `n`. Public methods are for the caller's thread, private ones
-    run in the client's.
+    All limits are numbers of samples: a call for `n` texts counts `n`. Public methods are called in the caller's thread;
+    private methods run in the client's thread.
 
-    `client` is started and closed by the transport. `info_path` is requested from an endpoint that was down; `recognize`
-    reads the reply, and raises if it is the wrong server.
+    The transport starts and closes `client`. To find out whether an endpoint is available again, it requests `info_path`;
+    `recognize` reads the reply, and raises if it is the wrong server.
     """
 
     def __init__(
@@ -191,13 +191,13 @@ class Transport:
             raise EngineError("The engine is closed.")
 
     def capacity(self) -> int:
-        """Return how many samples may be submitted: those in flight, and a few more so that a free slot is filled at once."""
+        """Return how many samples may be submitted: the limit, and a few more so that free capacity is used at once."""
         limits = sum(int(e.limit.limit) for e in self.endpoints if not e.is_down)
         limit = max(1, min(self.concurrency, limits))
         return limit + max(1, limit // 8)
 
     def batch(self) -> Batch:
-        """Return a new set of calls with results of its own."""
+        """Return a new, empty batch."""
         self.check()
         batch = Batch(self)
         self._loop.call_soon_threadsafe(self._batches.add, batch)
@@ -214,18 +214,18 @@ class Transport:
         """Cancel a batch's calls; their connections are closed."""
         if self.client.is_running:
             future = self.client.run(self._cancel(batch))
-            # A generator without references may be closed by the garbage collector, in this very thread.
+            # The garbage collector may close a generator without references in the client's thread.
             if not self.client.is_own_thread:
                 future.result(timeout=CLOSE_TIMEOUT_S)
 
     def set_limit(self, limit: int) -> None:
-        """Let each endpoint have up to `limit` samples in flight from the start, as it says it accepts."""
+        """Set the limit of samples in flight of each endpoint, as reported by the server, from the start."""
         self._start_limit = self._max_limit = limit
         for endpoint in self.endpoints:
             endpoint.limit = self._new_limit()
 
     def mark_down(self, endpoint: Endpoint) -> None:
-        """Send an endpoint no requests until it replies to `info_path` again."""
+        """Send no requests to an endpoint until it replies to `info_path` again."""
         self._loop.call_soon_threadsafe(self._mark_down, endpoint)
 
     def _new_limit(self) -> AdaptiveLimit:
@@ -273,7 +273,7 @@ class Transport:
     def _freest(self, samples: int, other_than: Endpoint | None = None) -> Endpoint | None:
         now = self._loop.time()
         best: Endpoint | None = None
-        # Starts at another endpoint each time, so that equally free ones take turns.
+        # Starts with another endpoint each time, so that requests are distributed evenly among equally loaded endpoints.
         self._turn = (self._turn + 1) % len(self.endpoints)
         for endpoint in self.endpoints[self._turn :] + self.endpoints[: self._turn]:
             if (
@@ -391,7 +391,7 @@ class Transport:
             return
         self.retries += 1
         if fault.weight == 0:
-            # It never reached the server, and another one may accept it at once.
+            # The request did not reach the server; another endpoint may accept it at once.
             self._pending.appendleft(call)
         else:
             self._sleep(call, self.backoff.wait_s(call.attempts - 1))
@@ -412,11 +412,15 @@ class Transport:
         endpoint.is_down = True
         endpoint.outages += 1
         others = sum(not e.is_down for e in self.endpoints)
-        logger.warning("%s does not reply and gets no more requests; %d other endpoint(s) left", endpoint.url, others)
+        logger.warning(
+            "%s does not reply; no requests are sent to it until it does. Other available endpoints: %d",
+            endpoint.url,
+            others,
+        )
         if others == 0 and self._outage_from is None:
             self._outage_from = self._loop.time()
         if reply is not None and others == 0 and self._is_outage_too_long():
-            # It replies to `info_path` and to no request.
+            # It replies to `info_path`, but not to requests.
             self._end(unavailable([e.url for e in self.endpoints], self.max_outage_s, reply))
             return
         self._run_in_background(self._revive(endpoint))
@@ -427,7 +431,7 @@ class Transport:
         task.add_done_callback(self._tasks.discard)
 
     def _reverify(self, endpoint: Endpoint) -> None:
-        """Identify an endpoint again whose connection broke, before it gets more requests: it may have been restarted."""
+        """Identify an endpoint again after its connection broke, before sending more requests: it may be another server."""
         if not endpoint.is_down and not endpoint.is_reverifying:
             endpoint.is_reverifying = True
             self._run_in_background(self._identify(endpoint))
@@ -451,7 +455,7 @@ class Transport:
     async def _revive(self, endpoint: Endpoint) -> None:
         attempt = 0
         while True:
-            # An endpoint that replies to this and then to no request is asked less and less often.
+            # If an endpoint replies to `info_path` but not to requests, the waits become longer.
             await asyncio.sleep(self._next_probe_s(attempt + endpoint.outages - 1))
             reply = await self.client.exchange.send(endpoint, "GET", self._info_path, None, PROBE_TIMEOUT_S)
             if reply.fault is None and reply.status == 200:
@@ -482,7 +486,7 @@ class Transport:
         return max(0.0, min(wait_s, left_s))
 
     def _move_calls_from(self, endpoint: Endpoint) -> None:
-        """Send the calls in flight at an endpoint that is down to other endpoints: it will not reply to them."""
+        """Move the calls in flight from an endpoint that is down to other endpoints."""
         for task, call in [(t, c) for t, c in self._running.items() if c.endpoint is endpoint]:
             task.cancel()
             if not call.batch.is_closed:

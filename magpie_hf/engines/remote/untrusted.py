@@ -13,13 +13,13 @@ from ..base import Generation
 
 
 Json = Any
-"""A parsed JSON value of a server: any type at any place, so every reader checks what it uses."""
+"""A parsed JSON value from a server. Any part may have any type, so readers check every value that they use."""
 JsonObject = dict[str, Json]
-# Far more than the reply with a few samples of a long context and all their token lists.
+# Much larger than a reply with several samples of a long context and all of their token lists.
 MAX_BODY_BYTES = 64 << 20
-# Real replies have five levels.
+# Valid replies have up to five levels.
 MAX_DEPTH = 64
-# More tokens than any context has; a row's counts are sums of a few of these, saved as 32-bit integers.
+# Larger than any context. The counts of a row are sums of a few such counts, and are saved as 32-bit integers.
 MAX_COUNT = 1 << 24
 MAX_TOKEN_ID = (1 << 31) - 1
 MAX_SEED = (1 << 63) - 1

@@ -1,4 +1,4 @@
-"""What is sent to servers and comes back: addresses, questions, replies, and what is wrong with a reply."""
+"""The types of requests to servers: addresses, questions, replies, and faults of a reply."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .untrusted import Json, load_json
 
 
 CONNECT_TIMEOUT_S = 10.0
-# A request that timed out cost as much as many others: it counts as this many retries.
+# A request that timed out counts as this many retries, because it took as long as many others.
 TIMEOUT_WEIGHT = 2
 # Seconds of silence until the first TCP keep-alive probe, between probes, and how many may stay unanswered.
 KEEP_ALIVE_PROBES = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
@@ -27,7 +27,7 @@ Retry = Literal["never", "transient", "overload", "fatal"]
 
 
 class Fault(NamedTuple):
-    """What is wrong with a reply, and whether to send the request again.
+    """An error in a reply, and whether to retry the request.
 
     Attributes:
         retry: "never" (the request is invalid), "transient" (try again), "overload" (try again, and send fewer requests
@@ -52,7 +52,7 @@ class Fault(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A server's reply: status, parsed JSON (None if it is not JSON) and headers; or `fault` if nothing usable came."""
+    """A server's reply: status, parsed JSON (None if it is not JSON) and headers; or `fault` if no valid reply arrived."""
 
     status: int = 0
     payload: Json = None
@@ -83,7 +83,7 @@ class Question(NamedTuple):
 
 
 def unavailable(urls: Sequence[str], seconds: float, last: Reply) -> EngineUnavailableError:
-    """Return the error for endpoints none of which has replied for `seconds`; `last` is the last attempt's result."""
+    """Return the error if no endpoint has replied for `seconds`; `last`: the result of the last attempt."""
     names = ", ".join(urls[:5]) + (", …" if len(urls) > 5 else "")
     reason = last.fault.message if last.fault else f"status {last.status}"
     return EngineUnavailableError(
@@ -144,7 +144,7 @@ def read_reply(status: int, raw: bytes, headers: Mapping[str, str]) -> Reply:
 
 
 def fault_of(error: Exception) -> Fault:
-    """Return the fault for an exception of the HTTP library. Its text may contain headers: only its type is shown."""
+    """Return the fault for an exception of the HTTP library. Only its type is reported, because its text may contain headers."""
     import aiohttp
 
     kind = type(error).__name__

@@ -133,7 +133,7 @@ class ReplicatedEngine(Engine):
         ref: ModelRef | None = None,
         **settings: object,
     ) -> None:
-        """Keep the workers' specifications; the rest is as for any engine."""
+        """Store the workers' specifications. The other arguments are those of `Engine`."""
         if not specs:
             raise EngineError("No worker to run.", hint="Set at least one device.")
         super().__init__(model, revision=revision, ref=ref, **settings)
@@ -237,7 +237,7 @@ class ReplicatedEngine(Engine):
         for worker in busy:
             if not worker.connection.poll(0) and worker.process.poll() is not None and not worker.connection.poll(0):
                 raise worker.died()
-            # All arrived messages, so that the next requests fill all free places at once.
+            # Read all messages that have arrived, so that the next requests use all free capacity at once.
             while worker.in_flight and worker.connection.poll(0):
                 yield from self._received(worker)
 
