@@ -308,8 +308,8 @@ def test_what_happens_to_a_stage_is_said_with_its_number_of_rows():
     assert said("again", (12, 12), True) == "runs again, at most 12 rows"
     assert said("again") == "runs again, all rows"
     assert said("new", (9, 9), True) == "runs on at most 9 rows: the stage is new in the recipe"
-    assert said("left", (3, 9)) == "resumes: 3 of 9 rows are left"
-    assert said("rows", (0, 9)) == "is collected again; no row runs"
+    assert said("left", (3, 9)) == "resumes: 3 of 9 rows remain"
+    assert said("rows", (0, 9)) == "its output is written again from cached rows"
     assert said("rows", (3, 9)) == "runs on 3 of 9 rows: their input changed"
     assert said("kept", None) == "from the cache"
     named = StageChange("x", "rows", [("num_rows", 3, 9)], (6, 9))
@@ -387,7 +387,7 @@ def test_the_rows_that_a_stopped_run_has_left_are_counted(make, null, tmp_path):
     more = {change.name: change.rows for change in explain_changes(tmp_path / "run", {"num_rows": 50})}
     assert more["instructions"] == (10, 50)
     assert more["responses"] == (left + 10, 50)
-    assert f"resumes: {left} of 40 rows are left" in here("explain", tmp_path / "run")
+    assert f"resumes: {left} of 40 rows remain" in here("explain", tmp_path / "run")
 
 
 def test_finished_stages_of_a_stopped_run_are_from_the_cache(make, null, tmp_path):
@@ -445,6 +445,6 @@ def test_the_rows_of_a_run_that_lost_its_state_are_not_taken_for_a_plain_dataset
     make(num_rows=8)
     for name in ("run.json", "run.json.bak"):
         (tmp_path / "run" / name).unlink()
-    with pytest.raises(DatasetError, match="state was lost") as caught:
+    with pytest.raises(DatasetError, match=r"state \(run\.json\) was lost") as caught:
         load_rows(str(tmp_path / "run"))
     assert "--output" in caught.value.hint

@@ -64,7 +64,7 @@ def test_a_directory_of_somebodys_is_never_replaced(run_dir, file_format):
     theirs = run_dir.path / {"parquet": "data", "arrow": "dataset"}[file_format]
     theirs.mkdir()
     (theirs / "thesis.txt").write_text("years of work")
-    with pytest.raises(StorageError, match="no run wrote"):
+    with pytest.raises(StorageError, match="not written by a run"):
         write_output(some(), run_dir, file_format)
     write_output(some(), run_dir, "arrow" if file_format == "parquet" else "parquet")
     assert (theirs / "thesis.txt").read_text() == "years of work"
@@ -74,7 +74,7 @@ def test_a_directory_of_somebodys_is_refused_before_anything_is_generated(make, 
     data = tmp_path / "run" / "data"
     data.mkdir(parents=True)
     (data / "train-00000-of-00001.parquet").write_text("not of this run: without run.json")
-    with pytest.raises(StorageError, match="no run wrote") as caught:
+    with pytest.raises(StorageError, match="not written by a run") as caught:
         make()
     assert "--output" in caught.value.hint
     assert null.opened == 0

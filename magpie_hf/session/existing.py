@@ -1,8 +1,8 @@
-"""Check whether a recipe resumes the run of a directory, or would replace its dataset by another one.
+"""Check whether a recipe resumes the run in a directory, or would replace its dataset with another one.
 
 A recipe resumes a run if only its settings change: `num_rows`, engine, budget, sampling, seed, revision, template,
-conditions, stages that are added or removed. It is *another* recipe if its model or its dataset differs, if stages are
-replaced by others, or if its name differs and anything else does.
+conditions, added or removed stages. It is *another* recipe if its model or its dataset differs, if stages are replaced
+by others, or if its name and anything else differ.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ..storage.rundir import RunDir
 
 
 def check_continues(recipe: Recipe, run_dir: RunDir, *, force: bool = False) -> None:
-    """Refuse to replace the dataset of another recipe, unless `force` is given.
+    """Raise if this recipe would replace the dataset of another recipe, unless `force` is given.
 
     Raises:
-        ArgumentError: the directory contains the run of another recipe; names it.
+        ArgumentError: the directory contains the run of another recipe; the message describes it.
     """
     before = run_dir.state.recipe
     if force or not before or not _has_rows(run_dir):
@@ -39,7 +39,7 @@ def check_continues(recipe: Recipe, run_dir: RunDir, *, force: bool = False) -> 
 
 
 def _has_rows(run_dir: RunDir) -> bool:
-    """Whether the run has saved any rows; one that failed at its start (e.g., a misspelled model) has none."""
+    """Whether the run has saved any rows; a run that failed at startup (e.g., misspelled model) has not."""
     stages = run_dir.path / "stages"
     return run_dir.state.output is not None or any(stages.glob("*/journal/*.jnl")) or any(stages.glob("*/*.arrow"))
 
@@ -62,7 +62,7 @@ def _name(raw: Mapping[str, Any]) -> str:
 
 
 def _asked(raw: Mapping[str, Any]) -> Any:
-    """Return a hash of what a recipe asks for, without its name."""
+    """Return a hash of all parts of a recipe that matter for the comparison, without its name."""
     try:
         return load_recipe(raw).hash
     except MagpieError:  # its stages or engines are not registered in this process
@@ -80,8 +80,8 @@ def _source(raw: Mapping[str, Any]) -> Any:
     source = raw.get("dataset")
     if not isinstance(source, Mapping):
         return source
-    # Rows given from Python have no path: a dataset with more rows resumes the run of the smaller one.
-    return source.get("path") or "rows given from Python"
+    # Rows passed in memory have no path, so a dataset with additional rows resumes the same run.
+    return source.get("path") or "rows passed in memory"
 
 
 def _stages(raw: Mapping[str, Any]) -> list[str]:

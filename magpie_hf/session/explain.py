@@ -26,9 +26,10 @@ Difference = tuple[str, object, object]
 class StageChange(NamedTuple):
     """What happens to a stage under changed settings.
 
-    `verdict`: "kept" (cached), "again" (its identity changes: all rows), "rows" (only rows with a new input), "left"
-    (the run stopped before the stage was finished), or "new". `reasons`: what differs. `rows`: (rows that are computed,
-    rows in total), None if unknown; `is_bound`: both are upper bounds, as no one knows how many rows a selection keeps.
+    `verdict`: "kept" (cached), "again" (all rows run again, because the identity changes), "rows" (only rows with a new
+    input run), "left" (the run stopped before the stage was finished), or "new" (a new stage). `reasons`: what differs.
+    `rows`: (rows that run, rows in total), None if unknown. `is_bound`: both numbers are upper bounds, because it is
+    not known how many rows a selection will keep.
     """
 
     name: str
@@ -38,7 +39,7 @@ class StageChange(NamedTuple):
     is_bound: bool = False
 
     def describe(self) -> str:
-        """Return what happens, for people."""
+        """Describe the change in words, e.g., "runs on 3 of 10 rows"."""
         if self.rows is None or self.verdict == "kept":
             return _VERDICTS[self.verdict]
         computed, total = self.rows
@@ -49,9 +50,9 @@ class StageChange(NamedTuple):
         if self.verdict == "new":
             return f"runs on {at_most}{total:,} rows: the stage is new in the recipe"
         if self.verdict == "left":
-            return f"resumes: {at_most}{computed:,} of {total:,} rows are left"
+            return f"resumes: {at_most}{computed:,} of {total:,} rows remain"
         if not computed:
-            return "is collected again; no row runs"
+            return "its output is written again from cached rows"
         if self.is_bound:
             return f"runs on at most {computed:,} rows{cause}"
         if computed == total:
@@ -71,12 +72,12 @@ _VERDICTS = {
 def explain_changes(path: str | Path, overrides: Mapping[str, object]) -> list[StageChange]:
     """Return for each stage of a run whether it would run again with these overrides, on how many rows, and why.
 
-    Loads no model; the tokenizer only if the template settings changed. Rows of an existing dataset are taken to be
-    those of the last session.
+    No model is loaded, and a tokenizer only if the template settings changed. An existing dataset is assumed to have
+    the same rows as in the last session.
 
     Raises:
-        ArgumentError: the directory contains no run.
-        RecipeError: an override cannot be used.
+        ArgumentError: the directory does not contain a run.
+        RecipeError: an override is invalid.
     """
     run_dir = RunDir.read(path)
     before = load_recipe(run_dir.recipe)
@@ -103,7 +104,7 @@ def explain_changes(path: str | Path, overrides: Mapping[str, object]) -> list[S
 
 
 def _left(change: StageChange, finished: int, total: int | None) -> StageChange:
-    """Return the change of a stage of a run that stopped: unfinished rows are computed, too."""
+    """Add the unfinished rows to the change of a stage, if the run stopped before the stage was finished."""
     if total is None:
         return change._replace(verdict="left", rows=None)
     left = max(total - finished, change.rows[0] if change.rows else 0)
@@ -125,8 +126,8 @@ def _selects(stage: Stage) -> bool:
 class _Inputs:
     """Counts how many rows of each stage have a new input, from the first stage to the last.
 
-    `total`: rows at the current stage, None if unknown; `is_bound`: at most that many. `new`: how many of them the run
-    has never had. `reasons`: why the rows of an existing dataset are not the same.
+    `total`: number of rows at the current stage, None if unknown; `is_bound`: whether it is an upper bound. `new`: how
+    many of these rows earlier sessions did not have. `reasons`: why the rows of an existing dataset differ.
     """
 
     def __init__(self, before: Recipe, now: Recipe, run_dir: RunDir) -> None:
@@ -151,7 +152,7 @@ class _Inputs:
         self.new = max((self.total or 0) - (known or 0), 0)
 
     def count(self, stage: Stage, verdict: str, kept: int | None) -> tuple[int, int] | None:
-        """Return (rows that the stage computes, rows in total), None if unknown; `kept`: rows that it selected before."""
+        """Return (rows that the stage runs, rows in total), None if unknown; `kept`: the number of rows that it kept before."""
         total, is_all = self.total, verdict in ("again", "new")
         if verdict == "rows" and not isinstance(stage, Instructions):
             is_all = stage.kind in ("batch", "set") or bool({*getattr(stage, "needs", ())} & self.changed)
@@ -163,7 +164,7 @@ class _Inputs:
         return None if total is None or computed is None or verdict == "kept" else (computed, total)
 
     def _select(self, stage: Stage, kept: int | None) -> None:
-        """Continue after a selection that kept this many rows; None: unknown which and how many, at most all of them."""
+        """Update the counts after a selection that kept this many rows; None if the number is not known."""
         if kept is not None:
             self.total, self.is_bound = kept, False
         elif self.total is not None:
@@ -173,7 +174,7 @@ class _Inputs:
 
 
 def _limit(recipe: Recipe) -> int | None:
-    """Return how many rows of its dataset a recipe uses at most, None if all."""
+    """Return the maximum number of rows of its dataset that a recipe uses, None if it uses all rows."""
     return recipe.num_rows if "num_rows" in recipe.raw else None
 
 
@@ -187,7 +188,7 @@ def _rows_of_dataset(run_dir: RunDir) -> int | None:
 
 
 def _new_instructions(before: Recipe, now: Recipe) -> int:
-    """Return how many rows come from samples that the recipe did not ask for before."""
+    """Return how many rows come from samples that the recipe did not request before."""
     counts = [
         Counter(dict(zip([stable_hash(p.to_dict()) for p in recipe.grid], needed, strict=True)))
         for recipe in (before, now)
@@ -240,7 +241,7 @@ def _grid_differences(before: Recipe, now: Recipe) -> Iterator[Difference]:
                 yield f"grid[{number}].share", old.share, new.share
     else:
         yield "sampling: number of different settings", len(before.grid), len(now.grid)
-        if len(now.grid) == 1:  # as after --set sampling.temperature=…: what each point differs in
+        if len(now.grid) == 1:  # e.g., after --set sampling.temperature=…: compare each old point with the new one
             for number, old in enumerate(before.grid):
                 yield from differences(old.to_dict(), now.grid[0].to_dict(), f"grid[{number}]")
 

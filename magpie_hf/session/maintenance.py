@@ -22,16 +22,16 @@ def merge_runs(
 ) -> RunDir:
     """Merge the journals of runs of one recipe (shards of a job array) into a new run directory.
 
-    The same recipe, run with that directory as output, then reuses all rows and generates only those that no shard
-    has: usually none, at most a few samples. `force`, `take_over`: as in `magpie_hf.run`.
+    If you then run the same recipe with that directory as output, it reuses all rows and generates only rows that no
+    shard has: usually none, at most a few samples. `force`, `take_over`: as in `magpie_hf.run`.
 
     Raises:
-        ArgumentError: the runs are not of one recipe, or the directory holds the run of another one.
+        ArgumentError: the runs are from different recipes, or the directory contains the run of another recipe.
         StorageError: a file cannot be copied.
     """
     runs = [RunDir.read(path) for path in paths]
     if not runs:
-        raise ArgumentError("There are no runs to merge.", hint="Give the shards' run directories.")
+        raise ArgumentError("There are no runs to merge.", hint="Give the run directories of the shards.")
     _check_same(runs)
     recipe = runs[0].recipe
     with RunDir(output).own(take_over=take_over) as merged:
@@ -62,7 +62,7 @@ def _check_same(runs: Sequence[RunDir]) -> None:
 
 
 def _asked(state: RunState) -> dict[str, object]:
-    """Return what shards of one run have in common."""
+    """Return the parts of a state that are equal in all shards of one run."""
     recipe = {key: state.recipe.get(key) for key in ("model", "num_rows", "sampling", "stages", "seed")}
     return {"recipe hash": state.recipe_hash, "recipe": recipe, "pins": state.pins}
 
@@ -87,14 +87,14 @@ def _copy_journal(source: Path, target: Path) -> None:
             raise StorageError(
                 f"Cannot copy a journal: {error.strerror or error}.",
                 where=str(copy),
-                hint="Free disk space and merge again.",
+                hint="Free some disk space and merge again.",
             ) from error
 
 
 def _add_counts(target: StageState, state: StageState, shard: str) -> None:
-    """Add what a shard's engine-seconds and reopened counts grew by since it was last merged.
+    """Add the increase of a shard's engine-seconds and reopened counts since it was last merged.
 
-    If rows were reopened, the stages behind this one collect again.
+    If rows were reopened, the later stages write their output again.
     """
     merged = target.merged.get(shard, MergedCounts())
     now = MergedCounts(state.counts.seconds if state.counts else 0.0, state.reopened)
@@ -112,8 +112,8 @@ def reopen_rows(path: str | Path, codes: str | Sequence[str], *, take_over: bool
     """Reopen the rows that finished with one of these codes, so that they run again; return their number per stage.
 
     Raises:
-        ArgumentError: the code is unknown, or not an error.
-        RunLockedError: another process runs this.
+        ArgumentError: a code is unknown, or does not mean an error.
+        RunLockedError: another process owns the run directory.
     """
     codes = [codes] if isinstance(codes, str) else codes
     for code in codes:

@@ -33,7 +33,7 @@ def write_output(dataset: Dataset, run_dir: RunDir, file_format: str, stages: Se
     """Put the columns in the released order and write the dataset into the run directory; return it.
 
     `file_format`: "parquet" (data/train-*.parquet), "arrow" (`save_to_disk` into dataset/), or "none". Nothing is
-    written if the same dataset is saved already. `stages`: keys of the stages that made it.
+    written if the same dataset is already saved. `stages`: keys of the stages that produced the dataset.
     """
     fingerprint = str(dataset._fingerprint)
     ordered = dataset.select_columns(column_order(dataset.column_names))
@@ -56,15 +56,15 @@ def write_output(dataset: Dataset, run_dir: RunDir, file_format: str, stages: Se
 
 
 def _is_whole(place: Path, saved: SavedRows) -> bool:
-    """Whether all files of a saved dataset are as they were written; warn about those that are not."""
+    """Whether all files of a saved dataset are unchanged; log a warning about damaged files."""
     problems = damaged_files(place, saved.files)
     if problems:
-        logger.warning("The dataset saved in %s is damaged (%s): written again.", place, ", ".join(problems[:5]))
+        logger.warning("The dataset in %s is damaged (%s) and is written again.", place, ", ".join(problems[:5]))
     return not problems
 
 
 def write_subset(dataset: Dataset, run_dir: RunDir, config: str, stages: Sequence[str] | None = None) -> list[str]:
-    """Write the rows at this point of the run as a config of their own, CONFIG/train-*.parquet; return the files."""
+    """Write the rows at this point of the run as a separate config, CONFIG/train-*.parquet; return the files."""
     fingerprint = str(dataset._fingerprint)
     subsets = run_dir.state.subsets
     saved = subsets.get(config)
@@ -73,7 +73,7 @@ def write_subset(dataset: Dataset, run_dir: RunDir, config: str, stages: Sequenc
     target = run_dir.path / config
     if target.exists() and not _is_ours(target):
         raise StorageError(
-            f"The subset {config!r} would be written here, but this directory contains files that no run wrote.",
+            f"The subset {config!r} cannot be written here: this directory contains files that were not written by a run.",
             where=str(target),
             hint="Choose another --output, or another name for the subset.",
         )
@@ -93,22 +93,22 @@ def write_subset(dataset: Dataset, run_dir: RunDir, config: str, stages: Sequenc
 
 
 def _drop_stale(place: Path, file_format: str) -> None:
-    """Remove the files of an earlier dataset of this run in another format: `load_dataset` would still read them."""
+    """Remove the dataset that this run saved earlier in another format: `load_dataset` would still load it."""
     for other, directory in DIRECTORIES.items():
         if other != file_format and _is_ours(place / directory):
             shutil.rmtree(place / directory, ignore_errors=True)
 
 
 def check_target(place: Path, file_format: str) -> None:
-    """Refuse to replace a directory that no run wrote; checked before the run, as the dataset is written at its end.
+    """Raise if the directory of the dataset contains other files. Checked before anything is generated.
 
     Raises:
-        StorageError: the dataset's directory contains files that no run wrote.
+        StorageError: the directory of the dataset contains files that were not written by a run.
     """
     target = place / DIRECTORIES.get(file_format, "")
     if file_format in DIRECTORIES and target.exists() and not _is_ours(target):
         raise StorageError(
-            "The dataset would be written here, but this directory contains files that no run wrote.",
+            "The dataset cannot be written here: this directory contains files that were not written by a run.",
             where=str(target),
             hint="Choose another --output.",
         )
@@ -127,7 +127,7 @@ def _write(dataset: Dataset, place: Path, file_format: str) -> list[str]:
 
 
 def _replace(dataset: Dataset, target: Path, file_format: str) -> list[str]:
-    """Write the dataset beside the target, then replace the target; return the files, relative to the run."""
+    """Write the dataset next to the target, then replace the target; return paths relative to the run directory."""
     place = target.parent
     fresh = place / f".{target.name}-new"
     shutil.rmtree(fresh, ignore_errors=True)

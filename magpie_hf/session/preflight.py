@@ -1,6 +1,6 @@
 """Check columns, models, templates and packages of all stages before the first row is generated.
 
-A stage that cannot run raises an error before the stages in front of it have cost anything.
+If a stage cannot run, the error is raised before earlier stages have generated anything.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def planned_stages(recipe: Recipe, shard: Shard, columns: Iterable[str]) -> list[Stage]:
     """Return the stages that a run applies to rows with these columns, in order.
 
-    Stages that were added only for their columns are left out if the rows have these. A shard leaves out stages that
-    need the whole dataset, and all stages after a selection: they run after the merge.
+    Stages that were added only for their columns are left out if the rows already have these columns. In a shard,
+    stages that need the whole dataset and all stages after a selection are left out: they run after the merge.
     """
     known = set(columns)
     planned: list[Stage] = []
@@ -44,13 +44,13 @@ def planned_stages(recipe: Recipe, shard: Shard, columns: Iterable[str]) -> list
 
 
 def check_stages(session: Session, stages: Iterable[Stage], rows: Dataset | None) -> None:
-    """Raise for the first stage that cannot run, named in the error; loads tokenizers, but no model.
+    """Raise an error for the first stage that cannot run. Tokenizers are loaded, but no model.
 
-    Also saves the keys of the stages in the state of the run, in order. A finished stage is not checked again: its rows
-    are cached.
+    The keys of the stages are also saved in the state of the run, in order. Finished stages are not checked again,
+    because their rows are cached.
 
     Raises:
-        DatasetError: columns are missing; names all of them.
+        DatasetError: columns are missing; the message names all of them.
         DependencyError: a package is missing.
         ModelError: a model or tokenizer cannot be found.
         TemplateError: a chat template cannot render the prompts of a stage.
@@ -78,7 +78,7 @@ def check_stages(session: Session, stages: Iterable[Stage], rows: Dataset | None
 
 
 def _rows_of(session: Session, stage: Stage, state: StageState) -> int | None:
-    """Return the number of rows that a finished stage was asked for."""
+    """Return the number of rows that a finished stage was requested to process."""
     if stage.name != "instructions":
         return state.rows_in
     is_shard = session.run_dir.state.shard[1] > 1

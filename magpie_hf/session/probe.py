@@ -20,11 +20,12 @@ SYSTEM_PROMPT = "You are a helpful assistant."
 SETTINGS = ((1.0, 1.0), (0.8, 1.0), (1.2, 0.99))
 """(temperature, top_p): the lowest of the releases, a lower one, and a high one from Table 7 of the paper."""
 GRADES = ((0.9, "good"), (0.6, "usable"), (0.2, "poor"), (0.0, "unusable"))
-"""Least share of distinct accepted texts for each grade; our choice, the models of the reference reach well over 0.9."""
+"""Minimum share of distinct accepted texts for each grade. The values are our choice; the models of the paper reach well
+over 0.9."""
 
 
 class Setting(NamedTuple):
-    """The result of one setting: `accepted` and `distinct` are shares of all samples; `mean_tokens`: of accepted ones."""
+    """The result of one setting; `accepted` and `distinct` are shares of all samples, `mean_tokens` is for accepted samples."""
 
     temperature: float
     top_p: float
@@ -49,7 +50,7 @@ def probe_model(
     settings: Sequence[tuple[float, float]] = SETTINGS,
     overrides: Mapping[str, Any] | None = None,
 ) -> list[Setting]:
-    """Sample instructions at a few settings, without and with a system prompt, and grade them; best first.
+    """Sample instructions with a few settings, without and with a system prompt; return the settings, best first.
 
     `overrides`: further keys of a recipe, dotted (`engine.kind`, `template.kwargs`, …). Nothing is saved.
 
@@ -78,7 +79,7 @@ def _settings(
         except TemplateError:
             if system_prompt == own:
                 raise
-            continue  # a family without a system role is probed without one
+            continue  # the template has no system role, so this setting is skipped
         for temperature, top_p in settings:
             sampling = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=512)
             yield _sample(session, GridPoint(sampling, system_prompt=system_prompt), num_samples)

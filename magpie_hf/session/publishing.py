@@ -28,13 +28,14 @@ logger = logging.getLogger("magpie_hf")
 
 @contextlib.contextmanager
 def publishing(recipe: Recipe, run_dir: RunDir, rows: Dataset | None = None) -> Iterator[Publisher | None]:
-    """Publish a run while it is running, if its recipe has a `push` section; else give None.
+    """Publish a run while it is running. The publisher is None if the recipe has no `push` section.
 
-    `rows`: the existing rows that it annotates.
+    `rows`: the existing rows that the run annotates.
 
     Raises:
-        ArgumentError: the repository name is invalid, or the license must be given.
-        HubError: no login, no permission, no network; at the end, if something could not be uploaded.
+        ArgumentError: the repository name is invalid, or the license is not known and not given.
+        HubError: you are not logged in, have no write permission, or the Hub cannot be reached; or, at the end of the
+            run, files could not be uploaded.
     """
     settings = recipe.push
     if settings is None:
@@ -57,7 +58,7 @@ def publishing(recipe: Recipe, run_dir: RunDir, rows: Dataset | None = None) -> 
 
 @contextlib.contextmanager
 def _abandoned_on_interrupt(publisher: Publisher) -> Iterator[None]:
-    """Stop publishing on Ctrl-C too: the process of a notebook lives on, and must not publish afterwards."""
+    """Also stop publishing on Ctrl-C: the process of a notebook keeps running, but must not publish any more."""
     try:
         yield
     except KeyboardInterrupt:
@@ -96,14 +97,14 @@ def prepared(
 ) -> ConfigFiles | None:
     """Return a config of a run with its files, None if it has no rows.
 
-    Rows that are not saved as Parquet are written again as Parquet.
+    Rows that are saved in another format are written again as Parquet.
 
     Raises:
-        ArgumentError: the license must be given.
+        ArgumentError: the license is not known and not given.
     """
     if not len(rows):
         # `load_dataset` cannot load a config without rows.
-        logger.warning("The config %s is not published: it has no rows, as none passed its conditions.", config)
+        logger.warning("The config %s is not published, because no row passed its conditions.", config)
         return None
     shards = [place / name for name in files if name.endswith(".parquet")]
     if not shards:

@@ -1,4 +1,4 @@
-"""One session of a run: pins models, opens engines when they are needed, and records what the session did."""
+"""One session of a run: pins models, opens engines when they are needed, and records the session in run.json."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PACKAGES = ("datasets", "transformers", "tokenizers", "torch", "huggingface_hub"
 
 
 class Session:
-    """Models, templates and engines of a running recipe. Nothing is loaded before a stage is found not to be cached."""
+    """Models, templates and engines of a running recipe. Models are only loaded if a stage is not cached."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Session:
         self._known: dict[str, None] = {}
 
     def environment_of(self, stage: Stage) -> Environment:
-        """Return the environment of a stage; one that generates nothing uses that of the generator."""
+        """Return the environment of a stage; a stage that does not generate uses the environment of the generator."""
         return self.environment(stage.role if stage.uses_engine else "generator")
 
     def environment(self, role: str = "generator") -> Environment:
@@ -88,7 +88,7 @@ class Session:
         return self._environments[role]
 
     def pin_model(self, choice: ModelChoice) -> ModelRef:
-        """Find a model that a stage loads itself; the commit of a Hub model is pinned for the run."""
+        """Return a model that a stage loads itself; the commit of a Hub model is pinned for the run."""
         return pinned(choice.name, choice.revision, self.run_dir, kind=choice.kind)
 
     def used_stages(self) -> list[str]:
@@ -163,7 +163,7 @@ class Session:
         """Record the session in run.json: start, end, package versions, and outcome."""
         record = SessionState(_now(), dict(versions()))
         state = self.run_dir.state
-        self._mark_stopped()  # a killed session could not
+        self._mark_stopped()  # a session that was killed did not do this
         state.sessions.append(record)
         state.recipe, state.recipe_hash = dict(self.recipe.raw), self.recipe.hash
         state.budget = {k: v for k, v in asdict(self.recipe.budget).items() if v is not None}
@@ -181,11 +181,11 @@ class Session:
             record.ended = _now()
             self._mark_stopped()
             state.totals = totals(self.run_dir, self.recipe)
-            with contextlib.suppress(MagpieError):  # a full disk must not hide the error that matters
+            with contextlib.suppress(MagpieError):  # e.g., a full disk must not hide the original error
                 self.run_dir.save()
 
     def _mark_stopped(self) -> None:
-        """Record that no stage is running: only the current session's stage may be shown as running."""
+        """Record that no stage is running, so that `status` only shows stages of the current session as running."""
         for state in self.run_dir.state.stages.values():
             if state.status == "running":
                 state.status = "stopped"
@@ -207,9 +207,9 @@ def pinned(name: str, revision: str | None, run_dir: RunDir, kind: str = "model"
 
 
 def template_date(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, role: str = "generator") -> str | None:
-    """Return the date that the template prints as today, or None if it prints none.
+    """Return the date that the template prints as today's date, None if it prints no date.
 
-    It is the date in the recipe, else that of the first start of the run: a run resumed tomorrow sends the same bytes.
+    This is the date in the recipe, else the date of the first start: a run that is resumed tomorrow sends the same prompts.
     """
     given = spec.template.get("date")
     if given is not None:
@@ -241,7 +241,7 @@ def load_template(
 def engine_identity(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, role: str = "generator") -> dict[str, Any]:
     """Return the settings of model, engine and template that can change a text.
 
-    A base model gets plain text: its chat template, if it has one, is not used.
+    Base models receive plain text; their chat template is not used.
     """
     identity: dict[str, Any] = {"engine": make_engine(spec, ref).identity()}
     if role == "base":
@@ -286,7 +286,7 @@ def totals(run_dir: RunDir, recipe: Recipe) -> Totals:
 def versions() -> dict[str, str]:
     """Return the versions of the packages used; imports none of them.
 
-    Looked up once per process: each look-up keeps an index of every directory of `sys.path` that has changed.
+    The result is cached, because each lookup indexes all directories of `sys.path` that have changed.
     """
     found = {"magpie_hf": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
     for name in PACKAGES:

@@ -1,4 +1,4 @@
-"""The status of a run: finished and remaining rows, what they cost, and what reports and cards say of the run."""
+"""The status of a run: finished and remaining rows, their cost, and the facts for reports and cards."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class StageReport(NamedTuple):
     """One stage of a run: finished rows by code, tokens, and engine-seconds; `total` is None while it is unknown.
 
     `status`: "done", "running", "stopped", "reopened" (by `retry`), "recovered" (run.json was lost), "pending", or
-    "to come". `left`: rows that are still wanted; `eta_s`: the seconds that they take at the rate so far, None while
-    that is unknown. `rows_per_s`: finished rows per engine-second. `special_tokens`: rows rejected for a special token,
+    "to come". `left`: remaining rows; `eta_s`: estimated seconds for them at the rate so far, None while unknown.
+    `rows_per_s`: finished rows per engine-second. `special_tokens`: rows rejected for a special token,
     by the token. `is_current`: whether the stage belongs to the settings of the last session.
     """
 
@@ -45,10 +45,10 @@ class StageReport(NamedTuple):
 
 
 class RunReport(NamedTuple):
-    """A run: its stages, totals, sessions and saved rows, and what is spent of each limit of its budget.
+    """A run: its stages, totals, sessions and saved rows, and how much of each budget limit is used.
 
-    `stages`: those of the current recipe in order, then those of earlier settings. `owner`: host and pid of the process
-    that runs it now, None if none does.
+    `stages`: the stages of the current recipe in order, then the stages of earlier settings. `owner`: host and pid of
+    the process that is running it, None if it is not running.
     """
 
     path: str
@@ -62,10 +62,10 @@ class RunReport(NamedTuple):
 
 
 def run_status(path: str | Path) -> RunReport:
-    """Return the status of a run directory; works while the run is on.
+    """Return the status of a run directory; also works while the run is running.
 
     Raises:
-        ArgumentError: the directory contains no run.
+        ArgumentError: the directory does not contain a run.
     """
     run_dir = RunDir.read(path)
     state, owner = run_dir.state, running_owner(run_dir.path / "lock")
@@ -82,7 +82,7 @@ def run_status(path: str | Path) -> RunReport:
 
 
 def _stage_reports(run_dir: RunDir, *, is_running: bool, is_done: bool) -> Iterator[StageReport]:
-    """Yield the stages of the current recipe in order, those that have not begun too, then those of earlier settings."""
+    """Yield all stages of the current recipe in order, also those not started, then the stages of earlier settings."""
     state = run_dir.state
     begun = {key: stage for key, stage in state.stages.items() if stage.has_begun}
     plan = [key for key in state.plan if key in begun or not is_done] or list(begun)
@@ -99,7 +99,7 @@ def _stage_reports(run_dir: RunDir, *, is_running: bool, is_done: bool) -> Itera
 
 
 def _recipe_stages(raw: JsonObject, begun: set[str]) -> Iterator[StageReport]:
-    """Yield the recipe's stages that have not begun; none if the recipe cannot be read here."""
+    """Yield the stages of the recipe that have not started; nothing if the recipe cannot be read on this machine."""
     try:
         recipe = load_recipe(raw)
     except MagpieError:
@@ -139,13 +139,13 @@ def _stage_report(run_dir: RunDir, state: StageState, *, is_running: bool) -> St
 
 
 def _eta_s(left: int | None, saved: Counts) -> float | None:
-    """Return how long the remaining rows take; rows and seconds of the rate are from the same moment."""
+    """Estimate how long the remaining rows take, from row count and seconds that were saved at the same time."""
     counted = saved.done if saved.accepted is None else saved.accepted
     return left * saved.seconds / counted if left is not None and counted and saved.seconds else None
 
 
 def _recounted(run_dir: RunDir, state: StageState, saved: Counts) -> Counts:
-    """Count a stage that is not finished from its journal: run.json may be seconds old, or from before a kill."""
+    """Count the rows of an unfinished stage in its journal: run.json may be seconds old, or older if the run was killed."""
     import numpy as np
 
     index = Journal(run_dir.stage_dir(state.name, state.identity) / "journal").index()
@@ -163,9 +163,9 @@ def _recounted(run_dir: RunDir, state: StageState, saved: Counts) -> Counts:
 
 
 def run_facts(place: Path, config: str | None = None) -> tuple[RunFacts | None, list[JsonObject] | None]:
-    """Return what a run directory knows of its dataset: recipe, totals and stages, and the funnels of its selections.
+    """Return the facts of a run about its dataset (recipe, totals, stages), and the funnels of its selections.
 
-    `config`: of that subset instead: only the stages that made it.
+    `config`: return the facts of this subset instead, with only the stages that produced it.
     """
     if not is_run(place.expanduser()):
         return None, None
@@ -179,7 +179,7 @@ def run_facts(place: Path, config: str | None = None) -> tuple[RunFacts | None, 
 
 
 def _totals(state: RunState, stages: Iterable[StageState]) -> Totals:
-    """Return what these stages cost."""
+    """Return the tokens, engine-seconds and cost of these stages."""
     counted = [stage.counts for stage in stages if stage.counts is not None]
     seconds = sum(counts.seconds for counts in counted)
     budget = Budget(**state.budget)  # type: ignore[arg-type]
@@ -187,9 +187,9 @@ def _totals(state: RunState, stages: Iterable[StageState]) -> Totals:
 
 
 def finished_rows(session: Session, stage: Stage) -> int:
-    """Return how many rows a stage has finished with these settings, of instructions the accepted ones.
+    """Return how many rows a stage has finished with these settings; for instructions, only accepted rows count.
 
-    Batch and set stages finish all rows at once. A subset has no state: its rows are those that are saved.
+    Batch and set stages finish all rows at once. A subset has no state, so its saved rows are counted.
     """
     if isinstance(stage, Subset):
         saved = session.run_dir.state.subsets.get(stage.config)

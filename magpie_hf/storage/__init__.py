@@ -1,1 +1,1 @@
-"""What is on disk: journal, run directory, locks, checksums, keys, and loading rows."""
+"""Files on disk: journal, run directory, locks, checksums, keys, and loading of rows."""

@@ -1,4 +1,4 @@
-"""Sizes and checksums of finished files, kept in run.json, so that a damaged file is noticed before it is read.
+"""Sizes and checksums of finished files, saved in run.json, to detect damaged files before they are read.
 
 The checksum is xxh3 of the digests of 16 MiB blocks. It protects against flipped bits and truncated files, not against
 forgery. Several blocks are read at once, for slow file systems. A file that was checked is not read again in the same
@@ -24,7 +24,7 @@ _READERS = 4
 
 
 class _Stamp(NamedTuple):
-    """Size, modification time and inode: equal if the file was not written since."""
+    """Size, modification time and inode: unchanged if the file was not written in the meantime."""
 
     size: int
     time_ns: int
@@ -67,14 +67,14 @@ def check_files(root: Path, records: Mapping[str, FileRecord]) -> None:
     """Raise DatasetError for files that differ from their records.
 
     Raises:
-        DatasetError: files are damaged; names them.
+        DatasetError: files are damaged; the message names them.
     """
     problems = damaged_files(root, records)
     if problems:
         raise DatasetError(
             f"The dataset saved here is damaged: {', '.join(problems[:5])}.",
             where=str(root),
-            hint="Run the command that made it again: it writes the damaged files again from the finished rows.",
+            hint="Run the recipe again with the same --output: the damaged files are written again from finished rows.",
             files=problems,
         )
 

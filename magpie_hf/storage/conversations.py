@@ -1,4 +1,4 @@
-"""Read conversations of other datasets, with any of the usual roles and keys.
+"""Read conversations of other datasets, with all common names of roles and keys.
 
 Two forms are common: `messages` of {role, content} (chat templates, TRL) and ShareGPT's `conversations` of {from, value}.
 Datasets mix column names, keys and roles, so each of these is looked up separately.
@@ -14,7 +14,7 @@ from ..errors import DatasetError, did_you_mean, quoted
 
 
 COLUMNS = ("messages", "conversations", "conversation", "dialog", "dialogue")
-"""Columns that may contain a conversation, the most usual first."""
+"""Columns that may contain a conversation, the most common first."""
 _ROLE_KEYS = ("role", "from", "speaker", "author")
 _TEXT_KEYS = ("content", "value", "text")
 ROLES = {
@@ -37,7 +37,7 @@ class FirstTurn(NamedTuple):
 
 
 def read_turns(given: object, where: str) -> list[dict[str, str | None]]:
-    """Return a conversation of any form as messages of {role, content}.
+    """Return a conversation in any format as messages of {role, content}.
 
     A `content` of several parts becomes the text of the parts; None if a turn has no text. `where`: for errors ("row 7").
 
@@ -87,8 +87,8 @@ def first_turn(given: object, where: str) -> FirstTurn:
     """Return the first turn of a conversation, and its system message.
 
     Raises:
-        DatasetError: the first message after a system message is not a user message with text, a second user message
-            comes before any response, or a turn is not recognized.
+        DatasetError: the conversation does not begin with a user message with text (after an optional system message),
+            a second user message comes before any response, or a turn is not recognized.
     """
     turns = read_turns(given, where)
     begins_with_system = bool(turns) and turns[0]["role"] == "system"

@@ -1,4 +1,4 @@
-"""Errors of a full, read-only or broken disk, whichever library was writing."""
+"""Errors of a full, read-only or broken disk, from any library that writes files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def disk_error(error: BaseException) -> OSError | None:
 
 @contextlib.contextmanager
 def writing(what: str, where: Path, *, hint: str = SAME_COMMAND) -> Iterator[None]:
-    """Write something; a failure becomes a StorageError that says what, where, and what to do.
+    """Convert disk errors inside the block to a StorageError; `what` is written to `where`.
 
     Raises:
         StorageError: an OSError, or another error caused by a full or broken disk.
@@ -49,7 +49,7 @@ def writing(what: str, where: Path, *, hint: str = SAME_COMMAND) -> Iterator[Non
 
 @contextlib.contextmanager
 def named_disk_errors(where: Path) -> Iterator[None]:
-    """Turn disk errors that nothing else has handled into a StorageError.
+    """Convert disk errors that no other code has handled to a StorageError.
 
     Raises:
         StorageError: the disk is full, read-only or broken.

@@ -13,9 +13,9 @@ def stable_hash(value: object, length: int = 16) -> str:
 
 
 def to_plain(value: object) -> object:
-    """Return a JSON value for an object that is not one.
+    """Convert an object that JSON does not support to a JSON value.
 
-    NumPy scalars are numbers, sets are sorted, bytes are hex digits, all others become text.
+    NumPy scalars become numbers, sets sorted lists, bytes hex digits, and all other objects text.
     """
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         plain: object = value.item()

@@ -2,13 +2,13 @@
 
 A journal is a directory of append-only segment files. A row is finished when the `write` of its record has returned:
 from then on it survives `kill -9`. `fsync` calls are grouped (at most `SYNC_EVERY_S` apart), so a power failure can lose
-the rows of that time. Only appends and reads are used, which network file systems support well; no file is changed in
+the rows of this interval. Only appends and reads are used, which network file systems support well; no file is changed in
 place, and each process writes its own segment.
 
     segment = magic(8) record*
     record  = header(36) payload
     header  = payload length u32, crc32 u32, code u8, flags u8, zero u16, prompt tokens u32, completion tokens u32, key 16s
-    payload = JSON, deflated when that is worth it
+    payload = JSON, compressed with deflate if this makes it smaller
 
 The last record of a key is used. An incomplete record at the end (the process died during a write) is ignored. A damaged
 record in the middle ends the reading of its segment; the rows after it are generated again.

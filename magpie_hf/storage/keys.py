@@ -1,4 +1,4 @@
-"""Keys of rows, and fingerprints of datasets from elsewhere."""
+"""Keys of rows, and content fingerprints of datasets that were not produced by a run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 _seen: dict[tuple[str, int, tuple[str, ...]], str] = {}
-"""Hashes by the datasets' own fingerprints, which are valid within a process; hashing a million rows takes 20 s."""
+"""Cache of content hashes by `Dataset._fingerprint`, which is valid within a process; hashing 1M rows takes 20 s."""
 
 
 def content_fingerprint(dataset: Dataset) -> str:
-    """Hash the column names and all values of a dataset, in order; independent of its path and date.
+    """Hash the column names and all values of a dataset, in order; its path and date do not matter.
 
     Included is what features say of the values: the names of a `ClassLabel`, and `Value.id`, where the order of labels
     is stored. Finished stages keep the features, and conditions depend on that order.
@@ -68,7 +68,7 @@ def _key_batches(dataset: Dataset, columns: Sequence[str]) -> Iterator[list[byte
 def row_keys(dataset: Dataset, reads: Sequence[str]) -> KeyArray:
     """Return the key of each row: (num_rows, 2) uint64.
 
-    A hash of the columns in `reads`, of the row's `uuid` if it has one, and of the occurrence number among equal rows.
+    The key is a hash of the columns in `reads`, the `uuid` of the row (if any), and a counter for equal rows.
     """
     columns = [*reads, *(["uuid"] if "uuid" in dataset.column_names and "uuid" not in reads else [])]
     keys = np.empty((len(dataset), 2), dtype=np.uint64)
@@ -81,7 +81,7 @@ def row_keys(dataset: Dataset, reads: Sequence[str]) -> KeyArray:
 
 
 def _number_equal(keys: KeyArray) -> None:
-    """Give equal rows different keys by their occurrence number, in place."""
+    """Change the keys of equal rows in place: a counter makes them different."""
     if len(keys) < 2:
         return
     order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))

@@ -1,4 +1,4 @@
-"""Rows from anywhere: a run directory, a file, a `save_to_disk` directory, or the Hub; with the columns that stages read."""
+"""Load rows from a run directory, a file, a `save_to_disk` directory or the Hub, and add the columns that stages read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 PROMPT_COLUMNS = ("instruction", "prompt", "question", "query", "problem", "input", "text")
-"""What the column of prompts is called in datasets, the most usual first."""
+"""Names of the column of prompts in other datasets, the most common first."""
 _BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".arrow": "arrow"}
 
 
@@ -71,7 +71,7 @@ def _run_output(place: Path) -> Dataset:
             return datasets.Dataset.load_from_disk(str(place / "dataset"))
     if output is None or not output.files:
         raise DatasetError(
-            "This run has not written a dataset yet, or its state was lost.",
+            "This run has not written a dataset yet, or its state (run.json) was lost.",
             where=str(place),
             hint="Run its recipe with this directory as --output: finished rows are kept.",
         )
@@ -79,7 +79,7 @@ def _run_output(place: Path) -> Dataset:
 
 
 def _read_parquet(files: Sequence[str]) -> Dataset:
-    """Load Parquet files; without any row too, which `load_dataset` refuses."""
+    """Load Parquet files. Unlike `load_dataset`, this also loads files without rows."""
     import datasets
     import pyarrow.parquet as pq
 
@@ -89,13 +89,13 @@ def _read_parquet(files: Sequence[str]) -> Dataset:
 
 
 def as_dataset(given: Any) -> Dataset:
-    """Return what a caller handed in as a Dataset: a path or Hub id is loaded, tables and lists of rows are converted.
+    """Return an argument as a Dataset: paths and Hub ids are loaded, tables and lists of rows are converted.
 
-    A DatasetDict of one split is that split.
+    Of a DatasetDict with one split, this split is returned.
 
     Raises:
-        ArgumentError: it is of another kind, its values do not make columns, or it is a DatasetDict of several splits.
-        DatasetError: nothing that can be read is at that path.
+        ArgumentError: the argument has an unsupported type, cannot be converted to columns, or has several splits.
+        DatasetError: the path or Hub id cannot be loaded.
     """
     import datasets
 
@@ -108,7 +108,7 @@ def as_dataset(given: Any) -> Dataset:
     if isinstance(given, (datasets.IterableDataset, datasets.IterableDatasetDict)):
         raise ArgumentError(
             "A streamed dataset (IterableDataset) is not supported: rows are read more than once, by index.",
-            hint="Load it without streaming=True, or take a part: Dataset.from_list(list(ds.take(10_000))).",
+            hint="Load it without streaming=True, or convert a part: Dataset.from_list(list(ds.take(10_000))).",
         )
     import pyarrow as pa
 
@@ -119,7 +119,7 @@ def as_dataset(given: Any) -> Dataset:
             raise
         raise ArgumentError(
             f"The rows cannot be converted to a Dataset: {quoted(error)}.",
-            hint="Each column needs as many values as the others, all of one type (texts, numbers, lists or dicts).",
+            hint="All columns must have the same length, and the values of a column the same type (text, number, list, dict).",
         ) from error
 
 
@@ -130,7 +130,7 @@ def _only_split(given: Any) -> Dataset:
         raise ArgumentError("The DatasetDict has no splits.", hint="Give a Dataset, or a DatasetDict of one split.")
     splits = ", ".join(f'"{name}" ({len(rows):,} rows)' for name, rows in given.items())
     raise ArgumentError(
-        f"A DatasetDict with {len(given)} splits is given: {splits}.",
+        f"A DatasetDict with {len(given)} splits was given: {splits}.",
         hint=f'Choose one, e.g., ds["{next(iter(given), "train")}"], or datasets.concatenate_datasets(list(ds.values())).',
     )
 
@@ -152,7 +152,7 @@ def _of_table(given: Any) -> Dataset:
     if package == "polars" and hasattr(given, "columns"):
         return datasets.Dataset.from_polars(given)
     raise ArgumentError(
-        f"A dataset is expected, not {_type_name(given)}.",
+        f"Expected a dataset, not {_type_name(given)}.",
         hint="Give a Dataset, a path, a Hub id, a DataFrame, or a list of rows (dicts).",
     )
 
@@ -165,13 +165,13 @@ def _type_name(given: object) -> str:
 def with_row_columns(dataset: Dataset) -> Dataset:
     """Return the dataset with the columns `instruction`, `response` and `uuid`.
 
-    The texts come from the first turn of a conversation (`messages`, `conversations`, …, with any roles and keys), whose
-    column is kept. A system message at its beginning goes to `system_prompt`. A missing `uuid` is computed from the
-    content of the row, so that equal datasets get equal ones.
+    If the dataset has no instructions, they are read from the first turn of a conversation column (`messages`,
+    `conversations`, …), which is kept. A system message at the beginning is saved in `system_prompt`. A missing `uuid`
+    is computed from the content of the row, so that equal datasets get equal uuids.
 
     Raises:
-        DatasetError: no column contains an instruction, or the conversation of a row is not recognized or does not begin
-            with a user message; names the row.
+        DatasetError: no column contains an instruction; or the conversation of a row is not recognized or does not begin
+            with a user message (the error names the row).
     """
     if "instruction" not in dataset.column_names:
         dataset = _with_first_turn(dataset, conversation_column(dataset))
@@ -189,7 +189,7 @@ def conversation_column(dataset: Dataset) -> str:
     """Return the column with the conversations of a dataset that has no column of instructions.
 
     Raises:
-        DatasetError: there is none.
+        DatasetError: no such column was found.
     """
     there = dataset.column_names
     for name in COLUMNS:

@@ -1,7 +1,7 @@
-"""Make one process the owner of a run directory: `flock` between processes of a host, a heartbeat between hosts.
+"""Make one process the owner of a run directory: with `flock` on one host, with a heartbeat between hosts.
 
-The lock file contains host, process and token of the owner. A process that finds another token than its own has lost the
-directory: it writes nothing more there and ends. Its finished rows are in the journals, where the next owner reads them.
+The lock file contains host, process and token of the owner. If a process finds another token than its own, another
+process has taken over: it stops writing and ends. The new owner reads its finished rows from the journals.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from ..errors import RunLockedError, StorageError, quoted
 logger = logging.getLogger("magpie_hf")
 HEARTBEAT_S = 5.0
 FOREIGN_STALE_S = 90.0
-"""Age of the heartbeat after which an owner on another host is considered dead; network file systems cache times."""
+"""Age of the heartbeat after which an owner on another host is considered dead. It is long because network file systems
+cache modification times."""
 POLL_S = 0.5
 _LOCK_BYTES = 4096
 
@@ -67,7 +68,7 @@ class Lock:
         self._thread.start()
 
     def _remove(self) -> None:
-        """Delete the lock file of the owner; the next one is another file, on which that owner has no `flock`."""
+        """Delete the lock file of the owner; it is replaced by a new file, on which that owner has no `flock`."""
         owner = self._owner()
         try:
             self.path.unlink(missing_ok=True)
@@ -113,8 +114,8 @@ class Lock:
         if left > 0:
             logger.warning(
                 "This run belongs to %s, last seen %.0f s ago. If that process is dead (e.g., a pod that was killed and "
-                "started again under another name), the run is free after %.0f s without a sign of life: waiting up to "
-                "%.0f s. Use --take-over (take_over=True) to take it now.",
+                "started again under another name), the run is released after %.0f s without a heartbeat: waiting up to "
+                "%.0f s. Use --take-over (take_over=True) to continue immediately.",
                 _named(owner),
                 FOREIGN_STALE_S - left,
                 FOREIGN_STALE_S,
@@ -164,8 +165,8 @@ class Lock:
     def _owned_elsewhere(self, owner: Owner) -> RunLockedError:
         return self._owned(
             owner,
-            "It is alive: wait for it or stop it, or use another --output. --take-over (take_over=True) takes the run "
-            "from it: it then ends, and its finished rows are kept.",
+            "The process is running: wait for it or stop it, or use another --output. With --take-over "
+            "(take_over=True), this process becomes the owner, and the other one ends; its finished rows are kept.",
         )
 
     def _owned(self, owner: Owner, hint: str) -> RunLockedError:
@@ -206,14 +207,14 @@ class Lock:
         )
 
     def _is_held(self) -> bool:
-        """Whether a lock file without an owner is still that of this process: damaged, but not deleted or replaced."""
+        """Whether this process still owns an unreadable lock file: it is damaged, but was not deleted or replaced."""
         if self._file is None:
             return True
         try:
             there = os.stat(self.path)
         except FileNotFoundError:
             return False
-        except OSError:  # unknown
+        except OSError:  # it cannot be checked
             return True
         return there.st_size > 0 and os.path.samestat(os.fstat(self._file), there)
 

@@ -8,7 +8,7 @@
       stages/NAME-IDENTITY/  journal/*.jnl and FINGERPRINT.arrow of one stage
       data/                  the dataset as Parquet: `load_dataset("OUTPUT")`
 
-Each file is replaced as a whole, so a reader never sees a part of one.
+Each file is replaced atomically, so readers never see an incomplete file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STAGE_DIRECTORY = re.compile(r"(?P<name>.+)-(?P<identity>[0-9a-f]{12})")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, sees the old or the new text and never a part."""
+    """Replace a file atomically: readers see the old or the new text, never a part of it, even after a crash."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
@@ -55,12 +55,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a directory holds a run: a state, its copy, or the journal of a stage."""
+    """Whether a directory contains a run: a run.json, its copy, or the journal of a stage."""
     return (path / "run.json").is_file() or (path / "run.json.bak").is_file() or bool(_found_stages(path))
 
 
 def _found_stages(path: Path) -> dict[str, StageState]:
-    """Return the stages that have a journal in a run directory, as far as the names of their directories tell."""
+    """Return the stages that have a journal in a run directory; their names are read from the names of directories."""
     found = {}
     for journal in sorted((path / "stages").glob("*/journal")):
         match = _STAGE_DIRECTORY.fullmatch(journal.parent.name)
@@ -101,10 +101,10 @@ class RunDir:
 
     @property
     def recipe(self) -> JsonObject:
-        """The recipe that was run here last.
+        """The recipe that was last run in this directory.
 
         Raises:
-            StorageError: it was lost with a damaged run.json.
+            StorageError: the recipe was lost because run.json is damaged.
         """
         if not self.state.recipe:
             raise StorageError(
@@ -115,7 +115,7 @@ class RunDir:
         return self.state.recipe
 
     def _read(self) -> None:
-        """Read run.json; if it is damaged, its copy; if both are, the stage directories and pins.json."""
+        """Read run.json, else its copy, else rebuild the state from the stage directories and pins.json."""
         if not self.exists:
             return
         try:
@@ -137,7 +137,7 @@ class RunDir:
             raise StorageError(
                 f"The state of the run cannot be read: {problem}.",
                 where=str(self.file),
-                hint="Give the directory of a run, or move this file away.",
+                hint="Use the directory of a run, or move this file to another directory.",
             ) from problem
         self.state = RunState(stages=found)
         rebuilt = "the copy is damaged too, so the stages were found by their journals"
@@ -145,8 +145,8 @@ class RunDir:
             self.state.pins = load_pins(self.pins_file)
         except ValueError:
             return (
-                f"{rebuilt}. The commits and the date that the run began with are lost (pins.json): if a model or the "
-                "date in a template has changed since, the same recipe generates its rows again"
+                f"{rebuilt}. The model commits and the template date of the first start are lost (pins.json): if they "
+                "have changed since, the same recipe generates its rows again"
             )
         return f"{rebuilt}. Run the same recipe again"
 
@@ -163,7 +163,7 @@ class RunDir:
         return run_dir
 
     def own(self, *, take_over: bool = False) -> RunDir:
-        """Become the owner and read the state again; `take_over`: take the directory from its owner at once.
+        """Become the owner and read the state again; `take_over`: do not wait for the current owner.
 
         Raises:
             RunLockedError: another process owns the directory.
@@ -232,9 +232,9 @@ class RunDir:
         return self.path / "stages" / stage_key(name, identity)
 
     def stage_state(self, name: str, identity: str) -> StageState:
-        """Return the state of a stage with that identity; a new one if it has none."""
+        """Return the state of a stage with that identity; a new state if none exists."""
         state = self.state.stages.setdefault(stage_key(name, identity), StageState(name, identity))
-        state.identity = identity  # of a state that was rebuilt, only the beginning is known
+        state.identity = identity  # a rebuilt state only has the first characters
         return state
 
 
@@ -259,7 +259,7 @@ _warned: set[str] = set()
 
 
 def _warn_once(text: str) -> None:
-    """Warn about a file that one command reads several times."""
+    """Log a warning only once, even if a command reads the same file several times."""
     if text not in _warned:
         _warned.add(text)
         logger.warning("%s", text)

@@ -8,7 +8,7 @@ and a `checksum` of its content. When a file is read:
 - Unknown keys are ignored, and are not written back.
 - A missing key that has a default gets its default; defaults are not written.
 
-Nothing here opens or locks a run directory: that is `rundir`.
+The module `rundir` opens and locks run directories; this module only reads and writes the files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .typed_json import from_json, shown, to_json
 
 
 VERSION = 2
-"""Raised whenever an older reader would misunderstand the file."""
+"""Version of the format; increased for each change that an older reader would misunderstand."""
 JsonObject = dict[str, Any]
 """A parsed JSON mapping with keys of its own: a recipe as written, the fields of an identity, the facts of a stage."""
 StageStatus = Literal["pending", "running", "stopped", "done", "reopened", "recovered"]
@@ -45,9 +45,9 @@ class FileRecord:
 class Counts:
     """Counts of a stage over all sessions.
 
-    `total`: rows wanted, None while that is unknown. `done`: finished rows, `by_code`: the same by their code,
-    `accepted`: those that count towards the total, None where all do. `special_tokens`: rows rejected for a special
-    token, by the token. `generated`: finished rows that took tokens. `seconds`: wall time with the engine open.
+    `total`: requested rows, None while unknown. `done`: finished rows. `by_code`: finished rows by code. `accepted`:
+    rows that count towards the total, None if all rows count. `special_tokens`: rows rejected because of a special
+    token, by token. `generated`: finished rows that used tokens. `seconds`: wall time with the engine open.
     `pending`: rows with transient failures in the last session.
     """
 
@@ -71,7 +71,7 @@ class Counts:
 
 @dataclass
 class ServedState:
-    """What the server said of itself when it made a stage's rows; `fingerprints`: the system fingerprints of replies."""
+    """What the server reported while it generated the rows of a stage; `fingerprints`: system fingerprints of its replies."""
 
     model: str | None = None
     revision: str | None = None
@@ -82,7 +82,7 @@ class ServedState:
 
 @dataclass
 class MergedCounts:
-    """What `merge` has added from one shard so far."""
+    """The counts that `merge` has already added from one shard."""
 
     seconds: float = 0.0
     reopened: int = 0
@@ -92,9 +92,10 @@ class MergedCounts:
 class StageState:
     """The state of one stage with one identity.
 
-    `identity_fields`: what the identity is the hash of. `fingerprint`: of its last output. `files`: cached Arrow files
-    by name. `report`: what a set stage found. `samples`: how many instruction samples were kept and why others were not.
-    `seconds`: time of set stages. `reopened`: how often `retry` opened finished rows again. `merged`: by shard ("0/4").
+    `identity_fields`: the fields that the identity is the hash of. `fingerprint`: fingerprint of the last output.
+    `files`: cached Arrow files by name. `report`: results of a set stage. `samples`: numbers of accepted and rejected
+    instruction samples, with reasons. `seconds`: time of set stages. `reopened`: how often `retry` reopened finished
+    rows. `merged`: counts that `merge` added, by shard ("0/4").
     """
 
     name: str
@@ -133,7 +134,7 @@ class StageState:
 
 @dataclass(frozen=True, slots=True)
 class StoppedBy:
-    """The limit that ended a session: its name, its value, what was spent of it, and the stage that was running."""
+    """The limit that ended a session: its name, its value, the amount used, and the stage that was running."""
 
     stage: str
     limit: str
@@ -156,7 +157,7 @@ class SessionState:
 class SavedRows:
     """A dataset that was written into the run directory.
 
-    `files`: paths relative to the run directory, in order. `stages`: keys of the stages that made it, None if unknown.
+    `files`: paths relative to the run directory, in order. `stages`: keys of the stages that produced it, None if unknown.
     """
 
     fingerprint: str
@@ -169,7 +170,7 @@ class SavedRows:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What a run took: tokens, seconds with an engine open, and with a price its cost, also for 1,000 kept rows."""
+    """The totals of a run: tokens, seconds with an engine open and, with a price, the cost, also per 1,000 kept rows."""
 
     tokens: int = 0
     engine_seconds: float = 0.0
@@ -188,7 +189,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class PushedSettings:
-    """The publishing settings that are sent along to the Hub, for `resume_from_hub`."""
+    """The publishing settings that are saved on the Hub for `resume_from_hub`."""
 
     config: str | None = None
     license: str | None = None
@@ -197,23 +198,23 @@ class PushedSettings:
 
     @property
     def given(self) -> JsonObject:
-        """The settings that were given, as a recipe's `push` section has them."""
+        """The settings that were given, in the form of the `push` section of a recipe."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclass
 class Pins:
-    """What was found at the run's first start and stays fixed.
+    """Values that are determined at the first start of a run and then stay fixed.
 
-    `models`: the commit of each Hub model, by "NAME@REVISION". `dates`: the date that a chat template prints as today
-    (None if it prints none), by a hash of model and template settings.
+    `models`: the commit of each Hub model, by "NAME@REVISION". `dates`: the date that a chat template prints as today's
+    date (None if it prints no date), by a hash of model and template settings.
     """
 
     models: dict[str, str | None] = field(default_factory=dict)
     dates: dict[str, str | None] = field(default_factory=dict)
 
     def updated(self, newer: Pins) -> Pins:
-        """Return these pins with those of another run; where both have one, the other's."""
+        """Return these pins merged with newer pins, which take precedence."""
         return Pins({**self.models, **newer.models}, {**self.dates, **newer.dates})
 
 
@@ -221,11 +222,11 @@ class Pins:
 class RunState:
     """The state of a run.
 
-    `recipe`: as it was run last, in the form of a recipe file; empty if it was lost. `recipe_hash`: of what it asks for.
-    `shard`: part and number of parts. `merged_from`: the shards that `merge` joined. `budget`: the limits that were set.
-    `plan`: keys of the current recipe's stages, in order. `stages`: by the name of the stage's directory; those of
-    earlier settings too. `output`: the run's last rows. `subsets`: the rows at other points, by config.
-    `published`: where on the Hub. `push`: only in a state on the Hub.
+    `recipe`: the last recipe that was run, in the form of a recipe file; empty if it was lost. `recipe_hash`: hash of
+    its request. `shard`: part and number of parts. `merged_from`: the shards that `merge` joined. `budget`: the limits
+    in the recipe. `plan`: keys of the stages of the current recipe, in order. `stages`: states by the name of the stage
+    directory, including stages of earlier settings. `output`: the final rows. `subsets`: rows at other points of the
+    recipe, by config. `published`: the repository on the Hub. `push`: only set in states that are saved on the Hub.
     """
 
     version: int = VERSION
@@ -246,12 +247,12 @@ class RunState:
 
     @property
     def ended_done(self) -> bool:
-        """Whether the last session finished everything that was asked for."""
+        """Whether the last session finished all stages."""
         return bool(self.sessions) and self.sessions[-1].outcome == "done"
 
     @property
     def shard_name(self) -> str:
-        """The shard as it is given on the command line: "0/4"."""
+        """The shard in the form of the command line, e.g., "0/4"."""
         return "/".join(map(str, self.shard))
 
     def spent(self, but: str | None = None) -> tuple[int, float]:
@@ -262,7 +263,7 @@ class RunState:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What a report or a card says of the run that made some rows; `stages`: those that made them, by key."""
+    """The facts that reports and cards show about a run; `stages`: the stages that produced the rows, by key."""
 
     recipe: JsonObject = field(default_factory=dict)
     totals: Totals = field(default_factory=Totals)
@@ -289,8 +290,8 @@ def load_state(path: Path) -> RunState:
     """Read a run.json.
 
     Raises:
-        ValueError: it is missing, damaged, or no run state; names the key.
-        StorageError: it cannot be read, or has another version.
+        ValueError: the file is missing, damaged, or not a run state; the message names the key.
+        StorageError: the file cannot be read, or has another version.
     """
     return _load(path, RunState)
 
@@ -304,7 +305,7 @@ def _text(value: RunState | _PinsFile) -> str:
     plain = json.loads(json.dumps(to_json(value), ensure_ascii=False, default=to_plain))
     try:
         from_json(type(value), plain)
-    except ValueError as error:  # a state that cannot be read would replace one that can
+    except ValueError as error:  # otherwise an unreadable state would replace a readable one
         raise StorageError(f"The run's state cannot be saved: {error}.") from None
     return json.dumps({**plain, "checksum": stable_hash(plain)}, indent=2, ensure_ascii=False) + "\n"
 

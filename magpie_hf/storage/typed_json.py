@@ -50,7 +50,7 @@ def from_json(kind: type[T], data: object) -> T:
 
 
 def _read(kind: Any, data: Any, where: str) -> Any:
-    """Return a JSON value as one of the type that a field declares."""
+    """Convert a JSON value to the type that a field declares."""
     if kind is Any:
         return data
     if dataclasses.is_dataclass(kind):
