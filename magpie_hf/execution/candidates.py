@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 BLOCK = 64
 """Number of contiguous samples that a shard owns and requests together (as one request with `n` if possible)."""
-OPEN, FLYING, ACCEPTED, REJECTED, DROPPED = range(5)
+OPEN, IN_FLIGHT, ACCEPTED, REJECTED, DROPPED = range(5)
 YIELD_CHECK_AFTER = 512
 MIN_YIELD = 0.01
 SHARD_SLACK_SIGMAS = 3.0
@@ -78,7 +78,7 @@ class Candidates:
     locations: array[int] = field(default_factory=lambda: array("q"))
     accepted: int = 0
     rejected: int = 0
-    flying: int = 0
+    in_flight: int = 0
     dropped: int = 0
     _cursor: int = 0
     _checked_at: int = -1
@@ -94,7 +94,7 @@ class Candidates:
     def set(self, sample: int, location: int, code: int) -> None:
         """Record a finished sample."""
         self._grow(sample)
-        self.flying -= self.states[sample] == FLYING
+        self.in_flight -= self.states[sample] == IN_FLIGHT
         self.states[sample] = ACCEPTED if code == CODE_NUMBERS["ok"] else REJECTED
         self.locations[sample] = location
         if code == CODE_NUMBERS["ok"]:
@@ -104,7 +104,7 @@ class Candidates:
 
     def drop(self, sample: int) -> None:
         """Record a transient failure: the sample stays unfinished until the next session."""
-        self.flying -= 1
+        self.in_flight -= 1
         self.dropped += 1
         self.states[sample] = DROPPED
 
@@ -116,10 +116,10 @@ class Candidates:
 
     @property
     def needs_more(self) -> bool:
-        """Whether more samples are needed, if those in flight are accepted at the rate so far."""
+        """Whether more samples are needed, assuming that those in flight are accepted at the current rate."""
         done = self.accepted + self.rejected
         rate = (self.accepted + PRIOR_SAMPLES) / (done + PRIOR_SAMPLES)
-        return self.accepted + (self.flying + self.dropped) * rate < self.needed
+        return self.accepted + (self.in_flight + self.dropped) * rate < self.needed
 
     def next_sample(self) -> int:
         """Return the first sample of this shard that is neither finished nor in flight, and mark it as in flight."""
@@ -131,8 +131,8 @@ class Candidates:
                 continue
             self._grow(sample)
             if self.states[sample] == OPEN:
-                self.states[sample] = FLYING
-                self.flying += 1
+                self.states[sample] = IN_FLIGHT
+                self.in_flight += 1
                 self._open_holes -= self._open_holes > 0
                 return sample
 
@@ -142,22 +142,22 @@ class Candidates:
 
     @property
     def has_hole(self) -> bool:
-        """Whether enough samples are accepted, but an earlier one is unfinished (after a kill or merge)."""
+        """Whether enough samples are accepted, but an earlier sample is unfinished (if a run was killed or merged)."""
         if self.accepted < self.needed:
             return False
-        if not self._open_holes and not self.flying and self._checked_at != self.accepted + self.rejected:
+        if not self._open_holes and not self.in_flight and self._checked_at != self.accepted + self.rejected:
             self._checked_at = self.accepted + self.rejected
             self._open_holes = self._count_open()
         return self._open_holes > 0
 
     def _count_open(self) -> int:
         """Count the open samples that are needed even if all unfinished ones are accepted; they are requested together."""
-        hoped = holes = 0
+        possible = holes = 0
         for sample, state in enumerate(self.states):
-            if hoped >= self.needed:
+            if possible >= self.needed:
                 break
             if state == ACCEPTED or (state != REJECTED and self.owns(sample)):
-                hoped += 1
+                possible += 1
                 holes += state == OPEN
         return holes
 
@@ -256,10 +256,10 @@ def _generate(
         points[row.values["grid_point"]].drop(row.values["sample_index"])
 
     with drive(stage, env, store, journal, counters, finished, dropped) as driver:
-        driver.run(_wanted(points), lambda: any(_is_short(candidates) for candidates in points))
+        driver.run(_samples_to_generate(points), lambda: any(_is_short(candidates) for candidates in points))
 
 
-def _wanted(points: list[Candidates]) -> Iterator[OpenRow | None]:
+def _samples_to_generate(points: list[Candidates]) -> Iterator[OpenRow | None]:
     """Yield the samples to generate, in blocks of one grid point; None while the samples in flight may be sufficient."""
     current: Candidates | None = None
     left = 0
@@ -267,11 +267,11 @@ def _wanted(points: list[Candidates]) -> Iterator[OpenRow | None]:
         if current is None or left == 0 or not current.needs_more:
             short = [c for c in points if c.needs_more or c.has_hole]
             if not short:
-                if not any(c.flying for c in points):
+                if not any(c.in_flight for c in points):
                     return
                 yield None
                 continue
-            current = min(short, key=lambda c: ((c.accepted + c.flying) / c.needed, c.point))
+            current = min(short, key=lambda c: ((c.accepted + c.in_flight) / c.needed, c.point))
             left = BLOCK
         sample = current.next_sample()
         left -= 1

@@ -147,7 +147,7 @@ class Driver:
         self.dropped = dropped
         self.in_flight = InFlight()
         self._ready: deque[Request] = deque()
-        self._held: tuple[OpenRow, Request] | None = None
+        self._waiting_for_budget: tuple[OpenRow, Request] | None = None
         self._open: dict[int, OpenRow] = {}
         self._next_key = 0
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
@@ -178,17 +178,17 @@ class Driver:
                 close()
             self.counters.retries += self.engine.stats.retries - retries
             self.counters.seconds = base + time.monotonic() - started
-        if self._held is not None and is_short():
-            self.listener.stopped(self.counters, self.in_flight, self._held[0].bound)
+        if self._waiting_for_budget is not None and is_short():
+            self.listener.stopped(self.counters, self.in_flight, self._waiting_for_budget[0].bound)
 
     def _requests(self, rows: Iterator[OpenRow | None]) -> Iterator[Request | None]:
         exhausted = False
         while True:
             if self._ready:
                 yield self._ready.popleft()
-            elif self._held is not None and self._fits_budget(self._held[0]):
-                yield self._started(*self._held)
-            elif exhausted or self._held is not None:
+            elif self._waiting_for_budget is not None and self._fits_budget(self._waiting_for_budget[0]):
+                yield self._start(*self._waiting_for_budget)
+            elif exhausted or self._waiting_for_budget is not None:
                 if not self.in_flight.rows:
                     return
                 yield None
@@ -209,9 +209,9 @@ class Driver:
     def _fits_budget(self, row: OpenRow) -> bool:
         return self.listener.fits_budget(self.counters, self.in_flight, row.bound)
 
-    def _started(self, row: OpenRow, request: Request) -> Request:
+    def _start(self, row: OpenRow, request: Request) -> Request:
         """Count a row as in flight and return its first request."""
-        self._held = None
+        self._waiting_for_budget = None
         row.opened = time.monotonic()
         self.in_flight.start(row)
         return request
@@ -255,7 +255,7 @@ class Driver:
         bound = ask.sampling.max_tokens + (num_prompt_tokens(ask.prompt) if self.listener.counts_tokens else 0)
         if generation is None:  # its first request is sent when the budget allows the row
             row.bound = bound
-            self._held = (row, request)
+            self._waiting_for_budget = (row, request)
         else:
             self.in_flight.ask(row, bound)
             self._ready.append(request)

@@ -43,7 +43,7 @@ class Listener:
         self.on_save: Callable[[StageCounters], None] | None = None
         self.cached: dict[str, int] = {}
         self._spent = spent
-        self._others = (0, 0.0)
+        self._other_stages = (0, 0.0)
         self._stage = ""
         self._bar: Any = None
         self._last_log = self._last_save = 0.0
@@ -61,7 +61,7 @@ class Listener:
     def stage_begins(self, name: str, counters: StageCounters, *, key: str = "") -> None:
         """Called when a stage starts to generate; `key`: its name in run.json."""
         self._stage, self._projected = name, False
-        self._others = self._spent(key)
+        self._other_stages = self._spent(key)
         self._last_log = self._last_save = time.monotonic()
         if counters.done:
             logger.info("%s: resuming with %d finished rows", name, counters.done)
@@ -112,7 +112,7 @@ class Listener:
         cost = self.budget.cost(seconds)
         price = "" if cost is None else f", {cost:.2f} in cost"
         logger.info("%s: projected %s tokens, %.1f h%s", self._stage, f"{tokens:,}", seconds / 3600, price)
-        over = self.budget.exceeded(tokens + self._others[0], seconds + self._others[1])
+        over = self.budget.exceeded(tokens + self._other_stages[0], seconds + self._other_stages[1])
         if over:
             logger.warning(
                 "%s: at this rate the run stops before the stage is finished: the limit is %s, and %s are projected",
@@ -124,15 +124,15 @@ class Listener:
         """Whether there is a limit on tokens."""
         return self.budget.max_tokens_total is not None
 
-    def _all(self, counters: StageCounters) -> tuple[int, float]:
+    def _totals(self, counters: StageCounters) -> tuple[int, float]:
         """Return the tokens and engine-seconds of all stages."""
         tokens = counters.prompt_tokens + counters.completion_tokens
-        return tokens + self._others[0], counters.seconds + self._others[1]
+        return tokens + self._other_stages[0], counters.seconds + self._other_stages[1]
 
     def _exceeded(self, counters: StageCounters, in_flight: InFlight, bound: int) -> Limit | None:
         if not self.budget.is_limited:
             return None
-        tokens, seconds = self._all(counters)
+        tokens, seconds = self._totals(counters)
         tokens += math.ceil(in_flight.tokens(counters))
         return self.budget.exceeded(tokens, seconds, row_tokens(counters, bound), in_flight.seconds())
 
@@ -142,7 +142,7 @@ class Listener:
 
     def rows_that_fit(self, counters: StageCounters, at_most: int) -> int:
         """Return how many rows of unknown size the budget allows at once; 1 until a row is finished."""
-        tokens, seconds = self._all(counters)
+        tokens, seconds = self._totals(counters)
         if self.budget.exceeded(tokens, seconds, mean_tokens(counters)):
             return 0
         if self.budget.max_tokens_total is None:
@@ -215,34 +215,34 @@ def log_lines_shown() -> Iterator[None]:
 
     Runs in several threads share one handler; the last one removes it.
     """
-    global _shown_by
+    global _num_users
     with _show_lock:
-        if not _shown_by and (logger.handlers or logging.getLogger().handlers):
+        if not _num_users and (logger.handlers or logging.getLogger().handlers):
             is_ours = False
         else:
             is_ours = True
-            _shown_by += 1
-            if _shown_by == 1:
+            _num_users += 1
+            if _num_users == 1:
                 _attach()
     try:
         yield
     finally:
         if is_ours:
             with _show_lock:
-                _shown_by -= 1
-                if not _shown_by:
+                _num_users -= 1
+                if not _num_users:
                     _detach()
 
 
 _show_lock = threading.Lock()
-_shown_by = 0
+_num_users = 0
 _handler = logging.StreamHandler()
-_before = (logging.NOTSET, True)
+_previous_settings = (logging.NOTSET, True)
 
 
 def _attach() -> None:
-    global _handler, _before
-    _handler, _before = logging.StreamHandler(), (logger.level, logger.propagate)
+    global _handler, _previous_settings
+    _handler, _previous_settings = logging.StreamHandler(), (logger.level, logger.propagate)
     _handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(_handler)
     logger.propagate = False  # a library may add a handler to the root logger, and lines would appear twice
@@ -253,8 +253,8 @@ def _attach() -> None:
 def _detach() -> None:
     logger.removeHandler(_handler)
     if logger.level == logging.INFO:
-        logger.setLevel(_before[0])
-    logger.propagate = _before[1]
+        logger.setLevel(_previous_settings[0])
+    logger.propagate = _previous_settings[1]
 
 
 def show_summary(text: str) -> None:

@@ -233,7 +233,7 @@ class StageStore:
         if len(known) == 2:
             logger.warning(
                 'Stage "%s": replies have different system fingerprints (%s, %s): a replica or a restarted server runs '
-                "another version or other settings. The run continues; each row keeps the fingerprint it was made with.",
+                "another version or other settings. The run continues; each row records its own fingerprint.",
                 self.stage.name,
                 *known,
             )

@@ -153,8 +153,8 @@ class EmbeddingStore:
             write_atomically(self._fact_file, json.dumps({"dim": self.dim, "blocks": self._blocks}))
         self._keys = np.concatenate([self._keys, keys])
 
-    def settle(self) -> None:
-        """Index the appended vectors for `find`."""
+    def update_index(self) -> None:
+        """Make the appended vectors available to `find`."""
         self._read_keys()
 
 
@@ -192,7 +192,7 @@ def embed_texts(
                 if len(pending) >= BLOCK_TEXTS:
                     flush()
     flush()
-    store.settle()
+    store.update_index()
 
 
 def load_embedder(

@@ -199,14 +199,14 @@ def _point_seed_base(run_seed: int, name: str, turn: int, attempt: int, point: G
 
 
 @lru_cache(maxsize=1024)
-def _asked(model: str, revision: str | None, template_hash: str, seed: int, point: GridPoint) -> str:
+def _request_hash(model: str, revision: str | None, template_hash: str, seed: int, point: GridPoint) -> str:
     return stable_hash([model, revision, template_hash, seed, point.to_dict()], 32)
 
 
 def sample_uuid(context: Context, point: GridPoint, index: int) -> str:
     """Return the uuid of a sample: the same in every run and on every machine with the same settings."""
-    asked = _asked(context.model, context.revision, context.template.hash, context.seed, point)
-    return str(uuid.UUID(bytes=hashlib.blake2b(f"{asked}:{index}".encode(), digest_size=16).digest(), version=4))
+    request = _request_hash(context.model, context.revision, context.template.hash, context.seed, point)
+    return str(uuid.UUID(bytes=hashlib.blake2b(f"{request}:{index}".encode(), digest_size=16).digest(), version=4))
 
 
 def point_key(point: GridPoint) -> int:

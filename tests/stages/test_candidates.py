@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from magpie_hf.errors import ArgumentError
-from magpie_hf.execution.candidates import BLOCK, Candidates, Shard, _samples, _wanted, needed_per_point
+from magpie_hf.execution.candidates import BLOCK, Candidates, Shard, _samples, _samples_to_generate, needed_per_point
 from magpie_hf.sampling import grid_sequence
 from magpie_hf.stage import CODE_NUMBERS
 
@@ -35,7 +35,7 @@ def fresh(needs, shard, finished=()):
 def session(points, random, *, window, rejects, drops=0.0, stop_after=None):
     """Ask and answer in a random order; return what was finished. `drops`: share of transient failures."""
     finished, flying, asked = {}, [], Counter()
-    wanted = _wanted(points)
+    wanted = _samples_to_generate(points)
     while stop_after is None or len(finished) < stop_after:
         row = next(wanted, "end") if len(flying) < window else None
         if row == "end":

@@ -154,7 +154,7 @@ def test_a_store_drops_what_a_kill_left_half_written(tmp_path):
     with EmbeddingStore(tmp_path) as store:
         assert len(store) == 3
         store.append(text_keys(["d"]), vectors[:1])
-        store.settle()
+        store.update_index()
         assert store.find(text_keys(["d", "x", "b"])).tolist() == [3, -1, 1]
         np.testing.assert_array_equal(store.matrix[1], vectors[1])
         embed_texts(store, iter([["a", "e", "e"]]), lambda: lambda texts: np.ones((len(texts), 4), np.float32))

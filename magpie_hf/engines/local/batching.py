@@ -83,9 +83,9 @@ class RowBatch:
         self._counts = np.zeros(0, np.int64)
         self._limits = np.zeros(0, np.int64)
         self._stop_ids = np.full((0, 1), -1, np.int64)
-        self._watched = np.zeros(0, bool)
+        self._has_stop_texts = np.zeros(0, bool)
         self._next = np.zeros(0, np.int64)
-        self._written = np.zeros((0, 64), np.int32)
+        self._new_tokens = np.zeros((0, 64), np.int32)
         self._seen: torch.Tensor | None = None
 
     @property
@@ -100,20 +100,20 @@ class RowBatch:
         matchers = [self._matcher(request) for request in requests]
         logits = self.runner.admit([r.prompt.token_ids for r in requests])
         self._append(requests, matchers, began, logits)
-        self._hold(logits, first)
+        self._apply_schemas(logits, first)
         for row, request in enumerate(requests):
             if request.sampling.banned_first_token_ids:
-                _ban(logits[row], request.sampling.banned_first_token_ids, is_held=matchers[row] is not None)
-        self._choose(logits, first)
-        return self._finish(first)
+                _ban(logits[row], request.sampling.banned_first_token_ids, has_schema=matchers[row] is not None)
+        self._append_tokens(logits, first)
+        return self._remove_finished(first)
 
     @torch.inference_mode()
     def step(self) -> list[Generation]:
         """Generate one token in every row; returns the finished rows."""
         logits = self.runner.step(self._next)
-        self._hold(logits, 0)
-        self._choose(logits, 0)
-        return self._finish(0)
+        self._apply_schemas(logits, 0)
+        self._append_tokens(logits, 0)
+        return self._remove_finished(0)
 
     @torch.inference_mode()
     def drop(self, count: int) -> list[Request]:
@@ -142,8 +142,10 @@ class RowBatch:
         self._counts = np.concatenate([self._counts, zeros])
         self._next = np.concatenate([self._next, zeros])
         self._limits = np.concatenate([self._limits, np.array([self._limit(r) for r in requests], np.int64)])
-        self._watched = np.concatenate([self._watched, np.array([bool(p.stop) for p in params])])
-        self._written = np.concatenate([self._written, np.zeros((len(requests), self._written.shape[1]), np.int32)])
+        self._has_stop_texts = np.concatenate([self._has_stop_texts, np.array([bool(p.stop) for p in params])])
+        self._new_tokens = np.concatenate(
+            [self._new_tokens, np.zeros((len(requests), self._new_tokens.shape[1]), np.int32)]
+        )
         self._append_stop_ids([(*p.stop_token_ids, *self.end_ids) for p in params])
         self._append_seen(requests, logits)
 
@@ -159,12 +161,14 @@ class RowBatch:
             )
         return self._schemas().matcher(request.sampling.json_schema)
 
-    def _hold(self, logits: torch.Tensor, first: int) -> None:
+    def _apply_schemas(self, logits: torch.Tensor, first: int) -> None:
         """Mask the tokens that the schemas of the rows from `first` on do not allow next; other rows stay unchanged."""
-        held = [row for row in range(first, self.num_rows) if self._matchers[row] is not None]
-        if held:
-            rows = np.array(held, np.int64) - first
-            self._schemas().restrict(logits, rows, [self._matchers[row] for row in held], self._stop_ids[held])
+        constrained = [row for row in range(first, self.num_rows) if self._matchers[row] is not None]
+        if constrained:
+            rows = np.array(constrained, np.int64) - first
+            self._schemas().restrict(
+                logits, rows, [self._matchers[row] for row in constrained], self._stop_ids[constrained]
+            )
 
     def _limit(self, request: Request) -> int:
         if self.max_context is None:
@@ -186,11 +190,11 @@ class RowBatch:
         old = 0 if self._seen is None else len(self._seen)
         new = torch.zeros(self.num_rows - old, logits.shape[1], dtype=torch.bool, device=logits.device)
         for row in range(old, self.num_rows):
-            ids = [*self.requests[row].prompt.token_ids, *self._written[row, : self._counts[row]].tolist()]
+            ids = [*self.requests[row].prompt.token_ids, *self._new_tokens[row, : self._counts[row]].tolist()]
             new[row - old, ids] = True
         self._seen = new if self._seen is None else torch.cat([self._seen, new])
 
-    def _choose(self, logits: torch.Tensor, first: int) -> None:
+    def _append_tokens(self, logits: torch.Tensor, first: int) -> None:
         """Sample and append the next token of the rows from `first` on."""
         rows = np.arange(first, self.num_rows, dtype=np.int64)
         table = self._table.take(rows) if first else self._table
@@ -199,21 +203,21 @@ class RowBatch:
         for row, matcher in enumerate(self._matchers[first:]):
             if matcher is not None and tokens[row] not in self._stop_ids[first + row]:
                 matcher.consume_token(int(tokens[row]))
-        if self._counts.max() >= self._written.shape[1]:
-            self._written = np.concatenate([self._written, np.zeros_like(self._written)], axis=1)
-        self._written[rows, self._counts[first:]] = tokens
+        if self._counts.max() >= self._new_tokens.shape[1]:
+            self._new_tokens = np.concatenate([self._new_tokens, np.zeros_like(self._new_tokens)], axis=1)
+        self._new_tokens[rows, self._counts[first:]] = tokens
         self._counts[first:] += 1
         self._next[first:] = tokens
         if seen is not None:
             seen[torch.arange(len(rows)), torch.from_numpy(tokens)] = True
 
-    def _finish(self, first: int) -> list[Generation]:
+    def _remove_finished(self, first: int) -> list[Generation]:
         """Remove the finished rows from `first` on and return their generations."""
         stopped = (self._next[first:, None] == self._stop_ids[first:]).any(axis=1)
         done = stopped | (self._counts[first:] >= self._limits[first:])
-        for row in np.flatnonzero(self._watched[first:] & ~done):
+        for row in np.flatnonzero(self._has_stop_texts[first:] & ~done):
             done[row] = self._stop_texts.hit(
-                self._row(first + int(row)), self.requests[first + int(row)].sampling.stop
+                self._tokens_of(first + int(row)), self.requests[first + int(row)].sampling.stop
             )
         if not done.any():
             return []
@@ -224,8 +228,8 @@ class RowBatch:
         self._keep(np.flatnonzero(kept).astype(np.int64))
         return generations
 
-    def _row(self, row: int) -> list[int]:
-        ids: list[int] = self._written[row, : self._counts[row]].tolist()
+    def _tokens_of(self, row: int) -> list[int]:
+        ids: list[int] = self._new_tokens[row, : self._counts[row]].tolist()
         return ids
 
     def _keep(self, kept: NDArray[np.int64]) -> None:
@@ -234,14 +238,14 @@ class RowBatch:
         self._matchers = [self._matchers[i] for i in order]
         self._started = [self._started[i] for i in order]
         self._table = self._table.take(order)
-        for name in ("_counts", "_limits", "_stop_ids", "_watched", "_next", "_written"):
+        for name in ("_counts", "_limits", "_stop_ids", "_has_stop_texts", "_next", "_new_tokens"):
             setattr(self, name, getattr(self, name)[order])
         if self._seen is not None:
             still = bool((self._table.penalty != 1).any())
             self._seen = self._seen[torch.from_numpy(order).to(self._seen.device)] if still else None
 
     def _generation(self, row: int, stopped: bool) -> Generation:
-        request, ids, matcher = self.requests[row], self._row(row), self._matchers[row]
+        request, ids, matcher = self.requests[row], self._tokens_of(row), self._matchers[row]
         if matcher is not None and (matcher.is_error() or (stopped and not matcher.is_accepting())):
             message = f"the JSON schema could not be completed ({matcher.stop_reason()})"
             failure = Failure("json_schema", False, message)
@@ -268,10 +272,10 @@ class RowBatch:
         )
 
 
-def _ban(logits: torch.Tensor, tokens: Sequence[int], *, is_held: bool) -> None:
+def _ban(logits: torch.Tensor, tokens: Sequence[int], *, has_schema: bool) -> None:
     """Set the logits (vocab,) of these tokens to -inf, unless the row's schema allows no other token."""
     index = list(tokens)
     before = logits[index]
     logits[index] = float("-inf")
-    if is_held and bool(logits.isneginf().all()):
+    if has_schema and bool(logits.isneginf().all()):
         logits[index] = before

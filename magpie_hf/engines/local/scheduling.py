@@ -22,16 +22,16 @@ from .batching import RowBatch
 from .slots import ROWS, SPAN, round_up
 
 
-# Rows join when they are at least this part of the running rows: a forward for fewer costs more than it gains.
+# New rows join if they are at least 1/16 of the running rows: a forward pass for fewer rows is not efficient.
 _JOIN_PART = 16
 # Number of batches that are pulled at once if rows cannot join, to group prompts of similar length.
 _SORTED_BATCHES = 4
-# Expected new tokens of a row before the first row is finished; rows that write more get slots, or are put back.
+# Expected new tokens of a row before the first row is finished; longer rows get more slots, or are put back into the queue.
 _EXPECTED_TOKENS = 64
-# Slots are planned for this quantile of the lengths of the last finished rows.
-_RECENT = 256
-_FEWEST = 32
-_TYPICAL = 0.98
+# Slots are planned for this quantile of the lengths of the last finished rows, if enough rows are finished.
+_QUANTILE = 0.98
+_NUM_LENGTHS = 256
+_MIN_LENGTHS = 32
 
 
 class Scheduler:
@@ -52,8 +52,8 @@ class Scheduler:
         self.cache_tokens = cache_tokens
         self.stats = stats
         self.waiting: list[Request] = []
-        self._lengths: deque[int] = deque(maxlen=_RECENT)
-        self._typical = 0
+        self._lengths: deque[int] = deque(maxlen=_NUM_LENGTHS)
+        self._typical_length = 0
 
     def run(self) -> Iterator[Generation]:
         """Yield generations until the requests are exhausted and all rows have finished."""
@@ -65,7 +65,7 @@ class Scheduler:
             if not self.waiting and not self.batch.num_rows:
                 if self.source.exhausted:
                     return
-                if self.source.paused:  # a caller's mistake: None, although nothing is in flight
+                if self.source.paused:  # the caller returned None although no request is in flight
                     time.sleep(0.001)
                     self.source.resume()
                 continue
@@ -76,7 +76,7 @@ class Scheduler:
             if finished:
                 self.source.resume()
 
-    def _fitting(self, span: int) -> int:
+    def _rows_that_fit(self, span: int) -> int:
         """Return how many rows with this number of slots fit the cache."""
         rows = self.cache_tokens // max(span, 1)
         return max(rows - rows % ROWS if rows >= ROWS else rows, 1)
@@ -85,10 +85,10 @@ class Scheduler:
         """Return how many more rows may run."""
         rows, span = self.batch.num_rows, self.batch.runner.span
         longest = max((len(r.prompt.token_ids) for r in self.waiting), default=0)
-        expected = max(longest + (1 if self._typical else _EXPECTED_TOKENS), self._typical)
-        fitting = self._fitting(max(span, expected))
-        if span > round_up(expected, SPAN):  # a row that is still growing: as after `_shed`
-            fitting = max(self._fitting(span) * 3 // 4, 1)
+        expected = max(longest + (1 if self._typical_length else _EXPECTED_TOKENS), self._typical_length)
+        fitting = self._rows_that_fit(max(span, expected))
+        if span > round_up(expected, SPAN):  # an unusually long row is running: use the same margin as `_requeue_rows`
+            fitting = max(self._rows_that_fit(span) * 3 // 4, 1)
         return max(min(self.batch_size, fitting) - rows, 0 if rows else 1)
 
     def _pull(self) -> list[Generation]:
@@ -120,17 +120,17 @@ class Scheduler:
         """Let waiting rows join, or generate one token in every row."""
         rows = self.batch.num_rows
         try:
-            if self.waiting and self._may_join():
+            if self.waiting and self._can_admit():
                 return self._admit()
-            self._shed()
+            self._requeue_rows()
             return self.batch.step()
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-        self._retreat(rows)
+        self._restart_with_fewer_rows(rows)
         return []
 
-    def _may_join(self) -> bool:
+    def _can_admit(self) -> bool:
         rows = self.batch.num_rows
         if rows == 0:
             return True
@@ -145,15 +145,15 @@ class Scheduler:
         self.waiting = self.waiting[count:]
         return finished
 
-    def _shed(self) -> None:
-        """Put the rows with the fewest new tokens back when the cache would exceed its limit."""
-        rows, fitting = self.batch.num_rows, self._fitting(self.batch.runner.span)
+    def _requeue_rows(self) -> None:
+        """Put the rows with the fewest new tokens back into the queue if the cache would exceed its limit."""
+        rows, fitting = self.batch.num_rows, self._rows_that_fit(self.batch.runner.span)
         if rows > fitting:
-            # A quarter more than needed, so that it does not happen again a few tokens later.
+            # More rows than necessary (a quarter), so that this is not repeated a few tokens later.
             self.waiting = self.batch.drop(rows - max(fitting * 3 // 4, 1)) + self.waiting
 
-    def _retreat(self, rows: int) -> None:
-        """Start again with half the rows after running out of memory; seeds make the same texts."""
+    def _restart_with_fewer_rows(self, rows: int) -> None:
+        """Restart with half the rows after running out of memory; the seeds give the same texts again."""
         tried = max(rows, min(len(self.waiting), self.batch_size))
         if tried <= 1:
             raise EngineError(
@@ -168,14 +168,14 @@ class Scheduler:
 
     def _count(self, generation: Generation) -> None:
         self.stats.requests += 1
-        self._learn((generation.prompt_tokens or 0) + (generation.completion_tokens or 0))
+        self._record_length((generation.prompt_tokens or 0) + (generation.completion_tokens or 0))
 
-    def _learn(self, length: int) -> None:
+    def _record_length(self, length: int) -> None:
         """Record the length of a finished row."""
         if length:
             self._lengths.append(length)
-        if len(self._lengths) >= _FEWEST:
-            self._typical = sorted(self._lengths)[int(_TYPICAL * (len(self._lengths) - 1))] + 1
+        if len(self._lengths) >= _MIN_LENGTHS:
+            self._typical_length = sorted(self._lengths)[int(_QUANTILE * (len(self._lengths) - 1))] + 1
 
 
 def _is_out_of_memory(error: Exception) -> bool:

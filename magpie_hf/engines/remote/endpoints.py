@@ -146,9 +146,9 @@ class EndpointEngine(Engine):
         )
         self._transport.start()
         try:
-            met = self._meet(self._transport)
+            identified = self._identify_endpoints(self._transport)
             with parsing(", ".join(self.addresses[:3])):
-                self._capabilities = self.detect_capabilities(met)
+                self._capabilities = self.detect_capabilities(identified)
             self._warn_of_limits(self._capabilities)
         except BaseException:
             self.close()
@@ -188,8 +188,8 @@ class EndpointEngine(Engine):
         """
         if self.capabilities().token_ids:
             return
-        met = [e for e in self.transport.endpoints if not e.is_down]
-        self._drops_bos = adds_bos(met, self.count_prompt_tokens, prompt)
+        identified = [e for e in self.transport.endpoints if not e.is_down]
+        self._drops_bos = adds_bos(identified, self.count_prompt_tokens, prompt)
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Generation]:
         """Yield a Generation for each Request, in completion order; see `Engine.generate`."""
@@ -214,7 +214,7 @@ class EndpointEngine(Engine):
                 result = batch.get(POLL_S)
                 if result is not None:
                     is_waiting = False
-                    pieces = self._pieces(result)
+                    pieces = self._split_refused(result)
                     for piece in pieces:
                         batch.submit(*self.encode(piece), piece)
                     if not pieces:
@@ -228,7 +228,7 @@ class EndpointEngine(Engine):
         """Return how many samples may share a request."""
         return max(1, min(self.capabilities().max_n, int(GROUP_SHARE * self.settings.concurrency)))
 
-    def _pieces(self, result: CallResult) -> list[list[Request]]:
+    def _split_refused(self, result: CallResult) -> list[list[Request]]:
         """Return the smaller groups to send instead of one that the server refused, [] if the result is final.
 
         A server may refuse any group because of `n`; only if it refuses a single sample, the sample is invalid. If the
@@ -241,7 +241,7 @@ class EndpointEngine(Engine):
         most = len(pieces[0])
         if is_about_n(failure.message) and most < self.capabilities().max_n:
             self._capabilities = replace(self.capabilities(), max_n=most)
-            logger.warning("A server refused n=%d; requests have at most %d samples from now on", len(group), most)
+            logger.warning("A server rejected n=%d; requests will have at most %d samples", len(group), most)
         self.stats.retries += 1
         self.stats.requests += len(pieces)
         return pieces
@@ -267,14 +267,14 @@ class EndpointEngine(Engine):
         """Return the text to send for a prompt: without its BOS if the server adds it."""
         return prompt.text_without_bos if self._drops_bos else prompt.text
 
-    def _meet(self, transport: Transport) -> list[Endpoint]:
+    def _identify_endpoints(self, transport: Transport) -> list[Endpoint]:
         """Identify each endpoint, waiting for those that are starting; mark those that never reply as down."""
-        met: list[Endpoint] = []
+        identified: list[Endpoint] = []
         by_url = {endpoint.url: endpoint for endpoint in transport.endpoints}
         waiting: set[str] = set()
         recognize = guarded(self.recognize)
 
-        def is_met(question: Question, reply: Reply) -> bool:
+        def is_identified(question: Question, reply: Reply) -> bool:
             endpoint = by_url[question.server.url]
             if is_starting(reply):
                 if endpoint.url not in waiting:
@@ -282,23 +282,23 @@ class EndpointEngine(Engine):
                 waiting.add(endpoint.url)
                 return False
             endpoint.served = recognize(endpoint, reply)
-            met.append(endpoint)
+            identified.append(endpoint)
             return True
 
         replies = transport.client.ask_all(
             [Question(endpoint, "GET", self.info_path) for endpoint in transport.endpoints],
             timeout_s=min(INFO_TIMEOUT_S, self.settings.timeout_s),
-            is_final=is_met,
+            is_final=is_identified,
             backoff=self.backoff.limited(2),
             attempts=None,
             within_s=self.settings.startup_timeout_s,
         )
-        if not met:
+        if not identified:
             raise unavailable(self.addresses, self.settings.startup_timeout_s, replies[-1])
         for endpoint in transport.endpoints:
-            if endpoint not in met:
+            if endpoint not in identified:
                 transport.mark_down(endpoint)
-        return [endpoint for endpoint in transport.endpoints if endpoint in met]
+        return [endpoint for endpoint in transport.endpoints if endpoint in identified]
 
     def ask(self, server: Address, method: str, path: str, body: Json = None) -> Reply:
         """Return the reply to a request outside of `generate`, sent again after transient errors.
@@ -362,7 +362,7 @@ class EndpointEngine(Engine):
             raise redirected(endpoint.url, reply)
 
     def _classify(self, endpoint: Address, reply: Reply) -> Fault | None:
-        """Return what is wrong with the reply to a generation request. Runs in the client's thread."""
+        """Return the fault in the reply to a generation request, if any. Runs in the client's thread."""
         status = reply.status
         if status == 200:
             return self.check_payload(reply)
@@ -409,7 +409,7 @@ class EndpointEngine(Engine):
 
     @abstractmethod
     def check_payload(self, reply: Reply) -> Fault | None:
-        """Return what is wrong with the content of a reply with status 200, None if it can be decoded."""
+        """Return the fault in the content of a reply with status 200, or None if it can be decoded."""
 
     @abstractmethod
     def decode(self, group: Sequence[Request], reply: Reply, served: Served | None) -> list[Generation]:

@@ -115,10 +115,10 @@ class OpenAIEngine(EndpointEngine):
                 endpoint=endpoint.url,
             )
         models = [m for m in data if isinstance(m, dict) and isinstance(m.get("id"), str)]
-        model = self._pick(endpoint, models)
+        model = self._select_model(endpoint, models)
         self._names[endpoint.url] = self.settings.served_model_name or (model["id"] if model else self.ref.source)
         if self._model_name and self._names[endpoint.url] != self._model_name:
-            raise self._named_differently([self._model_name, self._names[endpoint.url]])
+            raise self._different_names([self._model_name, self._names[endpoint.url]])
         if model is None:
             return None
         context = context_of(model)
@@ -127,8 +127,8 @@ class OpenAIEngine(EndpointEngine):
         root = model.get("root")
         return Served(model=root if isinstance(root, str) and root else model["id"])
 
-    def _pick(self, endpoint: Address, models: list[JsonObject]) -> JsonObject | None:
-        """Return the entry of `/v1/models` to use; None if there is none, or not with `served_model_name`."""
+    def _select_model(self, endpoint: Address, models: list[JsonObject]) -> JsonObject | None:
+        """Return the entry of `/v1/models` to use; None if the list is empty or does not contain `served_model_name`."""
         if self.settings.served_model_name:
             return next((m for m in models if m["id"] == self.settings.served_model_name), None)
         for model in models:
@@ -145,7 +145,7 @@ class OpenAIEngine(EndpointEngine):
             asked=self.ref.name,
         )
 
-    def _named_differently(self, names: Iterable[str]) -> ModelMismatchError:
+    def _different_names(self, names: Iterable[str]) -> ModelMismatchError:
         return ModelMismatchError(
             f"The endpoints have different names for the model: {', '.join(sorted(quoted(name, 60) for name in names))}.",
             hint="Start them with the same name, and set it with --set engine.served_model_name=NAME.",
@@ -155,7 +155,7 @@ class OpenAIEngine(EndpointEngine):
         """Return what all servers support."""
         names = {self._names[e.url] for e in servers}
         if len(names) > 1:
-            raise self._named_differently(names)
+            raise self._different_names(names)
         self._model_name = names.pop()
         self._checked.clear()
         self._features = common_features([self._probe(endpoint) for endpoint in servers])
@@ -170,7 +170,7 @@ class OpenAIEngine(EndpointEngine):
         )
 
     def _probe(self, endpoint: Address) -> ServerFeatures:
-        refuse = partial(self._no_completions, endpoint)
+        refuse = partial(self._completions_error, endpoint)
         return FeatureTests(partial(self._ask, endpoint), refuse, self.settings.max_n, self.token_texts).run()
 
     def _ask(self, endpoint: Address, *fields: Mapping[str, object]) -> list[Reply]:
@@ -185,7 +185,7 @@ class OpenAIEngine(EndpointEngine):
             return is_settled(question, reply)
 
         def give_up(_: Question, reply: Reply) -> Reply:
-            # Some servers reply with 500 to what they do not support: after the last attempt it counts as a refusal.
+            # Some servers reply with 500 to unsupported fields: after the last attempt, the request counts as rejected.
             if reply.fault is None and reply.status == 500:
                 return reply
             raise EngineError(
@@ -203,7 +203,7 @@ class OpenAIEngine(EndpointEngine):
             attempts=PROBE_TRIES,
         )
 
-    def _no_completions(self, endpoint: Address, reply: Reply) -> EngineError:
+    def _completions_error(self, endpoint: Address, reply: Reply) -> EngineError:
         """Return the error for a server that refused the simplest completion request."""
         message = self._message(reply)
         if reply.status in (404, 405) and self._model_name not in message and "model" not in message.lower():
@@ -292,14 +292,14 @@ class OpenAIEngine(EndpointEngine):
     def _check_supported(self, sampling: SamplingParams) -> None:
         """Raise CapabilityError for parameters that the server refuses or ignores; each is tested once."""
         if sampling.banned_first_token_ids:
-            raise self._cannot("ban first tokens (banned_first_token_ids)")
+            raise self._unsupported("ban first tokens (banned_first_token_ids)")
         if sampling.json_schema is not None and not self._features.schema_field:
-            raise self._cannot("constrain a text to a JSON schema (json_schema)")
+            raise self._unsupported("constrain a text to a JSON schema (json_schema)")
         if sampling.temperature > 0 and not self._features.samples:
-            raise self._cannot("sample: texts with different seeds are the same at any temperature")
+            raise self._unsupported("sample: texts with different seeds are the same at any temperature")
         missing = [i for i in sampling.stop_token_ids if i not in self.token_texts]
         if missing and not self._takes_stop_ids:
-            raise self._cannot(f"stop at token ids ({missing[:5]}), and the texts of these tokens are unknown")
+            raise self._unsupported(f"stop at token ids ({missing[:5]}), and the texts of these tokens are unknown")
         if sampling.top_k is not None and "top_k" not in self._checked:
             self._check_field("top_k", sampling.top_k, self._applies_top_k)
         if sampling.repetition_penalty != 1 and "repetition_penalty" not in self._checked:
@@ -308,10 +308,10 @@ class OpenAIEngine(EndpointEngine):
     def _check_field(self, name: str, value: object, is_applied: Callable[[Address], bool]) -> None:
         takes = self._features.config_field or name in self._features.extras
         if not takes or not all(is_applied(e) for e in self.transport.endpoints if not e.is_down):
-            raise self._cannot(f"apply {name} = {value}: it {'ignores' if takes else 'refuses'} the field")
+            raise self._unsupported(f"apply {name} = {value}: it {'ignores' if takes else 'refuses'} the field")
         self._checked.add(name)
 
-    def _cannot(self, what: str) -> CapabilityError:
+    def _unsupported(self, what: str) -> CapabilityError:
         return CapabilityError(
             f"The server at {', '.join(self.addresses[:3])} cannot {what}.",
             hint="Remove the setting, or use a server that supports it, such as vLLM.",
@@ -330,7 +330,7 @@ class OpenAIEngine(EndpointEngine):
         return len({text_of(reply) for reply in self._ask(endpoint, *fields)}) == 2
 
     def check_payload(self, reply: Reply) -> Fault | None:
-        """Return what is wrong with a reply's content, None if it can be decoded."""
+        """Return the fault in a reply's content, or None if it can be decoded."""
         choices = reply.payload.get("choices") if isinstance(reply.payload, dict) else None
         if not isinstance(choices, list) or not choices or not all(map(is_choice, choices)):
             return Fault("transient", "bad_reply", "the reply has no choices with text")
@@ -366,7 +366,7 @@ class OpenAIEngine(EndpointEngine):
         return generations
 
     def _served_by(self, payload: JsonObject, served: Served | None) -> Served | None:
-        """Return what was found when the endpoint was identified, updated by this reply."""
+        """Return the description from the identification of the endpoint, updated with this reply."""
         said, fingerprint = payload.get("model"), payload.get("system_fingerprint")
         now = served or Served()
         if isinstance(said, str) and said.partition("@")[0] != self._model_name.partition("@")[0]:
@@ -377,14 +377,14 @@ class OpenAIEngine(EndpointEngine):
 
     def _ending(self, sampling: SamplingParams, choice: JsonObject) -> Ending:
         turn_ends = self._turn_ends(sampling)
-        reason = "length" if choice["finish_reason"] == "length" else self._why(sampling, choice, turn_ends)
+        reason = "length" if choice["finish_reason"] == "length" else self._finish_reason(sampling, choice, turn_ends)
         return end_text(choice["text"], reason, turn_ends=turn_ends, stops=sampling.stop)
 
-    def _why(self, sampling: SamplingParams, choice: JsonObject, turn_ends: list[str]) -> str:
-        """Return "stop" or "stop_text" for a text that did not end by length, from the server's stop reason."""
+    def _finish_reason(self, sampling: SamplingParams, choice: JsonObject, turn_ends: list[str]) -> str:
+        """Return "stop" or "stop_text" for a text that did not reach `max_tokens`, from the server's stop reason."""
         for name in ("stop_reason", "matched_stop"):
             if name in choice:
-                met = choice[name]
-                return "stop_text" if isinstance(met, str) and met not in turn_ends else "stop"
+                stop = choice[name]
+                return "stop_text" if isinstance(stop, str) and stop not in turn_ends else "stop"
         # Without a stop reason, a stop token ended the text if it is visible, or if the request had no stop texts.
         return "stop" if not sampling.stop or self._features.config_field else "stop_text"

@@ -140,7 +140,7 @@ class TgiEngine(EndpointEngine):
         return super()._classify(endpoint, reply)
 
     def check_payload(self, reply: Reply) -> Fault | None:
-        """Return what is wrong with a reply's content, None if it can be decoded."""
+        """Return the fault in a reply's content, or None if it can be decoded."""
         answer = reply.payload
         details = answer.get("details") if isinstance(answer, dict) else None
         if not isinstance(details, dict) or not isinstance(answer.get("generated_text"), str):

@@ -161,10 +161,10 @@ class Transport:
         self._recognize = recognize
         self._info_path = info_path
         self._in_flight = 0
-        self._turn = 0
+        self._first_endpoint = 0
         self._pending: deque[Call] = deque()
         self._inbox: deque[Call] = deque()
-        self._is_woken = False
+        self._is_inbox_scheduled = False
         self._running: dict[asyncio.Task[None], Call] = {}
         self._sleeping: dict[Call, asyncio.TimerHandle] = {}
         self._batches: set[Batch] = set()
@@ -206,9 +206,9 @@ class Transport:
     def submit(self, call: Call) -> None:
         """Queue a call."""
         self._inbox.append(call)
-        if not self._is_woken:
-            self._is_woken = True
-            self._loop.call_soon_threadsafe(self._take_inbox)
+        if not self._is_inbox_scheduled:
+            self._is_inbox_scheduled = True
+            self._loop.call_soon_threadsafe(self._read_inbox)
 
     def cancel(self, batch: Batch) -> None:
         """Cancel a batch's calls; their connections are closed."""
@@ -250,8 +250,8 @@ class Transport:
         self._pending = deque(c for c in self._pending if c.batch is not batch)
         self._dispatch()
 
-    def _take_inbox(self) -> None:
-        self._is_woken = False
+    def _read_inbox(self) -> None:
+        self._is_inbox_scheduled = False
         while self._inbox:
             self._pending.append(self._inbox.popleft())
         self._dispatch()
@@ -262,20 +262,20 @@ class Transport:
             if not has_capacity(self._in_flight, call.samples, self.concurrency):
                 return
             # A call that failed goes to another endpoint if one has capacity.
-            other = self._freest(call.samples, other_than=call.endpoint) if call.attempts else None
-            endpoint = other or self._freest(call.samples)
+            other = self._least_loaded(call.samples, other_than=call.endpoint) if call.attempts else None
+            endpoint = other or self._least_loaded(call.samples)
             if endpoint is None:
                 return
             self._pending.popleft()
             if not call.batch.is_closed:
-                self._launch(call, endpoint)
+                self._start_call(call, endpoint)
 
-    def _freest(self, samples: int, other_than: Endpoint | None = None) -> Endpoint | None:
+    def _least_loaded(self, samples: int, other_than: Endpoint | None = None) -> Endpoint | None:
         now = self._loop.time()
         best: Endpoint | None = None
         # Starts with another endpoint each time, so that requests are distributed evenly among equally loaded endpoints.
-        self._turn = (self._turn + 1) % len(self.endpoints)
-        for endpoint in self.endpoints[self._turn :] + self.endpoints[: self._turn]:
+        self._first_endpoint = (self._first_endpoint + 1) % len(self.endpoints)
+        for endpoint in self.endpoints[self._first_endpoint :] + self.endpoints[: self._first_endpoint]:
             if (
                 endpoint is other_than
                 or endpoint.is_down
@@ -297,7 +297,7 @@ class Transport:
                 self._timer.cancel()
             self._timer = self._loop.call_at(min(ends) + 0.001, self._dispatch)
 
-    def _launch(self, call: Call, endpoint: Endpoint) -> None:
+    def _start_call(self, call: Call, endpoint: Endpoint) -> None:
         self._in_flight += call.samples
         endpoint.in_flight += call.samples
         call.endpoint = endpoint
@@ -305,20 +305,20 @@ class Transport:
 
     async def _send(self, call: Call, endpoint: Endpoint) -> None:
         call.sent_at = self._loop.time()
-        out = endpoint.in_flight
+        in_flight = endpoint.in_flight
         try:
             reply = await self.client.exchange.send(endpoint, "POST", call.path, call.body)
             fault = reply.fault or self._fault_of(endpoint, reply)
-            out = endpoint.in_flight
+            in_flight = endpoint.in_flight
         except Exception as error:
             # Without a result the caller would wait forever.
-            self._end(EngineError(f"The reply of {endpoint.url} cannot be parsed ({type(error).__name__})."))
+            self._fail(EngineError(f"The reply of {endpoint.url} cannot be parsed ({type(error).__name__})."))
             raise
         finally:
             self._in_flight -= call.samples
             endpoint.in_flight -= call.samples
             self._running.pop(asyncio.current_task(), None)  # type: ignore[arg-type]
-        self._settle(call, endpoint, reply, fault, out)
+        self._handle_reply(call, endpoint, reply, fault, in_flight)
         self._dispatch()
 
     def _fault_of(self, endpoint: Endpoint, reply: Reply) -> Fault | None:
@@ -327,36 +327,36 @@ class Transport:
         except MALFORMED as error:
             return Fault("transient", "bad_reply", f"the reply is malformed ({type(error).__name__})")
 
-    def _settle(self, call: Call, endpoint: Endpoint, reply: Reply, fault: Fault | None, out: int) -> None:
+    def _handle_reply(self, call: Call, endpoint: Endpoint, reply: Reply, fault: Fault | None, in_flight: int) -> None:
         now = self._loop.time()
         if fault is None or fault.retry != "transient" or not fault.is_connection:
             endpoint.failures = 0
             self._outage_from = None
         if fault is None:
             endpoint.outages = 0
-            self._grow(call, endpoint, out, now)
+            self._increase_limit(call, endpoint, in_flight, now)
             self._finish(call, reply, None)
         elif fault.retry == "fatal":
-            self._end(fault.error or EngineError(fault.message))
+            self._fail(fault.error or EngineError(fault.message))
         elif fault.retry == "never":
-            self._grow(call, endpoint, out, now)
+            self._increase_limit(call, endpoint, in_flight, now)
             self._finish(call, None, Failure(fault.code, False, fault.message[:MAX_MESSAGE]))
         elif fault.retry == "overload":
-            self._slow_down(call, endpoint, fault, out, now)
+            self._handle_overload(call, endpoint, fault, in_flight, now)
         else:
-            self._retry(call, endpoint, fault, out, now)
+            self._retry(call, endpoint, fault, in_flight, now)
 
-    def _grow(self, call: Call, endpoint: Endpoint, out: int, now: float) -> None:
+    def _increase_limit(self, call: Call, endpoint: Endpoint, in_flight: int, now: float) -> None:
         if now - call.sent_at <= SLOW_SHARE * self.client.timeout_s:
-            endpoint.limit.succeeded(out, call.samples)
+            endpoint.limit.succeeded(in_flight, call.samples)
 
     def _finish(self, call: Call, reply: Reply | None, failure: Failure | None) -> None:
         served = call.endpoint.served if call.endpoint else None
         if not call.batch.is_closed:
             call.batch.arrived.put(CallResult(call, reply, failure, served, self._loop.time() - call.sent_at))
 
-    def _slow_down(self, call: Call, endpoint: Endpoint, fault: Fault, out: int, now: float) -> None:
-        endpoint.limit.overloaded(out, call.sent_at, now)
+    def _handle_overload(self, call: Call, endpoint: Endpoint, fault: Fault, in_flight: int, now: float) -> None:
+        endpoint.limit.overloaded(in_flight, call.sent_at, now)
         call.waited_from = now if call.waited_from is None else call.waited_from
         if now - call.waited_from > self.max_outage_s:
             self._finish(call, None, Failure(fault.code, True, fault.message[:MAX_MESSAGE]))
@@ -373,12 +373,12 @@ class Transport:
             self._pending.appendleft(call)
         call.overloads += 1
 
-    def _retry(self, call: Call, endpoint: Endpoint, fault: Fault, out: int, now: float) -> None:
+    def _retry(self, call: Call, endpoint: Endpoint, fault: Fault, in_flight: int, now: float) -> None:
         call.attempts += fault.weight
         call.waited_from = None
         if fault.code == "timeout":
             # The server's queue may be longer than the timeout.
-            endpoint.limit.overloaded(out, call.sent_at, now)
+            endpoint.limit.overloaded(in_flight, call.sent_at, now)
         if fault.is_connection:
             endpoint.failures += 1
             if fault.weight == 0 or endpoint.failures >= FAILURES_UNTIL_DOWN:
@@ -421,7 +421,7 @@ class Transport:
             self._outage_from = self._loop.time()
         if reply is not None and others == 0 and self._is_outage_too_long():
             # It replies to `info_path`, but not to requests.
-            self._end(unavailable([e.url for e in self.endpoints], self.max_outage_s, reply))
+            self._fail(unavailable([e.url for e in self.endpoints], self.max_outage_s, reply))
             return
         self._run_in_background(self._revive(endpoint))
 
@@ -448,7 +448,7 @@ class Transport:
         try:
             endpoint.served = self._recognize(endpoint, reply) or endpoint.served
         except MagpieError as error:
-            self._end(error)
+            self._fail(error)
             return False
         return True
 
@@ -464,7 +464,7 @@ class Transport:
                 self._move_calls_from(endpoint)
             attempt += 1
             if self._is_outage_too_long():
-                self._end(unavailable([e.url for e in self.endpoints], self.max_outage_s, reply))
+                self._fail(unavailable([e.url for e in self.endpoints], self.max_outage_s, reply))
                 return
         if not self._is_recognized(endpoint, reply):
             return
@@ -494,7 +494,7 @@ class Transport:
                 self._pending.appendleft(call)
         self._loop.call_soon(self._dispatch)
 
-    def _end(self, error: MagpieError) -> None:
+    def _fail(self, error: MagpieError) -> None:
         self._error = error
         for batch in self._batches:
             batch.arrived.put(error)

@@ -187,7 +187,7 @@ class ReplicatedEngine(Engine):
             exhausted = self._hand_out(source)
             while not exhausted or any(worker.in_flight for worker in self._workers):
                 if not any(worker.in_flight for worker in self._workers):
-                    time.sleep(0.001)  # a caller's mistake: None, although nothing is in flight
+                    time.sleep(0.001)  # the caller returned None although no request is in flight
                 yield from self._collect()
                 exhausted = exhausted or self._hand_out(source)
         finally:
