@@ -13,17 +13,17 @@ def fitted(request: Request, max_context: int | None) -> SamplingParams:
     """Return the request's sampling with `max_tokens` limited to what fits the context after the prompt.
 
     As in the local engines, a text that reaches the end of the context ends with "length". A prompt that fills the
-    context is sent unchanged, and refused as too long.
+    context is sent unchanged, and rejected as too long.
     """
     sampling = request.sampling
     free = sampling.max_tokens if max_context is None else max_context - len(request.prompt.token_ids)
     return replace(sampling, max_tokens=free) if 1 <= free < sampling.max_tokens else sampling
 
 
-class Pulled:
+class RequestSource:
     """The caller's requests, pulled a few at a time.
 
-    After a `None` nothing is pulled until `resume()`, i.e., until a generation was yielded that may lead to more.
+    A `None` pauses pulling until `resume()` is called: after a generation is yielded, more requests may be available.
     """
 
     def __init__(self, requests: Iterable[Request | None]) -> None:
@@ -60,7 +60,7 @@ class Groups:
     def __init__(self, requests: Iterable[Request | None], max_n: Callable[[], int]) -> None:
         self._source = iter(requests)
         self._max_n = max_n
-        self._held: list[Request | None] = []
+        self._put_back: list[Request | None] = []
         self.is_done = False
 
     def next_group(self) -> list[Request] | None:
@@ -72,14 +72,14 @@ class Groups:
         while len(group) < size:
             request = self._pull()
             if request is None or not continues(group[-1], request):
-                self._held.append(request)
+                self._put_back.append(request)
                 break
             group.append(request)
         return group
 
     def _pull(self) -> Request | None:
-        if self._held:
-            return self._held.pop()
+        if self._put_back:
+            return self._put_back.pop()
         try:
             return next(self._source)
         except StopIteration:
@@ -88,7 +88,7 @@ class Groups:
 
 
 def halves(group: Sequence[Request]) -> list[list[Request]]:
-    """Return the two halves of a group that a server refused."""
+    """Return the two halves of a group that a server rejected."""
     middle = (len(group) + 1) // 2
     return [list(group[:middle]), list(group[middle:])]
 
@@ -100,9 +100,9 @@ def continues(last: Request, request: Request) -> bool:
         return False
     if a.seed is None or b.seed is None:
         return a.seed is b.seed and a == b
-    return b.seed == a.seed + 1 and same_but_seed(a, b)
+    return b.seed == a.seed + 1 and equal_except_seed(a, b)
 
 
-def same_but_seed(a: SamplingParams, b: SamplingParams) -> bool:
+def equal_except_seed(a: SamplingParams, b: SamplingParams) -> bool:
     """Whether two samplings are equal except for the seed."""
     return a.with_seed(None) == b.with_seed(None)

@@ -126,7 +126,7 @@ def test_closing_ends_the_processes_even_of_a_busy_worker():
     engine = _echo(2, seconds=30)
     engine.open()
     pids = engine.pids
-    engine._hand_out(iter(_requests(4)))  # as generate does first; its first text would take 30 s
+    engine._send_requests(iter(_requests(4)))  # as generate does first; its first text would take 30 s
     assert all(_is_alive(pid) for pid in pids)
     engine.close()
     assert not any(_is_alive(pid) for pid in pids)

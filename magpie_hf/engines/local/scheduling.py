@@ -17,7 +17,7 @@ import torch
 
 from ...errors import EngineError
 from ..base import EngineStats, Failure, Generation, Request
-from ..groups import Pulled
+from ..groups import RequestSource
 from .batching import RowBatch
 from .slots import ROWS, SPAN, round_up
 
@@ -47,7 +47,7 @@ class Scheduler:
         stats: EngineStats,
     ) -> None:
         self.batch = batch
-        self.source = Pulled(requests)
+        self.source = RequestSource(requests)
         self.batch_size = batch_size
         self.cache_tokens = cache_tokens
         self.stats = stats

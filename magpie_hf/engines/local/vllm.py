@@ -14,7 +14,7 @@ from ...errors import ArgumentError, CapabilityError, EngineDiedError, EngineErr
 from ...models import ModelRef
 from .. import check_installed
 from ..base import Capabilities, Engine, Failure, Generation, Request, Served, setting
-from ..groups import Pulled
+from ..groups import RequestSource
 from ..workers.child import WorkerSpec
 from ..workers.worker import ReplicatedEngine
 
@@ -224,7 +224,7 @@ class VllmWorker(Engine):
         finished, and the prefix cache has their prompt anyway.
         """
         running: dict[str, _Running] = {}
-        source = Pulled(iter(requests))
+        source = RequestSource(iter(requests))
         try:
             while True:
                 for request in source.pull(self.window - len(running)):

@@ -35,7 +35,7 @@ class WorkerSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-class Hello(NamedTuple):
+class WorkerInfo(NamedTuple):
     """A worker's message when its engine is open."""
 
     capabilities: Capabilities
@@ -43,7 +43,7 @@ class Hello(NamedTuple):
     window: int
 
 
-class Wanted(NamedTuple):
+class WorkerRequest(NamedTuple):
     """A request in a message; requests with the same prompt share its tokens as one object."""
 
     key: int
@@ -65,7 +65,7 @@ class _Child:
         self.in_flight = 0
         self.busy = False
         self._prompts: dict[tuple[int, ...], Prompt] = {}
-        self._backlog: list[Wanted] = []
+        self._backlog: list[WorkerRequest] = []
 
     def serve(self) -> None:
         """Open the engine, then run calls until the parent closes it."""
@@ -78,7 +78,7 @@ class _Child:
         except BaseException as error:  # noqa: BLE001 (sent to the parent, which raises it)
             self.connection.send(("error", _portable(error)))
             return
-        self.connection.send(("open", Hello(engine.capabilities(), engine.served, engine.window)))
+        self.connection.send(("open", WorkerInfo(engine.capabilities(), engine.served, engine.window)))
         try:
             while self._serve_call(engine):
                 pass
@@ -126,7 +126,7 @@ class _Child:
     def _requests(self) -> Iterator[Request | None]:
         """Yield the parent's requests; None while requests in flight may lead to more."""
         while True:
-            for key, prompt, sampling in self._drained():
+            for key, prompt, sampling in self._arrived_requests():
                 self.in_flight += 1
                 yield Request(key, self._prompt(prompt), sampling)
             if self.in_flight:
@@ -135,35 +135,35 @@ class _Child:
                 # Nothing is in flight: wait for the next message.
                 self._wait_for_more()
 
-    def _drained(self) -> Iterator[Wanted]:
+    def _arrived_requests(self) -> Iterator[WorkerRequest]:
         while True:
             backlog, self._backlog = self._backlog, []
-            for number, wanted in enumerate(backlog):
+            for number, request in enumerate(backlog):
                 self._backlog = backlog[number + 1 :]
-                yield wanted
+                yield request
             try:
                 message = self.inbox.get_nowait()
             except queue.Empty:
                 return
-            self._take(message)
+            self._handle_message(message)
 
     def _wait_for_more(self) -> None:
         self.busy = False
         message = self.inbox.get()
         self.busy = True
-        self._take(message)
+        self._handle_message(message)
 
-    def _take(self, message: tuple[Any, ...]) -> None:
+    def _handle_message(self, message: tuple[Any, ...]) -> None:
         if message[0] == "close":
             raise SystemExit
         if message[0] == "cancel":
             if message[1] == self.call:
                 raise _Cancelled
             return
-        _, call, wanted = message
+        _, call, requests = message
         if call != self.call:
             self.call = call
-        self._backlog = self._backlog + wanted
+        self._backlog = self._backlog + requests
 
     def _prompt(self, token_ids: tuple[int, ...]) -> Prompt:
         prompt = self._prompts.get(token_ids)

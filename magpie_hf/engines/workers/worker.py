@@ -22,7 +22,7 @@ from typing import Any
 from ...errors import EngineDiedError, EngineError, quoted
 from ...models import ModelRef
 from ..base import Capabilities, Engine, Generation, Request, Served
-from .child import Hello, Wanted, WorkerSpec
+from .child import WorkerInfo, WorkerRequest, WorkerSpec
 
 
 _CLOSE_S = 5.0  # time for an idle worker to end; a busy one ends at once
@@ -49,21 +49,21 @@ class _Worker:
         )
         theirs.close()
         self.connection = Connection(ours.detach())
-        self.hello: Hello | None = None
+        self.info: WorkerInfo | None = None
         self.call = 0
         self.in_flight = 0
 
     def start(self) -> None:
         self.send(("open", self.spec))
 
-    def wait_open(self) -> Hello:
+    def wait_open(self) -> WorkerInfo:
         """Wait until the child's engine is open. Raises what its `open` raised."""
         kind, payload = self.receive()
         if kind == "error":
             raise payload
-        hello: Hello = payload
-        self.hello = hello
-        return hello
+        info: WorkerInfo = payload
+        self.info = info
+        return info
 
     def send(self, message: tuple[Any, ...]) -> None:
         try:
@@ -84,7 +84,7 @@ class _Worker:
                 raise self.died()
 
     def died(self) -> EngineDiedError:
-        """Return the error with the way in which the child ended."""
+        """Return the error with the exit code or signal of the child."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(2.0)
         code = self.process.poll()
@@ -117,7 +117,7 @@ class _Worker:
 
 
 class ReplicatedEngine(Engine):
-    """An engine over one or more workers: each request is sent to the worker with the fewest in flight.
+    """An engine with one or more workers: each request is sent to the worker with the fewest requests in flight.
 
     Workers stay open between `generate` calls.
     """
@@ -153,19 +153,19 @@ class ReplicatedEngine(Engine):
             self.close()
             raise
 
-    def _hello(self) -> Hello:
-        if not self._workers or self._workers[0].hello is None:
+    def _info(self) -> WorkerInfo:
+        if not self._workers or self._workers[0].info is None:
             raise EngineError("The engine is not open.", hint="Use it as a context manager, or call open().")
-        return self._workers[0].hello
+        return self._workers[0].info
 
     def capabilities(self) -> Capabilities:
         """Return what the workers' engine supports."""
-        return self._hello().capabilities
+        return self._info().capabilities
 
     @property
     def served(self) -> Served | None:
         """What the workers' engine reports."""
-        return self._workers[0].hello.served if self._workers and self._workers[0].hello else None
+        return self._workers[0].info.served if self._workers and self._workers[0].info else None
 
     @property
     def pids(self) -> list[int]:
@@ -178,32 +178,32 @@ class ReplicatedEngine(Engine):
         Raises:
             EngineDiedError: a worker's process ended.
         """
-        self._hello()
+        self._info()
         for worker in self._workers:
             worker.call += 1
             worker.in_flight = 0
         source = iter(requests)
         try:
-            exhausted = self._hand_out(source)
+            exhausted = self._send_requests(source)
             while not exhausted or any(worker.in_flight for worker in self._workers):
                 if not any(worker.in_flight for worker in self._workers):
                     time.sleep(0.001)  # the caller returned None although no request is in flight
                 yield from self._collect()
-                exhausted = exhausted or self._hand_out(source)
+                exhausted = exhausted or self._send_requests(source)
         finally:
             for worker in self._workers:
                 if worker.in_flight:
                     with contextlib.suppress(EngineDiedError):
                         worker.send(("cancel", worker.call))
 
-    def _hand_out(self, source: Iterator[Request | None]) -> bool:
+    def _send_requests(self, source: Iterator[Request | None]) -> bool:
         """Pull and send as many requests as the workers have capacity for; returns whether there are no more.
 
         Consecutive requests with the same prompt stay together within a worker's share, so that its engine can group
         them.
         """
-        capacity = sum(w.hello.window - w.in_flight for w in self._workers if w.hello)
-        pulled: list[Wanted] = []
+        capacity = sum(w.info.window - w.in_flight for w in self._workers if w.info)
+        pulled: list[WorkerRequest] = []
         exhausted = False
         while len(pulled) < capacity:
             try:
@@ -213,13 +213,13 @@ class ReplicatedEngine(Engine):
                 break
             if request is None:
                 break
-            pulled.append(Wanted(request.key, request.prompt.token_ids, request.sampling))
+            pulled.append(WorkerRequest(request.key, request.prompt.token_ids, request.sampling))
         self.stats.requests += len(pulled)
-        self._share_out(pulled)
+        self._distribute(pulled)
         return exhausted
 
-    def _share_out(self, pulled: list[Wanted]) -> None:
-        """Send every worker its part, so that all have about the same number in flight."""
+    def _distribute(self, pulled: list[WorkerRequest]) -> None:
+        """Distribute requests so that all workers have about the same number in flight."""
         total = len(pulled) + sum(worker.in_flight for worker in self._workers)
         for position, worker in enumerate(sorted(self._workers, key=lambda w: w.in_flight)):
             level = -(-total // (len(self._workers) - position))
