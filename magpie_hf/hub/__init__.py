@@ -1,1 +1,1 @@
-"""What has to do with the Hub: the released schema, cards, pushing."""
+"""The Hugging Face Hub: the schema of the releases, dataset cards, publishing, jobs and endpoints."""

@@ -1,6 +1,6 @@
-"""Dataset cards: everything in them is computed from the rows or given; generated text cannot break their Markdown.
+"""Dataset cards. All facts are computed from the rows or given by the user; generated text cannot break the Markdown.
 
-Text that a person writes outside the marks is kept when the card is written again.
+Text that a user adds outside the markers is kept when the card is written again.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def render_card(
     """Return the card of a repository.
 
     `configs`: name to `config_facts`. `data_files`: config to {split: path pattern}, for the metadata. `plots`: config to
-    the path of its charts. `existing`: the text of an existing card, of which the text outside the marks, other metadata
-    and other configs are kept.
+    the path of its charts. `existing`: the text of an existing card; its text outside the markers, other metadata and
+    other configs are kept.
     """
     kept = existing_metadata(existing)
     first = next(iter(configs.values()))
@@ -151,7 +151,7 @@ def write_card(
 
 
 def _is_sharegpt(facts: Facts) -> bool:
-    """Tell whether the conversations are in `conversations` (from/value) only, whose roles trainers do not know."""
+    """Return whether the only conversation column is `conversations` (from/value), whose roles trainers do not know."""
     kinds = {feature.get("name"): feature for feature in facts["info"].get("features", [])}
     turns = kinds.get(SHAREGPT, {}).get("list")
     return (
@@ -207,7 +207,7 @@ def _shown(name: str, facts: Facts, plot: str | None) -> JsonObject:
 
 
 def _made(configs: Configs) -> list[JsonObject]:
-    """Return how the configs were made; what several share is listed once, under the first of them."""
+    """Return how the configs were made. Facts that several configs share are listed once, at the first config."""
     out: list[JsonObject] = []
     seen: list[tuple[str, object]] = []
     for name, facts in configs.items():
@@ -324,7 +324,7 @@ def existing_metadata(text: str) -> JsonObject:
 
 
 def _with_own_sections(page: str, existing: str) -> str:
-    """Return the page with the text that an existing card has before and after the marks."""
+    """Return the page with the text before and after the markers of an existing card."""
     if BEGIN not in existing or END not in existing:
         return page
     head, _, rest = existing.partition(BEGIN)

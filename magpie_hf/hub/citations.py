@@ -1,4 +1,4 @@
-"""Citations of a card: Magpie, and the reports on the models that wrote the data."""
+"""Citations for a card: Magpie, and the technical reports of the models that generated the data."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ def find_run(remote: Remote, run: str | None = None) -> tuple[str, Head]:
     """Return the name of the run in a repository, and the commit that was read.
 
     Raises:
-        ArgumentError: the repository has several runs and none is named, or none has that name.
-        HubError: the repository has no run, or cannot be read.
+        ArgumentError: the repository has several runs and `run` is not given, or it has no run of this name.
+        HubError: the repository contains no runs, or cannot be read.
     """
     check_online()
     head = remote.head()
@@ -72,9 +72,9 @@ def download_run(remote: Remote, name: str, head: Head, output: Path) -> RunStat
         )
         state = _state(arriving / root / "run.json", remote)
         run_dir = RunDir(output)
-        if not run_dir.exists:  # a local state is newer than the one that was uploaded from it
+        if not run_dir.exists:  # an existing local state is newer than the uploaded state
             run_dir.state = state
-            run_dir.save()  # before the journals: without a state they would look like a damaged run
+            run_dir.save()  # before the journals, because journals without a state look like a damaged run
         for path, entry in head.files.items():
             if path.startswith(f"{root}/stages/"):
                 inside = path.removeprefix(f"{root}/").removesuffix(SEGMENT_SUFFIX)
@@ -88,7 +88,7 @@ def download_run(remote: Remote, name: str, head: Head, output: Path) -> RunStat
         raise StorageError(
             f"The run cannot be written here: {error.strerror or error}.",
             where=str(output),
-            hint="Free disk space, or choose another place with --output; what has been downloaded is kept.",
+            hint="Free some disk space, or choose another --output. Downloaded files are kept.",
         ) from error
     return state
 
@@ -103,13 +103,13 @@ def _state(path: Path, remote: Remote) -> RunState:
 
 
 def _refuse_own_code(recipe: Mapping[str, Any], remote: Remote) -> None:
-    """Raise for a downloaded recipe that names a module: importing it would run code that its author chose."""
+    """Raise if a downloaded recipe names a Python module: importing it would run untrusted code."""
     for name in _class_names(recipe):
         if ":" in name:
             raise HubError(
                 f"The run uses custom code, {quoted(name)}, which is not imported for a run from the Hub.",
                 where=remote.url,
-                hint="Review that code, and run the recipe from a local file: magpie-hf run RECIPE.yaml.",
+                hint="Review the code, then run the recipe from a local file: magpie-hf run RECIPE.yaml.",
             )
 
 
@@ -128,8 +128,8 @@ def _class_names(value: Any) -> Iterator[str]:
 def trusted(state: RunState) -> RunState:
     """Return the parts of a downloaded state that are safe to use on this machine.
 
-    Without addresses that texts or keys would be sent to, code of model repositories, and paths. A model can only be
-    pinned to a commit, and a stage can only have the directory of its own name.
+    URLs that would receive texts or keys, `trust_remote_code` and paths are removed. A model can only be pinned to a
+    commit, and a stage can only use the directory with its own name.
     """
     commits = {key: pin for key, pin in state.pins.models.items() if pin is None or _COMMIT.fullmatch(pin)}
     return dataclasses.replace(

@@ -1,6 +1,6 @@
 """The facts of a config for its card, computed from its rows and its run: JSON, saved next to the data.
 
-A card with several configs is rendered from them without reading rows that were pushed before.
+A card with several configs is rendered from these facts, without reading the rows of configs that are already published.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORMAT = 4
 SAMPLES = 3
 KEPT_CHARACTERS = 2000
 MOST_WRITERS = 20
-"""With more different names, a column called `model` holds something else."""
+"""Maximum number of different model names; a column `model` with more values has another meaning."""
 _JUDGE_MODES = ("separate", "combined")
 _ROLES = ("responder", "judge", "guard", "base")
 
@@ -105,7 +105,7 @@ def config_facts(
 
 
 def joined_license(models: Sequence[str], given: str | None) -> License:
-    """Return the license of data that several models wrote: theirs if they share one, else "other", with all notices."""
+    """Return the license of data from several models: their common license, else "other"; with all notices."""
     if not models:
         if not given:
             raise ArgumentError(
@@ -143,7 +143,7 @@ def card_numbers(statistics: Statistics) -> dict[str, NumberFacts]:
 def writers(recipe: JsonObject, dataset: Dataset) -> list[str]:
     """Return the models that wrote texts of the rows: instructions, responses, further turns, preference responses.
 
-    Taken from the rows if they name them, else from the recipe, unless it only annotates.
+    The names are read from the rows, else from the recipe (unless it only annotates).
     """
     found = _distinct(dataset, "model")
     for column, field in TEXT_WRITERS:

@@ -1,4 +1,4 @@
-"""Hugging Face Inference Endpoints: find them by name, wake them, create them with vLLM or TGI, scale them to zero.
+"""Hugging Face Inference Endpoints: find them by name, start them, create them with vLLM or TGI, scale them to zero.
 
 The token is sent only to the API of the Hub and to an endpoint that the user named.
 """
@@ -73,11 +73,11 @@ class EndpointPlan:
 
 
 def endpoint_of(name: str, *, wake: bool = True) -> EndpointAddress:
-    """Return the address of a named endpoint; if it is scaled to zero or paused, wake it and wait for it.
+    """Return the address of an endpoint; if it is scaled to zero or paused, start it and wait until it is running.
 
     Raises:
         HubError: the endpoint does not exist, failed, or did not start.
-        ArgumentError: its URL is not one that the token may be sent to.
+        ArgumentError: its URL is not a URL of Inference Endpoints, so the token must not be sent there.
     """
     endpoint, remote, namespace = _get(name)
     is_asleep = str(endpoint.status) in _ASLEEP
@@ -86,8 +86,8 @@ def endpoint_of(name: str, *, wake: bool = True) -> EndpointAddress:
         raise HubError(f"The endpoint {quoted(name)} is scaled to zero or paused.", hint="Start it first.")
     try:
         if is_asleep:
-            # Only endpoints that this process woke are scaled to zero again, not those that someone else is starting.
-            logger.info("The endpoint %s is starting; this takes minutes.", name)
+            # Only endpoints that this process started are scaled to zero again, not endpoints that others started.
+            logger.info("The endpoint %s is starting. This takes some minutes.", name)
             _woken.append((endpoint.name, namespace))
             if str(endpoint.status) == "paused":
                 _were_paused.add((endpoint.name, namespace))
@@ -105,7 +105,7 @@ def endpoint_of(name: str, *, wake: bool = True) -> EndpointAddress:
 
 
 def _wait_for_address(endpoint: Any, name: str) -> None:
-    """Wait until the Hub gives the URL of an endpoint; sends requests to the Hub only.
+    """Wait until the Hub returns the URL of an endpoint. Requests are sent to the Hub only.
 
     Raises:
         HubError: the endpoint failed, or takes too long.
@@ -123,7 +123,7 @@ def _wait_for_address(endpoint: Any, name: str) -> None:
 
 
 def wakes(name: str) -> bool:
-    """Whether the endpoint is scaled to zero or paused, so that using it starts to cost."""
+    """Whether the endpoint is scaled to zero or paused, so that using it starts it and costs money."""
     endpoint, _, _ = _get(name)
     return str(endpoint.status) in _ASLEEP
 
@@ -164,10 +164,10 @@ def plan_endpoint(name: str, model: str, engine: str = "vllm", **settings: Any) 
 
 
 def create_endpoint(plan: EndpointPlan) -> Any:
-    """Create an endpoint; it scales to zero by itself when it gets no requests.
+    """Create an endpoint that scales to zero automatically when it gets no requests.
 
     Raises:
-        HubError: the Hub refuses.
+        HubError: the Hub rejects the request.
         DependencyError: this version of `huggingface_hub` does not support an option that the engine needs.
     """
     remote = _remote(plan.name)
@@ -211,7 +211,7 @@ def put_to_sleep(name: str) -> None:
     """Scale an endpoint to zero, so that it costs nothing until its next request; pause it if it was paused before.
 
     Raises:
-        HubError: the Hub refuses.
+        HubError: the Hub rejects the request.
     """
     namespace, short = _split(name)
     remote = _remote(name)
@@ -226,7 +226,7 @@ def put_to_sleep(name: str) -> None:
 
 
 def scale_to_zero() -> list[str]:
-    """Scale the endpoints to zero that this process woke; return their names. Failures are logged."""
+    """Scale the endpoints to zero that this process started, and return their names. Failures are logged."""
     done = []
     while _woken:
         short, namespace = _woken.pop()

@@ -1,9 +1,9 @@
 """Run a recipe as a Hugging Face Job, which publishes its rows during the run.
 
 The recipe is sent as text, the token only as the secret of the job. The package is installed from a URL, or from a wheel
-that is uploaded to the target repository, never by its name: it is not on a package index, so whoever registered the name
-there would get the token. A job that was killed or reached its time limit resumes from the Hub when it is started again
-with the same command.
+that is uploaded to the target repository, never by its name: the package is not on a package index, so another person
+could register the name there and get the token. A job that was killed or reached its time limit resumes from the Hub
+when it is started again with the same command.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RECIPE_VARIABLE = "MAGPIE_RECIPE"
 VERSION_VARIABLE = "MAGPIE_VERSION"
 MOST_RECIPE_BYTES = 60_000
 VLLM_ENVIRONMENT = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
-"""vLLM 0.22 and later samples with FlashInfer, which compiles at the start and needs `nvcc`, which the image lacks."""
+"""vLLM 0.22 and later samples with FlashInfer, which is compiled at startup with `nvcc`; the image does not have `nvcc`."""
 _VERSION_CHECK = (
     "import os, sys, magpie_hf; found, wanted = magpie_hf.__version__, os.environ['MAGPIE_VERSION']; "
     "sys.exit(0 if found == wanted else f'magpie_hf {found} is installed, but this job was planned with {wanted}.')"
@@ -63,7 +63,7 @@ class JobPlan:
     """A job to start; contains no secret.
 
     `price_per_hour`: US dollars, None if the Hub gives no price. `hours`: an estimate, None if there is none.
-    `private`: whether the repository is made private if it is created now.
+    `private`: whether a new repository is private.
     """
 
     recipe: str
@@ -124,7 +124,7 @@ def plan_job(
     """Return the plan of a job that runs a recipe and publishes to a repository, with its price from the Hub.
 
     `arguments`: further arguments of `magpie-hf run`. `extras`: of the package, e.g., "vllm". `package`: its URL, or a
-    local wheel. `gpu_hours`: an estimate for the run, on an A100. `private`: for a repository that is created now.
+    local wheel. `gpu_hours`: an estimate for the run, on an A100. `private`: whether a new repository is private.
 
     Raises:
         ArgumentError: no package is given, or the name of the repository or the machine is invalid.
@@ -178,11 +178,11 @@ def package_of(given: str | None, extras: Sequence[str] = ()) -> Package:
     """Return the package that a job installs, from a local wheel or a URL.
 
     Raises:
-        ArgumentError: nothing is given, or a name that pip would look up on a package index.
+        ArgumentError: no package is given, or a name that pip would look up on a package index.
     """
     if not given:
         raise ArgumentError(
-            "--package is missing: magpie_hf is not on a package index, so a job needs a wheel or a URL of it.",
+            "--package is missing. magpie_hf is not on a package index, so a job needs a wheel or a URL.",
             hint="Give --package dist/magpie_hf-….whl (built with `python -m build --wheel`; it is uploaded to the target "
             "repository), or a URL such as git+https://….",
             key="package",
@@ -203,14 +203,14 @@ def package_of(given: str | None, extras: Sequence[str] = ()) -> Package:
     if not _URL.fullmatch(given):
         raise ArgumentError(
             f"The package {quoted(given)} is neither a URL nor a wheel.",
-            hint="A name would be looked up on a package index, where anyone can register it and would get the token of the job.",
+            hint="pip would look up a name on a package index, where anyone can register it and get the token of the job.",
             key="package",
         )
     return Package(f"{name} @ {given}", _version_in(given))
 
 
 def _refuse_login(given: str) -> None:
-    """Raise ArgumentError for a URL with a user or token in it: the command of a job is not secret."""
+    """Raise ArgumentError if a URL contains a user or token, because the command of a job is not secret."""
     if re.search(r"://[^/?#\s]*@", given):
         raise ArgumentError(
             "The URL of the package contains a user or token, which the command of the job would show.",
@@ -253,7 +253,7 @@ def submit(plan: JobPlan) -> Any:
     """Upload the package if it is a wheel, start the job, and return its `JobInfo` (`id`, `url`).
 
     Raises:
-        HubError: the Hub refuses: no credit, no permission, no such machine.
+        HubError: the Hub rejects the job, e.g., no credit, no permission, unknown machine.
     """
     from huggingface_hub import get_token
 
@@ -282,10 +282,10 @@ def submit(plan: JobPlan) -> Any:
             hint="Run `pip install -U 'huggingface_hub>=2'`.",
         ) from None
     except Exception as error:  # noqa: BLE001 (errors of two libraries)
-        # Not retried: a job whose reply was lost may be running, and cost.
+        # Not retried: if only the reply was lost, the job may be running and cost money.
         if is_transient(error):
             raise HubError(
-                f"The reply of the Hub was lost ({type(error).__name__}): the job may be running, and cost.",
+                f"The reply of the Hub was lost ({type(error).__name__}): the job may be running and cost money.",
                 hint="Check `hf jobs ps` before you start it again.",
             ) from None
         raise remote.readable(error) from None

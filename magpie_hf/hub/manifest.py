@@ -31,13 +31,13 @@ _PRIVATE_KEYS = ("output", "push", "budget")
 _NAMES = frozenset(
     "model responder judge guard base path dataset chat_template embedder tokenizer benchmarks rubric rubrics".split()
 )
-"""Keys whose text names a model, a dataset or a file: of a local path, only the last part is published."""
+"""Keys whose text names a model, a dataset or a file. If it is a local path, only its last part is published."""
 _SECRET = re.compile(r"(^|_)(api_?key|token|password|secret)$", re.IGNORECASE)
 _PUSH_KEYS = tuple(item.name for item in dataclasses.fields(PushedSettings))
 
 
 def run_name(state: RunState) -> str:
-    """Return the name of a run on the Hub: the name of its recipe, and a hash of what the recipe asks for."""
+    """Return the name of a run on the Hub: the name of its recipe and the hash of its request."""
     number, parts = state.shard
     part = f"-{number}-of-{parts}" if parts != 1 else ""
     return f"{state.recipe.get('name', 'magpie')}-{state.recipe_hash or 'run'}{part}"
@@ -49,7 +49,7 @@ def run_root(state: RunState) -> str:
 
 
 def public_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe without the settings of one machine: local paths, URLs of servers, keys and their names."""
+    """Return a recipe without the settings of this machine: local paths, URLs of servers, API keys and their variables."""
     out = {key: value for key, value in recipe.items() if key not in _PRIVATE_KEYS}
     return {key: _public(value, key) for key, value in out.items()}
 
@@ -69,7 +69,7 @@ def _is_hidden(setting: str) -> bool:
 
 
 def public_name(name: str) -> str:
-    """Return the name of a model or dataset; of a local path only the last part."""
+    """Return the name of a model or dataset for publication: of a local path, only the last part."""
     is_path = name.startswith(("/", "~", ".")) or "\\" in name or (name.count("/") != 1 and "/" in name)
     if "{" in name or "\n" in name:  # a template's text
         return name
@@ -86,7 +86,7 @@ def _exists(name: str) -> bool:
 
 
 def public_state(state: RunState) -> RunState:
-    """Return the state of a run as it is sent to the Hub: without local paths, URLs and other settings of this machine."""
+    """Return the state of a run for the Hub: without local paths, URLs and other settings of this machine."""
     push = state.recipe.get("push")
     given = {key: push[key] for key in _PUSH_KEYS if key in push} if isinstance(push, Mapping) else {}
     return dataclasses.replace(
@@ -118,9 +118,9 @@ def state_files(run_dir: RunDir) -> dict[str, bytes]:
 
 
 def closed_segments(run_dir: RunDir, *, all_closed: bool = False) -> Iterator[tuple[str, Path]]:
-    """Yield (path in the repository, file) of closed journal segments, to which no row will be added.
+    """Yield (path in the repository, file) of closed journal segments, to which no more rows are added.
 
-    While a stage is running, its newest segment may be open. `all_closed`: no stage is running.
+    While a stage is running, its newest segment may be open. `all_closed`: no stage is running, so all are closed.
     """
     if not run_dir.exists:
         return

@@ -25,12 +25,12 @@ def cell(text: object) -> str:
 
 
 def column(name: object) -> str:
-    """Return a column's name for Markdown: as it is where it is a plain identifier, else as `cell`."""
+    """Return the name of a column for Markdown: plain identifiers unchanged, other names as in `cell`."""
     return str(name) if re.fullmatch(r"[A-Za-z]\w{0,99}", str(name), re.ASCII) else cell(name)
 
 
 def fenced(text: object) -> str:
-    """Return a text in a fenced block that it cannot close, cut, without hidden characters."""
+    """Return a text in a fenced block: shortened, without hidden characters, and unable to close the block."""
     whole = str(text)
     cut = "".join(svg.visible(c) for c in whole[:SAMPLE_CHARACTERS])
     cut = cut if len(whole) <= SAMPLE_CHARACTERS else f"{cut} … ({len(whole):,} characters)"

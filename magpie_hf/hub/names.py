@@ -12,7 +12,7 @@ _CONFIG = re.compile(r"[\w.-]{1,80}")
 _SPLIT = re.compile(r"\w+(?:\.\w+)*")
 _RESERVED = ("data", ".", "..")
 RUN_FILES = tuple("stages data dataset parquet run.json run.json.bak pins.json lock report.html README.md".split())
-"""Names of files and folders in a run directory; no subset can have one of them."""
+"""Names of files and folders in a run directory; a subset cannot use these names."""
 
 
 def check_names(config_name: str, splits: Sequence[str] = ("train",)) -> None:
@@ -34,4 +34,6 @@ def check_subset(config: str) -> None:
     """Raise ArgumentError for an invalid name of a subset."""
     check_names(config)
     if config in RUN_FILES or config == "default":
-        raise ArgumentError(f"A subset cannot be called {config!r}.", hint='As "raw" or "filtered".', key="config")
+        raise ArgumentError(
+            f"Invalid name of a subset: {config!r}.", hint='Use, e.g., "raw" or "filtered".', key="config"
+        )

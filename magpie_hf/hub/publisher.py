@@ -1,7 +1,7 @@
 """Publish a run while it is running: finished rows at intervals, configs as soon as they are complete.
 
-One thread sends all requests. A failure in it never stops the generation: it is logged once and retried, and raised at
-the end of the run, when all rows are finished and saved.
+One thread sends all requests. If it fails, the generation continues: the failure is logged once and retried. If it
+persists, it is raised at the end of the run, when all rows are finished and saved.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .settings import PushSettings
 logger = logging.getLogger("magpie_hf")
 LAST_TRY_S = 20.0
 SLOWEST_FILE_S = 3600.0
-"""How much longer than the retry timeout the end waits: a file that is still being sent counts as progress."""
+"""Additional seconds, after the retry timeout, that `finish` waits for the thread: it may still be sending a file."""
 
 
 class Publisher:
@@ -58,7 +58,8 @@ class Publisher:
 
         Raises:
             ArgumentError: the repository name is invalid.
-            HubError: no login, no permission, no network; raised before any row is generated.
+            HubError: you are not logged in, have no write permission, or the Hub cannot be reached; raised before any row
+            is generated.
         """
         self.remote.open(private=self.settings.private, gated=self.settings.gated)
         self._adopt()
@@ -89,7 +90,7 @@ class Publisher:
         self.run_dir.state.published = Published(self.settings.repo, self.remote.repo_id, self.remote.revision)
 
     def ready(self, config: ConfigFiles) -> None:
-        """Publish a complete config as soon as the thread is free."""
+        """Add a complete config to the queue; the thread publishes it as soon as possible."""
         self._todo.put(config)
         self._wake.set()
 
@@ -126,7 +127,7 @@ class Publisher:
             self._todo.get_nowait()
 
     def _push_state(self, *, all_closed: bool) -> None:
-        """Upload finished rows that the Hub does not have, a few files per commit, and with the last commit the run's state."""
+        """Upload finished rows that the Hub does not have, a few files per commit; the last commit includes the state."""
         waiting: dict[str, Path] = {}
         if self.settings.state:
             segments = closed_segments(self.run_dir, all_closed=all_closed)
@@ -141,10 +142,10 @@ class Publisher:
                 return
 
     def finish(self) -> str:
-        """Publish the rest, wait for it, and return the URL of the repository.
+        """Publish all remaining files, wait for the upload, and return the URL of the repository.
 
         Raises:
-            HubError: something could not be uploaded; the hint has the command that resumes.
+            HubError: files could not be uploaded; the hint has the command that resumes.
         """
         self.remote.clock.last_round()
         self._end(SLOWEST_FILE_S)
@@ -154,7 +155,7 @@ class Publisher:
         return self.remote.url
 
     def stop(self) -> None:
-        """Try briefly to upload finished rows; a run that stopped raises its own error."""
+        """Try for a short time to upload finished rows. Errors are only logged, because the run raises its own error."""
         clock = self.remote.clock
         clock.seconds = min(clock.seconds, LAST_TRY_S)
         clock.last_round()
@@ -177,12 +178,12 @@ class Publisher:
         while self._thread.is_alive() and left > 0:
             left = (
                 self.remote.clock.left_s() + grace_s
-            )  # computed again after each wait: a file that was sent restarts the clock
+            )  # computed again after each wait, because each uploaded file restarts the clock
             self._thread.join(max(0.0, left))
         if self._thread.is_alive():
             self.abandon()
             self._error = HubError(
-                "The last transfer to the Hub does not end; it is abandoned.",
+                "The last upload to the Hub did not finish in time and was canceled.",
                 where=self.remote.url,
                 hint=f"All finished rows are kept. Resume with: {self.remote.resume or 'the same command'}",
             )

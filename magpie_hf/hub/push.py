@@ -30,7 +30,7 @@ DEFAULT = "default"
 SHARD_BYTES = 500_000_000
 """As in `Dataset.push_to_hub`."""
 MOST_SHARDS = 100
-"""Most data files per commit, as the storage page of the Hub recommends; larger data gets larger shards."""
+"""Maximum number of data files per commit, recommended by the storage page of the Hub; larger datasets get larger shards."""
 _SHARD = re.compile(r"[\w.-]+-\d{5}-of-\d{5}\.parquet")
 
 
@@ -64,12 +64,12 @@ def write_shards(dataset: Dataset, target: Path, split: str = "train", shard_byt
 
 
 def push_config(remote: Remote, config: ConfigFiles, extra: Mapping[str, bytes] | None = None) -> str:
-    """Push a config: shards, figures, charts, metadata and card in one commit. Return the id of the commit.
+    """Push a config: shards, facts, charts, metadata and card in one commit. Return the id of the commit.
 
     `extra`: other small files for the same commit, by path.
 
     Raises:
-        HubError: the Hub refuses or cannot be reached.
+        HubError: the Hub rejects the push or cannot be reached.
     """
     check_names(config.name, list(config.shards))
     directory = directory_of(config.name)
@@ -90,10 +90,10 @@ def _is_shard_of(path: str, directory: str, splits: Mapping[str, Any]) -> bool:
 
 
 def _described(remote: Remote, head: Head, config: ConfigFiles) -> dict[str, bytes]:
-    """Return the files that describe the repository with this config: figures, charts, card."""
+    """Return the files that describe the repository with this config: facts, charts, card."""
     found = _known_configs(remote, head)
     before = found.get(config.name)
-    if before is not None:  # a push of one split leaves the others
+    if before is not None:  # a push of one split keeps the other splits
         config = config._replace(facts=_with_other_splits(config.facts, before))
     found[config.name] = dict(config.facts)
     found = {name: found[name] for name in sorted(found, key=_rank)}
@@ -134,7 +134,7 @@ def _known_configs(remote: Remote, head: Head) -> dict[str, dict[str, Any]]:
 
 
 def _with_other_splits(facts: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's facts with its existing splits added; figures are those of the first split."""
+    """Return the facts of a config with its existing splits added; statistics are those of the first split."""
     usual = ("train", "validation", "test")
     splits = {**before["splits"], **facts["splits"]}
     order = sorted(splits, key=lambda name: usual.index(name) if name in usual else len(usual))
@@ -154,6 +154,6 @@ def check_rows(splits: Mapping[str, Dataset]) -> None:
     first = types_without_entries(next(iter(splits.values())).features)
     for name, rows in splits.items():
         if types_without_entries(rows.features) != first:
-            raise DatasetError(f"The split {quoted(name)} has other columns than the first.", column=name)
+            raise DatasetError(f"The split {quoted(name)} has other columns than the first split.", column=name)
         if not rows.column_names or not len(rows):
             raise DatasetError(f"The split {quoted(name)} has no rows.", hint="`load_dataset` could not load it.")

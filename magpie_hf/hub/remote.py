@@ -22,7 +22,7 @@ from .retries import NoAnswer, RetryClock, is_of_library
 logger = logging.getLogger("magpie_hf")
 T = TypeVar("T")
 FILES_PER_COMMIT = 50
-"""Most files per commit that adds state: the storage page of the Hub recommends 50 to 100."""
+"""Maximum number of state files per commit; the storage page of the Hub recommends 50 to 100."""
 RETRY_TIMEOUT_S = 600.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 _CONFLICT = (409, 412)
@@ -79,7 +79,7 @@ class Remote:
 
         Raises:
             ArgumentError: the repository name is invalid.
-            HubError: no login, no write permission, or the Hub cannot be reached.
+            HubError: you are not logged in, have no write permission, or the Hub cannot be reached.
         """
         check_online(self.resume)
         user = self._who()
@@ -117,7 +117,7 @@ class Remote:
             return
         if role == "read":
             raise HubError(
-                "The token has only read permission.",
+                "The token only has read permission.",
                 where=self.url,
                 hint=f"Create one with write permission (Hub settings, Access Tokens).{self._resume_hint()}",
             )
@@ -227,10 +227,10 @@ class Remote:
     def with_retries(self, action: Callable[[], T], *, is_progress: bool = False) -> T:
         """Send a request to the Hub, and retry it after transient failures.
 
-        `is_progress`: whether the request is a step of the publication, as reading is not.
+        `is_progress`: whether a success is progress of the upload (True for uploads and commits, not for reads).
 
         Raises:
-            HubError: the request is refused, or fails for longer than the retry timeout.
+            HubError: the request is rejected, or fails for longer than the retry timeout.
         """
         attempt = 0
         with self.clock.limited():
@@ -247,12 +247,12 @@ class Remote:
                     return found
 
     def once(self, action: Callable[[], T]) -> T:
-        """Send a request to the Hub with its time limit, without retries: a second try might do it twice."""
+        """Send a request to the Hub with a time limit, without retries: a second try might repeat its effect."""
         with self.clock.limited():
             return action()
 
     def _wait(self, error: BaseException, attempt: int, *, may_retry: bool) -> None:
-        """Wait before the next try; if there is none, raise the error in readable form."""
+        """Wait before the next try; without another try, raise the error in readable form."""
         error = source_of(error)
         wait = wait_s(attempt, error)
         if not may_retry or wait > self.clock.left_s():
@@ -261,7 +261,7 @@ class Remote:
         time.sleep(wait)
 
     def readable(self, error: BaseException) -> Exception:
-        """Return an error that says what was refused and which command resumes."""
+        """Return an error that describes what was rejected and names the command that resumes."""
         status = status_of(error)
         where, resume = self.url, self._resume_hint()
         if status == 401:
@@ -310,7 +310,7 @@ def check_online(resume: str = "") -> None:
 
 
 def full_name(repo_id: str, user: str) -> str:
-    """Return the full name of a repository; without a namespace it is in the namespace of the user.
+    """Return the full name of a repository; the default namespace is that of the user.
 
     Raises:
         ArgumentError: the name is invalid.
@@ -361,7 +361,7 @@ def _is_of_the_net(error: BaseException) -> bool:
 
 
 def wait_s(attempt: int, error: BaseException | None = None) -> float:
-    """Return how long to wait before the next try: as long as the Hub says, else doubling with jitter."""
+    """Return the seconds to wait before the next try: as the Hub requests, else exponential backoff with jitter."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     asked_s = retry_after_s(headers.get("Retry-After") or headers.get("retry-after"))
     return asked_s or Backoff(FIRST_WAIT_S, LONGEST_WAIT_S).wait_s(attempt - 1)

@@ -1,6 +1,6 @@
-"""Time limits for requests to the Hub, and for how long failed ones are retried.
+"""Time limits for requests to the Hub and for their retries.
 
-`huggingface_hub` waits without a limit for a Hub that accepts a connection and never replies, and retries by itself.
+`huggingface_hub` waits without a limit if the Hub accepts a connection and never replies, and has its own retries.
 Within `RetryClock.limited`, every request of the thread has a time limit and its failures are raised at once, so that
 there is one retry policy with one clock. Requests of other threads and of the user's own code are not affected, except
 that transfers that they start in the meantime use HTTP instead of Xet (`_without_xet`).
@@ -21,12 +21,12 @@ from ..backoff import TRANSIENT
 
 logger = logging.getLogger("magpie_hf")
 REQUEST_TIMEOUT_S = 60.0
-"""Longest wait for a reply. A commit that takes the Hub longer is not lost: the next try finds it."""
+"""Maximum seconds to wait for a reply. If a commit takes longer, it is not lost: the next try finds it."""
 MIN_REQUEST_TIMEOUT_S = 1.0
 _LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
 _xet_guard = threading.Lock()
 _xet_off: list[bool] = []
-"""The value of HF_HUB_DISABLE_XET before, once for each open `_without_xet`."""
+"""The previous value of HF_HUB_DISABLE_XET, once for each active `_without_xet`."""
 _limit: ContextVar[Callable[[], float] | None] = ContextVar("magpie_hub_limit", default=None)
 
 
@@ -35,7 +35,7 @@ class NoAnswer(TimeoutError):
 
 
 class Unavailable(ConnectionError):
-    """A request got a reply with a transient status; `response` holds it."""
+    """A request got a reply with a transient error status, which is saved as `response`."""
 
     def __init__(self, message: str, response: object) -> None:
         super().__init__(message)
@@ -74,17 +74,17 @@ class RetryClock:
             self._since = time.monotonic()
 
     def hold(self, since: float) -> None:
-        """Measure from `since` until the outermost `limited` ends: successes in between do not help a commit that fails."""
+        """Measure from `since` until the outermost `limited` ends: other successes do not restart the clock of a commit."""
         if not self._is_held and not self._is_last:
             self._since = since
         self._is_held = True
 
     def last_round(self) -> None:
-        """Begin the last round: all remaining requests share one clock, which restarts with each file that is sent."""
+        """Begin the last round: all remaining requests share one clock, which restarts with each uploaded file."""
         self._since, self._is_last = time.monotonic(), True
 
     def left_s(self) -> float:
-        """Return for how long requests are still retried, negative if the time is over."""
+        """Return the remaining seconds for retries, negative if the time is over."""
         return self._since + self.seconds - time.monotonic()
 
     def request_timeout_s(self) -> float:

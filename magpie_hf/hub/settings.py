@@ -8,7 +8,7 @@ from ..errors import ArgumentError, did_you_mean
 
 
 EVERY_S = 300.0
-"""How often finished rows are uploaded: 12 commits per hour, far below the limit of the Hub (about a hundred)."""
+"""Seconds between uploads of finished rows: 12 commits per hour, far below the limit of the Hub (about 100)."""
 LEAST_EVERY_S = 0.05
 _GATED = ("auto", "manual")
 
@@ -22,8 +22,8 @@ class PushSettings:
     - `private`, `gated` (auto, manual or false), `revision` (a branch), `create_pr`: as on the Hub.
     - `license`: a Hub license id, if the license of the model is not known.
     - `state`: whether finished rows are uploaded to `.magpie/` during the run, so that `resume_from_hub` can resume it.
-    - `every_s`: how often, in seconds.
-    - `retry_timeout_s`: for how long to retry while the Hub cannot be reached (default: 600).
+    - `every_s`: seconds between these uploads.
+    - `retry_timeout_s`: seconds to retry while the Hub cannot be reached (default: 600).
     """
 
     repo: str
@@ -39,8 +39,10 @@ class PushSettings:
 
     def __post_init__(self) -> None:
         if isinstance(self.gated, str) and self.gated not in _GATED:
-            raise ArgumentError(f"gated = {self.gated!r} cannot be used.", hint=did_you_mean(self.gated, _GATED))
+            raise ArgumentError(f"Invalid value gated = {self.gated!r}.", hint=did_you_mean(self.gated, _GATED))
         if self.gated is True:
-            raise ArgumentError("gated = True does not say how.", hint='Give "auto" or "manual".', key="gated")
+            raise ArgumentError("Invalid value gated = True.", hint='Give "auto" or "manual".', key="gated")
         if not self.every_s >= LEAST_EVERY_S:
-            raise ArgumentError(f"every_s = {self.every_s} cannot be used.", hint="Give seconds, as 300.")
+            raise ArgumentError(
+                f"Invalid value every_s = {self.every_s}.", hint="Give a number of seconds, e.g., 300."
+            )

@@ -357,7 +357,7 @@ def test_a_subset_that_the_recipe_no_longer_has_is_not_published(hub, recipe, tm
 def test_a_refusal_is_said_before_anything_is_generated(hub, recipe, tmp_path, monkeypatch):
     hub.tokens[TOKEN] = ("me", "read")
     said = publish(recipe, tmp_path / "run", code=1)
-    assert "has only read permission" in said
+    assert "only has read permission" in said
     assert f"magpie-hf push {tmp_path / 'run'} {REPO} --config filtered" in said
     assert not list((tmp_path / "run").glob("stages/*/journal/*.jnl"))
 
@@ -419,7 +419,7 @@ def test_a_transfer_that_no_limit_reaches_does_not_hold_the_end_of_a_run(hub, re
     monkeypatch.setattr("magpie_hf.hub.publisher.SLOWEST_FILE_S", 0.1)
     said = publish(recipe, tmp_path / "run", "--retry-timeout", 1, code=1)
     stuck.set()
-    assert "last transfer to the Hub does not end" in said
+    assert "last upload to the Hub did not finish" in said
     assert "Resume with: magpie-hf push" in said
     assert len(rows(tmp_path / "run")) > 0
 
@@ -462,7 +462,7 @@ def test_no_traceback_or_log_shows_the_token(hub, recipe, tmp_path, fault):
         ({"push": {"repo": "me/x", "config": "raw"}}, "also the name of a subset"),
         ({"push": {"repo": "me/x", "privat": True}}, "private"),
         ({"push": {"repo": "me/x", "gated": "perhaps"}}, "auto"),
-        ({"stages": ["instructions", {"stage": "subset", "config": "stages"}]}, "cannot be called"),
+        ({"stages": ["instructions", {"stage": "subset", "config": "stages"}]}, "Invalid name of a subset"),
         ({"order": "lean"}, "other rows"),
     ],
 )

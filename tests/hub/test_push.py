@@ -254,7 +254,7 @@ def test_splits_with_other_columns_are_refused(hub):
     [
         (lambda hub, patch: patch.delenv("HF_TOKEN"), "not logged in"),
         (lambda hub, patch: patch.setenv("HF_TOKEN", "hf_wrongtoken0000000000"), "rejected the token"),
-        (lambda hub, patch: hub.tokens.update({TOKEN: ("me", "read")}), "has only read permission"),
+        (lambda hub, patch: hub.tokens.update({TOKEN: ("me", "read")}), "only has read permission"),
         (lambda hub, patch: hub.tokens.update({TOKEN: ("you", "write")}), "no write permission in 'me'"),
         (lambda hub, patch: hub.hub_faults.append(HubFault("status", "/commit", 99, status=403)), "no permission"),
         (lambda hub, patch: hub.hub_faults.append(HubFault("reset", "/commit", 99)), "could not be reached"),
