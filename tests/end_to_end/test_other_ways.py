@@ -146,4 +146,4 @@ def test_rows_that_failed_for_good_are_retried_when_asked(tmp_path, demo_model_d
 def test_a_probe_grades_the_demo_model(demo_model_dir):
     output = here("probe", "demo", "--num-samples", "16")
     assert "grade" in output
-    assert "Best here: temperature" in output
+    assert "Best setting: temperature" in output
