@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..engines.base import Engine
 from ..models import ModelRef, resolve_model
 from ..stage import Context, ModelChoice, Stage
+from ..storage.hashing import stable_hash
 from ..storage.keys import content_fingerprint
-from ..storage.rundir import RunDir, stable_hash, stage_key
+from ..storage.rundir import RunDir, stage_key
 from ..storage.state import StageState
 from .progress import Listener
 

@@ -11,7 +11,7 @@ from ..engines import engine_options, takes_endpoints
 from ..errors import ArgumentError, did_you_mean, quoted
 from ..plugins import types_of
 from ..sampling import GridPoint, SamplingParams
-from ..storage.rundir import stable_hash
+from ..storage.hashing import stable_hash
 from ..storage.state import JsonObject
 from .source import Source, typed_value
 

@@ -33,7 +33,7 @@ from ..sampling import GridPoint, SamplingParams
 from ..stage import IDENTITY, RESOLVED, Stage, check_columns, plain
 from ..stages import STAGES, stage_class
 from ..stages.instructions import Instructions
-from ..storage.rundir import stable_hash
+from ..storage.hashing import stable_hash
 from ..storage.state import JsonObject
 from .order import joined_judges, lean_order
 from .parts import (

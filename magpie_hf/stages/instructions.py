@@ -30,7 +30,7 @@ from ..stage import (
     failed,
     silent,
 )
-from ..storage.rundir import stable_hash
+from ..storage.hashing import stable_hash
 from ..templates.template import ChatTemplate, Stops
 from . import cleaning
 from .provenance import Provenance, served

@@ -18,7 +18,7 @@ from ..nearest.search import BYTES_PER_ROW, METHODS, THRESHOLD, SearchReport, Se
 from ..nearest.state import IntArray, PickedRows
 from ..scoring.embedding import EmbeddingStore, Encode, embed_texts, load_embedder, text_keys
 from ..stage import ModelChoice, SetResult, SetStage, Values, Workspace, resolved, silent
-from ..storage.rundir import stable_hash
+from ..storage.hashing import stable_hash
 
 
 if TYPE_CHECKING:

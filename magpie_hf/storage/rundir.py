@@ -22,7 +22,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ArgumentError, StorageError
-from .hashing import stable_hash as stable_hash
 from .lock import Lock
 from .state import JsonObject, Pins, RunState, StageState, load_pins, load_state, pins_text, state_text
 
