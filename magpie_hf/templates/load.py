@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..backoff import Backoff
+from ..backoff import Attempts, Backoff
 from ..errors import ModelError, TemplateError, quoted
 from ..models import ModelRef
 from .probe import reason_of
@@ -115,15 +115,16 @@ def generation_config_of(source: str, revision: str | None, name: str = "the mod
 
     Connection errors are retried; if the config still cannot be read, a warning is logged.
     """
-    reason = ""
-    for attempt in range(_READ_ATTEMPTS):
+    attempts = Attempts(Backoff(), limit=_READ_ATTEMPTS)
+    while True:
         try:
             return _generation_config(source, revision)
         except Exception as error:  # noqa: BLE001 (logged below; the tokenizer's end-of-sequence token is used)
             reason = reason_of(error)
-            if attempt + 1 == _READ_ATTEMPTS or not _may_be_transient(error):
-                break
-        time.sleep(Backoff().wait_s(attempt))
+            wait_s = attempts.next_wait_s() if _may_be_transient(error) else None
+        if wait_s is None:
+            break
+        time.sleep(wait_s)
     logger.warning(
         "The generation config of %s cannot be read, so its end-of-sequence tokens are unknown: %s",
         quoted(name),
