@@ -14,6 +14,7 @@ import time
 
 import pytest
 import yaml
+from datasets import Dataset
 
 from magpie_hf import __version__
 from magpie_hf.cli.main import EXIT_INTERRUPTED, EXIT_STOPPED, main
@@ -379,3 +380,22 @@ def test_a_pipe_that_closes_early_is_no_traceback(place, recipe):
     command = f"{shlex.quote(sys.executable)} -m magpie_hf status {shlex.quote(str(place))} | true"
     done = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr
+
+
+def test_select_changes_only_what_the_command_line_gives(tmp_path):
+    rows = [
+        {"uuid": f"u{n}", "group_id": "u0" if n < 3 else f"u{n}", "instruction": "Why?", "response": "x" * n,
+         "input_quality": "good", "instruct_reward": 1.0} for n in range(8)
+    ]  # fmt: skip
+    Dataset.from_list(rows).to_parquet(str(tmp_path / "rows.parquet"))
+    target = tmp_path / "kept.parquet"
+
+    def kept(*flags):
+        said = cli("select", tmp_path / "rows.parquet", "pro-300k-card", *flags, "--output", target)
+        assert said.code == 0, said.err
+        return Dataset.from_parquet(str(target))["uuid"][:]
+
+    assert kept() == ["u0", "u3", "u4", "u5", "u6", "u7"]
+    assert kept("--shortest", 2) == ["u0", "u3"]
+    assert kept("--longest", 2, "--length-column", "response_length") == ["u6", "u7"]
+    assert cli("select", "x", "pro-mt", "--longest", 1, "--shortest", 1, "--output", target).code == 2

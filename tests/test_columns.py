@@ -120,7 +120,7 @@ def test_labels_that_the_rubric_does_not_have_are_refused(annotated):
 
 
 def test_quotas_and_the_best_of_a_group_follow_the_order_of_a_rubric(annotated):
-    kept = magpie_hf.select(annotated, {"quotas": {"tone_level": {"> low": 10}}, "longest_by": "tone_score"})
+    kept = magpie_hf.select(annotated, {"quotas": {"tone_level": {"> low": 10}}, "length_column": "tone_score"})
     assert kept["tone_level"][:] == ["high", "medium", "medium", "high"]
     grouped = annotated.add_column("group_id", ["g"] * len(annotated))
     assert magpie_hf.select(grouped, {"one_per_group": "tone_level"})["uuid"][:] == ["u0"]
@@ -187,7 +187,7 @@ def test_equal_rows_with_another_order_of_labels_are_selected_again(tmp_path):
 def test_quotas_of_a_column_without_labels_are_refused_in_words(values):
     data = Dataset.from_dict({"instruction": ["a", "b"], "difficulty": values})
     with pytest.raises(ArgumentError, match=r"'difficulty' of type .* has no labels"):
-        magpie_hf.select(data, {"quotas": {"difficulty": {"easy": 1}}, "longest_by": "instruction_length"})
+        magpie_hf.select(data, {"quotas": {"difficulty": {"easy": 1}}, "length_column": "instruction_length"})
 
 
 def test_a_column_of_labels_that_has_only_nulls_orders_no_rows():

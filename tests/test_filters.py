@@ -18,6 +18,7 @@ from magpie_hf.selection.filters import (
     select_rows,
     split_for_lean,
 )
+from magpie_hf.stages.select import Select
 
 
 QUALITY = ["very poor", "poor", "average", "good", "excellent"]
@@ -143,6 +144,82 @@ def test_the_longest_are_by_characters_and_ties_go_to_the_first():
     assert select_rows(data, {"longest": 99}).indices.tolist() == [0, 1, 2, 3, 4, 5]
     with_lengths = data.add_column("response_length", [1, 9, 1, 8, 1, 7])
     assert select_rows(with_lengths, {"longest": 2}).indices.tolist() == [1, 3]
+
+
+MESSAGES = Dataset.from_dict(
+    {
+        "response": ["aaa", "b", "cc", None, "ddd", "e"],
+        "messages": [
+            [{"role": "user", "content": "x" * n}, {"role": "assistant", "content": None if n == 3 else "y"}]
+            for n in (3, 9, 1, 5, 7)
+        ]
+        + [None],
+        "turn_tokens": [4.5, 1.0, 9.0, None, float("nan"), 2.0],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"shortest": 2}, [1, 5]),
+        ({"shortest": 3}, [1, 2, 5]),
+        ({"shortest": 4}, [0, 1, 2, 5]),  # ties go to the first row
+        ({"shortest": 5}, [0, 1, 2, 4, 5]),  # a row without a length comes last
+        ({"shortest": 9}, [0, 1, 2, 3, 4, 5]),
+        ({"shortest": 2, "length_column": "turn_tokens"}, [1, 5]),
+        ({"shortest": 4, "length_column": "turn_tokens"}, [0, 1, 2, 5]),
+        ({"longest": 2, "length_column": "turn_tokens"}, [0, 2]),
+        ({"longest": 2, "length_column": "messages"}, [1, 4]),
+        ({"longest": 2, "length_column": "conversation_length"}, [1, 4]),
+        ({"shortest": 2, "length_column": "conversation_length"}, [0, 2]),
+        ({"shortest": 1, "length_column": "response"}, [1]),
+    ],
+)
+def test_the_longest_or_the_shortest_rows_are_kept_by_any_column_of_lengths(settings, kept):
+    assert select_rows(MESSAGES, settings).indices.tolist() == kept
+
+
+def test_lengths_of_conversations_are_read_if_a_stage_has_written_them():
+    data = MESSAGES.add_column("conversation_length", [6, 5, 4, 3, 2, 1])
+    assert select_rows(data, {"shortest": 2, "length_column": "conversation_length"}).indices.tolist() == [4, 5]
+    only = data.select_columns(["conversation_length"])
+    assert select_rows(only, {"longest": 2, "length_column": "conversation_length"}).indices.tolist() == [0, 1]
+
+
+def test_quotas_take_the_shortest_rows_of_each_label_where_the_shortest_are_wanted():
+    data = Dataset.from_dict({"language": ["EN", "EN", "DE", "DE"], "response": ["aa", "a", "b", "bb"]})
+    quotas = {"language": {"EN": 1, "DE": 1}}
+    assert select_rows(data, {"quotas": quotas}).indices.tolist() == [0, 3]
+    found = select_rows(data, {"quotas": quotas, "shortest": 2})
+    assert found.indices.tolist() == [1, 2]
+    assert found.funnel[-1].condition == "the 2 shortest by response_length"
+
+
+def test_shortest_takes_the_place_of_the_longest_of_a_named_selection():
+    changed = as_selection("pro-300k-card", shortest=5)
+    assert (changed.longest, changed.shortest, changed.one_per_group) == (None, 5, True)
+    stage = Select(filter="pro-300k-card", shortest=5, length_column="conversation_length")
+    assert (stage.selection.longest, stage.selection.shortest) == (None, 5)
+    assert "messages" in stage.needs
+    assert as_selection(changed, longest=7).shortest is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"longest": 3, "shortest": 3}, "Both longest and shortest"),
+        ({"shortest": 0}, "shortest = 0"),
+        ({"longest": 1, "length_column": ""}, "length_column"),
+        ({"longest": 1, "length_column": "pairs"}, "cannot be measured"),
+        ({"longest": 1, "length_column": "marks"}, "no order"),
+        ({"longest": 1, "length_column": "wordcount"}, "wordcount"),
+    ],
+)
+def test_lengths_that_cannot_be_compared_are_refused_with_the_reason(given, words):
+    data = Dataset.from_dict({"response": ["a"], "pairs": [[{"a": 1}]], "marks": [[1, 2]]})
+    with pytest.raises((ArgumentError, DatasetError), match=words):
+        select_rows(data, given)
 
 
 def test_one_row_of_a_group_stays_and_a_column_may_choose_it():

@@ -115,7 +115,8 @@ class SelectionChanges(TypedDict, total=False):
     one_per_group: bool | str
     quotas: Mapping[str, Mapping[str, float]]
     longest: int | None
-    longest_by: str
+    shortest: int | None
+    length_column: str
     sample: float | None
     seed: int
     shuffle: int | None
@@ -157,7 +158,7 @@ def select(
             an expression ("flags.refusal", "quality >= good and language == 'EN'"), or a mapping with the fields of
             `filters.Selection`. A text that is not the name of a selection is an expression.
         return_funnel: Return (dataset, funnel): how many rows remain after each condition.
-        **changes: Fields of `filters.Selection` to change: `longest`, `sample`, `quotas`, `one_per_group`, …
+        **changes: Fields of `filters.Selection` to change: `longest`, `shortest`, `sample`, `quotas`, `one_per_group`, …
 
     Raises:
         DatasetError: a column that a condition reads is missing; the hint names the annotation that adds it.

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from ..errors import ArgumentError
 from .flags import Commands, add_command, add_engine_flags, add_failure_flags, add_owner_flags, run_options
 from .show import carry_out
 
+
+if TYPE_CHECKING:
+    from ..api.rows import SelectionChanges
 
 DATASET = "run directory, file or Hub id"
 
@@ -71,7 +75,14 @@ def _add_select(commands: Commands) -> None:
     parser.add_argument(
         "selection", help="air-filter, pro-filter, …; or an expression, e.g., \"quality >= good and language == 'EN'\""
     )
-    parser.add_argument("--longest", type=int, metavar="N", help="keep the N rows with the longest responses")
+    lengths = parser.add_mutually_exclusive_group()
+    lengths.add_argument("--longest", type=int, metavar="N", help="keep the N rows with the longest responses")
+    lengths.add_argument("--shortest", type=int, metavar="N", help="keep the N rows with the shortest responses")
+    parser.add_argument(
+        "--length-column",
+        metavar="COLUMN",
+        help="the lengths that --longest and --shortest compare, e.g., conversation_length (default response_length)",
+    )
     parser.add_argument(
         "--sample", type=float, metavar="N", help="keep N random rows; below 1: this share of the rows"
     )
@@ -108,7 +119,7 @@ def _annotate(options: argparse.Namespace) -> int:
 
 
 def _select(options: argparse.Namespace) -> int:
-    from ..api.rows import SelectionChanges, selected_rows
+    from ..api.rows import selected_rows
     from ..storage.loading import quiet_datasets
 
     target = Path(options.output)
@@ -116,13 +127,7 @@ def _select(options: argparse.Namespace) -> int:
         raise ArgumentError(
             f"--output {options.output!r} is not a Parquet file.", hint="Write, e.g., --output filtered.parquet."
         )
-    changes: SelectionChanges = {
-        "longest": options.longest,
-        "sample": options.sample,
-        "one_per_group": options.one_per_group,
-        "shuffle": options.shuffle,
-        "seed": options.seed,
-    }
+    changes = _changes(options)
     kept, funnel, warning = selected_rows(options.dataset, options.selection, changes)
     print(f"{'condition':<70}{'rows in':>12}{'rows out':>12}{'null':>10}")
     for step in funnel:
@@ -135,6 +140,15 @@ def _select(options: argparse.Namespace) -> int:
         print(f"Warning: {warning or 'The dataset has no rows.'}")
         print("The file has columns but no rows. datasets.load_dataset can only load it with streaming=True.")
     return 0
+
+
+def _changes(options: argparse.Namespace) -> SelectionChanges:
+    """Return the settings that the command line gives; all others are those of the selection."""
+    names = ("longest", "shortest", "length_column", "sample", "one_per_group", "shuffle", "seed")
+    given = {name: getattr(options, name) for name in names}
+    return cast(
+        "SelectionChanges", {name: value for name, value in given.items() if value is not None and value is not False}
+    )
 
 
 def _report(options: argparse.Namespace) -> int:

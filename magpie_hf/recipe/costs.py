@@ -94,7 +94,7 @@ def kept_at_most(stage: Select) -> float:
     """Return the maximum number of rows that a selection can keep, infinity if it has no such limit."""
     selection = stage.selection
     counts = [float(sum(quota.values())) for quota in selection.quotas.values()]
-    counts += [float(number) for number in (selection.longest, selection.sample) if number and number >= 1]
+    counts += [float(number) for number in (selection.by_length, selection.sample) if number and number >= 1]
     return min(counts, default=math.inf)
 
 

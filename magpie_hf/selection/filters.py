@@ -1,6 +1,6 @@
 """How a selection is applied to a dataset.
 
-Order: row conditions, one row per group of near-duplicates, quotas, the longest rows, a sample. Ties are broken by the
+Order: row conditions, one row per group of near-duplicates, quotas, the longest or shortest rows, a sample. Ties are broken by the
 row's position, so that equal datasets give equal selections. Each step is a line of the funnel.
 """
 
@@ -17,7 +17,7 @@ from ..columns import scales_of
 from ..errors import ArgumentError, did_you_mean, quoted
 from .expressions import Expression, parse
 from .selections import SELECTIONS, Selection, as_selection, length_source, named_selection
-from .tree import resolve_name
+from .tree import BATCH_ROWS, resolve_name
 
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 
 class FunnelStep(NamedTuple):
@@ -104,16 +105,14 @@ def _set_steps(dataset: Dataset, selection: Selection, keep: IntArray) -> Iterat
         by = selection.one_per_group if isinstance(selection.one_per_group, str) else None
         keep = _survivors(dataset, keep, by)
         yield "one per group" + (f", the best by {by}" if by else ""), keep
-    if selection.quotas:
-        lengths = _lengths(dataset, selection.longest_by)
-        for column, given in selection.quotas.items():
-            quotas = _within(given, selection.longest)
-            keep = _by_quota(dataset, keep, column, quotas, lengths)
-            yield f"quotas of {column}", keep
-    if selection.longest is not None:
-        lengths = _lengths(dataset, selection.longest_by)
-        keep = _longest(keep, lengths, selection.longest)
-        yield f"the {selection.longest:,} longest by {selection.longest_by}", keep
+    count, which = selection.by_length, "shortest" if selection.shortest else "longest"
+    preferred = _by_length(dataset, selection) if selection.quotas or count is not None else np.zeros(0)
+    for column, given in selection.quotas.items():
+        keep = _by_quota(dataset, keep, column, _within(given, count), preferred)
+        yield f"quotas of {column}", keep
+    if count is not None:
+        keep = _first(keep, preferred, count)
+        yield f"the {count:,} {which} by {selection.length_column}", keep
     if selection.sample is not None:
         count = round(selection.sample * len(keep)) if selection.sample < 1 else int(selection.sample)
         chosen = np.random.default_rng(selection.seed).permutation(len(keep))[:count]
@@ -168,24 +167,24 @@ def _survivors(dataset: Dataset, keep: IntArray, by: str | None) -> IntArray:
 
 
 def _by_quota(
-    dataset: Dataset, keep: IntArray, column: str, quotas: Mapping[str, float], lengths: IntArray
+    dataset: Dataset, keep: IntArray, column: str, quotas: Mapping[str, float], preferred: FloatArray
 ) -> IntArray:
-    """Return the longest rows of each label, up to its quota; labels without a quota are dropped."""
+    """Return the preferred rows of each label, up to its quota; labels without a quota are dropped."""
     data, scale = _column(dataset, column, keep), scales_of(dataset.features).get(column, ())
     parts = []
     for label, quota in quotas.items():
         rows = keep[_labeled(data, column, label, scale)]
         count = round(quota * len(keep)) if 0 < quota < 1 else int(quota)
-        parts.append(_longest(rows, lengths, count))
+        parts.append(_first(rows, preferred, count))
     return np.unique(np.concatenate(parts)) if parts else keep[:0]
 
 
-def _within(quotas: Mapping[str, float], longest: int | None) -> Mapping[str, float]:
-    """Return quotas scaled down in proportion so that their sum is at most `longest`; Filter6 keeps equal halves."""
+def _within(quotas: Mapping[str, float], limit: int | None) -> Mapping[str, float]:
+    """Return quotas scaled down in proportion so that their sum is at most `limit`; Filter6 keeps equal halves."""
     total = sum(quotas.values())
-    if longest is None or any(value < 1 for value in quotas.values()) or total <= longest:
+    if limit is None or any(value < 1 for value in quotas.values()) or total <= limit:
         return quotas
-    return {label: round(longest * value / total) for label, value in quotas.items()}
+    return {label: round(limit * value / total) for label, value in quotas.items()}
 
 
 def _labeled(data: pa.Array, column: str, label: str, scale: Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -206,27 +205,46 @@ def _labeled(data: pa.Array, column: str, label: str, scale: Sequence[str]) -> n
     return np.asarray(pc.fill_null(pc.equal(data, label), False))
 
 
-def _longest(rows: IntArray, lengths: IntArray, count: int) -> IntArray:
-    """Return the `count` longest rows, in their order; the first ones of equal length."""
+def _first(rows: IntArray, preferred: FloatArray, count: int) -> IntArray:
+    """Return the `count` rows with the largest values of `preferred`, in their order; the first ones of equal values."""
     if len(rows) <= count:
         return rows
-    order = np.argsort(-lengths[rows], kind="stable")[:count]
+    order = np.argsort(-preferred[rows], kind="stable")[:count]
     return np.sort(rows[order])
 
 
-def _lengths(dataset: Dataset, name: str) -> IntArray:
-    """Return the length of each row, (num_rows,) int64; 0 for null."""
+def _by_length(dataset: Dataset, selection: Selection) -> FloatArray:
+    """Return a number for each row, (num_rows,) float64, the largest for the row to keep first; -inf without a length."""
+    name = selection.length_column
+    if name not in dataset.column_names:
+        name = length_source(name)
+    lengths = np.zeros(len(dataset))
+    at = 0
+    for table in dataset.select_columns([name]).with_format("arrow").iter(batch_size=BATCH_ROWS):
+        lengths[at : at + len(table)] = _lengths(table[name], name)
+        at += len(table)
+    return np.where(np.isfinite(lengths), -lengths, -np.inf) if selection.shortest is not None else lengths
+
+
+def _lengths(data: pa.ChunkedArray, name: str) -> FloatArray:
+    """Return the numbers of a column, or the characters of its texts or messages; -inf for null."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    if name in dataset.column_names:
-        return np.asarray(pc.fill_null(_column(dataset, name), 0)).astype(np.int64)
-    text = length_source(name)
-    out = np.zeros(len(dataset), dtype=np.int64)
-    at = 0
-    for table in dataset.select_columns([text]).with_format("arrow").iter(batch_size=10_000):
-        out[at : at + len(table)] = np.asarray(pc.fill_null(pc.utf8_length(table[text]), 0))
-        at += len(table)
-    return out
+    array, kind = data.combine_chunks(), data.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _ordinals(pc.utf8_length(array), name, ())
+    if not (pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)):
+        return _ordinals(array, name, ())
+    if kind.value_type.get_field_index("content") < 0:
+        raise ArgumentError(
+            f"The lengths of the column {quoted(name)} of type {kind} cannot be measured.",
+            hint="Name a column of numbers, texts or messages (role, content).",
+            key="length_column",
+        )
+    counts = pc.fill_null(pc.utf8_length(pc.struct_field(array.flatten(), "content")), 0)
+    sums = np.bincount(np.asarray(pc.list_parent_indices(array)), np.asarray(counts), len(array))
+    return np.where(np.asarray(array.is_valid()), sums, -np.inf)
 
 
 def split_for_lean(selection: Selection, known: set[str]) -> tuple[Selection | None, str | None]:

@@ -24,6 +24,10 @@ SHUFFLE_SEED = 42
 """The seed with which the authors' notebook shuffles a filtered dataset."""
 
 
+# Columns of lengths that are not named after the column that is measured.
+_LENGTHS_OF = {"conversation_length": "messages"}
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
@@ -35,8 +39,12 @@ class Selection:
     - `where`: an expression (`magpie_hf.selection.expressions`), or "" for all rows.
     - `one_per_group`: keep one row per `group_id`: that with the smallest uuid, or with the highest value (label or number)
       in a column if its name is given.
-    - `quotas`: column to {label: number of rows, or share of the remaining rows if below 1}; the longest of each label.
-    - `longest`: keep this many rows, the longest by `longest_by` (characters, computed if the column is missing).
+    - `quotas`: column to {label: number of rows, or share of the remaining rows if below 1}; the longest of each label,
+      or the shortest if `shortest` is given.
+    - `longest`, `shortest`: keep this many rows, those with the largest or smallest values in `length_column`; only one of
+      them. Rows without a length are kept last.
+    - `length_column`: a column of numbers, texts (their characters) or messages (the characters of all of them). If
+      "X_length" is missing, the lengths of the column X are used; of `messages`, if "conversation_length" is missing.
     - `sample`: keep this many rows, or a share below 1, drawn by `seed`. `shuffle`: seed for shuffling the result.
     - `source`: the publication of the selection.
     """
@@ -46,7 +54,8 @@ class Selection:
     one_per_group: bool | str = False
     quotas: dict[str, dict[str, float]] = field(default_factory=dict)
     longest: int | None = None
-    longest_by: str = "response_length"
+    shortest: int | None = None
+    length_column: str = "response_length"
     sample: float | None = None
     seed: int = 0
     shuffle: int | None = None
@@ -59,10 +68,15 @@ class Selection:
             object.__setattr__(self, "one_per_group", resolve_name(self.one_per_group))
         self._check_quotas()
         object.__setattr__(self, "quotas", {resolve_name(column): given for column, given in self.quotas.items()})
-        for name in ("longest", "sample"):
+        for name in ("longest", "shortest", "sample"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and value > 0):
                 raise ArgumentError(f"Invalid {name} = {value!r}.", hint="Give a number above 0.", key=name)
+        if self.longest is not None and self.shortest is not None:
+            raise ArgumentError("Both longest and shortest are given.", hint="Give one of them.", key="shortest")
+        if not isinstance(self.length_column, str) or not self.length_column:
+            found = f"Invalid length_column = {self.length_column!r}."
+            raise ArgumentError(found, hint='Give the name of a column, e.g., "response_length".', key="length_column")
         for name in ("seed", "shuffle"):
             value = getattr(self, name)
             whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -90,6 +104,11 @@ class Selection:
         """The columns that it reads, if only columns of the register have ordered labels."""
         return self.columns_on(SCALES)
 
+    @property
+    def by_length(self) -> int | None:
+        """How many rows `longest` or `shortest` keeps, None if neither is given."""
+        return self.shortest if self.longest is None else self.longest
+
     def columns_on(self, scales: Scales) -> tuple[str, ...]:
         """Return the columns that it reads; `scales` decides which names are labels without quotes."""
         found = set(parse(self.where).columns_on(scales)) if self.where else set()
@@ -98,8 +117,8 @@ class Selection:
         if isinstance(self.one_per_group, str):
             found.add(self.one_per_group)
         found |= self.quotas.keys()
-        if self.longest is not None or self.quotas:
-            found.add(length_source(self.longest_by))
+        if self.by_length is not None or self.quotas:
+            found.add(length_source(self.length_column))
         return tuple(sorted(found))
 
     def check(self, features: Mapping[str, object], reader: str | None = None) -> None:
@@ -111,7 +130,7 @@ class Selection:
         """
         if self.where:
             parse(self.where).check(features)
-        computed = length_source(self.longest_by) if self.longest_by in features else ""
+        computed = length_source(self.length_column) if self.length_column in features else ""
         needed = [name for name in self.columns_on(scales_of(features)) if name != computed]
         missing = [name for name in needed if name not in features]
         if missing:
@@ -260,7 +279,15 @@ def as_selection(given: str | Mapping[str, object] | Selection, **changes: objec
             raise ArgumentError(
                 f"Unknown setting of a selection: {quoted(key)}.", hint=did_you_mean(key, known), key=key
             )
+    return with_changes(base, changes)
+
+
+def with_changes(base: Selection, changes: Mapping[str, object]) -> Selection:
+    """Return a selection with other fields; `shortest` replaces its `longest`, and the other way round."""
     fields: JsonObject = dict(changes)
+    for one, other in (("longest", "shortest"), ("shortest", "longest")):
+        if fields.get(one) is not None and other not in fields:
+            fields[other] = None
     return dataclasses.replace(base, **fields)
 
 
@@ -270,5 +297,5 @@ def _is_misspelled_name(given: str) -> bool:
 
 
 def length_source(name: str) -> str:
-    """Return the text column whose lengths a column holds."""
-    return name.removesuffix("_length") if name.endswith("_length") else name
+    """Return the column of texts or messages whose lengths a column holds; the column itself if it is no such column."""
+    return _LENGTHS_OF.get(name) or (name.removesuffix("_length") if name.endswith("_length") else name)

@@ -168,7 +168,7 @@ class _Inputs:
         if kept is not None:
             self.total, self.is_bound = kept, False
         elif self.total is not None:
-            limit = stage.longest if isinstance(stage, Select) else None
+            limit = stage.selection.by_length if isinstance(stage, Select) else None
             self.total = self.new = self.total if limit is None else min(self.total, limit)
             self.is_bound = True
 

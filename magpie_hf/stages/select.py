@@ -1,4 +1,4 @@
-"""`select`: keep the rows of a named selection or a condition, the longest, a sample; see `magpie_hf.selection.filters`."""
+"""`select`: keep the rows of a named selection or a condition, the longest or shortest, a sample; see `magpie_hf.selection.filters`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..selection.expressions import parse
 from ..selection.filters import Selection, apply_selection, named_selection, nothing_kept, split_for_lean
+from ..selection.selections import with_changes
 from ..stage import SetResult, SetStage, Values, Workspace, silent
 
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-_SETTINGS = ("longest", "sample", "shuffle", "quotas", "one_per_group", "seed")
+_SETTINGS = ("longest", "shortest", "length_column", "sample", "shuffle", "quotas", "one_per_group", "seed")
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,11 @@ class Select(SetStage):
 
     - `filter`: a named selection ("air-filter", "pro-filter2", …); settings given here override those of the selection.
     - `where`: a condition, e.g., "quality >= good and language == 'EN'"; combined with that of `filter`.
-    - `longest`: keep this many rows with the longest responses. `sample`: keep this many rows at random (below 1: this
-      share), by `seed`.
-    - `quotas`: column to {label: number of rows, or share below 1}.
+    - `longest`, `shortest`: keep this many rows with the longest or the shortest responses (one of the two).
+    - `length_column`: the lengths that `longest` and `shortest` compare, e.g., "conversation_length"; a column of numbers,
+      texts or messages. Default: "response_length". Lengths that no stage has written are measured in characters.
+    - `sample`: keep this many rows at random (below 1: this share), by `seed`.
+    - `quotas`: column to {label: number of rows, or share below 1}; the longest of each label (the shortest with `shortest`).
     - `one_per_group`: one row of each group of near-duplicates; with a column's name, the row with the highest value.
     - `shuffle`: seed for shuffling the result, or null.
     """
@@ -39,6 +42,8 @@ class Select(SetStage):
     filter: str = ""
     where: str = ""
     longest: int | None = None
+    shortest: int | None = None
+    length_column: str | None = None
     sample: float | None = None
     quotas: dict[str, Any] = field(default_factory=dict)
     one_per_group: bool | str = False
@@ -59,7 +64,7 @@ class Select(SetStage):
         where = parts[0] if len(parts) == 1 else " and ".join(f"({part})" for part in parts)
         given = {name: getattr(self, name) for name in _SETTINGS if getattr(self, name) not in (None, {})}
         given = {name: value for name, value in given.items() if value is not False}
-        return dataclasses.replace(base, where=where, **given)
+        return with_changes(base, {"where": where, **given})
 
     def early_part(self, known: set[str]) -> tuple[Select | None, str | None]:
         """Return the part that can be applied as soon as the `known` columns exist, or why there is none."""

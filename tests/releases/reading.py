@@ -292,7 +292,7 @@ def last_selection(recipe: Recipe) -> Any:
 
 def longest_by(recipe: Recipe) -> Any:
     found = [s.selection for s in recipe.stages if isinstance(s, Select) and s.selection.longest]
-    return found[0].longest_by if found else MISSING
+    return found[0].length_column if found else MISSING
 
 
 def shuffle(recipe: Recipe) -> Any:
