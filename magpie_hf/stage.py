@@ -133,6 +133,10 @@ RESOLVED = "resolved"
 """Key in a field's metadata: True if the identity contains the resolved value, e.g., a model with its commit."""
 
 
+OPTIONAL = "optional"
+"""Key in a field's metadata: True keeps a setting out of the identity of its stage while it has its default."""
+
+
 def silent(default: Any) -> Any:
     """Return a dataclass field for a setting that cannot change the output, e.g., a URL or a batch size."""
     return field(default=default, metadata={IDENTITY: False})
@@ -141,6 +145,11 @@ def silent(default: Any) -> Any:
 def resolved(default: Any) -> Any:
     """Return a dataclass field for a setting whose resolved value is in the identity, by `models` or `derived`."""
     return field(default=default, metadata={IDENTITY: False, RESOLVED: True})
+
+
+def optional(default: Any) -> Any:
+    """Return a dataclass field that is in the identity only if it is set: rows without it keep their identity."""
+    return field(default=default, metadata={OPTIONAL: True})
 
 
 def entries_of(given: Any) -> tuple[Any, ...]:
@@ -159,6 +168,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def is_set(stage: Stage, field: dataclasses.Field[Any]) -> bool:
+    """Return whether a setting counts in the identity: False for an `optional` one with its default."""
+    return not field.metadata.get(OPTIONAL, False) or getattr(stage, field.name) != field.default
 
 
 @dataclass(frozen=True)
@@ -218,8 +232,15 @@ class Stage(ABC):
         return {}
 
     def parameters(self) -> Values:
-        """Return everything that can change the output, JSON-like: all settings that are not `silent`, and `derived`."""
-        identifying = (field.name for field in dataclasses.fields(self) if field.metadata.get(IDENTITY, True))
+        """Return everything that can change the output, JSON-like: all settings that are not `silent`, and `derived`.
+
+        Settings that are `optional` and not set are left out.
+        """
+        identifying = (
+            field.name
+            for field in dataclasses.fields(self)
+            if field.metadata.get(IDENTITY, True) and is_set(self, field)
+        )
         return {name: plain(getattr(self, name)) for name in identifying} | self.derived()
 
     def derived(self) -> Values:

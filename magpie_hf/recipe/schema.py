@@ -30,7 +30,7 @@ from ..hub.names import check_names
 from ..hub.settings import PushSettings
 from ..plugins import types_of
 from ..sampling import GridPoint, SamplingParams
-from ..stage import IDENTITY, RESOLVED, Stage, check_columns, plain
+from ..stage import IDENTITY, RESOLVED, Stage, check_columns, is_set, plain
 from ..stages import STAGES, stage_class
 from ..stages.instructions import Instructions
 from ..storage.hashing import stable_hash
@@ -174,7 +174,8 @@ def _settings(stage: Stage, generator: str) -> tuple[str, JsonObject, JsonObject
     counted = {
         field.name: getattr(stage, field.name)
         for field in dataclasses.fields(stage)
-        if field.metadata.get(IDENTITY, True) or (field.metadata.get(RESOLVED) and not models)
+        if (field.metadata.get(IDENTITY, True) and is_set(stage, field))
+        or (field.metadata.get(RESOLVED) and not models)
     }
     return stage.name, {name: plain(value) for name, value in counted.items()}, models
 

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 from ..engines.base import Generation
 from ..errors import ArgumentError
@@ -26,7 +26,6 @@ from ..stage import (
     RowStage,
     Steps,
     Values,
-    entries_of,
     failed,
     silent,
 )
@@ -34,10 +33,7 @@ from ..storage.hashing import stable_hash
 from ..templates.template import ChatTemplate, Stops
 from . import cleaning
 from .provenance import Provenance, served
-
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from .starts import banned_tokens, begins_with, checked_starts
 
 
 MAX_TOKENS = 1024
@@ -72,9 +68,7 @@ class Instructions(RowStage):
     max_scripts: int = cleaning.MAX_SCRIPTS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "banned_starts", entries_of(self.banned_starts))
-        if "" in self.banned_starts:
-            raise ArgumentError('banned_starts contains "", with which every text begins.', hint="Remove it.")
+        object.__setattr__(self, "banned_starts", checked_starts(self.banned_starts))
         if self.max_scripts < 1:
             raise ArgumentError(f"max_scripts = {self.max_scripts} is invalid.", hint="Give 1 or more.")
 
@@ -102,7 +96,7 @@ class Instructions(RowStage):
         bases = [self.seed_base(context.seed, point) for point in self.grid]
         stops = template.instruction_stops
         extra = ("\n",) if self.early_stop_newline else ()
-        banned = self._banned_ids(context)
+        banned = banned_tokens(context, self.banned_starts)
         samplings = [instruction_sampling(point.sampling, stops, extra, banned) for point in self.grid]
 
         def steps(row: Row) -> Steps:
@@ -114,16 +108,6 @@ class Instructions(RowStage):
             return self.judge(generation, template.find_special, prompts[point].dropped)
 
         return steps
-
-    def _banned_ids(self, context: Context) -> tuple[int, ...]:
-        """Return the banned tokens for engines that can ban a first token; other engines' samples are rejected instead.
-
-        Both give the same distribution: that of the model, conditioned on texts that do not begin this way.
-        """
-        capabilities = context.capabilities
-        if not self.banned_starts or capabilities is None or not capabilities.first_token_ban:
-            return ()
-        return first_tokens(context.template.tokenizer, self.banned_starts)
 
     def judge(self, generation: Generation, find_special: FindSpecial, dropped: str = "") -> Outcome:
         """Accept a text or reject it with a reason; the raw text is kept in both cases.
@@ -139,7 +123,7 @@ class Instructions(RowStage):
             return Outcome(record, "header")
         if (special := find_special(raw, generation.token_ids)) is not None:
             return Outcome({**record, "why": special}, "special_token")
-        if self.banned_starts and raw.lstrip().startswith(self.banned_starts):
+        if begins_with(raw, self.banned_starts):
             return Outcome(record, "banned_start")
         text = cleaning.clean(raw) if self.clean else raw.strip()
         code = cleaning.rejection(text, max_scripts=self.max_scripts)
@@ -185,12 +169,6 @@ def instruction_sampling(
         stop_token_ids=(*sampling.stop_token_ids, *stops.token_ids),
         banned_first_token_ids=(*sampling.banned_first_token_ids, *banned),
     )
-
-
-def first_tokens(tokenizer: PreTrainedTokenizerBase, starts: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the tokens whose text begins with one of `starts`, leading white space ignored."""
-    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-    return tuple(token for token, text in enumerate(texts) if text.lstrip().startswith(starts))
 
 
 @lru_cache(maxsize=1024)

@@ -6,6 +6,7 @@ Source: Magpie, arXiv:2406.08464, section 2.1 (step 2); greedy decoding as in it
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from ..columns import SHAREGPT
@@ -13,9 +14,23 @@ from ..engines.base import Generation
 from ..errors import CapabilityError, quoted
 from ..messages import conversation, messages_feature, user
 from ..sampling import SamplingParams, sample_seed, seed_base
-from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, Record, Row, RowFunction, RowStage, Steps, Values, failed
+from ..stage import (
+    OK,
+    ROW_INDEX,
+    Context,
+    Outcome,
+    Record,
+    Row,
+    RowFunction,
+    RowStage,
+    Steps,
+    Values,
+    failed,
+    optional,
+)
 from ..templates.template import ChatTemplate
 from .provenance import Provenance, served
+from .starts import banned_tokens, begins_with, checked_starts, permitted
 
 
 if TYPE_CHECKING:
@@ -38,6 +53,7 @@ class Responses(RowStage):
     - `sampling`: greedy by default.
     - `system_prompt`: for the response only; the releases use none. A column `system_prompt` of the rows is not used, and
       is dropped because the new response was generated without it.
+    - `banned_starts`: texts with which a response must not begin, e.g., "#"; such responses are sampled again.
     - `messages` contains the instruction and the new response only: later turns of existing conversations are dropped.
     """
 
@@ -49,6 +65,10 @@ class Responses(RowStage):
 
     sampling: SamplingParams = GREEDY
     system_prompt: str | None = None
+    banned_starts: tuple[str, ...] = optional(())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "banned_starts", checked_starts(self.banned_starts))
 
     def features(self) -> Values:
         """Return the response, the conversation as `messages`, the finish reason and the provenance."""
@@ -67,23 +87,24 @@ class Responses(RowStage):
         template.response([user("Hello")], self.system_prompt)
 
     def bind(self, context: Context) -> RowFunction:
-        """Return the function for a row: one request. The reasoning of a thinking model has its own column."""
+        """Return the function for a row: one request, or several with `banned_starts`. The reasoning of a thinking model has its own column."""
         template = context.template
         check_special_tokens(context)
-        sampling = with_stops(self.sampling, template)
-        base = seed_base(context.seed, self.name, 1, 0, "")
-        system_prompt, sampled = self.system_prompt, not sampling.is_greedy
+        starts, system_prompt = self.banned_starts, self.system_prompt
+        sampling = with_stops(self.sampling, template, banned_tokens(context, starts, self.sampling))
+
+        def seed_of(index: int, attempt: int) -> int:
+            return sample_seed(seed_base(context.seed, self.name, 1, attempt, ""), index)
 
         def steps(row: Row) -> Steps:
             instruction = row["instruction"]
             if instruction is None:
                 return Outcome({"error": "no instruction"}, "empty")
-            seed = sample_seed(base, row[ROW_INDEX]) if sampled else None
             prompt = template.response([user(instruction)], system_prompt)
-            generation = yield Ask(prompt, sampling.with_seed(seed))
+            generation, seed = yield from permitted(prompt, sampling, starts, partial(seed_of, row[ROW_INDEX]))
             if generation.failure is not None:
                 return failed(generation)
-            return read_response(template, generation, seed)
+            return read_response(template, generation, seed, starts)
 
         return steps
 
@@ -101,13 +122,16 @@ class Responses(RowStage):
         }
 
 
-def with_stops(sampling: SamplingParams, template: ChatTemplate | GuardTemplate) -> SamplingParams:
-    """Return the sampling with the template's stops for a response added."""
+def with_stops(
+    sampling: SamplingParams, template: ChatTemplate | GuardTemplate, banned: tuple[int, ...] = ()
+) -> SamplingParams:
+    """Return the sampling with the template's stops for a response, and the banned first tokens, added."""
     stops = template.response_stops
     return replace(
         sampling,
         stop=(*sampling.stop, *stops.plain_texts),
         stop_token_ids=(*sampling.stop_token_ids, *stops.token_ids),
+        banned_first_token_ids=(*sampling.banned_first_token_ids, *banned),
     )
 
 
@@ -124,17 +148,22 @@ def check_special_tokens(context: Context) -> None:
     )
 
 
-def read_response(template: ChatTemplate, generation: Generation, seed: int | None) -> Outcome:
+def read_response(
+    template: ChatTemplate, generation: Generation, seed: int | None, banned_starts: tuple[str, ...] = ()
+) -> Outcome:
     """Return the record of a response (text, reasoning, finish reason, seed, server), or why it is rejected.
 
     Codes: `special_token` (the text contains a special token or a marker of the template), `unparsable` (the model
-    addressed a tool, not the user), `unfinished` (the model stopped after its reasoning, without a response).
+    addressed a tool, not the user), `unfinished` (the model stopped after its reasoning, without a response),
+    `banned_start` (every sample began with one of `banned_starts`).
     """
-    answer = template.read_answer(generation)
     record: Record = {"finish": generation.finish_reason}
     if seed is not None:
         record["seed"] = seed
     record |= served(generation)
+    if begins_with(generation.text, banned_starts):
+        return rejected(record, generation, "banned_start", "begins with one of banned_starts")
+    answer = template.read_answer(generation)
     if answer.special is not None:
         return rejected(record, generation, "special_token", answer.special)
     if answer.misses:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 from ..columns import SHAREGPT
@@ -30,11 +31,13 @@ from ..stage import (
     Steps,
     Values,
     failed,
+    optional,
 )
 from ..templates.template import ChatTemplate
 from .instructions import Instructions, instruction_sampling
 from .provenance import Provenance
 from .responses import GREEDY, check_special_tokens, read_response, with_stops
+from .starts import banned_tokens, checked_starts, permitted
 
 
 SYSTEM_PROMPT = (
@@ -59,6 +62,7 @@ class Turns(RowStage):
     - `system_prompt`: for the user's turns, or null.
     - `attempts`: samples tried for a user's turn before the conversation ends early.
     - `clean`, `max_scripts`: as in `instructions`.
+    - `banned_starts`: texts with which no user turn and no response must begin; see `instructions` and `responses`.
     """
 
     name: ClassVar[str] = "turns"
@@ -73,8 +77,10 @@ class Turns(RowStage):
     attempts: int = ATTEMPTS
     clean: bool = True
     max_scripts: int = 2
+    banned_starts: tuple[str, ...] = optional(())
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "banned_starts", checked_starts(self.banned_starts))
         if self.turns < 2:
             raise ArgumentError(
                 f"turns = {self.turns} is invalid.", hint="Give 2 or more: the first turn is included."
@@ -105,9 +111,11 @@ class Turns(RowStage):
         """Return the function for a conversation: a user's turn (retried if unusable), a response, and so on."""
         template = context.template
         check_special_tokens(context)
-        judge = Instructions(clean=self.clean, max_scripts=self.max_scripts).judge
-        user_sampling = instruction_sampling(self.sampling, template.instruction_stops)
-        answer_sampling = with_stops(self.response_sampling, template)
+        starts = self.banned_starts
+        judge = Instructions(clean=self.clean, max_scripts=self.max_scripts, banned_starts=starts).judge
+        banned = banned_tokens(context, starts, self.sampling), banned_tokens(context, starts, self.response_sampling)
+        user_sampling = instruction_sampling(self.sampling, template.instruction_stops, banned=banned[0])
+        answer_sampling = with_stops(self.response_sampling, template, banned[1])
 
         def user_turn(
             messages: list[dict[str, str]], turn: int, index: int
@@ -135,12 +143,12 @@ class Turns(RowStage):
                     return _ended(record, outcome)
                 text = outcome.record.get("text", outcome.record["raw"])
                 messages.append(user(text))
-                answer_seed = sample_seed(seed_base(context.seed, self.name, turn, "answer"), row[ROW_INDEX])
-                used = None if answer_sampling.is_greedy else answer_seed
-                generation = yield Ask(template.response(messages), answer_sampling.with_seed(used))
+                seeds = partial(self._answer_seed, context.seed, turn, row[ROW_INDEX])
+                prompt = template.response(messages)
+                generation, used = yield from permitted(prompt, answer_sampling, starts, seeds)
                 if generation.failure is not None:
                     return _ended(record, failed(generation))
-                read = read_response(template, generation, used)
+                read = read_response(template, generation, used, starts)
                 if read.code != OK:
                     return _ended(record, read)
                 answer = read.record
@@ -153,6 +161,10 @@ class Turns(RowStage):
             return Outcome({**record, "end": "complete"}, OK)
 
         return steps
+
+    def _answer_seed(self, seed: int, turn: int, index: int, attempt: int) -> int:
+        again = (attempt,) if attempt else ()
+        return sample_seed(seed_base(seed, self.name, turn, "answer", *again), index)
 
     def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
         """Return the turns and the whole conversation as `messages`."""

@@ -7,7 +7,8 @@ import pytest
 from magpie_hf.engines.base import Capabilities, Generation
 from magpie_hf.sampling import GridPoint, SamplingParams
 from magpie_hf.stage import Context
-from magpie_hf.stages.instructions import Instructions, first_tokens, sample_uuid
+from magpie_hf.stages.instructions import Instructions, sample_uuid
+from magpie_hf.stages.starts import first_tokens
 from magpie_hf.stages.turns import Turns
 from magpie_hf.templates.template import ChatTemplate
 
