@@ -297,5 +297,5 @@ def _is_misspelled_name(given: str) -> bool:
 
 
 def length_source(name: str) -> str:
-    """Return the column of texts or messages whose lengths a column holds; the column itself if it is no such column."""
+    """Return the column of texts or messages whose lengths a column holds; the column itself for all others."""
     return _LENGTHS_OF.get(name) or (name.removesuffix("_length") if name.endswith("_length") else name)
