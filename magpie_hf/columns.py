@@ -306,6 +306,7 @@ REGISTER: dict[str, Column] = {
             Column("gen_input_configs", "struct", released=3),
             Column("instruction", released=4),
             Column("raw_instruction"),
+            Column("rejection_reason", "label", title="Reasons to reject, of kept texts", report=True),
         ),
         *_written_by(
             "responses",

@@ -110,6 +110,7 @@ def test_a_recipe_survives_being_written_and_read(tmp_path):
         ("  - lengths", "  - {stage: turns, attempts: 0}", 10, ["stages[2]", "1 or more"]),
         ("  - instructions\n", "  - {stage: instructions, banned_starts: ['']}\n", 7, ["stages[0]", "every text"]),
         ("  - instructions\n", "  - {stage: instructions, max_scripts: 0}\n", 7, ["stages[0]", "1 or more"]),
+        ("  - instructions\n", "  - {stage: instructions, reject: [emtpy]}\n", 7, ["stages[0]", "'emtpy'", '"empty"']),
         ("  - instructions\n", "  - {stage: instructions, grid: []}\n", 7, ["stages[0].grid: unknown key"]),
         ("stages:\n  - instructions\n  - stage", "stages:\n  - stage", 7, ["stages[0]", "first stage"]),
     ],

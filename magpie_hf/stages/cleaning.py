@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 
 
+REASONS = ("empty", "think_tag", "fragment", "assistant_voice", "mixed_script")
 MIN_LETTERS = 2
 MIN_CHARACTERS = 4
 MAX_SCRIPTS = 2
@@ -128,21 +130,23 @@ def _cut_answer(text: str) -> str:
 
 
 def rejection(text: str, *, max_scripts: int = MAX_SCRIPTS) -> str | None:
-    """Return the code for why a cleaned text is not a usable instruction, or None if it is one.
+    """Return the first reason of `REASONS` why a cleaned text is not a usable instruction, or None if it is one."""
+    return next(rejections(text, max_scripts=max_scripts), None)
 
-    Codes: `empty`, `think_tag`, `fragment`, `assistant_voice`, `mixed_script`.
-    """
+
+def rejections(text: str, *, max_scripts: int = MAX_SCRIPTS) -> Iterator[str]:
+    """Yield every reason why a cleaned text is not a usable instruction, in the order of `REASONS`."""
     if not text.strip():
-        return "empty"
+        yield "empty"
+        return
     if _THINK.search(text):
-        return "think_tag"
+        yield "think_tag"
     if is_fragment(text):
-        return "fragment"
+        yield "fragment"
     if _ASSISTANT_VOICE.match(text):
-        return "assistant_voice"
+        yield "assistant_voice"
     if not text.isascii() and len(scripts(text)) > max_scripts:
-        return "mixed_script"
-    return None
+        yield "mixed_script"
 
 
 def is_fragment(text: str) -> bool:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import ClassVar, TypeAlias
 
 from ..engines.base import Generation
-from ..errors import ArgumentError
+from ..errors import ArgumentError, did_you_mean, quoted
 from ..sampling import GridPoint, SamplingParams, sample_seed, seed_base
 from ..stage import (
     OK,
@@ -26,7 +26,9 @@ from ..stage import (
     RowStage,
     Steps,
     Values,
+    entries_of,
     failed,
+    optional,
     silent,
 )
 from ..storage.hashing import stable_hash
@@ -44,6 +46,8 @@ PROVENANCE = Provenance(
     "sample_index system_prompt pre_query_template template_hash stage_version"
 )
 FindSpecial: TypeAlias = Callable[[str, Sequence[int] | None], str | None]
+REASONS = ("unfinished", "header", "special_token", *cleaning.REASONS)
+"""The reasons to reject a text; `banned_start` is one more, which follows from the setting `banned_starts` alone."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,13 @@ class Instructions(RowStage):
     - `early_stop_newline`: stop at the first newline, as the reference does by default (one-line instructions).
     - `banned_starts`: texts with which an instruction must not begin, e.g., "#": the reference's "de-markdown".
     - `max_scripts`: maximum number of writing systems in one instruction (translations have two).
+    - `reject`: reasons to reject a text; all by default. A text with a reason that is not in the list is kept as a row, its
+      special tokens are removed, and the reason is saved in the column `rejection_reason`. With `reject: []`, `num_rows`
+      counts the samples that were generated. Texts that begin with one of `banned_starts` are always rejected.
     """
 
     name: ClassVar[str] = "instructions"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("grid_point", "sample_index")
 
     grid: tuple[GridPoint, ...] = silent((GridPoint(SamplingParams(max_tokens=MAX_TOKENS)),))
@@ -66,14 +73,16 @@ class Instructions(RowStage):
     early_stop_newline: bool = False
     banned_starts: tuple[str, ...] = ()
     max_scripts: int = cleaning.MAX_SCRIPTS
+    reject: tuple[str, ...] = optional(REASONS)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "banned_starts", checked_starts(self.banned_starts))
+        object.__setattr__(self, "reject", checked_reasons(self.reject))
         if self.max_scripts < 1:
             raise ArgumentError(f"max_scripts = {self.max_scripts} is invalid.", hint="Give 1 or more.")
 
     def features(self) -> Values:
-        """Return the columns of the released datasets up to the instruction, and `raw_instruction`."""
+        """Return the columns of the released datasets up to the instruction, `raw_instruction`, and reasons if any are kept."""
         from datasets import Value
 
         return {
@@ -82,7 +91,13 @@ class Instructions(RowStage):
             "gen_input_configs": PROVENANCE.feature(),
             "instruction": Value("string"),
             "raw_instruction": Value("string"),
+            **({"rejection_reason": Value("string")} if self.keeps_reasons else {}),
         }
+
+    @property
+    def keeps_reasons(self) -> bool:
+        """Whether rows can have a reason to be rejected."""
+        return self.reject != REASONS
 
     def check_template(self, template: ChatTemplate) -> None:
         """Raise TemplateError if the template rejects a system prompt of the grid."""
@@ -116,22 +131,25 @@ class Instructions(RowStage):
         """
         own = cleaning.without_header_end(generation.text, dropped)
         raw = generation.text if own is None else own
-        record: Record = {"raw": raw, "finish": generation.finish_reason, **served(generation)}
-        if generation.finish_reason == "length":
-            return Outcome(record, "unfinished")
-        if own is None:
-            return Outcome(record, "header")
-        if (special := find_special(raw, generation.token_ids)) is not None:
-            return Outcome({**record, "why": special}, "special_token")
-        if begins_with(raw, self.banned_starts):
-            return Outcome(record, "banned_start")
-        text = cleaning.clean(raw) if self.clean else raw.strip()
-        code = cleaning.rejection(text, max_scripts=self.max_scripts)
-        if code is not None:
-            return Outcome(record, code)
-        if text != raw:
-            record["text"] = text
-        return Outcome(record, OK)
+        plain, special = _without_special(raw, generation.token_ids, find_special)
+        text = cleaning.clean(plain) if self.clean else plain.strip()
+        found = {
+            "unfinished": generation.finish_reason == "length",
+            "header": own is None,
+            "special_token": special is not None,
+            "banned_start": begins_with(raw, self.banned_starts),
+        }
+        reasons = [reason for reason, holds in found.items() if holds]
+        reasons += cleaning.rejections(text, max_scripts=self.max_scripts)
+        code = next((reason for reason in reasons if reason == "banned_start" or reason in self.reject), OK)
+        record: Record = {
+            "raw": plain if code == OK else raw,
+            "finish": generation.finish_reason,
+            **served(generation),
+            **({"why": special} if code == "special_token" else {}),
+            **({"reason": reasons[0]} if code == OK and reasons else {}),
+        }
+        return Outcome(record if text == record["raw"] else record | {"text": text}, code)
 
     def seed_base(self, run_seed: int, point: GridPoint, turn: int = 1, attempt: int = 0) -> int:
         """Return the base of the seeds of a grid point: sample i has the seed (base + i) mod 2^31."""
@@ -156,7 +174,34 @@ class Instructions(RowStage):
             ),
             "instruction": record.get("text", record["raw"]),
             "raw_instruction": record["raw"],
+            **({"rejection_reason": record.get("reason")} if self.keeps_reasons else {}),
         }
+
+
+def checked_reasons(given: Sequence[str]) -> tuple[str, ...]:
+    """Return the reasons of a setting in their order, each once.
+
+    Raises:
+        ArgumentError: a reason is unknown.
+    """
+    named = entries_of(given)
+    for reason in named:
+        if reason not in REASONS:
+            raise ArgumentError(
+                f"Unknown reason to reject a text: {quoted(reason)}.",
+                hint=did_you_mean(str(reason), REASONS),
+                key="reject",
+            )
+    return tuple(reason for reason in REASONS if reason in named)
+
+
+def _without_special(text: str, token_ids: Sequence[int] | None, find: FindSpecial) -> tuple[str, str | None]:
+    """Return a text without special tokens and template marks, and the first one that was found."""
+    first = special = find(text, token_ids)
+    while special:
+        text = text.replace(special, "")
+        special = find(text, token_ids)
+    return text, first
 
 
 def instruction_sampling(

@@ -34,7 +34,7 @@ from ..stage import (
     optional,
 )
 from ..templates.template import ChatTemplate
-from .instructions import Instructions, instruction_sampling
+from .instructions import REASONS, Instructions, checked_reasons, instruction_sampling
 from .provenance import Provenance
 from .responses import GREEDY, check_special_tokens, read_response, with_stops
 from .starts import banned_tokens, checked_starts, permitted
@@ -61,12 +61,12 @@ class Turns(RowStage):
     - `sampling`, `response_sampling`: of the user's turns and of the responses.
     - `system_prompt`: for the user's turns, or null.
     - `attempts`: samples tried for a user's turn before the conversation ends early.
-    - `clean`, `max_scripts`: as in `instructions`.
+    - `clean`, `max_scripts`, `reject`: as in `instructions`. A user's turn that is rejected is tried again.
     - `banned_starts`: texts with which no user turn and no response must begin; see `instructions` and `responses`.
     """
 
     name: ClassVar[str] = "turns"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("instruction", "response")
     replaces: ClassVar[tuple[str, ...]] = (SHAREGPT,)
 
@@ -78,9 +78,11 @@ class Turns(RowStage):
     clean: bool = True
     max_scripts: int = 2
     banned_starts: tuple[str, ...] = optional(())
+    reject: tuple[str, ...] = optional(REASONS)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "banned_starts", checked_starts(self.banned_starts))
+        object.__setattr__(self, "reject", checked_reasons(self.reject))
         if self.turns < 2:
             raise ArgumentError(
                 f"turns = {self.turns} is invalid.", hint="Give 2 or more: the first turn is included."
@@ -112,7 +114,7 @@ class Turns(RowStage):
         template = context.template
         check_special_tokens(context)
         starts = self.banned_starts
-        judge = Instructions(clean=self.clean, max_scripts=self.max_scripts, banned_starts=starts).judge
+        judge = self._user_rules().judge
         banned = banned_tokens(context, starts, self.sampling), banned_tokens(context, starts, self.response_sampling)
         user_sampling = instruction_sampling(self.sampling, template.instruction_stops, banned=banned[0])
         answer_sampling = with_stops(self.response_sampling, template, banned[1])
@@ -165,6 +167,12 @@ class Turns(RowStage):
     def _answer_seed(self, seed: int, turn: int, index: int, attempt: int) -> int:
         again = (attempt,) if attempt else ()
         return sample_seed(seed_base(seed, self.name, turn, "answer", *again), index)
+
+    def _user_rules(self) -> Instructions:
+        """Return the rules for a user's turn: those of an instruction."""
+        return Instructions(
+            clean=self.clean, max_scripts=self.max_scripts, banned_starts=self.banned_starts, reject=self.reject
+        )
 
     def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
         """Return the turns and the whole conversation as `messages`."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from magpie_hf.engines.base import Capabilities, Generation
+from magpie_hf.errors import ArgumentError
 from magpie_hf.sampling import GridPoint, SamplingParams
 from magpie_hf.stage import Context
-from magpie_hf.stages.instructions import Instructions, sample_uuid
+from magpie_hf.stages.instructions import REASONS, Instructions, sample_uuid
 from magpie_hf.stages.starts import first_tokens
 from magpie_hf.stages.turns import Turns
 from magpie_hf.templates.template import ChatTemplate
@@ -42,6 +43,53 @@ def test_a_text_is_accepted_or_rejected_with_its_reason_and_kept_raw(template, t
     stage = Instructions(banned_starts=("#",))
     outcome = stage.judge(Generation(0, text, finish), template.find_special)
     assert (outcome.code, outcome.record["raw"], outcome.record["finish"]) == (code, text, finish)
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "reason", "kept"),
+    [
+        ("What is love?", "stop", None, "What is love?"),
+        ("What is lo", "length", "unfinished", "What is lo"),
+        ("", "stop", "empty", ""),
+        (" Sure, here it is.", "stop", "assistant_voice", "Sure, here it is."),
+        ("Question: Why?<|eot_id|>", "stop", "special_token", "Question: Why?"),
+        ("<|eot_id|><|begin_of_text|>", "stop", "special_token", ""),
+    ],
+)
+def test_a_reason_that_is_not_in_reject_is_kept_with_its_text_and_without_special_tokens(
+    template, text, finish, reason, kept
+):
+    stage = Instructions(clean=False, reject=())
+    outcome = stage.judge(Generation(0, text, finish), template.find_special)
+    assert (outcome.code, outcome.record.get("reason")) == ("ok", reason)
+    assert outcome.record.get("text", outcome.record["raw"]) == kept
+    assert template.find_special(outcome.record["raw"]) is None
+
+
+def test_a_text_is_rejected_for_any_listed_reason_not_only_its_first(template):
+    unfinished = Generation(0, "Sure, here it is.", "length")
+    assert Instructions(reject=("assistant_voice",)).judge(unfinished, template.find_special).code == "assistant_voice"
+    assert Instructions(reject=("empty",)).judge(unfinished, template.find_special).code == "ok"
+
+
+def test_banned_starts_hold_whatever_reject_says(template):
+    stage = Instructions(banned_starts=("#",), reject=())
+    assert stage.judge(Generation(0, "# Title", "stop"), template.find_special).code == "banned_start"
+
+
+def test_reasons_are_named_in_any_order_and_default_to_all():
+    assert Instructions(reject=REASONS[::-1]) == Instructions()
+    assert Instructions(reject="empty").reject == ("empty",)
+    assert "rejection_reason" not in Instructions().features()
+    assert "rejection_reason" in Instructions(reject=()).features()
+
+
+@pytest.mark.parametrize("stage", [Instructions, Turns])
+def test_an_unknown_reason_is_an_error_that_names_the_known_ones(stage):
+    with pytest.raises(ArgumentError, match="'asistant_voice'") as caught:
+        stage(reject=("asistant_voice",))
+    assert '"assistant_voice"' in caught.value.hint
+    assert "unfinished" in caught.value.hint
 
 
 def test_the_cleaned_text_stands_beside_the_raw_one_only_where_they_differ(template):
@@ -154,6 +202,11 @@ def test_an_unusable_turn_is_tried_so_often_and_then_ends_the_conversation_with_
     outcome, prompts = conversation(template, [said("")], sampling=SamplingParams(temperature=0.0))
     assert len(prompts) == 1, "a greedy turn would only come out the same"
     assert outcome.code == "fewer_turns"
+
+
+def test_a_turn_with_a_reason_that_is_not_in_reject_continues_the_conversation(template):
+    outcome, prompts = conversation(template, [said(""), said("Can I help?")], reject=())
+    assert (outcome.code, outcome.record["turns"], len(prompts)) == ("ok", [["", "Can I help?"]], 2)
 
 
 @pytest.mark.parametrize(
