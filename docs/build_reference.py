@@ -252,11 +252,12 @@ def errors_page() -> str:
 
 RELEASES_HEAD = """# Recipes
 
-One recipe per release of the Magpie family, and a few of our own for newer models. Each value has its source beside it in
-the file: the paper, a dataset card, a script, or "our choice" where they leave the value open.
+One recipe per release of the Magpie family, and a few of our own for newer models. Each recipe says in `sources` where its
+values come from (see [Values and sources](#values-and-sources)).
 
 ```console
 $ magpie-hf recipes show magpie-air
+$ magpie-hf recipes show magpie-air --sources                  # each value with its source
 $ magpie-hf run magpie-air --model demo --num-rows 40          # rehearse the recipe: all models are the demo models
 $ magpie-hf run magpie-air --num-rows 10000 --endpoint http://localhost:8080 --push-to me/magpie-air-10k
 $ magpie-hf run magpie-air-300k-filtered --output RUN --force  # in the run directory of magpie-air: reuses its rows
@@ -313,7 +314,46 @@ def releases_page() -> str:
         pro=hours["magpie-pro"],
         price=PRICE_PER_GPU_HOUR,
     )
-    return RELEASES_HEAD + "\n" + "\n".join(lines) + "\n" + tail
+    return RELEASES_HEAD + "\n" + "\n".join(lines) + "\n" + tail + sources_tables()
+
+
+SOURCES_HEAD = """
+## Values and sources
+
+- **paper**: [arXiv:2406.08464v2](https://arxiv.org/abs/2406.08464v2); a table or a section is named.
+- **card**: the dataset card of the release, or of a model.
+- **script**: what the authors published as code: a script, one of its defaults, a notebook, a table of templates, their list of
+  releases, or a reply in an issue of their repository.
+- **inferred**: concluded from the others; the reason is given.
+- **our choice**: not published, or different on purpose.
+
+Names, seeds and engine settings are ours in all recipes, and are left out. Long values are shortened.
+"""
+SHOWN = 200
+"""Maximum number of characters of a value in a table."""
+
+
+def sources_tables() -> str:
+    """Return for every recipe a table of its values and their sources."""
+    from magpie_hf.cli.show import in_line
+    from magpie_hf.recipe.schema import bundled_recipes, load_recipe
+
+    parts = [SOURCES_HEAD]
+    for name in bundled_recipes():
+        recipe = load_recipe(name)
+        rows = [(entry.key, in_line(entry.value), entry.source or "") for entry in recipe.sources]
+        changes = recipe.raw.get("rehearsal") or {}
+        rows += [(key, in_line(value), "only with `--model demo`") for key, value in changes.items()]
+        parts.append(f"### {name}\n\n| Key | Value | Source |\n|---|---|---|")
+        parts += [f"| `{key}` | `` {in_cell(value)} `` | {in_cell(source)} |" for key, value, source in rows]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def in_cell(text: str) -> str:
+    """Return a text for the cell of a table."""
+    short = text if len(text) <= SHOWN else text[:SHOWN] + " …"
+    return short.replace("|", "\\|").replace("``", "` `")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def _run_job(options: argparse.Namespace) -> int:
         raise ArgumentError("A wheel cannot be uploaded with a pull request.", hint="Give --package a URL.")
     cost = estimate(recipe)
     plan = plan_job(
-        load_recipe({key: value for key, value in recipe.raw.items() if key != "output"}).dump(),
+        load_recipe({key: value for key, value in recipe.raw.items() if key not in ("output", "sources")}).dump(),
         name=recipe.name,
         repo=options.push_to,
         flavor=options.flavor,

@@ -27,7 +27,7 @@ from .flags import (
 from .hub import add_hub_commands, add_publishing_flags
 from .hub_jobs import add_job_commands
 from .parse import check_endpoint_model, overrides_of
-from .show import carry_out, harmless, show_probe, show_recipes, show_status, show_template
+from .show import carry_out, harmless, show_probe, show_recipes, show_sources, show_status, show_template
 
 
 EXIT_ERROR = 1
@@ -173,6 +173,11 @@ def _add_inspection(commands: Commands) -> None:
     recipes = add_command(commands, "recipes", _recipes, "List the bundled recipes, or show one.")
     recipes.add_argument("action", nargs="?", choices=("show",), help="show one recipe instead of the list")
     recipes.add_argument("recipe", nargs="?", help="name of the recipe to show")
+    recipes.add_argument(
+        "--sources",
+        action="store_true",
+        help="show each value with its source: paper, card, script, inferred, our choice",
+    )
 
 
 def _add_model_commands(commands: Commands) -> None:
@@ -275,8 +280,13 @@ def _recipes(options: argparse.Namespace) -> int:
             raise ArgumentError(
                 "The name of the recipe is missing.", hint="E.g., `magpie-hf recipes show quickstart`."
             )
-        print(recipe_path(options.recipe).read_text("utf-8"), end="")
+        if options.sources:
+            show_sources(options.recipe)
+        else:
+            print(recipe_path(options.recipe).read_text("utf-8"), end="")
         return 0
+    if options.sources:
+        raise ArgumentError("--sources needs a recipe.", hint="E.g., `magpie-hf recipes show magpie-air --sources`.")
     show_recipes()
     return 0
 

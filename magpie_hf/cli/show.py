@@ -210,6 +210,25 @@ def show_recipes() -> None:
     )
 
 
+def show_sources(name: str) -> None:
+    """Print each value of a recipe with its source, and what a rehearsal on the demo model changes."""
+    from ..recipe.schema import load_recipe
+
+    recipe = load_recipe(name)
+    for entry in recipe.sources:
+        print(f"{entry.key}: {in_line(entry.value)}\n    {entry.source or 'no source given'}")
+    for key, value in (recipe.raw.get("rehearsal") or {}).items():
+        print(f"{key}: {in_line(value)}\n    only with --model demo")
+
+
+def in_line(value: object) -> str:
+    """Return a value of a recipe as YAML in one line."""
+    import yaml
+
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9)
+    return harmless(text.removesuffix("...\n").strip())
+
+
 def confirmed(lines: Sequence[str], yes: bool) -> bool:
     """Print what will cost money, and ask for confirmation.
 

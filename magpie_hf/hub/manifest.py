@@ -28,6 +28,8 @@ ROOT = ".magpie"
 SEGMENT_SUFFIX = ".bin"
 """Added to .jnl: .bin files are stored in LFS by the default .gitattributes of the Hub."""
 _PRIVATE_KEYS = ("output", "push", "budget")
+_FILE_KEYS = ("sources", "rehearsal")
+"""Keys that are about the file of a recipe, not about a run."""
 _NAMES = frozenset(
     "model responder judge guard base path dataset chat_template embedder tokenizer benchmarks rubric rubrics".split()
 )
@@ -50,7 +52,7 @@ def run_root(state: RunState) -> str:
 
 def public_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe without the settings of this machine: local paths, URLs of servers, API keys and their variables."""
-    out = {key: value for key, value in recipe.items() if key not in _PRIVATE_KEYS}
+    out = {key: value for key, value in recipe.items() if key not in (*_PRIVATE_KEYS, *_FILE_KEYS)}
     return {key: _public(value, key) for key, value in out.items()}
 
 

@@ -13,7 +13,7 @@ from ..plugins import types_of
 from ..sampling import GridPoint, SamplingParams
 from ..storage.hashing import stable_hash
 from ..storage.state import JsonObject
-from .source import Source, typed_value
+from .source import Source, section_any, typed_value
 
 
 TEMPLATE_KEYS = ("kwargs", "chat_template", "date")
@@ -220,13 +220,6 @@ def _endpoints(one: object, several: object, source: Source, path: str) -> tuple
                 "Put the key in an environment variable, and give its name as api_key_env (--api-key-env).",
             )
     return tuple(addresses)
-
-
-def section_any(given: object, path: str, source: Source) -> JsonObject:
-    """Return a mapping, or raise RecipeError."""
-    if not isinstance(given, dict):
-        raise source.error(path, f"{quoted(given)} is neither a name nor a mapping.")
-    return given
 
 
 def grid_of(given: object, system_prompt: str | None, source: Source) -> tuple[GridPoint, ...]:

@@ -48,7 +48,6 @@ from .parts import (
     names_demo,
     roles_of,
     sampling_of,
-    section_any,
     section_of,
     template_of,
 )
@@ -57,11 +56,14 @@ from .source import (
     Source,
     plain_copy,
     read_recipe_file,
+    rehearse,
     replace_engine,
+    section_any,
     set_value,
     typed_value,
     use_demo_models,
 )
+from .value_sources import SourcedValue, check_sources, sourced_values, unchanged_sources
 
 
 __all__ = ["KEYS", "EngineSpec", "Recipe", "RoleSpec", "bundled_recipes", "load_recipe", "recipe_path"]
@@ -88,6 +90,8 @@ KEYS = {
     "output": "Run directory (`path`); `format` of the dataset: parquet, arrow (save_to_disk) or none; `report`: write report.html.",
     "push": "Hub repository that the run is published to while it is running: `repo`, `config`, `private`, `gated`, `revision`, `create_pr`, `license`, `state`, `every_s`, `retry_timeout_s`.",
     "budget": "Limits of the run: `max_tokens_total`, `max_hours`, `max_cost`, `price_per_gpu_hour`, `num_gpus`.",
+    "sources": "Where values come from: dotted key (it also covers the keys below it) to a text that begins with paper, card, script, inferred or our choice.",
+    "rehearsal": "Dotted keys that are set only with `--model demo`, e.g., a condition that no row of the demo model meets.",
 }
 DATASET_KEYS = ("path", "config", "split", "revision", "fingerprint")
 OUTPUT_KEYS = ("path", "format", "report")
@@ -151,6 +155,11 @@ class Recipe:
             12,
         )
 
+    @property
+    def sources(self) -> list[SourcedValue]:
+        """The values of the recipe with their sources, as `magpie-hf recipes show NAME --sources` prints them."""
+        return sourced_values(self.raw)
+
     def dump(self) -> str:
         """Return the recipe as YAML, with overrides applied; reading it gives the same recipe."""
         text = yaml.safe_dump(self.raw, sort_keys=False, allow_unicode=True)
@@ -201,11 +210,21 @@ def load_recipe(recipe: str | Path | Mapping[str, object], overrides: Mapping[st
         raw, source = plain_copy(recipe), Source("recipe")
     else:
         raw, source = read_recipe_file(recipe_path(recipe))
-    replace_engine(raw, overrides or {})
-    use_demo_models(raw, overrides or {}, ROLES)
-    for key, value in (overrides or {}).items():
+    check_sources(raw, source)
+    return build(_overridden(raw, overrides or {}, source), source)
+
+
+def _overridden(raw: JsonObject, overrides: Mapping[str, object], source: Source) -> JsonObject:
+    """Return the mapping of a recipe with overrides applied."""
+    before = plain_copy(raw) if overrides and raw.get("sources") else {}
+    replace_engine(raw, overrides)
+    use_demo_models(raw, overrides, ROLES)
+    rehearse(raw, overrides, source)
+    for key, value in overrides.items():
         set_value(raw, key, plain_copy(value), source)
-    return build(raw, source)
+    if before:
+        raw["sources"] = unchanged_sources(before, raw)
+    return raw
 
 
 def recipe_path(name: str | Path) -> Path:

@@ -114,15 +114,22 @@ def plain_copy(value: object) -> Any:
     return value
 
 
-def set_value(raw: JsonObject, key: str, value: object, source: Source) -> None:
-    """Set a dotted key in a recipe's mapping."""
-    parts = [name or int(number) for name, number in _PATH_PART.findall(key)]
+def key_parts(key: str) -> list[str | int]:
+    """Return the parts of a dotted key: "stages[1].sampling" has the parts "stages", 1 and "sampling"."""
+    return [name or int(number) for name, number in _PATH_PART.findall(key)]
+
+
+def set_value(raw: JsonObject, key: str, value: object, source: Source, where: str | None = None) -> None:
+    """Set a dotted key in a recipe's mapping; `where`: what sets it, for errors (default: --set)."""
+    parts = key_parts(key)
     if not parts:
-        raise RecipeError(f"--set {quoted(key)}: invalid key.", hint="See docs/reference/recipe.md for the keys.")
-    _set(raw, parts, value, "", key, source)
+        raise RecipeError(
+            f"{where or '--set'} {quoted(key)}: invalid key.", hint="See docs/reference/recipe.md for the keys."
+        )
+    _set(raw, parts, value, "", key, source, where or f"--set {key}")
 
 
-def _set(at: Any, parts: list[str | int], value: object, path: str, key: str, source: Source) -> None:
+def _set(at: Any, parts: list[str | int], value: object, path: str, key: str, source: Source, where: str) -> None:
     head, rest = parts[0], parts[1:]
     if isinstance(at, list) and isinstance(head, str):
         chosen = _entries(at, head)
@@ -130,7 +137,7 @@ def _set(at: Any, parts: list[str | int], value: object, path: str, key: str, so
             names = [str(entry.get("stage")) if isinstance(entry, dict) else str(entry) for entry in at]
             raise RecipeError(
                 f"The recipe has no stage {quoted(head)}.",
-                where=f"--set {key}",
+                where=where,
                 hint=did_you_mean(head, names),
                 key=key,
             )
@@ -139,35 +146,35 @@ def _set(at: Any, parts: list[str | int], value: object, path: str, key: str, so
         elif not rest:
             raise RecipeError(
                 f"{quoted(head)} is a stage, so one of its settings must be given.",
-                where=f"--set {key}",
+                where=where,
                 hint=f"E.g., stages.{head}.sampling.max_tokens=512.",
                 key=key,
             )
         for number in chosen:
             if isinstance(at[number], str):
                 at[number] = {"stage": at[number]}
-            _set(at[number], rest, value, f"{path}[{number}]", key, source)
+            _set(at[number], rest, value, f"{path}[{number}]", key, source, where)
         return
     if (isinstance(head, int) and not isinstance(at, list)) or (isinstance(at, list) and int(head) >= len(at)):
-        raise RecipeError(f"The recipe has no {path}[{head}].", where=f"--set {key}", key=key)
+        raise RecipeError(f"The recipe has no {path}[{head}].", where=where, key=key)
     if not isinstance(at, (dict, list)):
-        raise RecipeError(f"{path} is a single value, so it has no key {head}.", where=f"--set {key}", key=key)
+        raise RecipeError(f"{path} is a single value, so it has no key {head}.", where=where, key=key)
     inner = f"{path}[{head}]" if isinstance(head, int) else (f"{path}.{head}" if path else head)
     if not rest:
         at[head] = value  # type: ignore[index]  # dict by name or list by number, checked above
-        source.overridden[inner] = f"--set {key}"
+        source.overridden[inner] = where
         return
     if isinstance(at, dict) and (at.get(head) is None or isinstance(at[head], str)):
-        at[head] = _default_parent(str(head), at.get(head), key)
-    _set(at[head], rest, value, inner, key, source)
+        at[head] = _default_parent(str(head), at.get(head), key, where)
+    _set(at[head], rest, value, inner, key, source, where)
 
 
-def _default_parent(name: str, given: str | None, key: str) -> JsonObject | list[JsonObject]:
+def _default_parent(name: str, given: str | None, key: str, where: str) -> JsonObject | list[JsonObject]:
     """Return a new mapping or list in which a key can be set; `given`: the current value in its short form, if any."""
     if given is None:
         return [{"stage": stage} for stage in DEFAULT_STAGES] if name == "stages" else {}
     if name not in _SHORT_FORMS:
-        raise RecipeError(f"{name} is a single value, so no key can be set in it.", where=f"--set {key}", key=key)
+        raise RecipeError(f"{name} is a single value, so no key can be set in it.", where=where, key=key)
     return {_SHORT_FORMS[name]: given}
 
 
@@ -251,6 +258,13 @@ def replace_engine(raw: JsonObject, overrides: Mapping[str, object]) -> None:
         raw["engine"] = {}
 
 
+def section_any(given: object, path: str, source: Source) -> JsonObject:
+    """Return a mapping, or raise RecipeError."""
+    if not isinstance(given, dict):
+        raise source.error(path, f"{quoted(given)} is neither a name nor a mapping.")
+    return given
+
+
 def use_demo_models(raw: JsonObject, overrides: Mapping[str, object], roles: Collection[str]) -> None:
     """Replace all models of a recipe by the demo models if the overrides contain `model: demo`, to try the recipe.
 
@@ -275,3 +289,18 @@ def use_demo_models(raw: JsonObject, overrides: Mapping[str, object], roles: Col
         if isinstance(entry, dict) and not any(f".{entry.get('stage')}.model" in f".{key}" for key in overrides):
             for key in ("model", "revision", "trust_remote_code"):
                 entry.pop(key, None)
+
+
+def rehearse(raw: JsonObject, overrides: Mapping[str, object], source: Source) -> None:
+    """Apply the recipe's `rehearsal` if the overrides contain `model: demo`; otherwise check that its keys can be set."""
+    given = raw.get("rehearsal")
+    if given is None:
+        return
+    is_asked = overrides.get("model") == "demo"
+    target = raw if is_asked else plain_copy(raw)
+    for key, value in section_any(given, "rehearsal", source).items():
+        line = source.lines.get(f"rehearsal.{key}")
+        place = f"{source.name}, line {line}: " if line else ""
+        set_value(target, key, plain_copy(value), source if is_asked else Source(""), f"{place}rehearsal.{key}")
+    if is_asked:
+        del raw["rehearsal"]
