@@ -307,6 +307,8 @@ REGISTER: dict[str, Column] = {
             Column("instruction", released=4),
             Column("raw_instruction"),
             Column("rejection_reason", "label", title="Reasons to reject, of kept texts", report=True),
+            Column("system_prompt_key", "label", title="System prompt", report=True, card=True),
+            Column("system_prompt"),
         ),
         *_written_by(
             "responses",

@@ -18,9 +18,9 @@ def system(text: str) -> dict[str, str]:
     return {"role": "system", "content": text}
 
 
-def conversation(*turns: tuple[str | None, str | None]) -> list[dict[str, str]]:
-    """Return the messages of (user, assistant) turns; None adds no message."""
-    messages = []
+def conversation(*turns: tuple[str | None, str | None], system_prompt: str | None = None) -> list[dict[str, str]]:
+    """Return the messages of (user, assistant) turns, after a system message if one is given; None adds no message."""
+    messages = [system(system_prompt)] if system_prompt is not None else []
     for question, answer in turns:
         messages += [user(question)] if question is not None else []
         messages += [assistant(answer)] if answer is not None else []

@@ -103,17 +103,21 @@ _DEFAULTS = {f.name: f.default for f in fields(SamplingParams)}
 
 @dataclass(frozen=True, slots=True)
 class GridPoint:
-    """One setting of a sampling grid and its share of the accepted rows (relative to the others', > 0)."""
+    """One setting of a sampling grid and its share of the accepted rows (relative to the others', > 0).
+
+    `system_prompt_key`: a short label of the system prompt, e.g., "math"; written to a column of its own.
+    """
 
     sampling: SamplingParams
     share: float = 1.0
     system_prompt: str | None = None
+    system_prompt_key: str | None = None
 
     def __post_init__(self) -> None:
         _check("share", self.share, self.share > 0, "a number above 0")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all settings of this point that can change a text: all except the share."""
+        """Return all settings of this point that can change a text: all except the share and the label."""
         return {"sampling": self.sampling.to_dict(), "system_prompt": self.system_prompt}
 
 

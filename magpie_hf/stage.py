@@ -211,6 +211,11 @@ class Stage(ABC):
         return self.reads
 
     @property
+    def drops(self) -> tuple[str, ...]:
+        """The columns of the input that these settings make outdated; they are dropped."""
+        return self.replaces
+
+    @property
     def uses_tokenizer(self) -> bool:
         """Whether a stage without an engine depends on the tokenizer of the recipe's model."""
         return False
@@ -305,7 +310,7 @@ def check_columns(stages: Iterable[Stage], features: Mapping[str, object]) -> No
                 raise first from None
             for column in error.data["columns"]:
                 missing.setdefault(column, []).append(f'the stage "{stage.label}"')
-        known = {name: known[name] for name in known if name not in stage.replaces} | stage.features()
+        known = {name: known[name] for name in known if name not in stage.drops} | stage.features()
     if first is None:
         return
     if len(missing) > len(first.data["columns"]):

@@ -84,7 +84,7 @@ SILENT = {
     "reward": {"model", "revision", "device", "batch_tokens", "trust_remote_code", "endpoint", "api_key_env", "concurrency"},
     "neighbors": {"model", "revision", "device", "batch_size", "trust_remote_code", "precision"},
     "decontamination": {"model", "revision", "device", "batch_size", "trust_remote_code"},
-    "instructions": {"grid"},
+    "instructions": {"grid", "keep_system_prompt"},
     "rubric": {"rubric"},
     "select": {"is_early"},
     "responses": set(),

@@ -123,7 +123,8 @@ def named_model(model: str | None, engine: str | None) -> str:
 
 def _plain_sampling(given: Sampling) -> Section:
     if isinstance(given, GridPoint):
-        return {**given.sampling.to_dict(), "share": given.share, "system_prompt": given.system_prompt}
+        label = {} if given.system_prompt_key is None else {"system_prompt_key": given.system_prompt_key}
+        return {**given.sampling.to_dict(), "share": given.share, "system_prompt": given.system_prompt, **label}
     if not isinstance(given, (SamplingParams, Mapping)):
         raise ArgumentError(
             f"{quoted(given, 60)} is not a sampling setting.",

@@ -20,6 +20,7 @@ from ..errors import ArgumentError, NothingUsable
 from ..sampling import grid_sequence
 from ..stage import CODE_NUMBERS
 from ..stages.instructions import Instructions, point_key
+from ..stages.system_prompts import labels_of
 from ..storage.journal import Index, Int64Array, Journal
 from .driver import OpenRow, StageCounters
 from .environment import Environment
@@ -205,7 +206,8 @@ def run_instructions(stage: Instructions, num_rows: int, env: Environment, shard
     """
     shares = [point.share for point in stage.grid]
     grid = [[point.to_dict(), point.share] for point in stage.grid]
-    store = StageStore(stage, env, "samples", {"num_rows": num_rows, "grid": grid, "shard": list(shard)})
+    labels = {"own_columns": list(stage.own_columns), "labels": labels_of(stage.grid)} if stage.own_columns else {}
+    store = StageStore(stage, env, "samples", {"num_rows": num_rows, "grid": grid, "shard": list(shard), **labels})
     cached = store.cached()
     if cached is not None:
         return cached

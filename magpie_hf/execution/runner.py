@@ -110,7 +110,7 @@ def _run_row_stage(stage: RowStage | ModelStage, dataset: Dataset, env: Environm
                 score_rows(stage, env, store, journal, counters, rows, finished)
         check_pending(stage.label, int((locations < 0).sum()), len(dataset))
         collect = collector(stage, env, journal, locations, codes)
-        store.write(dataset, collect, remove=[name for name in stage.replaces if name in dataset.column_names])
+        store.write(dataset, collect, remove=[name for name in stage.drops if name in dataset.column_names])
     store.done(len(dataset), len(dataset), counters)
     return store.require_cached()
 

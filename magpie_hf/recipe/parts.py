@@ -225,19 +225,27 @@ def _endpoints(one: object, several: object, source: Source, path: str) -> tuple
 def grid_of(given: object, system_prompt: str | None, source: Source) -> tuple[GridPoint, ...]:
     """Return the sampling grid."""
     if isinstance(given, list) and given:
-        return _distinct([_point(entry, system_prompt, f"sampling[{n}]", source) for n, entry in enumerate(given)])
+        points = [_point(entry, system_prompt, f"sampling[{n}]", source) for n, entry in enumerate(given)]
+        return _distinct(points, source)
     if isinstance(given, dict):
         return (_point(given, system_prompt, "sampling", source),)
     raise source.error("sampling", f"{quoted(given)} is neither a setting nor a list of settings.")
 
 
-def _distinct(points: list[GridPoint]) -> tuple[GridPoint, ...]:
+def _distinct(points: list[GridPoint], source: Source) -> tuple[GridPoint, ...]:
     """Merge points with equal settings and add up their shares: otherwise they would generate the same samples twice."""
     joined: dict[str, GridPoint] = {}
-    for point in points:
+    for number, point in enumerate(points):
         key = stable_hash(point.to_dict())
-        share = joined[key].share if key in joined else 0.0
-        joined[key] = dataclasses.replace(point, share=share + point.share)
+        same = joined.get(key, point)
+        if same.system_prompt_key != point.system_prompt_key:
+            raise source.error(
+                f"sampling[{number}].system_prompt_key",
+                f"{quoted(point.system_prompt_key)} has the same system prompt and sampling as "
+                f"{quoted(same.system_prompt_key)}.",
+                "Points with equal settings generate the same instructions: give them one key.",
+            )
+        joined[key] = dataclasses.replace(point, share=point.share + (joined[key].share if key in joined else 0.0))
     return tuple(joined.values())
 
 
@@ -245,10 +253,11 @@ def _point(given: object, system_prompt: str | None, path: str, source: Source) 
     rest = dict(section_any(given, path, source))
     share = typed_value(rest.pop("share", 1.0), float, f"{path}.share", source)
     own = typed_value(rest.pop("system_prompt", system_prompt), str | None, f"{path}.system_prompt", source)
+    key = typed_value(rest.pop("system_prompt_key", None), str | None, f"{path}.system_prompt_key", source)
     default = SamplingParams(max_tokens=1024)
-    sampling = sampling_of(rest, default, path, source, also=("share", "system_prompt"))
+    sampling = sampling_of(rest, default, path, source, also=("share", "system_prompt", "system_prompt_key"))
     try:
-        return GridPoint(sampling, share, own)
+        return GridPoint(sampling, share, own, key)
     except ArgumentError as error:
         raise source.error(f"{path}.{error.data.get('key', '')}", error.message, error.hint) from None
 

@@ -33,6 +33,7 @@ from ..sampling import GridPoint, SamplingParams
 from ..stage import IDENTITY, RESOLVED, Stage, check_columns, is_set, plain
 from ..stages import STAGES, stage_class
 from ..stages.instructions import Instructions
+from ..stages.system_prompts import COLUMN
 from ..storage.hashing import stable_hash
 from ..storage.state import JsonObject
 from .order import joined_judges, lean_order
@@ -358,6 +359,10 @@ def _stages(
                 paths[id(built[-1])] = path
         built.append(stage.with_settings_of(built))
         paths[id(built[-1])] = path
+    first = built[0]
+    if isinstance(first, Instructions) and any(COLUMN in stage.needs for stage in built[1:]):
+        built[0] = dataclasses.replace(first, keep_system_prompt=True)
+        paths[id(built[0])] = paths.pop(id(first))
     return paths, tuple(built)
 
 

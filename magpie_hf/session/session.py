@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines import engine_class, takes_endpoints
-from ..engines.base import Engine
+from ..engines.base import Engine, Prompt
 from ..errors import BudgetExceeded, MagpieError
 from ..execution.driver import rejected_by_code
 from ..execution.environment import Environment
@@ -131,11 +131,18 @@ class Session:
         engine = make_engine(spec, pinned_model(spec, self.run_dir), stops)
         engine.open()
         self._open = (key, engine)
-        if role == "generator" and not self.recipe.dataset:
-            engine.check_prompt(template.pre_query(self.recipe.grid[0].system_prompt))
-        else:
-            engine.check_prompt(template.response([user("Hello")]))
+        for prompt in self._prompts_to_check(role, template):
+            engine.check_prompt(prompt)
         return engine
+
+    def _prompts_to_check(self, role: str, template: ChatTemplate) -> list[Prompt]:
+        """Return one prompt of a role for each system prompt of the grid under which the role generates."""
+        of_grid = [*dict.fromkeys(point.system_prompt for point in self.recipe.grid)]
+        if role == "generator" and not self.recipe.dataset:
+            return [template.pre_query(system_prompt) for system_prompt in of_grid]
+        is_per_row = any(getattr(stage, "is_per_row", False) and stage.role == role for stage in self.recipe.stages)
+        used = of_grid if is_per_row and not self.recipe.dataset else [None]
+        return [template.response([user("Hello")], system_prompt) for system_prompt in used]
 
     def _spent_elsewhere(self, key: str) -> tuple[int, float]:
         return self.run_dir.state.spent(but=key)

@@ -36,6 +36,7 @@ from ..templates.template import ChatTemplate, Stops
 from . import cleaning
 from .provenance import Provenance, served
 from .starts import banned_tokens, begins_with, checked_starts
+from .system_prompts import COLUMN, KEY, labels_of
 
 
 MAX_TOKENS = 1024
@@ -55,6 +56,8 @@ class Instructions(RowStage):
     """Settings of instruction synthesis.
 
     - `grid`: sampling settings and their shares of the accepted rows.
+    - `keep_system_prompt`: save the system prompt of each row in the column `system_prompt`. It is saved, too, if the
+      points of the grid have a `system_prompt_key`, or if a later stage reads it (`system_prompt: row`).
     - `clean`: remove labels, quotes and answers (`cleaning.clean`); the raw text is kept in `raw_instruction`.
     - `early_stop_newline`: stop at the first newline, as the reference does by default (one-line instructions).
     - `banned_starts`: texts with which an instruction must not begin, e.g., "#": the reference's "de-markdown".
@@ -74,6 +77,7 @@ class Instructions(RowStage):
     banned_starts: tuple[str, ...] = ()
     max_scripts: int = cleaning.MAX_SCRIPTS
     reject: tuple[str, ...] = optional(REASONS)
+    keep_system_prompt: bool = silent(False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "banned_starts", checked_starts(self.banned_starts))
@@ -92,12 +96,19 @@ class Instructions(RowStage):
             "instruction": Value("string"),
             "raw_instruction": Value("string"),
             **({"rejection_reason": Value("string")} if self.keeps_reasons else {}),
+            **{name: Value("string") for name in self.own_columns},
         }
 
     @property
     def keeps_reasons(self) -> bool:
         """Whether rows can have a reason to be rejected."""
         return self.reject != REASONS
+
+    @property
+    def own_columns(self) -> tuple[str, ...]:
+        """The columns of the system prompt of a row and of its label, if the rows have them."""
+        keys = (KEY,) if labels_of(self.grid) else ()
+        return (COLUMN, *keys) if keys or self.keep_system_prompt else ()
 
     def check_template(self, template: ChatTemplate) -> None:
         """Raise TemplateError if the template rejects a system prompt of the grid."""
@@ -175,6 +186,7 @@ class Instructions(RowStage):
             "instruction": record.get("text", record["raw"]),
             "raw_instruction": record["raw"],
             **({"rejection_reason": record.get("reason")} if self.keeps_reasons else {}),
+            **{name: getattr(point, name) for name in self.own_columns},
         }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, TemplateError
 from ..messages import conversation, messages_feature, user
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import (
@@ -23,7 +23,6 @@ from ..stage import (
     Record,
     Row,
     RowFunction,
-    RowStage,
     Scorer,
     Steps,
     Values,
@@ -33,6 +32,7 @@ from ..templates.template import ChatTemplate
 from .provenance import Provenance
 from .responses import MAX_TOKENS, check_special_tokens, read_response, with_stops
 from .reward import PairScorer, Rewarding
+from .system_prompts import UnderSystemPrompt, unusable
 
 
 NUM_SAMPLES = 5
@@ -48,12 +48,12 @@ PROVENANCE = Provenance(
 
 
 @dataclass(frozen=True)
-class PreferenceResponses(RowStage):
+class PreferenceResponses(UnderSystemPrompt):
     """Settings of the responses to choose from.
 
     - `num_samples`: responses to each instruction, 2 or more; each has its own seed.
     - `sampling`: of the responses; not greedy, as all of them would be equal.
-    - `system_prompt`: for the responses only.
+    - `system_prompt`: a text, for the responses only. `row`: the column `system_prompt`.
     """
 
     name: ClassVar[str] = "preference_responses"
@@ -86,7 +86,7 @@ class PreferenceResponses(RowStage):
 
     def check_template(self, template: ChatTemplate) -> None:
         """Raise TemplateError if the template rejects the system prompt."""
-        template.response([user("Hello")], self.system_prompt)
+        template.response([user("Hello")], self.example_prompt)
 
     def bind(self, context: Context) -> RowFunction:
         """Return the function for a row: one request per response."""
@@ -98,7 +98,10 @@ class PreferenceResponses(RowStage):
         def steps(row: Row) -> Steps:
             if row["instruction"] is None:
                 return Outcome({"error": "no instruction"}, "empty")
-            prompt = template.response([user(row["instruction"])], self.system_prompt)
+            try:
+                prompt = template.response([user(row["instruction"])], self.prompt_of(row))
+            except TemplateError as error:
+                return unusable(error)
             record: Record = {"texts": [], "finish": [], "seeds": []}
             problem: Outcome | None = None
             for base in bases:
@@ -127,7 +130,7 @@ class PreferenceResponses(RowStage):
             "responses": record.get("texts"),
             "responses_finish_reason": record.get("finish"),
             "gen_responses_configs": PROVENANCE.values(
-                self, context, self.sampling, record, seeds=record.get("seeds"), system_prompt=self.system_prompt
+                self, context, self.sampling, record, seeds=record.get("seeds"), system_prompt=self.prompt_of(row)
             ),
         }
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ..columns import SHAREGPT
 from ..engines.base import Generation
-from ..errors import CapabilityError, quoted
+from ..errors import CapabilityError, TemplateError, quoted
 from ..messages import conversation, messages_feature, user
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import (
@@ -22,7 +22,6 @@ from ..stage import (
     Record,
     Row,
     RowFunction,
-    RowStage,
     Steps,
     Values,
     failed,
@@ -31,6 +30,7 @@ from ..stage import (
 from ..templates.template import ChatTemplate
 from .provenance import Provenance, served
 from .starts import banned_tokens, begins_with, checked_starts, permitted
+from .system_prompts import UnderSystemPrompt, unusable
 
 
 if TYPE_CHECKING:
@@ -47,12 +47,14 @@ PROVENANCE = Provenance(
 
 
 @dataclass(frozen=True)
-class Responses(RowStage):
+class Responses(UnderSystemPrompt):
     """Settings of response generation.
 
     - `sampling`: greedy by default.
-    - `system_prompt`: for the response only; the releases use none. A column `system_prompt` of the rows is not used, and
-      is dropped because the new response was generated without it.
+    - `system_prompt`: a text, for the response only; the releases use none. `row`: the column `system_prompt`, i.e., the
+      system prompt of the row's instruction, or the system message of an existing conversation. Otherwise that column is
+      dropped, because the new response was generated without it.
+    - `system_prompt_in_messages`: begin `messages` with the system prompt of the response.
     - `banned_starts`: texts with which a response must not begin, e.g., "#"; such responses are sampled again.
     - `messages` contains the instruction and the new response only: later turns of existing conversations are dropped.
     """
@@ -65,6 +67,7 @@ class Responses(RowStage):
 
     sampling: SamplingParams = GREEDY
     system_prompt: str | None = None
+    system_prompt_in_messages: bool = optional(False)
     banned_starts: tuple[str, ...] = optional(())
 
     def __post_init__(self) -> None:
@@ -84,13 +87,13 @@ class Responses(RowStage):
 
     def check_template(self, template: ChatTemplate) -> None:
         """Raise TemplateError if the template rejects the system prompt."""
-        template.response([user("Hello")], self.system_prompt)
+        template.response([user("Hello")], self.example_prompt)
 
     def bind(self, context: Context) -> RowFunction:
         """Return the function for a row: one request, or several with `banned_starts`. The reasoning of a thinking model has its own column."""
         template = context.template
         check_special_tokens(context)
-        starts, system_prompt = self.banned_starts, self.system_prompt
+        starts = self.banned_starts
         sampling = with_stops(self.sampling, template, banned_tokens(context, starts, self.sampling))
 
         def seed_of(index: int, attempt: int) -> int:
@@ -100,7 +103,10 @@ class Responses(RowStage):
             instruction = row["instruction"]
             if instruction is None:
                 return Outcome({"error": "no instruction"}, "empty")
-            prompt = template.response([user(instruction)], system_prompt)
+            try:
+                prompt = template.response([user(instruction)], self.prompt_of(row))
+            except TemplateError as error:
+                return unusable(error)
             generation, seed = yield from permitted(prompt, sampling, starts, partial(seed_of, row[ROW_INDEX]))
             if generation.failure is not None:
                 return failed(generation)
@@ -110,14 +116,15 @@ class Responses(RowStage):
 
     def columns(self, context: Context, row: Row, record: Record, code: str) -> Values:
         """Return the columns of the response; for a failed row they are null, and the finish reason is its code."""
-        response = record.get("text")
+        response, system_prompt = record.get("text"), self.prompt_of(row)
+        shown = system_prompt if self.system_prompt_in_messages else None
         return {
             "response": response,
-            "messages": conversation((row["instruction"], response)),
+            "messages": conversation((row["instruction"], response), system_prompt=shown),
             "reasoning": record.get("reasoning"),
             "response_finish_reason": record["finish"] if code == OK else f"error: {record.get('error', code)}",
             "gen_response_configs": PROVENANCE.values(
-                self, context, self.sampling, record, seed=record.get("seed"), system_prompt=self.system_prompt
+                self, context, self.sampling, record, seed=record.get("seed"), system_prompt=system_prompt
             ),
         }
 

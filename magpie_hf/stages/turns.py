@@ -2,19 +2,20 @@
 
 Source: Magpie, arXiv:2406.08464, section 2.2 and Fig. 14. The user's turns are generated with a system prompt that
 describes a conversation of several rounds, because small models otherwise forget that they play the user; the responses
-are generated without it.
+are generated without it. With `system_prompt: row`, the row's own system prompt is in force for both, as in magpie-ultra.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import dataclasses
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
 from ..columns import SHAREGPT
 from ..engines.base import Generation
-from ..errors import ArgumentError
+from ..errors import ArgumentError, TemplateError
 from ..messages import assistant, conversation, messages_feature, user
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import (
@@ -27,7 +28,7 @@ from ..stage import (
     Record,
     Row,
     RowFunction,
-    RowStage,
+    Stage,
     Steps,
     Values,
     failed,
@@ -36,8 +37,9 @@ from ..stage import (
 from ..templates.template import ChatTemplate
 from .instructions import REASONS, Instructions, checked_reasons, instruction_sampling
 from .provenance import Provenance
-from .responses import GREEDY, check_special_tokens, read_response, with_stops
+from .responses import GREEDY, Responses, check_special_tokens, read_response, with_stops
 from .starts import banned_tokens, checked_starts, permitted
+from .system_prompts import UnderSystemPrompt, unusable
 
 
 SYSTEM_PROMPT = (
@@ -54,12 +56,15 @@ PROVENANCE = Provenance(
 
 
 @dataclass(frozen=True)
-class Turns(RowStage):
+class Turns(UnderSystemPrompt):
     """Settings of multi-turn synthesis.
 
     - `turns`: total number of turns, including the first; according to the reference, quality decreases after four.
     - `sampling`, `response_sampling`: of the user's turns and of the responses.
-    - `system_prompt`: for the user's turns, or null.
+    - `system_prompt`: a text, for the user's turns only, or null. `row`: the column `system_prompt`, for the user's turns
+      and for the responses.
+    - `system_prompt_in_messages`: begin `messages` with the system prompt; requires `system_prompt: row`. Also true if it
+      is true in the recipe's `responses`.
     - `attempts`: samples tried for a user's turn before the conversation ends early.
     - `clean`, `max_scripts`, `reject`: as in `instructions`. A user's turn that is rejected is tried again.
     - `banned_starts`: texts with which no user turn and no response must begin; see `instructions` and `responses`.
@@ -74,6 +79,7 @@ class Turns(RowStage):
     sampling: SamplingParams = field(default=SamplingParams(temperature=1.0, max_tokens=1024))
     response_sampling: SamplingParams = GREEDY
     system_prompt: str | None = SYSTEM_PROMPT
+    system_prompt_in_messages: bool = optional(False)
     attempts: int = ATTEMPTS
     clean: bool = True
     max_scripts: int = 2
@@ -89,6 +95,16 @@ class Turns(RowStage):
             )
         if self.attempts < 1:
             raise ArgumentError(f"attempts = {self.attempts} is invalid.", hint="Give 1 or more.")
+        if self.system_prompt_in_messages and not self.is_per_row:
+            raise ArgumentError(
+                "system_prompt_in_messages = true requires `system_prompt: row`.",
+                hint="Any other system prompt is in force for the user's turns only, not for the responses.",
+            )
+
+    def with_settings_of(self, others: Sequence[Stage]) -> Turns:
+        """Begin `messages` with the system prompt if `responses` does, so that it is not lost here."""
+        begins = any(isinstance(other, Responses) and other.system_prompt_in_messages for other in others)
+        return dataclasses.replace(self, system_prompt_in_messages=True) if begins and self.is_per_row else self
 
     def features(self) -> Values:
         """Return `instruction_t` and `response_t` (null after the end of the conversation) and `messages`."""
@@ -106,8 +122,12 @@ class Turns(RowStage):
     def check_template(self, template: ChatTemplate) -> None:
         """Raise TemplateError if the template rejects the system prompt or a second turn."""
         turn = [user("Hello"), assistant("Hello")]
-        template.next_user(turn, self.system_prompt)
-        template.response([*turn, user("Hello")])
+        template.next_user(turn, self.example_prompt)
+        template.response([*turn, user("Hello")], self._answer_prompt(self.example_prompt))
+
+    def _answer_prompt(self, system_prompt: str | None) -> str | None:
+        """Return the system prompt for the responses: that of the row, but none that is for the user's turns only."""
+        return system_prompt if self.is_per_row else None
 
     def bind(self, context: Context) -> RowFunction:
         """Return the function for a conversation: a user's turn (retried if unusable), a response, and so on."""
@@ -120,12 +140,15 @@ class Turns(RowStage):
         answer_sampling = with_stops(self.response_sampling, template, banned[1])
 
         def user_turn(
-            messages: list[dict[str, str]], turn: int, index: int
+            messages: list[dict[str, str]], turn: int, row: Row
         ) -> Generator[Ask, Generation, tuple[Outcome, int]]:
-            prompt = template.next_user(messages, self.system_prompt)
             outcome, seed = Outcome({}, "failed"), 0
+            try:
+                prompt = template.next_user(messages, self.prompt_of(row))
+            except TemplateError as error:
+                return unusable(error), seed
             for attempt in range(self.attempts):
-                seed = sample_seed(seed_base(context.seed, self.name, turn, attempt), index)
+                seed = sample_seed(seed_base(context.seed, self.name, turn, attempt), row[ROW_INDEX])
                 generation = yield Ask(prompt, user_sampling.with_seed(seed))
                 if generation.failure is not None:
                     return failed(generation), seed
@@ -140,13 +163,13 @@ class Turns(RowStage):
                 return Outcome({**record, "end": "no first turn"}, "fewer_turns")
             messages = [user(row["instruction"]), assistant(row["response"])]
             for turn in range(2, self.turns + 1):
-                outcome, seed = yield from user_turn(messages, turn, row[ROW_INDEX])
+                outcome, seed = yield from user_turn(messages, turn, row)
                 if outcome.code != OK:
                     return _ended(record, outcome)
                 text = outcome.record.get("text", outcome.record["raw"])
                 messages.append(user(text))
                 seeds = partial(self._answer_seed, context.seed, turn, row[ROW_INDEX])
-                prompt = template.response(messages)
+                prompt = template.response(messages, self._answer_prompt(self.prompt_of(row)))
                 generation, used = yield from permitted(prompt, answer_sampling, starts, seeds)
                 if generation.failure is not None:
                     return _ended(record, failed(generation))
@@ -178,13 +201,15 @@ class Turns(RowStage):
         """Return the turns and the whole conversation as `messages`."""
         later = record["turns"]
         pairs = [(row["instruction"], row["response"]), *later]
+        system_prompt = self.prompt_of(row)
+        shown = system_prompt if self.system_prompt_in_messages else None
         values: Values = {}
         for turn in range(2, self.turns + 1):
             pair = later[turn - 2] if turn - 2 < len(later) else (None, None)
             values[f"instruction_{turn}"], values[f"response_{turn}"] = pair
         return {
             **values,
-            "messages": conversation(*pairs),
+            "messages": conversation(*pairs, system_prompt=shown),
             "num_turns": sum(None not in pair for pair in pairs),
             "turns_end": record["end"],
             "gen_turns_configs": PROVENANCE.values(
@@ -195,7 +220,7 @@ class Turns(RowStage):
                 response_temperature=self.response_sampling.temperature,
                 response_top_p=self.response_sampling.top_p,
                 response_max_tokens=self.response_sampling.max_tokens,
-                system_prompt=self.system_prompt,
+                system_prompt=system_prompt,
                 seeds=record["seeds"],
             ),
         }

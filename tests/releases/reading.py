@@ -323,7 +323,7 @@ def written(recipe: Recipe) -> dict[str, Any]:
         return dict(shaped(recipe))
     features: dict[str, Any] = {}
     for stage in recipe.stages:
-        features = {name: kind for name, kind in features.items() if name not in stage.replaces} | stage.features()
+        features = {name: kind for name, kind in features.items() if name not in stage.drops} | stage.features()
     return {name: features[name] for name in schema.column_order(features)}
 
 
