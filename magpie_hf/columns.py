@@ -254,6 +254,8 @@ REGISTER: dict[str, Column] = {
             _number("response_tokens", "Response length, tokens", "tokens", card=True),
             _number("instruction_length", "Instruction length, characters", "characters", released=23),
             _number("response_length", "Response length, characters", "characters", released=24),
+            _number("conversation_length", "Conversation length, characters", "characters"),
+            _number("conversation_tokens", "Conversation length, tokens", "tokens"),
         ),
         *_written_by(
             "reward",

@@ -12,9 +12,8 @@ from ..engines.remote.servers import error_text, normal_address, read_key
 from ..engines.remote.untrusted import clean_text, count_or_none, name_or_none
 from ..engines.remote.wire import MALFORMED, Address, Question, Reply
 from ..errors import EngineError, EngineUnavailableError, quoted
-from ..messages import conversation
 from ..models import ModelRef
-from .reward_model import Scored
+from .reward_model import Messages, Scored
 
 
 PATH = "/pooling"
@@ -40,8 +39,8 @@ class EndpointScorer:
         self._max_length = max_length
         self._concurrency = concurrency
 
-    def score(self, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
-        """Return the reward of each (instruction, response), in order.
+    def score(self, conversations: Sequence[Messages]) -> list[Scored]:
+        """Return the reward of each conversation, in order.
 
         Raises:
             EngineUnavailableError: the server does not reply, or only with transient errors.
@@ -49,7 +48,7 @@ class EndpointScorer:
         """
         with HttpClient(key=self._key, connections=self._concurrency, timeout_s=TIMEOUT_S) as client:
             replies = client.ask_all(
-                [self._question(*pair) for pair in pairs],
+                [self._question(messages) for messages in conversations],
                 is_final=self._is_final,
                 give_up=self._give_up,
                 backoff=BACKOFF,
@@ -60,10 +59,10 @@ class EndpointScorer:
     def close(self) -> None:
         """Do nothing: no connection stays open between calls of `score`."""
 
-    def _question(self, instruction: str, response: str) -> Question:
+    def _question(self, messages: Messages) -> Question:
         body = {
             "model": self._model,
-            "messages": conversation((clean_text(instruction), clean_text(response))),
+            "messages": [{"role": m["role"], "content": clean_text(m["content"])} for m in messages],
             "add_generation_prompt": False,
             "truncate_prompt_tokens": self._max_length,
         }

@@ -7,14 +7,15 @@ Supports heads with one logit (FsfairX, Skywork), and models that return a `scor
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import ModelError, quoted
-from ..messages import conversation
 from ..models import DEMO, ModelRef
 
 
+Messages: TypeAlias = Sequence[Mapping[str, str]]
+"""A conversation, {"role", "content"} each."""
 FIXED_ROWS = 16
 """Rows of a deterministic forward: with fewer rows, matrix products use other kernels."""
 LENGTH_STEP = 32
@@ -96,14 +97,21 @@ class RewardModel:
                 model=self.name,
             )
 
-    def score(self, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
-        """Return the reward of each (instruction, response), in order."""
-        rows = [self._encode(instruction, response) for instruction, response in pairs]
-        out: list[Scored] = [Scored(None)] * len(rows)
-        lengths = [len(ids) for ids, _ in rows]
+    def score(self, conversations: Sequence[Messages]) -> list[Scored]:
+        """Return the reward of each conversation, in order; one that the chat template rejects has an error."""
+        out: list[Scored] = []
+        rows: dict[int, tuple[list[int], bool]] = {}
+        for n, messages in enumerate(conversations):
+            try:
+                rows[n] = self._encode(messages)
+                out.append(Scored(None))
+            except Exception as error:  # noqa: BLE001 (templates are programs of others; the row keeps the error)
+                out.append(Scored(None, error=f"the chat template rejects the conversation: {quoted(error, 120)}"))
+        numbers, lengths = [*rows], [len(ids) for ids, _ in rows.values()]
         batches = _fixed_batches(lengths) if self.deterministic else _batches(lengths, self.batch_tokens)
         for batch in batches:
-            for n, reward in zip(batch, self._forward([rows[n][0] for n in batch]), strict=True):
+            members = [numbers[place] for place in batch]
+            for n, reward in zip(members, self._forward([rows[n][0] for n in members]), strict=True):
                 ids, was_cut = rows[n]
                 if math.isfinite(reward):
                     out[n] = Scored(reward, was_cut, len(ids))
@@ -111,10 +119,9 @@ class RewardModel:
                     out[n] = Scored(None, was_cut, len(ids), f"the reward model returned {reward}")
         return out
 
-    def _encode(self, instruction: str, response: str) -> tuple[list[int], bool]:
+    def _encode(self, messages: Messages) -> tuple[list[int], bool]:
         """Return a conversation's token ids with exactly one BOS, and whether they were truncated."""
-        messages = conversation((instruction, response))
-        text = str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False))
+        text = str(self._tokenizer.apply_chat_template([*messages], tokenize=False, add_generation_prompt=False))
         bos = self._tokenizer.bos_token
         if bos and text.startswith(bos):
             text = text.removeprefix(bos)

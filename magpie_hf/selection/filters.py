@@ -227,7 +227,7 @@ def _by_length(dataset: Dataset, selection: Selection) -> FloatArray:
 
 
 def _lengths(data: pa.ChunkedArray, name: str) -> FloatArray:
-    """Return the numbers of a column, or the characters of its texts or messages; -inf for null."""
+    """Return the numbers of a column, or the characters of its texts or messages (without system messages); -inf for null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -242,7 +242,10 @@ def _lengths(data: pa.ChunkedArray, name: str) -> FloatArray:
             hint="Name a column of numbers, texts or messages (role, content).",
             key="length_column",
         )
-    counts = pc.fill_null(pc.utf8_length(pc.struct_field(array.flatten(), "content")), 0)
+    entries = array.flatten()
+    counts = pc.fill_null(pc.utf8_length(pc.struct_field(entries, "content")), 0)
+    if kind.value_type.get_field_index("role") >= 0:  # the system message does not count
+        counts = pc.if_else(pc.fill_null(pc.equal(pc.struct_field(entries, "role"), "system"), False), 0, counts)
     sums = np.bincount(np.asarray(pc.list_parent_indices(array)), np.asarray(counts), len(array))
     return np.where(np.asarray(array.is_valid()), sums, -np.inf)
 

@@ -1,4 +1,4 @@
-"""`lengths`: the lengths of instruction and response, in characters (as released) and in tokens of a model."""
+"""`lengths`: the lengths of instruction, response and conversation, in characters (as released) and in tokens of a model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import ArgumentError
 from ..models import resolve_model
-from ..stage import Batch, BatchFunction, BatchStage, Columns, Context, ModelChoice, Values, resolved
+from ..stage import Batch, BatchFunction, BatchStage, Columns, Context, ModelChoice, Values, optional, resolved
 from ..templates.load import load_tokenizer
+from .over import MESSAGES, read_conversation
 
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 class Lengths(BatchStage):
     """Adds `instruction_length`, `response_length` (characters) and the same as `…_tokens`.
 
+    - `conversation`: whether to measure `messages`, too: `num_turns` (responses), `conversation_length` and
+      `conversation_tokens` (sums over all messages without the system message).
     - `tokens`: whether to count tokens, too (without special tokens of the template). Default: if a model, and so a
       tokenizer, is given.
     - `tokenizer`: the model (Hub id, directory or "demo") whose tokenizer is used. Default: the recipe's `model`.
@@ -31,6 +34,12 @@ class Lengths(BatchStage):
 
     tokens: bool | None = None
     tokenizer: str | None = resolved(None)
+    conversation: bool = optional(False)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The columns that are measured."""
+        return (*self.reads, MESSAGES) if self.conversation else self.reads
 
     @property
     def counts_tokens(self) -> bool:
@@ -76,8 +85,10 @@ class Lengths(BatchStage):
         """Return the columns: int64, null for missing texts."""
         from datasets import Value
 
-        names = [f"{column}_length" for column in self.reads]
-        names += [f"{column}_tokens" for column in self.reads] if self.counts_tokens else []
+        measured = (*self.reads, "conversation") if self.conversation else self.reads
+        names = [f"{column}_length" for column in measured]
+        names += [f"{column}_tokens" for column in measured] if self.counts_tokens else []
+        names += ["num_turns"] if self.conversation else []
         return {name: Value("int64") for name in names}
 
     def bind(self, context: Context) -> BatchFunction:
@@ -89,8 +100,23 @@ class Lengths(BatchStage):
                 return []
             return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
+        def measure_conversations(batch: Batch) -> Columns:
+            found = [read_conversation({MESSAGES: given}) for given in batch[MESSAGES]]
+            spoken = [None if row is None else [m for m in row if m["role"] != "system"] for row in found]
+            texts = [None if row is None else [message["content"] for message in row] for row in spoken]
+            columns: Columns = {
+                "num_turns": [row and sum(message["role"] == "assistant" for message in row) for row in spoken],
+                "conversation_length": [None if row is None else sum(map(len, row)) for row in texts],
+            }
+            if tokenizer is not None:
+                counts = iter(count([text for row in texts for text in row or ()]))
+                columns["conversation_tokens"] = [
+                    None if row is None else sum(next(counts) for _ in row) for row in texts
+                ]
+            return columns
+
         def measure(batch: Batch) -> Columns:
-            columns: Columns = {}
+            columns: Columns = measure_conversations(batch) if self.conversation else {}
             for column in self.reads:
                 texts = batch[column]
                 columns[f"{column}_length"] = [None if text is None else len(text) for text in texts]

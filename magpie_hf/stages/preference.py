@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import ArgumentError, TemplateError
 from ..messages import conversation, messages_feature, user
@@ -31,8 +31,12 @@ from ..stage import (
 from ..templates.template import ChatTemplate
 from .provenance import Provenance
 from .responses import MAX_TOKENS, check_special_tokens, read_response, with_stops
-from .reward import PairScorer, Rewarding
+from .reward import ConversationScorer, Rewarding
 from .system_prompts import UnderSystemPrompt, unusable
+
+
+if TYPE_CHECKING:
+    from ..scoring.reward_model import Messages
 
 
 NUM_SAMPLES = 5
@@ -163,7 +167,7 @@ class Preference(Rewarding):
             "reward_margin": Value("float64"),
         }
 
-    def row_scorer(self, scorer: PairScorer) -> Scorer:
+    def row_scorer(self, scorer: ConversationScorer) -> Scorer:
         """Return the scorer of a row: it scores all responses."""
         return _AllResponses(scorer)
 
@@ -206,18 +210,18 @@ def _conversation(row: Row, which: int | None) -> list[dict[str, str]] | None:
 class _AllResponses(Scorer):
     """Scores all responses of each row."""
 
-    def __init__(self, scorer: PairScorer) -> None:
+    def __init__(self, scorer: ConversationScorer) -> None:
         self._scorer = scorer
 
     def __call__(self, rows: Sequence[Row]) -> list[Outcome]:
         """Return {"rewards"} of each row; a response without a score has null."""
-        pairs: list[tuple[str, str]] = []
+        conversations: list[Messages] = []
         spans: list[tuple[int, int]] = []
         for row in rows:
             responses = row["responses"] or [] if row["instruction"] is not None else []
-            spans.append((len(pairs), len(pairs) + len(responses)))
-            pairs += [(row["instruction"], response) for response in responses]
-        scored = self._scorer.score(pairs) if pairs else []
+            spans.append((len(conversations), len(conversations) + len(responses)))
+            conversations += [conversation((row["instruction"], response)) for response in responses]
+        scored = self._scorer.score(conversations) if conversations else []
         outcomes = []
         for start, end in spans:
             part = scored[start:end]

@@ -6,18 +6,34 @@ Source: Magpie, arXiv:2406.08464, section 3.2: FsfairX-LLaMA3-RM scores the sing
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from ..errors import DatasetError
-from ..stage import OK, Context, ModelChoice, ModelStage, Outcome, Record, Row, Scorer, Stage, Values, resolved, silent
+from ..errors import ArgumentError, DatasetError
+from ..messages import conversation
+from ..stage import (
+    OK,
+    Context,
+    ModelChoice,
+    ModelStage,
+    Outcome,
+    Record,
+    Row,
+    Scorer,
+    Stage,
+    Values,
+    optional,
+    resolved,
+    silent,
+)
+from .over import PAIR, check_over, read_conversation
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..scoring.reward_model import Scored
+    from ..scoring.reward_model import Messages, Scored
 
 MODEL = "sfairXC/FsfairX-LLaMA3-RM-v0.1"
 """The reward model of the releases."""
@@ -25,11 +41,11 @@ MAX_LENGTH = 4096
 """Maximum number of tokens of a conversation: the reference's limit for its reward models."""
 
 
-class PairScorer(Protocol):
+class ConversationScorer(Protocol):
     """A reward model, loaded here or behind an endpoint."""
 
-    def score(self, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
-        """Return the score of each (instruction, response)."""
+    def score(self, conversations: Sequence[Messages]) -> list[Scored]:
+        """Return the score of each conversation."""
 
     def close(self) -> None:
         """Free the model, or close the connections."""
@@ -100,26 +116,28 @@ class Rewarding(ModelStage):
         )
         return self.row_scorer(scorer)
 
-    def row_scorer(self, scorer: PairScorer) -> Scorer:
-        """Return the scorer of a row: it scores one response."""
-        return _OneResponse(scorer, self.needs)
+    def conversation_of(self, row: Row) -> Messages | None:
+        """Return the conversation of a row to score, None if a text is missing."""
+        question, answer = row[self.needs[0]], row[self.needs[1]]
+        return None if question is None or answer is None else conversation((question, answer))
+
+    def row_scorer(self, scorer: ConversationScorer) -> Scorer:
+        """Return the scorer of a row: it scores one conversation."""
+        return _OneConversation(scorer, self.conversation_of)
 
 
-class _OneResponse(Scorer):
-    """Scores two texts of each row as a conversation; rows without one of them have no score."""
+class _OneConversation(Scorer):
+    """Scores a conversation of each row; rows without one have no score."""
 
-    def __init__(self, scorer: PairScorer, needs: Sequence[str]) -> None:
-        self._scorer = scorer
-        self._instruction, self._response = needs[0], needs[1]
+    def __init__(self, scorer: ConversationScorer, conversation_of: Callable[[Row], Messages | None]) -> None:
+        self._scorer, self._conversation_of = scorer, conversation_of
 
     def __call__(self, rows: Sequence[Row]) -> list[Outcome]:
         """Return {"reward", "truncated"} of each row."""
-        present = [
-            n for n, row in enumerate(rows) if row[self._instruction] is not None and row[self._response] is not None
-        ]
-        pairs = [(rows[n][self._instruction], rows[n][self._response]) for n in present]
+        found = [self._conversation_of(row) for row in rows]
+        present = {n: messages for n, messages in enumerate(found) if messages is not None}
         outcomes = [Outcome({"error": "nothing to score"}, "empty") for _ in rows]
-        for n, scored in zip(present, self._scorer.score(pairs), strict=True):
+        for n, scored in zip(present, self._scorer.score([*present.values()]), strict=True):
             if scored.reward is None:
                 outcomes[n] = Outcome({"error": scored.error}, "validation", scored.tokens)
                 continue
@@ -138,6 +156,7 @@ class _OneResponse(Scorer):
 class Reward(Rewarding):
     """Scores instruction and response with a sequence-classification reward model (FsfairX, ArmoRM, Skywork, …).
 
+    - `over`: `pair` (instruction and response), or `messages` (the whole conversation, including a system message).
     - `model`: Hub id, directory or "demo". `revision`, `dtype`, `device`, `trust_remote_code`: how it is loaded.
     - `max_length`: longer conversations are truncated at the end; `reward_truncated` is then true.
     - `batch_tokens`: maximum number of tokens of one forward pass; rows are batched by length.
@@ -148,6 +167,21 @@ class Reward(Rewarding):
     name: ClassVar[str] = "reward"
     version: ClassVar[int] = 1
     reads: ClassVar[tuple[str, ...]] = ("instruction", "response")
+
+    over: str = optional(PAIR)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_over(self.over)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The columns of the texts to score."""
+        return self.reads if self.over == PAIR else (self.over,)
+
+    def conversation_of(self, row: Row) -> Messages | None:
+        """Return the conversation of a row to score, None if a text is missing."""
+        return super().conversation_of(row) if self.over == PAIR else read_conversation(row)
 
     def features(self) -> Values:
         """Return the reward, the reward model, and whether the conversation was truncated."""
@@ -184,8 +218,13 @@ class RewardDifference(Rewarding):
     def with_settings_of(self, others: Sequence[Stage]) -> RewardDifference:
         """Use the settings of the recipe's `reward` stage if this stage has none."""
         for other in others:
+            if isinstance(other, Reward) and other.over != PAIR:
+                raise ArgumentError(
+                    "reward_difference compares two responses, but `reward` has `over: messages`.",
+                    hint="Score instruction and response, or leave reward_difference out.",
+                )
             if isinstance(other, Reward) and self == RewardDifference():
-                return RewardDifference(**{f.name: getattr(other, f.name) for f in dataclasses.fields(other)})
+                return RewardDifference(**{f.name: getattr(other, f.name) for f in dataclasses.fields(self)})
         return self
 
     def check_columns(self, dataset: Dataset) -> None:

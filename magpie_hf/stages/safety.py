@@ -12,14 +12,32 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 from ..engines.base import Generation
+from ..errors import TemplateError
 from ..messages import conversation
 from ..sampling import SamplingParams, sample_seed, seed_base
-from ..stage import OK, ROW_INDEX, Ask, Context, Outcome, Record, Row, RowFunction, RowStage, Steps, Values, failed
+from ..stage import (
+    OK,
+    ROW_INDEX,
+    Ask,
+    Context,
+    Outcome,
+    Record,
+    Row,
+    RowFunction,
+    RowStage,
+    Steps,
+    Values,
+    failed,
+    optional,
+)
+from .over import PAIR, check_over, read_conversation
 from .responses import with_stops
+from .system_prompts import unusable
 
 
 if TYPE_CHECKING:
     from ..templates.guard import GuardTemplate
+    from ..templates.template import ChatTemplate
 
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=100)
@@ -50,6 +68,7 @@ def read_verdict(text: str) -> Verdict | None:
 class Safety(RowStage):
     """Classifies the instruction and its response (or the instruction alone, for rows without a response).
 
+    - `over`: `pair` (instruction and response), or `messages` (the whole conversation, without a system message).
     - `sampling`: greedy by default.
     - `column`: the column for the guard's reply: "llama_guard_2" as released, or "llama_guard_3" for that model.
     """
@@ -61,6 +80,22 @@ class Safety(RowStage):
 
     sampling: SamplingParams = GREEDY
     column: str = "llama_guard_2"
+    over: str = optional(PAIR)
+
+    def __post_init__(self) -> None:
+        check_over(self.over)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The columns of the texts to classify."""
+        return self.reads if self.over == PAIR else (self.over,)
+
+    def conversation_of(self, row: Row) -> list[dict[str, str]] | None:
+        """Return the conversation of a row to classify, None if a text is missing."""
+        if self.over == PAIR:
+            return None if row["instruction"] is None else conversation((row["instruction"], row["response"]))
+        messages = read_conversation(row)
+        return messages and [message for message in messages if message["role"] != "system"]
 
     def features(self) -> Values:
         """Return the guard's reply, the label, the hazard codes, the guard model, and errors."""
@@ -74,6 +109,11 @@ class Safety(RowStage):
             "safety_error": Value("string"),
         }
 
+    def check_template(self, template: ChatTemplate) -> None:
+        """Raise TemplateError if the guard's template does not show a whole conversation."""
+        if self.over != PAIR:
+            cast("GuardTemplate", template).conversation(conversation(("Hello", "Hello"), ("How?", "So.")))
+
     def bind(self, context: Context) -> RowFunction:
         """Return the function for a row: one request, and a second one if the reply is neither safe nor unsafe."""
         template = cast("GuardTemplate", context.template)  # the role "guard" has a GuardTemplate
@@ -82,9 +122,15 @@ class Safety(RowStage):
         retry_sampling = dataclasses.replace(sampling, temperature=max(RETRY_TEMPERATURE, sampling.temperature))
 
         def steps(row: Row) -> Steps:
-            if row["instruction"] is None:
-                return Outcome({"error": "no instruction"}, "empty")
-            prompt = template.conversation(conversation((row["instruction"], row["response"])))
+            messages = self.conversation_of(row)
+            if not messages:
+                return Outcome({"error": "no instruction" if self.over == PAIR else "no conversation"}, "empty")
+            try:
+                prompt = template.conversation(messages)
+            except TemplateError as error:
+                if self.over == PAIR:  # no pair can be rendered: a wrong guard, not a wrong row
+                    raise
+                return unusable(error)
             seed = sample_seed(base, row[ROW_INDEX])
             generation = yield Ask(prompt, sampling if sampling.is_greedy else sampling.with_seed(seed))
             if generation.failure is not None:

@@ -31,6 +31,7 @@ _GUARD_WORD = "unsafe"
 _FIRST = sentinel_for(())
 _SECOND = sentinel_for((_FIRST,))
 _PAIR: tuple[Message, ...] = (user(_FIRST), assistant(_SECOND))
+_ROLES = (user, assistant)
 
 
 class GuardTemplate:
@@ -127,7 +128,7 @@ class GuardRenderer:
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
         """Return the prompt of the check, texts and ids; raises TemplateError."""
         if len(messages) not in self._checked:
-            _shown(self._render, _PAIR[: len(messages)])
+            _shown(self._render, _alternating(len(messages)))
             self._checked.add(len(messages))
         text = self._coder.complete(self._render.render_or_raise(messages, "this conversation"))
         return Prompt(text, encode=self._coder.encode, bos=self._coder.bos_of(text))
@@ -160,6 +161,14 @@ def _render_without_contents(render: Renderer) -> str:
     except Exception:  # noqa: BLE001 (the chat prompts then fail with the same error)
         return ""
     return pair if _FIRST not in pair + one else ""
+
+
+def _alternating(count: int) -> list[Message]:
+    """Return a conversation of `count` messages whose texts all differ."""
+    texts: list[str] = []
+    while len(texts) < count:
+        texts.append(sentinel_for(texts))
+    return [_ROLES[number % 2](text) for number, text in enumerate(texts)]
 
 
 def _shown(render: Renderer, messages: Sequence[Message]) -> str:

@@ -22,6 +22,7 @@ from magpie_hf.engines.remote.openai_features import ServerFeatures
 from magpie_hf.engines.remote.tgi import TgiEngine
 from magpie_hf.engines.remote.untrusted import MAX_COUNT, checked, clean_text, load_json, name_or_none
 from magpie_hf.errors import MagpieError, PromptMismatchError
+from magpie_hf.messages import conversation
 from magpie_hf.models import ModelRef
 from magpie_hf.sampling import SamplingParams
 from magpie_hf.scoring import reward_endpoint
@@ -278,7 +279,7 @@ def test_a_redirect_to_anywhere_is_an_error_that_shows_no_secret(location):
 def assert_score(url):
     """A score is a finite number or null with its reason, or the run ends with what to do."""
     try:
-        (found,) = EndpointScorer(url, REF).score([("a", "b")])
+        (found,) = EndpointScorer(url, REF).score([conversation(("a", "b"))])
     except MagpieError as error:
         assert error.hint  # noqa: PT017 (either is right)
     else:
@@ -426,7 +427,7 @@ def test_a_byte_at_a_time_holds_nothing_up_for_ever(parts, monkeypatch):
         with pytest.raises(MagpieError, match="no reply in time"):
             detect.server_kind(server.url)
         with pytest.raises(MagpieError, match="no reply in time"):
-            EndpointScorer(server.url, REF).score([("a", "b")])
+            EndpointScorer(server.url, REF).score([conversation(("a", "b"))])
 
 
 def test_a_generation_that_drips_is_a_timeout(monkeypatch):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import magpie_hf
 from magpie_hf.errors import ArgumentError, RecipeError
+from magpie_hf.messages import conversation
 from magpie_hf.scoring.reward_model import RewardModel, Scored
 from magpie_hf.session.status import run_status
 from magpie_hf.stages.preference import PreferenceResponses, best_and_worst
@@ -66,7 +67,7 @@ def test_a_score_is_that_of_the_pair_alone(made):
     _, ds = made
     row = ds[0]
     model = RewardModel(demo_model("reward"))
-    assert [s.reward for s in model.score([(row["instruction"], r) for r in row["responses"]])] == row[
+    assert [s.reward for s in model.score([conversation((row["instruction"], r)) for r in row["responses"]])] == row[
         "preference_rewards"
     ]
     model.close()

@@ -11,7 +11,9 @@ from datasets import Dataset
 
 import magpie_hf
 from magpie_hf.errors import EngineError, EngineUnavailableError, MagpieError
+from magpie_hf.messages import conversation
 from magpie_hf.models import demo_model, resolve_model
+from magpie_hf.recipe.schema import load_recipe
 from magpie_hf.scoring.reward_endpoint import EndpointScorer
 from magpie_hf.scoring.reward_model import RewardModel
 from magpie_hf.session.status import run_status
@@ -25,6 +27,7 @@ PAIRS = [
     ("Hi", "Hello! How can I help you?"),
     ("Say " + "very " * 60 + "much.", "Much."),
 ]
+CHATS = [conversation(pair) for pair in PAIRS]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,9 +43,9 @@ def model():
 
 
 def test_a_reward_does_not_depend_on_its_batch_or_place(model):
-    together = [scored.reward for scored in model.score(PAIRS)]
-    alone = [model.score([pair])[0].reward for pair in PAIRS]
-    backwards = [scored.reward for scored in model.score(PAIRS[::-1])][::-1]
+    together = [scored.reward for scored in model.score(CHATS)]
+    alone = [model.score([pair])[0].reward for pair in CHATS]
+    backwards = [scored.reward for scored in model.score(CHATS[::-1])][::-1]
     assert together == pytest.approx(alone, abs=1e-4)
     assert together == pytest.approx(backwards, abs=1e-4)
     assert together[0] > together[1]
@@ -55,7 +58,7 @@ def test_no_bit_of_a_demo_reward_depends_on_the_rows_beside_it(model):
     from tools.demo.grammar import conversations
 
     first = [c.exchanges[0] for c in islice(conversations(11, long_share=0), 90)]
-    pairs = [(exchange.instruction, exchange.answer) for exchange in first]
+    pairs = [conversation((exchange.instruction, exchange.answer)) for exchange in first]
     whole = [scored.reward for scored in model.score(pairs)]
     assert [scored.reward for scored in model.score(pairs[::-1])][::-1] == whole
     assert [model.score([pair])[0].reward for pair in pairs[:20]] == whole[:20]
@@ -64,16 +67,16 @@ def test_no_bit_of_a_demo_reward_depends_on_the_rows_beside_it(model):
 
 def test_small_batches_give_the_same(model):
     few = RewardModel(demo_model("reward"), batch_tokens=1, deterministic=False)
-    assert [s.reward for s in few.score(PAIRS)] == pytest.approx([s.reward for s in model.score(PAIRS)], abs=1e-4)
+    assert [s.reward for s in few.score(CHATS)] == pytest.approx([s.reward for s in model.score(CHATS)], abs=1e-4)
 
 
 def test_a_conversation_has_one_bos_and_truncation_is_reported(model):
-    ids, cut = model._encode(*PAIRS[0])
+    ids, cut = model._encode(CHATS[0])
     assert [token for token in ids if token == model._tokenizer.bos_token_id] == ids[:1]
     assert not cut
     short = RewardModel(demo_model("reward"), max_length=20)
-    found = short.score(PAIRS)
-    assert [scored.truncated for scored in found] == [len(model._encode(*pair)[0]) > 20 for pair in PAIRS]
+    found = short.score(CHATS)
+    assert [scored.truncated for scored in found] == [len(model._encode(pair)[0]) > 20 for pair in CHATS]
     assert all(scored.tokens <= 20 for scored in found)
 
 
@@ -165,6 +168,48 @@ def test_a_difference_between_two_reward_models_is_refused(tmp_path):
         )
 
 
+CONVERSATION = conversation(("Hi", "Hello!"), ("What is 2 + 3?", "2 + 3 = 5."))
+
+
+def test_a_whole_conversation_is_scored_if_asked(model, tmp_path):
+    """In any common format; a row without a text, or with messages that the template rejects, has no reward."""
+    rows = [CONVERSATION, CONVERSATION[:2], [{"role": "user", "content": None}], []]
+    data = Dataset.from_dict({"instruction": ["Hi"] * 4, "response": ["Hello!"] * 4, "messages": rows})
+    ds = magpie_hf.annotate(data, [{"stage": "reward", "over": "messages"}], engine="demo", output=tmp_path / "run")
+    expected = [scored.reward for scored in model.score([CONVERSATION, CONVERSATION[:2]])]
+    assert ds["instruct_reward"][:] == [*expected, None, None]
+    assert expected[0] != expected[1]
+    sharegpt = [[{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]]
+    data = Dataset.from_dict({"instruction": ["Hi"], "messages": sharegpt})
+    ds = magpie_hf.annotate(data, [{"stage": "reward", "over": "messages"}], engine="demo", output=tmp_path / "other")
+    assert ds["instruct_reward"][:] == expected[1:]
+
+
+def test_a_conversation_that_the_template_rejects_has_an_error_and_the_others_a_reward(model):
+    picky = RewardModel(demo_model("reward"))
+    picky._tokenizer.chat_template = "{{ raise_exception('no system') if messages[0].role == 'system' }}" + str(
+        picky._tokenizer.chat_template
+    )
+    found = picky.score([[{"role": "system", "content": "Be brief."}, *CHATS[0]], CHATS[0]])
+    assert found[0].reward is None
+    assert "no system" in found[0].error
+    assert found[1] == model.score(CHATS[:1])[0]
+
+
+def test_a_difference_cannot_be_computed_from_rewards_of_conversations():
+    with pytest.raises(MagpieError, match="compares two responses, but `reward` has `over: messages`"):
+        load_recipe(
+            {"model": "demo", "stages": ["instructions", "responses", {"stage": "reward", "over": "messages"},
+                                         "base_responses", "reward_difference"]}
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ["reward", "safety"])
+def test_what_is_neither_a_pair_nor_messages_is_refused(stage):
+    with pytest.raises(MagpieError, match=r"over = 'message' is not one of pair, messages"):
+        load_recipe({"model": "demo", "stages": ["instructions", "responses", {"stage": stage, "over": "message"}]})
+
+
 class Server:
     """A server with `/pooling`: replies are written by `reply(number, body)` as (status, headers, payload)."""
 
@@ -221,19 +266,19 @@ def test_a_server_scores_and_gets_the_whole_conversation(monkeypatch, tmp_path):
 def test_a_key_goes_to_its_server_only_from_its_own_variable(monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret-1")
     with Server(lambda n, body: (200, {}, pooled([1.0]))) as server:
-        EndpointScorer(server.url, demo_model("reward"), api_key_env="MY_KEY").score(PAIRS[:1])
+        EndpointScorer(server.url, demo_model("reward"), api_key_env="MY_KEY").score(CHATS[:1])
         assert server.headers[0]["Authorization"] == "Bearer secret-1"
 
 
 def test_a_busy_server_is_asked_again_and_a_redirect_is_not_followed():
     with Server(lambda n, body: (429, {"Retry-After": "0"}, {}) if n < 2 else (200, {}, pooled(0.5))) as server:
-        assert EndpointScorer(server.url, demo_model("reward")).score(PAIRS[:1])[0].reward == 0.5
+        assert EndpointScorer(server.url, demo_model("reward")).score(CHATS[:1])[0].reward == 0.5
         assert len(server.seen) == 3
     with (
         Server(lambda n, body: (307, {"Location": "http://127.0.0.1:1/x"}, {})) as server,
         pytest.raises(EngineError, match="307"),
     ):
-        EndpointScorer(server.url, demo_model("reward")).score(PAIRS[:1])
+        EndpointScorer(server.url, demo_model("reward")).score(CHATS[:1])
 
 
 @pytest.mark.parametrize(
@@ -247,21 +292,21 @@ def test_a_busy_server_is_asked_again_and_a_redirect_is_not_followed():
 )
 def test_a_row_that_has_no_score_is_null_with_its_reason(status, payload, reward):
     with Server(lambda n, body: (status, {}, payload)) as server:
-        found = EndpointScorer(server.url, demo_model("reward")).score(PAIRS[:1])[0]
+        found = EndpointScorer(server.url, demo_model("reward")).score(CHATS[:1])[0]
         assert found.reward == reward
         assert (found.error is None) == (reward is not None)
 
 
 def test_a_server_that_is_gone_stops_the_run_with_what_to_do():
     with pytest.raises(EngineUnavailableError, match="same command again"):
-        EndpointScorer("http://127.0.0.1:9", demo_model("reward")).score(PAIRS[:1])
+        EndpointScorer("http://127.0.0.1:9", demo_model("reward")).score(CHATS[:1])
     with Server(lambda n, body: (401, {}, {})) as server, pytest.raises(EngineError, match="401"):
-        EndpointScorer(server.url, demo_model("reward")).score(PAIRS[:1])
+        EndpointScorer(server.url, demo_model("reward")).score(CHATS[:1])
 
 
 def test_a_reward_server_that_fails_ends_the_run_at_the_first_row_without_attempts_left():
     with Server(lambda n, body: (500, {}, {})) as server:
         scorer = EndpointScorer(server.url, demo_model("reward"), concurrency=1)
         with pytest.raises(EngineUnavailableError, match="status 500"):
-            scorer.score(PAIRS[:1] * 50)
+            scorer.score(CHATS[:1] * 50)
         assert len(server.seen) < 50 * 6

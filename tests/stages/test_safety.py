@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import magpie_hf
 from magpie_hf.engines import ENGINES
 from magpie_hf.errors import TemplateError
-from magpie_hf.stages.safety import read_verdict
+from magpie_hf.stage import Context
+from magpie_hf.stages.safety import Safety, read_verdict
 from magpie_hf.templates.guard import GuardTemplate
 from magpie_hf.templates.template import ChatTemplate
 from tests.scripted_engine import ScriptedEngine
@@ -96,6 +97,44 @@ def test_a_guard_that_shows_pairs_only_is_refused_for_a_lone_instruction(demo_mo
     assert "How?So." in guard.conversation(PAIR).text
     with pytest.raises(TemplateError, match="does not print the conversation"):
         guard.conversation(PAIR[:1])
+
+
+LONG = (*PAIR, {"role": "user", "content": "And then?"}, {"role": "assistant", "content": "Then so."})
+
+
+def test_a_guard_classifies_the_whole_conversation_if_asked(demo_model_dir, tmp_path):
+    data = Dataset.from_dict({"messages": [[{"role": "system", "content": "Be brief."}, *LONG], [*PAIR]]})
+    data = data.add_column("instruction", ["How?"] * 2).add_column("response", ["So."] * 2)
+    seen = []
+
+    class Watched(GuardTemplate):
+        def conversation(self, messages):
+            seen.append([message["content"] for message in messages])
+            return super().conversation(messages)
+
+    context = Context(Watched(ChatTemplate.load(str(demo_model_dir))), 0, "guard")
+    for row in data:
+        next(Safety(over="messages").bind(context)({**row, "_index": 0}))
+        next(Safety().bind(context)({**row, "_index": 0}))
+    assert seen == [["How?", "So.", "And then?", "Then so."], ["How?", "So."], ["How?", "So."], ["How?", "So."]]
+    ds = magpie_hf.annotate(data, [{"stage": "safety", "over": "messages"}], engine="demo", output=tmp_path / "run")
+    assert {*ds["safety"]} <= {"safe", "unsafe"}
+
+
+def test_a_guard_that_shows_only_the_first_turn_is_refused_for_conversations(demo_model_dir):
+    shown = "{{ messages[0]['content'] ~ (messages[1]['content'] if messages|length > 1 else '') }}"
+    guard = GuardTemplate.load(str(demo_model_dir), override=f"{{{{ bos_token }}}}Task. {shown} Safe or unsafe?")
+    Safety().check_template(guard)
+    with pytest.raises(TemplateError, match="does not print the conversation"):
+        Safety(over="messages").check_template(guard)
+
+
+def test_a_conversation_without_texts_is_not_sent_to_the_guard(demo_model_dir):
+    context = Context(GuardTemplate(ChatTemplate.load(str(demo_model_dir))), 0, "guard")
+    for messages in (None, [], [{"role": "user", "content": None}], [{"role": "system", "content": "Be brief."}]):
+        with pytest.raises(StopIteration) as ended:
+            next(Safety(over="messages").bind(context)({"messages": messages, "_index": 0}))
+        assert ended.value.value.code == "empty"
 
 
 def test_the_word_unsafe_in_a_default_system_prompt_makes_no_guard(demo_model_dir):
