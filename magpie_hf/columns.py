@@ -308,7 +308,7 @@ REGISTER: dict[str, Column] = {
             Column("gen_input_configs", "struct", released=3),
             Column("instruction", released=4),
             Column("raw_instruction"),
-            Column("rejection_reason", "label", title="Reasons to reject, of kept texts", report=True),
+            Column("rejection_reason", "label", title="Reasons to reject a text", report=True, card=True),
             Column("system_prompt_key", "label", title="System prompt", report=True, card=True),
             Column("system_prompt"),
         ),

@@ -13,7 +13,7 @@ from ..errors import ArgumentError
 from ..hub.download import download_run, find_run
 from ..hub.facts import config_facts
 from ..hub.manifest import run_name
-from ..hub.names import check_names
+from ..hub.names import REJECTED, check_names
 from ..hub.publisher import Publisher
 from ..hub.push import ConfigFiles, check_rows, push_config, write_shards
 from ..hub.remote import Remote
@@ -24,7 +24,7 @@ from ..session.status import run_facts
 from ..storage.checksums import check_files
 from ..storage.loading import as_dataset, load_rows, quiet_datasets
 from ..storage.rundir import RunDir, is_run
-from ..storage.state import RunState
+from ..storage.state import RunState, SavedRows
 from .recipes import RowSource
 from .synthesis import run as run_recipe
 
@@ -126,19 +126,32 @@ def _push_run(place: Path, settings: PushSettings) -> str:
 
 
 def _subsets(run_dir: RunDir, settings: PushSettings) -> Iterator[ConfigFiles]:
-    """Yield the configs that a finished run publishes: its subsets, then its dataset."""
-    place = run_dir.path
-    for config, saved in run_dir.state.subsets.items():
-        if config == settings.config:
-            raise ArgumentError(f"{config!r} is also the name of a subset of this run.", key="config_name")
-        if saved.rows:
-            known, funnel = run_facts(place, config)
-            check_files(place, saved.files)
-            rows = _parquet([place / name for name in saved.files])
-            subset = prepared(place, settings, rows, config, list(saved.files), run=known, funnel=funnel)
-            assert subset is not None  # noqa: S101 (it has rows)
-            yield subset
-    output = run_dir.state.output
+    """Yield the configs that a finished run publishes: its subsets, its dataset, and its rejected samples.
+
+    The rejected samples are last, because `load_dataset` loads the first config if none is named "default".
+    """
+    subsets = run_dir.state.subsets
+    if settings.config in subsets:
+        raise ArgumentError(f"{settings.config!r} is also the name of a subset of this run.", key="config_name")
+    for config, saved in subsets.items():
+        if saved.rows and config != REJECTED:
+            yield _subset(run_dir.path, settings, config, saved)
+    yield from _final_rows(run_dir, settings)
+    if REJECTED in subsets and subsets[REJECTED].rows:
+        yield _subset(run_dir.path, settings, REJECTED, subsets[REJECTED])
+
+
+def _subset(place: Path, settings: PushSettings, config: str, saved: SavedRows) -> ConfigFiles:
+    known, funnel = run_facts(place, config)
+    check_files(place, saved.files)
+    rows = _parquet([place / name for name in saved.files])
+    subset = prepared(place, settings, rows, config, list(saved.files), run=known, funnel=funnel)
+    assert subset is not None  # noqa: S101 (it has rows)
+    return subset
+
+
+def _final_rows(run_dir: RunDir, settings: PushSettings) -> Iterator[ConfigFiles]:
+    place, output = run_dir.path, run_dir.state.output
     if output is not None and not output.rows:
         logger.warning(
             "The dataset of the run has no rows: no row met its conditions. Only the subsets are published."

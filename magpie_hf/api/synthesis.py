@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, TypedDict
 from ..errors import ArgumentError, RunStopped
 from ..execution.candidates import Shard, run_instructions
 from ..execution.progress import log_lines_shown, show_summary
+from ..execution.rejected import rejected_samples
 from ..execution.runner import run_stage
+from ..hub.names import REJECTED
 from ..hub.schema import column_order
 from ..recipe.schema import Recipe, load_recipe
 from ..sampling import SamplingParams
@@ -240,6 +242,7 @@ def _run_stages(
             continue
         rows = run_stage(stage, rows, session.environment_of(stage))
     named = {stage.config for stage in session.recipe.stages if isinstance(stage, Subset)}
+    named |= {REJECTED} if session.recipe.output.get("rejected") else set()
     run_dir.state.subsets = {name: saved for name, saved in run_dir.state.subsets.items() if name in named}
     written = write_output(rows, run_dir, session.recipe.output.get("format", "parquet"), session.used_stages())
     if session.recipe.output.get("report"):
@@ -250,7 +253,21 @@ def _run_stages(
     if publisher is not None:
         output = run_dir.state.output
         _announce(publisher, written, publisher.settings.config, list(output.files) if output else [])
+    if session.recipe.output.get("rejected"):
+        _write_rejected(session, shard, publisher)
     return written
+
+
+def _write_rejected(session: Session, shard: Shard, publisher: Publisher | None) -> None:
+    """Write the rejected samples as a config, after the accepted rows: the first config on the Hub becomes the default."""
+    from ..session.output import write_subset
+
+    stage = session.recipe.stages[0]
+    assert isinstance(stage, Instructions)  # noqa: S101 (the recipe was checked)
+    rows = rejected_samples(stage, session.recipe.num_rows, session.environment(), shard)
+    files = write_subset(rows, session.run_dir, REJECTED, session.used_stages()[:1])
+    if publisher is not None and len(rows):
+        _announce(publisher, rows, REJECTED, files, is_subset=True)
 
 
 def _announce(publisher: Publisher, rows: Dataset, config: str, files: list[str], *, is_subset: bool = False) -> None:

@@ -205,9 +205,7 @@ def run_instructions(stage: Instructions, num_rows: int, env: Environment, shard
         RunStopped: a budget or the circuit breaker stopped the run.
     """
     shares = [point.share for point in stage.grid]
-    grid = [[point.to_dict(), point.share] for point in stage.grid]
-    labels = {"own_columns": list(stage.own_columns), "labels": labels_of(stage.grid)} if stage.own_columns else {}
-    store = StageStore(stage, env, "samples", {"num_rows": num_rows, "grid": grid, "shard": list(shard), **labels})
+    store = StageStore(stage, env, "samples", samples_key(stage, num_rows, shard))
     cached = store.cached()
     if cached is not None:
         return cached
@@ -228,6 +226,13 @@ def run_instructions(stage: Instructions, num_rows: int, env: Environment, shard
         _write(stage, env, store, journal, samples, locations)
     store.done(sum(store.state.samples.values()), len(locations), counters)
     return store.require_cached()
+
+
+def samples_key(stage: Instructions, num_rows: int, shard: Shard) -> dict[str, object]:
+    """Return what else, besides the identity of the stage, the samples of a dataset depend on."""
+    grid = [[point.to_dict(), point.share] for point in stage.grid]
+    labels = {"own_columns": list(stage.own_columns), "labels": labels_of(stage.grid)} if stage.own_columns else {}
+    return {"num_rows": num_rows, "grid": grid, "shard": list(shard), **labels}
 
 
 def _is_short(candidates: Candidates) -> bool:

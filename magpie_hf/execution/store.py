@@ -59,7 +59,7 @@ class StageStore:
             return None
         from datasets import Dataset
 
-        if not self._is_whole():
+        if not self.is_whole():
             self.cache_file.unlink(missing_ok=True)
             return None
         dataset = Dataset.from_file(str(self.cache_file))
@@ -70,7 +70,7 @@ class StageStore:
         self.env.listener.stage_cached(self.stage.label, len(dataset))
         return dataset
 
-    def _is_whole(self) -> bool:
+    def is_whole(self) -> bool:
         """Return whether the file of the finished stage is intact; log a warning if not."""
         record = self.state.files.get(self.cache_file.name)
         if record is None:  # killed before the file was recorded, or the run.json was lost

@@ -246,6 +246,10 @@ def _limits(facts: Statistics, origin: Origin) -> Iterator[str]:
     if facts["groups"] and facts["rows"]:
         spare = facts["groups"]["rows_in_groups"] - facts["groups"]["groups"]
         yield f"{svg.percent(spare / facts['rows'])} of the rows are near-duplicates of another row."
+    reasons = _counts(facts, "rejection_reason")
+    if sum(reasons.values()):
+        share = sum(reasons.values()) / facts["rows"]
+        yield f"{svg.percent(share)} of the instructions are unusable samples; the column `rejection_reason` has the reason."
     cut = _counts(facts, "response_finish_reason")
     if cut.get("length"):
         yield f"{svg.percent(cut['length'] / sum(cut.values()))} of the responses were cut at the length limit."

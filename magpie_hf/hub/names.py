@@ -13,6 +13,8 @@ _SPLIT = re.compile(r"\w+(?:\.\w+)*")
 _RESERVED = ("data", ".", "..")
 RUN_FILES = tuple("stages data dataset parquet run.json run.json.bak pins.json lock report.html README.md".split())
 """Names of files and folders in a run directory; a subset cannot use these names."""
+REJECTED = "rejected"
+"""Name of the config with the rejected samples of a run."""
 
 
 def check_names(config_name: str, splits: Sequence[str] = ("train",)) -> None:

@@ -185,7 +185,7 @@ class Instructions(RowStage):
             ),
             "instruction": record.get("text", record["raw"]),
             "raw_instruction": record["raw"],
-            **({"rejection_reason": record.get("reason")} if self.keeps_reasons else {}),
+            **({"rejection_reason": record.get("reason") if code == OK else code} if self.keeps_reasons else {}),
             **{name: getattr(point, name) for name in self.own_columns},
         }
 

@@ -80,6 +80,27 @@ def test_a_run_is_published_with_its_subsets_recipe_and_state(hub, recipe, tmp_p
     assert "me/mine" in RunDir.read(tmp_path / "run").state.published.repo
 
 
+def test_rejected_samples_are_published_last_as_a_config_with_their_reasons(hub, recipe, tmp_path):
+    short = ("--set", "sampling.max_tokens=16", "--set", "output.rejected=true")
+    publish(recipe, tmp_path / "run", *short)
+    splits = whole_at_every_commit(hub, REPO)
+    assert list(splits) == ["raw", "filtered", "rejected"]
+    there = load_dataset(REPO, "rejected", split="train")
+    assert len(there) == splits["rejected"]["train"] > 0
+    assert {"instruction", "raw_instruction", "rejection_reason", "gen_input_configs"} <= set(there.column_names)
+    assert "response" not in there.column_names
+    assert None not in there["rejection_reason"][:]
+    assert load_dataset(REPO, split="train").num_rows == 24, "the rejected samples are not the default config"
+    card = DatasetCard.load(REPO)
+    card.validate(repo_type="dataset")
+    assert "100 % of the instructions are unusable samples" in card.text
+    assert f"| rejected | {len(there)} |" in card.text
+    again = tmp_path / "again"
+    shutil.copytree(tmp_path / "run", again)
+    here("push", again, "me/again", "--license", "mit")
+    assert set(whole_at_every_commit(hub, "me/again")) == {"raw", "default", "rejected"}
+
+
 def test_the_raw_config_is_there_while_later_stages_are_not_even_begun(hub, recipe, tmp_path):
     publish(recipe, tmp_path / "run", "--set", "push.every_s=0.1")
     titles = [commit.title for commit in hub.history(REPO)]
@@ -464,6 +485,11 @@ def test_no_traceback_or_log_shows_the_token(hub, recipe, tmp_path, fault):
         ({"push": {"repo": "me/x", "gated": "perhaps"}}, "auto"),
         ({"stages": ["instructions", {"stage": "subset", "config": "stages"}]}, "Invalid name of a subset"),
         ({"order": "lean"}, "other rows"),
+        ({"output": {"rejected": True}, "push": {"repo": "me/x", "config": "rejected"}}, "output.rejected"),
+        (
+            {"output": {"rejected": True}, "stages": ["instructions", {"stage": "subset", "config": "rejected"}]},
+            "also the name of another config",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_named(changes, words):

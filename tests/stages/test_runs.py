@@ -14,6 +14,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from datasets import Features
 
@@ -24,6 +25,7 @@ from magpie_hf.errors import (
     DatasetError,
     ModelMismatchError,
     NothingUsable,
+    RecipeError,
     RowsPending,
     TooManyFailures,
 )
@@ -623,3 +625,67 @@ def test_a_run_that_lost_its_state_keeps_the_date_that_it_began_with(
         after = make(**settings).to_list()
     assert (after == before, null.log == []) == (is_kept, is_kept)
     assert ("generates its rows again" in caplog.text) != is_kept
+
+
+def rejected(place):
+    """Return the rejected samples that a run saved, as (grid point, number, reason, seed)."""
+    found = pq.read_table(place / "rejected").to_pylist()
+    configs = [row["gen_input_configs"] for row in found]
+    assert [row["instruction"] for row in found] == [row["raw_instruction"] for row in found]
+    return [
+        (config["grid_point"], config["sample_index"], row["rejection_reason"], config["seed"])
+        for row, config in zip(found, configs, strict=True)
+    ]
+
+
+def test_rejected_samples_are_saved_with_their_reasons_and_do_not_depend_on_the_order_of_replies(make, tmp_path):
+    settings = {"sampling": GRID, "output": {"rejected": True}}
+    ds = make("a", engine={"unfinished_every": 3, "window": 1}, **settings)
+    found = rejected(tmp_path / "a")
+    assert {reason for _, _, reason, _ in found} == {"unfinished"}
+    assert all(seed % 3 == 0 for *_, seed in found)
+    assert found == sorted(found)
+    kept = {(row["grid_point"], row["sample_index"]) for row in ds["gen_input_configs"]}
+    both = kept | {(point, number) for point, number, *_ in found}
+    for point in (0, 1):
+        numbers = sorted(number for at, number in both if at == point)
+        assert numbers == list(range(len(numbers))), "every sample up to the last accepted one is in one of the two"
+    make("b", engine={"unfinished_every": 3, "window": 50, "reverse": True}, **settings)
+    assert rejected(tmp_path / "b") == found
+
+
+def test_rejected_samples_of_a_run_that_was_killed_and_extended_are_those_of_a_run_at_once(make, null, tmp_path):
+    settings = {"sampling": GRID, "engine": {"unfinished_every": 4}, "output": {"rejected": True}}
+    null.die_after = 30
+    with pytest.raises(KeyboardInterrupt):
+        make("run", num_rows=20, **settings)
+    null.die_after = None
+    make("run", num_rows=20, **settings)
+    make("run", num_rows=60, **settings)
+    make("once", num_rows=60, **settings)
+    assert rejected(tmp_path / "run") == rejected(tmp_path / "once") != []
+
+
+def test_rejected_samples_are_only_saved_if_asked_and_removed_from_the_state_when_no_longer(make, null, tmp_path):
+    make("run", engine={"unfinished_every": 3})
+    assert not (tmp_path / "run" / "rejected").exists()
+    make("run", engine={"unfinished_every": 3}, output={"rejected": True})
+    assert rejected(tmp_path / "run")
+    assert "rejected" in RunDir.read(tmp_path / "run").state.subsets
+    asked = len(null.log)
+    make("run", engine={"unfinished_every": 3}, output={"rejected": True})
+    assert len(null.log) == asked
+    make("run", engine={"unfinished_every": 3})
+    assert "rejected" not in RunDir.read(tmp_path / "run").state.subsets
+
+
+def test_no_sample_is_rejected_where_no_reason_is_listed(make, tmp_path):
+    raw = [{"stage": "instructions", "clean": False, "reject": []}]
+    ds = make("run", engine={"unfinished_every": 3}, stages=raw, output={"rejected": True})
+    assert ds["rejection_reason"][:].count("unfinished") > 5
+    assert rejected(tmp_path / "run") == []
+
+
+def test_annotations_have_no_rejected_samples():
+    with pytest.raises(RecipeError, match="only the stage `instructions`"):
+        load_recipe({"dataset": "rows.jsonl", "stages": ["lengths"], "output": {"rejected": True}})
