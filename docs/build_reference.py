@@ -264,10 +264,10 @@ $ magpie-hf run magpie-air-300k-filtered --output RUN --force  # in the run dire
 ```
 """
 RELEASES_TAIL = """
-**GPU-hours** are estimates for A100 80 GB GPUs. They cover instructions and responses, not annotations. All of them use one
+**GPU-hours** are estimates for A100 80 GB GPUs. They cover instructions, responses and base responses, not annotations. All of them use one
 rule: {constant:g} GPU-seconds per token and billion (active) parameters, fitted to the two figures in the paper
 (arXiv:2406.08464v2, section 3.4). The rule gives {air:.0f} hours where the paper reports 206 (Air), and {pro:.0f} where it
-reports 614 (Pro), so expect an error of about 10 %. The tokens per row are those of the paper (Table 4). The **price** assumes
+reports 614 (Pro), both without base responses, so expect an error of about 10 %. The tokens per row are those of the paper (Table 4). The **price** assumes
 ${price} per GPU-hour, which matches the paper's $0.12 and $1.10 per 1,000 rows.
 
 **Lean saves at most**: the share of responses that `--set order=lean` would not generate if the conditions on the instruction
@@ -294,14 +294,12 @@ def releases_page() -> str:
         "| Recipe | Dataset | Generator | Samples | Rows kept | GPU-hours | Price | Lean saves at most |",
         "|" + "---|" * 8,
     ]
-    hours = {}
     for name, path in bundled_recipes().items():
         recipe = load_recipe(path)
         release = path.read_text("utf-8").splitlines()[0].removeprefix("# ").rstrip(".")
         cost, saving = estimate(recipe), lean_saving(recipe)
         kept = min((kept_at_most(stage) for stage in recipe.stages if isinstance(stage, Select)), default=None)
         shown = "all" if kept is None else "all that pass" if kept == float("inf") else f"{kept:,.0f}"
-        hours[name] = cost.gpu_hours if cost else 0.0
         made = f"`{release}`" if release.startswith("Magpie-Align/") else release
         lean = "" if saving is None else f"{saving:.0%}" + (" (is lean)" if recipe.order == "lean" else "")
         money = ["", ""] if cost is None else [f"{cost.gpu_hours:,.0f}", f"${cost.price:,.0f}"]
@@ -310,8 +308,8 @@ def releases_page() -> str:
         )
     tail = RELEASES_TAIL.format(
         constant=SECONDS_PER_TOKEN_AND_BILLION,
-        air=hours["magpie-air"],
-        pro=hours["magpie-pro"],
+        air=hours_of("meta-llama/Meta-Llama-3-8B-Instruct", 3_000_000),
+        pro=hours_of("meta-llama/Meta-Llama-3-70B-Instruct", 1_000_000),
         price=PRICE_PER_GPU_HOUR,
     )
     return RELEASES_HEAD + "\n" + "\n".join(lines) + "\n" + tail + sources_tables()
@@ -354,6 +352,15 @@ def in_cell(text: str) -> str:
     """Return a text for the cell of a table."""
     short = text if len(text) <= SHOWN else text[:SHOWN] + " …"
     return short.replace("|", "\\|").replace("``", "` `")
+
+
+def hours_of(model: str, num_rows: int) -> float:
+    """Return the estimated GPU-hours of the instructions and responses of a model."""
+    from magpie_hf.recipe.costs import estimate
+    from magpie_hf.recipe.schema import load_recipe
+
+    cost = estimate(load_recipe({"model": model, "num_rows": num_rows}))
+    return cost.gpu_hours if cost else 0.0
 
 
 if __name__ == "__main__":

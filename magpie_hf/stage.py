@@ -185,6 +185,8 @@ class Stage(ABC):
       the input that are dropped because the output of the stage makes them outdated.
     - `uses_engine`: whether it generates text, and `role`: with which model of the recipe: "generator", "responder",
       "judge", "guard" or "base".
+    - `is_costly`: whether it generates long texts for each row; with `order: lean`, it runs after all conditions that can
+      be applied before it, also if it reads only the instruction.
     - `repeatable`: whether a recipe may contain it more than once.
     - `after`: stages that must run before, and are added if a recipe leaves them out.
     """
@@ -195,6 +197,7 @@ class Stage(ABC):
     reads: ClassVar[tuple[str, ...]] = ()
     uses_engine: ClassVar[bool] = True
     role: ClassVar[str] = "generator"
+    is_costly: ClassVar[bool] = False
     repeatable: ClassVar[bool] = False
     after: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[tuple[str, ...]] = ()

@@ -2,6 +2,8 @@
 condition decides about some row alone.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,8 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magpie_hf.errors import ArgumentError, DatasetError
+from magpie_hf.errors import ArgumentError, DatasetError, RecipeError
+from magpie_hf.recipe.schema import bundled_recipes, load_recipe
 from magpie_hf.selection.filters import (
     SELECTIONS,
     Selection,
@@ -95,12 +98,12 @@ def pandas_statement(frame, name):
         "pro-filter5": q("good") & d("easy") & unique & (reward > -12),
         "pro-filter6": d("easy") & unique & (reward > -12),
         "pro-300k-card": q("average") & card,
-        "air-300k-card": q("good") & d("medium") & card,
+        "air-300k-card": q("good") & d("medium") & (difference > 0) & complete & first,
         "notebook-filter": frame["input_quality"].isin(["good", "excellent"]) & (reward > -10) & complete & first,
-        "pro-mt": q("good") & d("easy") & unique & (reward > -12),
+        "pro-mt": q("good") & d("easy") & card,
         "chinese-200k": q("average") & card & (frame["language"] == "ZH"),
         "english-200k": q("average") & card & (frame["language"] == "EN"),
-        "llama-3.1-mt": q("good") & (few_lines | (frame["task_category"] == "Coding & Debugging")),
+        "llama-3.1-500k": q("good") & card & (few_lines | (frame["task_category"] == "Coding & Debugging")),
         "reasoning-v2": frame["raw_instruction"].str.contains("## Step 1")
         & frame["response"].str.contains("## Step 1")
         & (reward > -10)
@@ -373,7 +376,88 @@ def test_lengths_that_are_there_need_no_text():
 def test_what_the_releases_say_of_sizes_is_kept():
     sizes = {name: selection.longest for name, selection in SELECTIONS.items()}
     assert sizes["chinese-200k"] == sizes["english-200k"] == 200_000
-    assert sizes["llama-3.1-mt"] == 500_000
+    assert sizes["llama-3.1-500k"] == 500_000
     assert sizes["pro-filter5"] is None
     assert SELECTIONS["pro-filter6"].quotas == {"difficulty": {"easy": 100_000, "> easy": 100_000}}
-    assert SELECTIONS["notebook-filter"].shuffle == 42
+    shuffled = {name for name, selection in SELECTIONS.items() if selection.shuffle == 42}
+    assert shuffled == {"notebook-filter", "pro-300k-card", "air-300k-card"}
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_the_source_of_a_named_selection_tells_what_is_read_from_what_is_inferred(name):
+    """Each part of a source begins with its kind; what the cards' hidden lines hold is never called a card's."""
+    parts = [part.strip() for part in SELECTIONS[name].source.split(";")]
+    assert all(part.startswith(("paper", "card of ", "script: ", "inferred: ")) for part in parts)
+    is_inferred = any(part.startswith("inferred: ") for part in parts)
+    assert is_inferred == (name in {"air-300k-card", "pro-300k-card", "pro-mt", "llama-3.1-500k", "english-200k"})
+
+
+def mixed_rows(count=400):
+    """Return rows in groups of one to four, whose members differ in all that selections read."""
+    rng = np.random.default_rng(7)
+    group = np.sort(rng.integers(0, count // 2, count))
+    return Dataset.from_dict(
+        {
+            "uuid": [f"u{n:04d}" for n in rng.permutation(count)],
+            "group_id": [f"g{n:04d}" for n in group],
+            "min_neighbor_distance": rng.choice([0.0, 0.01, 0.4], count),
+            "input_quality": rng.choice(QUALITY[2:], count),
+            "difficulty": rng.choice(DIFFICULTY[1:4], count),
+            "task_category": rng.choice(["Math", "Coding & Debugging", "Information seeking"], count),
+            "language": rng.choice(["EN", "ZH"], count),
+            "instruct_reward": rng.normal(-8, 6, count),
+            "reward_difference": rng.normal(1, 2, count),
+            "instruction": rng.choice(["## Step 1 Why?", "List:", "a\nb\nc\nd\ne\nf"], count),
+            "raw_instruction": ["## Step 1 Why?"] * count,
+            "response": ["## Step 1 " + "x" * n for n in rng.integers(0, 90, count)],
+            "instruction_2": rng.choice(["Why?", "List:"], count),
+            "response_2": ["Because."] * count,
+            "num_turns": rng.choice([1, 2, 2], count),
+            "reward_margin": rng.choice([0.0, 1.5], count),
+            "flags": [{"refusal": bool(n), "unfinished": False} for n in rng.integers(0, 2, count)],
+            "safety": rng.choice(["safe", "unsafe"], count),
+        }
+    )
+
+
+def selections_of(name, order):
+    recipe = load_recipe(name, {"order": order})
+    return [stage.selection for stage in recipe.stages if isinstance(stage, Select)]
+
+
+def can_be_lean(name):
+    try:
+        return len(selections_of(name, "lean")) > 0
+    except RecipeError:
+        return False
+
+
+def kept_by(name, order):
+    """Return the uuids that the selections of a recipe keep one after another, with limits for a small table."""
+    rows = mixed_rows()
+    for selection in selections_of(name, order):
+        for column in {*selection.columns} - {*rows.column_names}:
+            rows = rows.add_column(column, [float(int(uuid[1:]) % 7 - 2) for uuid in rows["uuid"]])
+        limits = [key for key in ("longest", "shortest", "sample") if getattr(selection, key) is not None]
+        rows = rows.select(apply_selection(rows, replace(selection, **dict.fromkeys(limits, 25))).indices)
+    return rows["uuid"][:]
+
+
+LEAN = [name for name in bundled_recipes() if can_be_lean(name)]
+
+
+@pytest.mark.parametrize("name", LEAN)
+def test_the_selections_of_a_recipe_keep_the_same_rows_with_order_lean(name):
+    kept = kept_by(name, "lean")
+    assert kept == kept_by(name, "paper")
+    assert kept
+
+
+def test_groups_are_decided_early_only_where_no_later_condition_can_drop_a_survivor():
+    assert {"magpie-air-300k-filtered", "magpie-air-dpo-100k", "magpie-pro-mt", "magpie-llama-3.1-pro-mt-500k"} <= {
+        *LEAN
+    }
+    for name in LEAN:
+        (early, *_), (first, *_) = selections_of(name, "lean"), selections_of(name, "paper")
+        if first.one_per_group and not early.one_per_group:
+            assert {*first.columns} & {"instruct_reward", "reward_difference", "response", "safety", "flags"}

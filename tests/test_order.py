@@ -62,6 +62,16 @@ def test_survivors_are_chosen_early_where_nothing_later_can_drop_them():
     assert early.one_per_group == "input_quality"
 
 
+def test_base_responses_wait_for_the_conditions_on_the_instruction():
+    """They read only the instruction, but generating them for rows that are dropped is what lean is to save."""
+    stages = ["responses", "quality", "neighbors", "reward", "reward_difference"]
+    where = "quality >= good and reward_difference > 0"
+    assert names(*stages, select(where, one_per_group=True, longest=5)) == [
+        "instructions", "quality", "neighbors", "select-early", "responses", "reward", "base_responses",
+        "reward_difference", "select",
+    ]  # fmt: skip
+
+
 def test_flags_wait_for_the_responses_they_look_at():
     assert names("responses", "quality", "flags", select("quality >= good"))[-3:] == ["responses", "flags", "select"]
 

@@ -84,3 +84,18 @@ def test_the_estimate_agrees_with_the_papers_gpu_hours():
 )  # fmt: skip
 def test_sizes_are_read_off_names(model, billions):
     assert model_billions(model) == billions
+
+
+def test_the_responses_of_the_base_model_are_priced_at_its_size():
+    raw = {
+        "model": "meta-llama/Meta-Llama-3-70B-Instruct",
+        "num_rows": 1000,
+        "base": "meta-llama/Meta-Llama-3-8B",
+        "stages": ["instructions", "responses"],
+    }
+    without = estimate(load_recipe(raw))
+    small = estimate(load_recipe({**raw, "stages": [*raw["stages"], "reward_difference"]}))
+    large = estimate(load_recipe({**raw, "base": "a/b-70b", "stages": [*raw["stages"], "reward_difference"]}))
+    assert small.gpu_hours == pytest.approx(without.gpu_hours * (1 + 0.97 * 8 / 70))
+    assert large.gpu_hours == pytest.approx(without.gpu_hours * 1.97)
+    assert small.tokens == large.tokens == pytest.approx(without.tokens * 1.97)

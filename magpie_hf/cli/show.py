@@ -205,7 +205,7 @@ def show_recipes() -> None:
         print(f"{name:<40}{recipe.num_rows:>10,}{hours:>11}{price:>9}  {recipe.model}")
         print(f"  {recipe.description}")
     print(
-        "GPU-hours: estimate for A100 GPUs, instructions and responses (see recipes/README.md). "
+        "GPU-hours: estimate for A100 GPUs, without annotations (see recipes/README.md). "
         "Show a recipe: `magpie-hf recipes show NAME`."
     )
 

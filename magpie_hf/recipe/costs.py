@@ -12,6 +12,7 @@ import re
 from typing import NamedTuple
 
 from ..errors import MagpieError
+from ..stage import Stage
 from ..stages.select import Select
 from .schema import Recipe, load_recipe
 
@@ -39,7 +40,7 @@ OTHER_TOKENS = 466
 
 
 class Cost(NamedTuple):
-    """An estimate for instructions and responses, without annotations: GPU-hours (A100 80 GB), US dollars, tokens."""
+    """An estimate for all generated texts, without annotations: GPU-hours (A100 80 GB), US dollars, tokens."""
 
     gpu_hours: float
     price: float
@@ -47,38 +48,46 @@ class Cost(NamedTuple):
 
 
 def estimate(recipe: Recipe) -> Cost | None:
-    """Return the estimated cost of the recipe's instructions and responses; None if the size of the model is not known.
+    """Return the estimated cost of the recipe's instructions, responses and base responses; None if it is not known.
 
-    A selection that keeps a given number of rows counts with this number. Other conditions count as if they kept all
-    rows, because their yield is not known beforehand.
+    It is not known if the name of the model does not contain its size. A selection that keeps a given number of rows
+    counts with this number. Other conditions count as if they kept all rows, because their yield is not known beforehand.
     """
     billions = model_billions(recipe.model)
     if billions is None or recipe.dataset:
         return None
-    answering = model_billions(recipe.role("responder").model) or billions
     rows, row_tokens = float(recipe.num_rows), float(_row_tokens(recipe.model))
     tokens, work = 0.0, 0.0
     for stage in recipe.stages:
         if isinstance(stage, Select):
             rows = min(rows, kept_at_most(stage))
-            continue
-        if stage.name == "responses":
-            parts = [(1.0, INSTRUCTION_SHARE * billions + (1 - INSTRUCTION_SHARE) * answering)]
-        elif stage.name == "turns":
-            parts = [(float(getattr(stage, "turns", 2)) - 1, billions)]
-        elif stage.name == "preference_responses":
-            parts = [(float(getattr(stage, "num_samples", 1)), answering)]
-        else:
-            continue
-        for times, size in parts:
-            tokens += rows * row_tokens * times
-            work += rows * row_tokens * times * size
+        times, size = _texts_of(stage, recipe, billions)
+        tokens += rows * row_tokens * times
+        work += rows * row_tokens * times * size
     hours = work * SECONDS_PER_TOKEN_AND_BILLION / 3600
     return Cost(hours, hours * PRICE_PER_GPU_HOUR, tokens)
 
 
+def _texts_of(stage: Stage, recipe: Recipe, billions: float) -> tuple[float, float]:
+    """Return how many texts a stage generates per row, in instructions with a response, and by how large a model."""
+    answering = _size_of(recipe, "responder", billions)
+    if stage.name == "responses":
+        return 1.0, INSTRUCTION_SHARE * billions + (1 - INSTRUCTION_SHARE) * answering
+    if stage.name == "base_responses":  # counted as long as the responses
+        return 1 - INSTRUCTION_SHARE, _size_of(recipe, "base", billions)
+    if stage.name == "turns":
+        return float(getattr(stage, "turns", 2)) - 1, billions
+    if stage.name == "preference_responses":
+        return float(getattr(stage, "num_samples", 1)), answering
+    return 0.0, 0.0
+
+
+def _size_of(recipe: Recipe, role: str, otherwise: float) -> float:
+    return (model_billions(recipe.role(role).model) if role in recipe.roles else None) or otherwise
+
+
 def lean_saving(recipe: Recipe) -> float | None:
-    """Return the largest share of the first responses that `order: lean` can save, None if it cannot save any.
+    """Return the largest share of the first responses (and the base responses) that `order: lean` can save, None if it cannot save any.
 
     This much is saved if the conditions on the instruction keep no more rows than the whole selection.
     """

@@ -78,7 +78,7 @@ def lean_order(stages: Sequence[Stage]) -> tuple[Stage, ...]:
 
 
 def _is_early(stage: Stage, known: set[str]) -> bool:
-    if isinstance(stage, Subset) or stage.name in ("responses", "turns", "preference_responses"):
+    if isinstance(stage, Subset) or stage.is_costly:
         return False
     return {*stage.needs, *stage.optional} <= known
 

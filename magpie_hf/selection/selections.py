@@ -138,7 +138,11 @@ class Selection:
             raise missing_columns({name: [reader] for name in missing}, list(features))
 
 
-_PAPER = "Magpie, arXiv:2406.08464, Table 5"
+# In `source`, "card" is what a dataset card states, and "inferred" what is concluded from other cards and the notebook:
+# the cards of Air, Pro-MT and Llama 3.1 have lines that are not known to us, at the place where all others state them.
+_PAPER = "paper, arXiv:2406.08464, Table 5"
+# The paper's condition on duplicates. As our distance of equal texts is 0, it drops all copies of a text; one_per_group
+# keeps one of them, as the authors' code and the cards do.
 _UNIQUE = "min_neighbor_distance > 0"
 _COMPLETE = "not endswith(instruction, ':')"
 _CARD = f"reward >= {TAU_1_CARDS} and {_COMPLETE}"
@@ -150,7 +154,7 @@ SELECTIONS: dict[str, Selection] = {
             "air-filter",
             f"quality >= good and difficulty >= medium and {_UNIQUE} and reward_difference > {TAU_2}",
             longest=300_000,
-            source=f"{_PAPER}, Air, Filter",
+            source=f"{_PAPER}, Air, Filter (the dataset is made by air-300k-card)",
         ),
         Selection(
             "pro-filter",
@@ -180,21 +184,24 @@ SELECTIONS: dict[str, Selection] = {
             "pro-filter6",
             f"difficulty >= easy and {_UNIQUE} and reward > {TAU_1}",
             quotas={"difficulty": {"easy": 100_000, "> easy": 100_000}},
-            source=f"{_PAPER}, Pro, Filter6 (50 % easy, 50 % harder; the longest 200K)",
+            source=f"{_PAPER}, Pro, Filter6 (50 % easy, 50 % harder: the longest 200K)",
         ),
         Selection(
             "pro-300k-card",
             f"quality >= average and {_CARD}",
             one_per_group=True,
             longest=300_000,
-            source="card of Magpie-Pro-300K-Filtered",
+            shuffle=SHUFFLE_SEED,
+            source="card of Magpie-Pro-300K-Filtered; inferred: the shuffle, as in the authors' notebook",
         ),
         Selection(
             "air-300k-card",
-            f"quality >= good and difficulty >= medium and {_CARD}",
+            f"quality >= good and difficulty >= medium and reward_difference > {TAU_2} and {_COMPLETE}",
             one_per_group=True,
             longest=300_000,
-            source="card of Magpie-Air-300K-Filtered; reward, duplicates and ':' are our choice, after the Pro card",
+            shuffle=SHUFFLE_SEED,
+            source="card of Magpie-Air-300K-Filtered (quality, difficulty, longest); paper, Table 5 (reward difference); "
+            "inferred: ':' and one row per group, as on the Pro card, and the shuffle, as in the authors' notebook",
         ),
         Selection(
             "notebook-filter",
@@ -202,13 +209,15 @@ SELECTIONS: dict[str, Selection] = {
             one_per_group=True,
             longest=300_000,
             shuffle=SHUFFLE_SEED,
-            source="the authors' filter notebook",
+            source="script: the authors' filter notebook, which made Magpie-Qwen2-Pro-300K-Filtered",
         ),
         Selection(
             "pro-mt",
-            f"quality >= good and difficulty >= easy and {_UNIQUE} and reward > {TAU_1}",
+            f"quality >= good and difficulty >= easy and {_CARD}",
+            one_per_group=True,
             longest=300_000,
-            source="card of Magpie-Pro-MT-300K (quality, difficulty); the rest as Filter2 of the paper's Table 5",
+            source="card of Magpie-Pro-MT-300K (quality, difficulty); "
+            "inferred: reward, ':', one row per group and longest, as on the Pro card",
         ),
         Selection(
             "chinese-200k",
@@ -222,19 +231,21 @@ SELECTIONS: dict[str, Selection] = {
             f"quality >= average and language == 'EN' and {_CARD}",
             one_per_group=True,
             longest=200_000,
-            source="as the card of Magpie-Qwen2-Pro-200K-Chinese, for English: our choice",
+            source="inferred: as the card of Magpie-Qwen2-Pro-200K-Chinese, for English",
         ),
         Selection(
-            "llama-3.1-mt",
-            "quality >= good and (lines(instruction) < 5 or category == 'Coding & Debugging')",
+            "llama-3.1-500k",
+            f"quality >= good and {_CARD} and (lines(instruction) < 5 or category == 'Coding & Debugging')",
+            one_per_group=True,
             longest=500_000,
-            source="card of Magpie-Llama-3.1-Pro-MT-300K-Filtered, first turn",
+            source="card of Magpie-Llama-3.1-Pro-MT-300K-Filtered (quality, lines, longest), whose first turns are those "
+            "of 500K-Filtered; inferred: reward, ':' and one row per group, as on the Pro card",
         ),
         Selection(
             "reasoning-v2",
             f"contains(raw_instruction, '## Step 1') and contains(response, '## Step 1') and "
             f"reward > {TAU_1_CARDS} and quality >= good and {_COMPLETE}",
-            source="issue 38 of the authors' repository",
+            source="script: issue 38 of the authors' repository",
         ),
     )
 }

@@ -32,6 +32,7 @@ class BaseResponses(RowStage):
     """
 
     name: ClassVar[str] = "base_responses"
+    is_costly: ClassVar[bool] = True
     version: ClassVar[int] = 2
     role: ClassVar[str] = "base"
     reads: ClassVar[tuple[str, ...]] = ("instruction",)

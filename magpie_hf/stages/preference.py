@@ -61,6 +61,7 @@ class PreferenceResponses(UnderSystemPrompt):
     """
 
     name: ClassVar[str] = "preference_responses"
+    is_costly: ClassVar[bool] = True
     version: ClassVar[int] = 2
     role: ClassVar[str] = "responder"
     reads: ClassVar[tuple[str, ...]] = ("instruction",)

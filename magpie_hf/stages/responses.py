@@ -60,6 +60,7 @@ class Responses(UnderSystemPrompt):
     """
 
     name: ClassVar[str] = "responses"
+    is_costly: ClassVar[bool] = True
     version: ClassVar[int] = 2
     role: ClassVar[str] = "responder"
     reads: ClassVar[tuple[str, ...]] = ("instruction",)

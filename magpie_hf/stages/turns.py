@@ -71,6 +71,7 @@ class Turns(UnderSystemPrompt):
     """
 
     name: ClassVar[str] = "turns"
+    is_costly: ClassVar[bool] = True
     version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("instruction", "response")
     replaces: ClassVar[tuple[str, ...]] = (SHAREGPT,)
