@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pyarrow.parquet as pq
@@ -120,7 +121,8 @@ def test_a_recipe_names_its_release_its_sources_and_what_is_our_choice(name):
     raw = yaml.safe_load(text)
     assert raw["name"] == name
     assert text.startswith(("# Magpie-Align/", "# Our own recipe"))
-    assert re.search(r"sampling:.*# \S|sampling: \{.*\}  # \S", text), "the sampling's source"
+    is_commented = re.search(r"sampling:.*# \S|sampling: \{.*\}  # \S", text)
+    assert is_commented or "sampling" in raw.get("sources", {}), "the sampling's source"
     for stage in raw["stages"]:
         if isinstance(stage, dict) and stage.get("filter"):
             assert SELECTIONS[stage["filter"]].source
@@ -154,15 +156,43 @@ def test_the_grids_are_those_of_the_paper():
     }
 
 
-def test_a_filtered_recipe_goes_on_from_the_rows_of_its_raw_one():
-    """The same stages with the same settings, so that --output of the raw run holds them already."""
-    for raw, filtered in (("magpie-air", "magpie-air-300k-filtered"), ("magpie-pro", "magpie-pro-300k-filtered"),
-                          ("magpie-llama-3.1-pro-1m", "magpie-llama-3.1-pro-mt-500k"), ("magpie-qwen2-pro-1m", "magpie-qwen2-pro-200k-chinese")):  # fmt: skip
-        first, second = load_recipe(raw), load_recipe(filtered)
-        assert first.grid == second.grid
-        assert all(stage in second.stages for stage in first.stages if stage.name != "lengths")
-        assert first.roles["generator"] == second.roles["generator"]
-        assert first.roles["responder"] == second.roles["responder"]
+RAW = {
+    "magpie-air": ["magpie-air-300k-filtered", "magpie-air-mt-300k", "magpie-air-dpo-100k"],
+    "magpie-pro": ["magpie-pro-300k-filtered", "magpie-pro-mt", "magpie-pro-dpo-100k"],
+    "magpie-llama-3.1-pro-1m": ["magpie-llama-3.1-pro-300k-filtered", "magpie-llama-3.1-pro-500k-filtered",
+                                "magpie-llama-3.1-pro-mt-500k", "magpie-llama-3.1-pro-dpo-100k"],
+    "magpie-llama-3.1-pro-mt-500k": ["magpie-llama-3.1-pro-mt-300k-filtered"],
+    "magpie-llama-3.3-pro-1m": ["magpie-llama-3.3-pro-500k-filtered"],
+    "magpie-qwen2-pro-1m": ["magpie-qwen2-pro-200k-chinese"],
+}  # fmt: skip
+"""Raw recipes, and those that select from their rows."""
+
+
+@pytest.mark.parametrize(("raw", "filtered"), [(raw, name) for raw, names in RAW.items() for name in names])
+def test_a_filtered_recipe_generates_nothing_for_all_rows_that_its_raw_one_has_not_generated(raw, filtered):
+    """Its stages before the first selection are stages of the raw recipe, so --output of the raw run has their rows.
+
+    The raw recipe may have more, e.g., base responses, which only the selection of Air reads.
+    """
+    first, second = load_recipe(raw), load_recipe(filtered)
+    assert first.grid == second.grid
+    common = list(itertools.takewhile(lambda stage: stage.name != "select", second.stages))
+    assert [stage.name for stage in common][:2] == ["instructions", "responses"]
+    assert all(stage in first.stages for stage in common if stage.name != "lengths")
+    for name in ("generator", "responder", "judge", "guard", *(["base"] if "base" in second.raw else [])):
+        assert first.role(name) == second.role(name)
+
+
+def test_the_three_sets_of_llama_31_with_500k_rows_are_one_chain():
+    """The first turns of both multi-turn sets are the rows of 500K-Filtered."""
+    names = (
+        "magpie-llama-3.1-pro-500k-filtered",
+        "magpie-llama-3.1-pro-mt-500k",
+        "magpie-llama-3.1-pro-mt-300k-filtered",
+    )
+    selections = [next(stage for stage in load_recipe(name).stages if stage.name == "select") for name in names]
+    assert [stage.filter for stage in selections] == 3 * ["llama-3.1-500k"]
+    assert selections[0].selection == selections[1].selection == selections[2].selection
 
 
 L3_HEADER = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
