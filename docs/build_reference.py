@@ -300,7 +300,7 @@ def releases_page() -> str:
         cost, saving = estimate(recipe), lean_saving(recipe)
         kept = min((kept_at_most(stage) for stage in recipe.stages if isinstance(stage, Select)), default=None)
         shown = "all" if kept is None else "all that pass" if kept == float("inf") else f"{kept:,.0f}"
-        made = f"`{release}`" if release.startswith("Magpie-Align/") else release
+        made = f"`{release}`" if re.fullmatch(r"[\w.-]+/[\w.-]+", release) else release
         lean = "" if saving is None else f"{saving:.0%}" + (" (is lean)" if recipe.order == "lean" else "")
         money = ["", ""] if cost is None else [f"{cost.gpu_hours:,.0f}", f"${cost.price:,.0f}"]
         lines.append(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..errors import ArgumentError, DatasetError
+from ..errors import ArgumentError, DatasetError, quoted
 from ..nearest.cross import find_nearest
 from ..nearest.ngrams import WORDS, NgramIndex
 from ..nearest.search import THRESHOLD
@@ -38,7 +38,8 @@ class Match(NamedTuple):
 class Decontamination(Embedding):
     """Adds `contaminated`, and the prompt and benchmark that a row is closest to.
 
-    - `benchmarks`: datasets of prompts: paths or Hub ids, or mappings with `path`, `name`, `config`, `split`, `column`.
+    - `benchmarks`: datasets of prompts: paths or Hub ids, or mappings with `path`, `name`, `config`, `split`, `column`; or
+      a list of texts: `name` and `prompts`.
     - `ngram`: number of words of an n-gram. `min_share`: share of a prompt's n-grams above which a row counts as contaminated.
     - `embeddings`: also compare embeddings; below the distance `threshold` (squared L2), a row counts as contaminated.
     - The embedder's settings are those of `neighbors`.
@@ -133,9 +134,16 @@ class Decontamination(Embedding):
         return distance, nearest
 
 
-def load_benchmark(given: str | Mapping[str, str]) -> tuple[str, Dataset, str]:
+def load_benchmark(given: str | Mapping[str, Any]) -> tuple[str, Dataset, str]:
     """Return the name of a benchmark, its rows, and the column with the prompts."""
-    facts: dict[str, str] = {"path": given} if isinstance(given, str) else dict(given)
+    facts: dict[str, Any] = {"path": given} if isinstance(given, str) else dict(given)
+    if "prompts" in facts:
+        return _listed(facts)
+    if not facts.get("path"):
+        raise ArgumentError(
+            f"The benchmark {quoted(given)} has neither a path nor prompts.",
+            hint="E.g., {path: openai/gsm8k, config: main, split: test}, or {name: mine, prompts: [a prompt]}.",
+        )
     rows = load_rows(
         facts["path"], config=facts.get("config"), split=facts.get("split"), revision=facts.get("revision")
     )
@@ -146,3 +154,16 @@ def load_benchmark(given: str | Mapping[str, str]) -> tuple[str, Dataset, str]:
             hint="Give the column: {path: …, column: …}.",
         )
     return str(facts.get("name") or facts["path"].rstrip("/").rpartition("/")[2]), rows, column
+
+
+def _listed(facts: Mapping[str, Any]) -> tuple[str, Dataset, str]:
+    """Return the name, rows and column of a benchmark whose prompts are given as texts."""
+    from datasets import Dataset
+
+    prompts, name = facts["prompts"], facts.get("name")
+    if not isinstance(name, str) or not isinstance(prompts, list) or not all(isinstance(p, str) for p in prompts):
+        raise ArgumentError(
+            "A benchmark of given texts needs a name and a list of texts.",
+            hint="E.g., {name: mine, prompts: [a prompt, another one]}.",
+        )
+    return name, Dataset.from_dict({"prompt": prompts}), "prompt"

@@ -120,7 +120,7 @@ def test_a_recipe_names_its_release_its_sources_and_what_is_our_choice(name):
     text = bundled_recipes()[name].read_text("utf-8")
     raw = yaml.safe_load(text)
     assert raw["name"] == name
-    assert text.startswith(("# Magpie-Align/", "# Our own recipe"))
+    assert text.startswith(("# Magpie-Align/", "# argilla/", "# Our own recipe"))
     is_commented = re.search(r"sampling:.*# \S|sampling: \{.*\}  # \S", text)
     assert is_commented or "sampling" in raw.get("sources", {}), "the sampling's source"
     for stage in raw["stages"]:

@@ -233,6 +233,21 @@ def test_rows_with_a_benchmarks_prompt_are_found_by_words_and_by_embedding(tmp_p
     assert facts["benchmarks"]["bench"] == {"prompts": 2, "rows_hit": 2, "prompts_hit": 2}
 
 
+def test_a_benchmark_can_be_a_list_of_texts(tmp_path):
+    given = {"name": "mine", "prompts": ["How do I bake bread at home?"]}
+    stage = {"stage": "decontamination", "model": "demo", "benchmarks": [given]}
+    ds = magpie_hf.annotate(table(["How do I bake bread at home?", "Hi there"]), [stage], output=tmp_path / "run")
+    assert ds["contaminated"][:] == [True, False]
+    assert ds[0]["contamination"]["benchmark"] == "mine"
+
+
+@pytest.mark.parametrize("given", [{"name": "mine"}, {"prompts": ["a"]}, {"name": "mine", "prompts": [1]}])
+def test_a_benchmark_with_neither_a_path_nor_named_texts_is_an_error(given, tmp_path):
+    stage = {"stage": "decontamination", "model": "demo", "benchmarks": [given]}
+    with pytest.raises(ArgumentError, match=r"neither a path nor prompts|needs a name and a list of texts"):
+        magpie_hf.annotate(table(), [stage], output=tmp_path / "run")
+
+
 def test_a_benchmark_without_prompts_is_an_error(tmp_path):
     Dataset.from_dict({"n": [1]}).to_parquet(str(tmp_path / "bench.parquet"))
     with pytest.raises(DatasetError, match="no column of prompts"):
