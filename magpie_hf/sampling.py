@@ -27,6 +27,8 @@ class SamplingParams:
     - `max_tokens`: maximum number of new tokens, including the stop token.
     - `stop`: texts that end the generation; the returned text ends before the first of them.
     - `stop_token_ids`: tokens that end the generation; not part of the returned text.
+    - `first_token_scale`: factor of the temperature for the first token, > 0; 1 is off. The reference's flaming tokens
+      (`--flaming_tokens`) divide the first token's logits by 1.2, which is a `first_token_scale` of 1.2.
     - `banned_first_token_ids`: tokens that a text may not start with ("de-markdown" in the reference scripts).
     - `json_schema`: a JSON schema (as text) that the text must match, or None.
     - `seed`: in [0, 2^31), or None for unseeded.
@@ -36,6 +38,7 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int | None = None
     repetition_penalty: float = 1.0
+    first_token_scale: float = 1.0
     max_tokens: int = 1024
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
@@ -52,6 +55,9 @@ class SamplingParams:
         top_k_ok = self.top_k is None or (_is_whole(self.top_k) and self.top_k >= 1)
         _check("top_k", self.top_k, top_k_ok, "a whole number, 1 or more, or null for all tokens")
         _check("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "above 0; 1 is off")
+        _check("first_token_scale", self.first_token_scale, self.first_token_scale > 0, "above 0; 1 is off")
+        hottest = self.temperature * self.first_token_scale
+        _check("first_token_scale", self.first_token_scale, hottest <= 10, "at most 10 divided by the temperature")
         tokens_ok = _is_whole(self.max_tokens) and self.max_tokens >= 1
         _check("max_tokens", self.max_tokens, tokens_ok, "a whole number, 1 or more")
         seed_ok = self.seed is None or (_is_whole(self.seed) and 0 <= self.seed < SEED_MODULUS)

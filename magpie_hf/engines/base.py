@@ -32,9 +32,10 @@ class Prompt:
             adds it (`text_without_bos`).
         dropped: Characters at the end of the template that merge with the following text into one token. They are not
             in `text`: the model writes them first.
+        decode: Returns the text of generated tokens, special ones visible; None if the prompt has no tokenizer.
     """
 
-    __slots__ = ("_encode", "_token_ids", "bos", "dropped", "text")
+    __slots__ = ("_encode", "_token_ids", "bos", "decode", "dropped", "text")
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Prompt:
         token_ids: Sequence[int] | None = None,
         *,
         encode: Callable[[str], Sequence[int]] | None = None,
+        decode: Callable[[Sequence[int]], str] | None = None,
         bos: str = "",
         dropped: str = "",
     ) -> None:
@@ -50,6 +52,7 @@ class Prompt:
         self.dropped = dropped
         self._token_ids = None if token_ids is None else tuple(token_ids)
         self._encode = encode
+        self.decode = decode
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -149,6 +152,7 @@ class Capabilities:
         seeded: Equal seeds give equal texts (up to floating point).
         max_n: Maximum number of samples in a request to the server (1: no `n`).
         first_token_ban: Supports `banned_first_token_ids`.
+        first_token_scale: Supports `first_token_scale`.
         json_schema: Supports `json_schema`.
         logprobs: Supports `score`.
         special_tokens: Special tokens are visible in texts, or token ids are returned with them.
@@ -159,6 +163,7 @@ class Capabilities:
     seeded: bool = True
     max_n: int = 1
     first_token_ban: bool = False
+    first_token_scale: bool = False
     json_schema: bool = False
     logprobs: bool = False
     special_tokens: bool = True

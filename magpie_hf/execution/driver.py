@@ -11,10 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from ..engines.base import Engine, Generation, Prompt, Request, Served
+from ..engines.base import Capabilities, Engine, Generation, Prompt, Request, Served
+from ..engines.first_token import check_first_token, needs_two
 from ..errors import TooManyFailures
+from ..sampling import SamplingParams
 from ..stage import Outcome, Row, RowFunction, Steps
 from ..storage.journal import Journal
 from ..storage.state import Counts
@@ -249,6 +252,7 @@ class Driver:
                 self.in_flight.end(row, time.monotonic())
             self._finish(row, stop.value)
             return
+        self._check_first_token(ask.sampling)
         request = Request(self._next_key, ask.prompt, ask.sampling)
         self._next_key += 1
         self._open[request.key] = row
@@ -259,6 +263,15 @@ class Driver:
         else:
             self.in_flight.ask(row, bound)
             self._ready.append(request)
+
+    def _check_first_token(self, sampling: SamplingParams) -> None:
+        """Raise CapabilityError for settings that an engine unaware of them would ignore."""
+        if needs_two(sampling):
+            check_first_token(sampling, self._capabilities, f"The engine {self.engine.name}")
+
+    @cached_property
+    def _capabilities(self) -> Capabilities:
+        return self.engine.capabilities()
 
     def _finish(self, row: OpenRow, outcome: Outcome) -> None:
         number = self.code_numbers[outcome.code]

@@ -55,7 +55,7 @@ def banned_tokens(
         raise CapabilityError(
             "banned_starts: this engine cannot ban first tokens, and greedy decoding (temperature 0) gives the same text "
             "again after a rejection.",
-            hint="Use the engine transformers, or set sampling.temperature above 0.",
+            hint="Use an engine that can: transformers, vllm, or openai with a vLLM server. Or set a temperature above 0.",
         )
     return ()
 

@@ -214,7 +214,7 @@ class ChatTemplate:
             return self._slot_prompt(slot)
         text = before.removesuffix(slot.dropped)
         encode = _tail_encoder(self._encode, slot)
-        return Prompt(text, encode=encode, bos=self._bos_of(text), dropped=slot.dropped)
+        return Prompt(text, encode=encode, decode=self._coder.decode, bos=self._bos_of(text), dropped=slot.dropped)
 
     def response(self, messages: Sequence[Message], system_prompt: str | None = None) -> Prompt:
         """Return the prompt after which the model responds to the last message, which must be the user's.
@@ -226,7 +226,7 @@ class ChatTemplate:
             raise ArgumentError("The conversation does not end with a user's message.", key="messages")
         conversation = self._conversation(messages, system_prompt)
         text = self._complete(self._render.render_or_raise(conversation, "this conversation"))
-        return Prompt(text, encode=self._encode, bos=self._bos_of(text))
+        return Prompt(text, encode=self._encode, decode=self._coder.decode, bos=self._bos_of(text))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of tokens, special ones visible."""
@@ -283,7 +283,9 @@ class ChatTemplate:
 
     def _slot_prompt(self, slot: Slot) -> Prompt:
         bos = self._bos_of(slot.text)
-        return Prompt(slot.text, slot.token_ids, encode=self._encode, bos=bos, dropped=slot.dropped)
+        return Prompt(
+            slot.text, slot.token_ids, encode=self._encode, decode=self._coder.decode, bos=bos, dropped=slot.dropped
+        )
 
     def _check_header(self, slot: Slot) -> None:
         if not slot.text.removeprefix(self.bos).strip():

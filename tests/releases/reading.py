@@ -51,6 +51,10 @@ def as_list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def only(values: set[Any]) -> Any:
+    return values.pop() if len(values) == 1 else MISSING
+
+
 def sampling(value: Any, *keys: str) -> Any:
     if value is MISSING:
         return MISSING
@@ -386,7 +390,7 @@ SIMPLE: dict[str, Callable[[Recipe], Any]] = {
     "banned_starts": lambda r: as_list(setting(r, "instructions", "banned_starts")),
     "response_banned_starts": lambda r: as_list(setting(r, "responses", "banned_starts")),
     "turn_banned_starts": lambda r: as_list(setting(r, "turns", "banned_starts")),
-    "first_token_scale": lambda r: setting(r, "instructions", "first_token_scale"),
+    "first_token_scale": lambda r: only({point.sampling.first_token_scale for point in r.grid}),
     "response_template": response_template,
     "response_sampling": lambda r: sampling(setting(r, "responses", "sampling")),
     "response_system_prompt": lambda r: setting(r, "responses", "system_prompt"),

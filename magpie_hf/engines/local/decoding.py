@@ -48,6 +48,7 @@ class SamplingTable:
     """The sampling parameters of the running rows as columns, each (num_rows,)."""
 
     temperature: NDArray[np.float32]
+    first_scale: NDArray[np.float32]  # factor of the temperature for the first token
     top_p: NDArray[np.float32]
     top_k: NDArray[np.int64]  # 0: off
     penalty: NDArray[np.float32]
@@ -58,6 +59,7 @@ class SamplingTable:
         """Build the columns; a row without a seed gets a new random one."""
         return cls(
             temperature=np.array([p.temperature for p in params], np.float32),
+            first_scale=np.array([p.first_token_scale for p in params], np.float32),
             top_p=np.array([p.top_p for p in params], np.float32),
             top_k=np.array([p.top_k or 0 for p in params], np.int64),
             penalty=np.array([p.repetition_penalty for p in params], np.float32),
@@ -90,11 +92,12 @@ def choose_tokens(
     logits = logits.float()
     if seen is not None and bool((table.penalty != 1).any()):
         logits = penalized(logits, seen, _column(table.penalty, logits))
-    greedy = table.temperature == 0
+    temperature = np.where(steps == 0, table.temperature * table.first_scale, table.temperature)
+    greedy = temperature == 0
     if greedy.all():
         return _to_numpy(logits.argmax(dim=-1))
-    if (table.temperature != 1).any():
-        scaled = logits / _column(np.where(greedy, np.float32(1), table.temperature), logits)
+    if (temperature != 1).any():
+        scaled = logits / _column(np.where(greedy, np.float32(1), temperature), logits)
     else:
         scaled = logits
     scaled = _filtered(scaled, table, ~greedy)

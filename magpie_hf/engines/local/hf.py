@@ -124,7 +124,11 @@ class TransformersEngine(Engine):
         from .schemas import can_hold
 
         return Capabilities(
-            first_token_ban=True, json_schema=can_hold(self._tokenizer), logprobs=True, max_context=self._max_context()
+            first_token_ban=True,
+            first_token_scale=True,
+            json_schema=can_hold(self._tokenizer),
+            logprobs=True,
+            max_context=self._max_context(),
         )
 
     def open(self) -> None:

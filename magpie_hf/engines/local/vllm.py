@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...errors import ArgumentError, CapabilityError, EngineDiedError, EngineError, ModelError, quoted
+from ...errors import ArgumentError, EngineDiedError, EngineError, ModelError, quoted
 from ...models import ModelRef
 from .. import check_installed
 from ..base import Capabilities, Engine, Failure, Generation, Request, Served, setting
+from ..first_token import TwoRequests
 from ..groups import RequestSource
 from ..workers.child import WorkerSpec
 from ..workers.worker import ReplicatedEngine
@@ -211,14 +212,21 @@ class VllmWorker(Engine):
         return Served(self.ref.name, self.ref.revision, dtype, f"vllm {vllm.__version__}")
 
     def capabilities(self) -> Capabilities:
-        """Return what vLLM supports without per-request logits processors, which its V1 engine refuses.
-
-        `logit_bias` and `bad_words` ban a token everywhere, not only first: so no `first_token_ban`.
-        """
-        return Capabilities(json_schema=True, max_context=self._max_context)
+        """Return what vLLM supports; a first token with settings of its own is a request of its own."""
+        return Capabilities(
+            first_token_ban=True, first_token_scale=True, json_schema=True, max_context=self._max_context
+        )
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Generation]:
         """Yield generations as vLLM finishes them; requests are added between its steps.
+
+        vLLM's V1 engine refuses logits processors of single requests, so a sample whose first token has settings of its
+        own is two requests; the prefix cache has the prompt of the second.
+        """
+        yield from TwoRequests("vLLM", self.capabilities(), self._decode).run(requests, self._generate)
+
+    def _generate(self, requests: Iterable[Request | None]) -> Iterator[Generation]:
+        """Yield the generations of requests without settings of the first token, or of a single token.
 
         Each sample is a separate request: samples of a request with `n` are returned together when the longest is
         finished, and the prefix cache has their prompt anyway.
@@ -274,11 +282,8 @@ class VllmWorker(Engine):
         from vllm.sampling_params import RequestOutputKind
 
         given = request.sampling
-        if given.banned_first_token_ids:
-            raise CapabilityError(
-                "vLLM cannot keep tokens from coming first (banned_first_token_ids).",
-                hint="Remove it: such texts are then rejected and sampled again.",
-            )
+        # Of one token only: a bias applies at every position.
+        bans = {"logit_bias": dict.fromkeys(given.banned_first_token_ids, -100.0)}
         free = self._max_context - len(request.prompt.token_ids)
         return SamplingParams(
             temperature=given.temperature,
@@ -292,6 +297,7 @@ class VllmWorker(Engine):
             skip_special_tokens=False,
             spaces_between_special_tokens=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            **(bans if given.banned_first_token_ids else {}),
             **_structured(given.json_schema),
         )
 
@@ -328,11 +334,13 @@ class VllmWorker(Engine):
             seconds=time.perf_counter() - running.began,
         )
 
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._engine.get_tokenizer().decode(list(ids), skip_special_tokens=False))
+
     def _stop_texts(self) -> StopTexts:
         from .decoding import StopTexts
 
-        tokenizer = self._engine.get_tokenizer()
-        return StopTexts(lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False)))
+        return StopTexts(self._decode)
 
     def close(self) -> None:
         """Shut down vLLM's core; the end of the process frees the rest."""

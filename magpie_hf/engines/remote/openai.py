@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,6 +11,7 @@ from ...errors import ArgumentError, CapabilityError, EngineError, ModelMismatch
 from ...models import ModelRef
 from ...sampling import SamplingParams
 from ..base import Capabilities, Generation, Request, Served, setting
+from ..first_token import TwoRequests
 from ..groups import fitted
 from ..stops import Ending, end_text, to_send
 from .client import is_settled
@@ -164,6 +165,8 @@ class OpenAIEngine(EndpointEngine):
             token_ids=features.token_ids,
             seeded=features.seeded and (features.max_n == 1 or features.follows_seeds),
             max_n=features.max_n,
+            first_token_ban=features.token_ids and features.returns_ids and features.bans,
+            first_token_scale=features.token_ids and features.returns_ids,
             json_schema=bool(features.schema_field),
             special_tokens=features.special_tokens,
             max_context=min((self._contexts[e.url] for e in servers if e.url in self._contexts), default=None),
@@ -239,6 +242,11 @@ class OpenAIEngine(EndpointEngine):
             raise EngineError(f"{endpoint.url} does not accept the prompt: {quoted(self._message(reply))}.")
         return usage_of(reply, "prompt_tokens")
 
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Generation]:
+        """Yield a Generation for each Request; a first token with settings of its own is a request of its own."""
+        name = f"The server at {', '.join(self.addresses[:3])}"
+        yield from TwoRequests(name, self.capabilities()).run(requests, super().generate)
+
     def encode(self, group: Sequence[Request]) -> tuple[str, bytes]:
         """Return path and body of the request for a group of samples."""
         first = group[0]
@@ -274,6 +282,8 @@ class OpenAIEngine(EndpointEngine):
         if sampling.top_k is not None:
             extras["top_k"] = sampling.top_k
         fields |= {name: value for name, value in extras.items() if name in features.extras}
+        if sampling.banned_first_token_ids:  # of one token only: a bias applies at every position
+            fields["logit_bias"] = {str(token): -100 for token in sampling.banned_first_token_ids}
         if sampling.json_schema is not None:
             fields |= schema_fields(features.schema_field, sampling.json_schema)
         return fields
@@ -291,8 +301,6 @@ class OpenAIEngine(EndpointEngine):
 
     def _check_supported(self, sampling: SamplingParams) -> None:
         """Raise CapabilityError for parameters that the server refuses or ignores; each is tested once."""
-        if sampling.banned_first_token_ids:
-            raise self._unsupported("ban first tokens (banned_first_token_ids)")
         if sampling.json_schema is not None and not self._features.schema_field:
             raise self._unsupported("constrain a text to a JSON schema (json_schema)")
         if sampling.temperature > 0 and not self._features.samples:

@@ -49,6 +49,8 @@ class ServerFeatures:
         usage_sums: With `n`, `completion_tokens` counts all choices (llama.cpp counts one).
         follows_seeds: Choice k of `n` is the sample of seed + k.
         samples: Different seeds gave different texts.
+        returns_ids: The token ids of texts are returned.
+        bans: `logit_bias` keeps a token out of a text.
         schema_field: The field for a JSON schema, "" if none is supported.
     """
 
@@ -61,6 +63,8 @@ class ServerFeatures:
     seeded: bool = False
     samples: bool = True
     stop_ids: bool = False
+    returns_ids: bool = False
+    bans: bool = False
     special_tokens: bool = True
     schema_field: str = ""
 
@@ -90,6 +94,7 @@ class FeatureTests:
         a1, b1, a2, b2 = self._ask(*(base | {"seed": PROBE_SEED + i} for i in (0, 1, 0, 1)))
         children = self._ask(base | {"seed": PROBE_SEED, "n": 2})[0] if max_n > 1 else None
         a, b = text_of(a1), text_of(b1)
+        returns_ids, stop_ids, bans = self._token_features(extras)
         return ServerFeatures(
             extras=extras,
             config_field=config_field,
@@ -99,7 +104,9 @@ class FeatureTests:
             follows_seeds=children is not None and texts_of(children) == [a, b],
             seeded=a == text_of(a2) and b == text_of(b2) and a != b and a is not None,
             samples=len({a, b, text_of(a2), text_of(b2)}) > 1,
-            stop_ids=self._applies_stop_ids(extras),
+            stop_ids=stop_ids,
+            returns_ids=returns_ids,
+            bans=bans,
             special_tokens=self._shows_special_tokens(extras),
             schema_field=next((f for f, r in zip(SCHEMA_FIELDS, held, strict=True) if _keeps_schema(text_of(r))), ""),
         )
@@ -140,17 +147,16 @@ class FeatureTests:
         taken = frozenset(name for name, reply in zip(EXTRAS, replies, strict=True) if reply.status == 200)
         return taken, unknown.status != 200 and configured.status == 200
 
-    def _applies_stop_ids(self, extras: frozenset[str]) -> bool:
-        """Whether generation stops at a token of `stop_token_ids`."""
-        if not {"stop_token_ids", "return_token_ids"} <= extras:
-            return False
+    def _token_features(self, extras: frozenset[str]) -> tuple[bool, bool, bool]:
+        """Return whether token ids are returned, `stop_token_ids` end a text, and `logit_bias` bans a token."""
         greedy = {"temperature": 0, "max_tokens": PROBE_TOKENS, "return_token_ids": True}
-        free = self._ask(greedy)[0]
-        ids = ids_of(free)
+        ids = ids_of(self._ask(greedy)[0]) if "return_token_ids" in extras else []
         if not ids:
-            return False
-        stopped = self._ask(greedy | {"stop_token_ids": [ids[0]]})[0]
-        return stopped.status == 200 and (usage_of(stopped, "completion_tokens") or 0) < max(len(ids), 2)
+            return False, False, False
+        stop = {"stop_token_ids": [ids[0]]} if "stop_token_ids" in extras else {}
+        stopped, barred = self._ask(greedy | stop, greedy | {"max_tokens": 1, "logit_bias": {str(ids[0]): -100}})
+        ends = stopped.status == 200 and (usage_of(stopped, "completion_tokens") or 0) < max(len(ids), 2)
+        return True, bool(stop) and ends, barred.status == 200 and ids_of(barred)[:1] not in ([], ids[:1])
 
     def _shows_special_tokens(self, extras: frozenset[str]) -> bool:
         """Whether token ids are returned, or a forced first special token is visible in the text."""

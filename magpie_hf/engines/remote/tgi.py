@@ -8,6 +8,7 @@ from functools import lru_cache
 from ...errors import CapabilityError, PromptMismatchError, quoted
 from ...sampling import SamplingParams, schema_of
 from ..base import Capabilities, Generation, Request, Served
+from ..first_token import check_first_token
 from ..groups import fitted
 from ..stops import Ending, end_text, end_tokens, to_send
 from .endpoints import EndpointEngine
@@ -106,11 +107,7 @@ class TgiEngine(EndpointEngine):
                 "The server does not support JSON schemas.",
                 hint="Start TGI without --disable-grammar-support, or remove the setting json_schema.",
             )
-        if sampling.banned_first_token_ids:
-            raise CapabilityError(
-                "TGI does not support banned_first_token_ids.",
-                hint="Remove the setting; such texts can be rejected and sampled again.",
-            )
+        check_first_token(sampling, self.capabilities(), "TGI")
         parameters = dict(parameters_of(sampling.with_seed(None), self._stops_sent(sampling)))
         parameters["max_new_tokens"] = fitted(request, self.capabilities().max_context).max_tokens
         if sampling.seed is not None and not sampling.is_greedy:
