@@ -113,10 +113,13 @@ def lean_recipe(order):
         "stages": [
             "instructions",
             {"stage": "responses", "sampling": {"temperature": 0, "max_tokens": 48}},
-            *("quality", "difficulty", "category", "neighbors", "reward", "lengths"),
+            *("quality", "difficulty", "category", "neighbors", "reward"),
+            {"stage": "base_responses", "sampling": {"temperature": 0, "max_tokens": 48}},
+            *("reward_difference", "lengths"),
             {
                 "stage": "select",
-                "where": "quality >= excellent and difficulty >= easy and min_neighbor_distance > 0 and reward > -12",
+                "where": "quality >= excellent and difficulty >= easy and reward > -12 and reward_difference > -9",
+                "one_per_group": True,
                 "longest": 10,
             },
         ],
@@ -129,14 +132,15 @@ def test_lean_selects_the_rows_of_the_papers_order_and_saves_responses(tmp_path)
     lean = magpie_hf.run(lean_recipe("lean"), output=tmp_path / "lean")
     assert len(paper) == 10
     assert lean.to_list() == paper.to_list()  # to the last bit of every reward
-    tokens = {}
-    for order in ("paper", "lean"):
-        stage = next(s for s in run_status(tmp_path / order).stages if s.name == "responses")
-        tokens[order] = stage.completion_tokens
     early = next(s for s in RunDir.read(tmp_path / "lean").state.stages.values() if "select-early" in s.name)
     dropped = early.rows_in - early.rows_out
     assert dropped > 5
-    assert tokens["lean"] < tokens["paper"] * (1 - dropped / 60 / 3)
+    for name in ("responses", "base_responses"):
+        tokens = {}
+        for order in ("paper", "lean"):
+            stage = next(s for s in run_status(tmp_path / order).stages if s.name == name)
+            tokens[order] = stage.completion_tokens
+        assert tokens["lean"] < tokens["paper"] * (1 - dropped / 60 / 3)
 
 
 @pytest.mark.slow
