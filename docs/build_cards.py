@@ -31,16 +31,18 @@ def write(name: str, place: Path, target: Path) -> Path:
     """Run a recipe on the demo model and write its card; all recipes share a run directory, so common stages run once."""
     import magpie_hf
     from magpie_hf.hub.card import write_card
+    from magpie_hf.session.shape import splits_of
     from magpie_hf.session.status import run_facts
     from magpie_hf.storage.state import Totals
 
     overrides = {"num_rows": ROWS, "engine.kind": "transformers", "model": "demo"}
-    rows = magpie_hf.run(name, overrides, output=place, show_progress=False, force=True)
+    splits = splits_of(magpie_hf.run(name, overrides, output=place, show_progress=False, force=True))
     known, funnel = run_facts(place)
     assert known is not None
     known = dataclasses.replace(known, totals=Totals(tokens=known.totals.tokens))
     title = name if name in OWN_DEMO else f"{name}, rehearsed on the demo model"
-    return write_card(rows, target / f"{name}.md", run=known, funnel=funnel, repo_id=f"me/{name}", title=title)
+    path, repo_id = target / f"{name}.md", f"me/{name}"
+    return write_card(splits["train"], path, run=known, funnel=funnel, repo_id=repo_id, title=title, splits=splits)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from ..recipe.schema import Recipe, load_recipe
 from ..session.publishing import prepared, push_command
 from ..session.status import run_facts
 from ..storage.checksums import check_files
-from ..storage.loading import as_dataset, load_rows, quiet_datasets
+from ..storage.loading import as_dataset, load_rows, quiet_datasets, run_splits
 from ..storage.rundir import RunDir, is_run
 from ..storage.state import RunState, SavedRows
 from .recipes import RowSource
@@ -145,7 +145,7 @@ def _subset(place: Path, settings: PushSettings, config: str, saved: SavedRows) 
     known, funnel = run_facts(place, config)
     check_files(place, saved.files)
     rows = _parquet([place / name for name in saved.files])
-    subset = prepared(place, settings, rows, config, list(saved.files), run=known, funnel=funnel)
+    subset = prepared(place, settings, {"train": rows}, config, list(saved.files), run=known, funnel=funnel)
     assert subset is not None  # noqa: S101 (it has rows)
     return subset
 
@@ -159,7 +159,7 @@ def _final_rows(run_dir: RunDir, settings: PushSettings) -> Iterator[ConfigFiles
         return
     known, funnel = run_facts(place)
     files = list(output.files) if output is not None else []
-    last = prepared(place, settings, load_rows(str(place)), settings.config, files, run=known, funnel=funnel)
+    last = prepared(place, settings, run_splits(place), settings.config, files, run=known, funnel=funnel)
     if last is not None:
         yield last
 

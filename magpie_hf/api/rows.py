@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack, overlo
 
 from ..errors import ArgumentError, quoted
 from ..session.status import run_facts
-from ..storage.loading import as_dataset, with_row_columns
+from ..storage.loading import as_dataset, run_splits, with_row_columns
 from .recipes import Annotations, ModelSettings, RowSource, annotation_recipe, check_options
 from .synthesis import run
 
@@ -282,6 +282,7 @@ def write_card(
     from ..hub import card
 
     source = source_of(dataset)
+    splits = run_splits(source.run_dir) if source.run_dir is not None else {}
     return card.write_card(
         source.rows,
         path or (source.run_dir or Path()) / "README.md",
@@ -291,4 +292,5 @@ def write_card(
         config_name=config_name,
         title=title,
         license=license,
+        splits=splits if len(splits) > 1 else None,
     )

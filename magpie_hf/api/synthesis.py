@@ -33,9 +33,10 @@ from .recipes import RowSource, Sampling, check_options, synthesis_recipe
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
     from ..hub.publisher import Publisher
+    from ..session.shape import Written
 
 
 logger = logging.getLogger("magpie_hf")
@@ -151,8 +152,10 @@ def run(
     force: bool = False,
     take_over: bool = False,
     show_progress: bool | None = None,
-) -> Dataset:
+) -> Dataset | DatasetDict:
     """Run a recipe (a YAML file, the name of a bundled recipe, or a mapping) and return its Dataset.
+
+    With `output.test_size` in the recipe, a DatasetDict with the splits `train` and `test` is returned.
 
     `overrides` sets dotted keys, e.g., {"num_rows": 1000, "sampling.temperature": 0.9}. `dataset` gives the rows in
     memory that the recipe annotates, if its `dataset` has a `fingerprint` instead of a path. The other arguments are
@@ -195,7 +198,7 @@ def run(
             except RunStopped as stop:
                 stop.data.setdefault("output", str(run_dir.path))
                 raise
-        (show_summary if is_shown else logger.info)(session.summary(len(written)))
+        (show_summary if is_shown else logger.info)(session.summary(_count(written)))
         return written
 
 
@@ -225,8 +228,9 @@ def _source_rows(recipe: Recipe, dataset: RowSource | None) -> Dataset | None:
 
 def _run_stages(
     session: Session, stages: list[Stage], shard: Shard, rows: Dataset | None, publisher: Publisher | None = None
-) -> Dataset:
+) -> Written:
     from ..session.output import write_output, write_subset
+    from ..session.shape import Shape, shape_of, splits_of
 
     run_dir = session.run_dir
     publisher = publisher if shard.parts == 1 else None  # shards are published after they are merged
@@ -238,21 +242,27 @@ def _run_stages(
         if isinstance(stage, Subset):
             files = write_subset(rows, run_dir, stage.config, session.used_stages())
             if publisher is not None:
-                _announce(publisher, rows, stage.config, files, is_subset=True)
+                ordered = rows.select_columns(column_order(rows.column_names))
+                _announce(publisher, {"train": ordered}, stage.config, files, is_subset=True)
             continue
         rows = run_stage(stage, rows, session.environment_of(stage))
     named = {stage.config for stage in session.recipe.stages if isinstance(stage, Subset)}
     named |= {REJECTED} if session.recipe.output.get("rejected") else set()
     run_dir.state.subsets = {name: saved for name, saved in run_dir.state.subsets.items() if name in named}
-    written = write_output(rows, run_dir, session.recipe.output.get("format", "parquet"), session.used_stages())
+    # A shard leaves out stages that need all rows, so its rows get their form after they are merged.
+    shape = shape_of(session.recipe, session.template_of) if shard.parts == 1 else Shape()
+    file_format = session.recipe.output.get("format", "parquet")
+    rows = rows.select_columns(column_order(rows.column_names))
+    written = write_output(rows, run_dir, file_format, session.used_stages(), shape=shape)
     if session.recipe.output.get("report"):
         from ..reports import write_report
 
         known, funnel = run_facts(run_dir.path)
-        write_report(written, run_dir.path / "report.html", run=known, funnel=funnel)
+        write_report(rows, run_dir.path / "report.html", run=known, funnel=funnel)
     if publisher is not None:
         output = run_dir.state.output
-        _announce(publisher, written, publisher.settings.config, list(output.files) if output else [])
+        files = list(output.files) if output else []
+        _announce(publisher, splits_of(written), publisher.settings.config, files, described=rows)
     if session.recipe.output.get("rejected"):
         _write_rejected(session, shard, publisher)
     return written
@@ -267,16 +277,29 @@ def _write_rejected(session: Session, shard: Shard, publisher: Publisher | None)
     rows = rejected_samples(stage, session.recipe.num_rows, session.environment(), shard)
     files = write_subset(rows, session.run_dir, REJECTED, session.used_stages()[:1])
     if publisher is not None and len(rows):
-        _announce(publisher, rows, REJECTED, files, is_subset=True)
+        _announce(publisher, {"train": rows}, REJECTED, files, is_subset=True)
 
 
-def _announce(publisher: Publisher, rows: Dataset, config: str, files: list[str], *, is_subset: bool = False) -> None:
+def _announce(
+    publisher: Publisher,
+    splits: Mapping[str, Dataset],
+    config: str,
+    files: list[str],
+    *,
+    is_subset: bool = False,
+    described: Dataset | None = None,
+) -> None:
     place = publisher.run_dir.path
     known, funnel = run_facts(place, config if is_subset else None)
-    ordered = rows.select_columns(column_order(rows.column_names))
-    subset = prepared(place, publisher.settings, ordered, config, files, run=known, funnel=funnel)
-    if subset is not None:
-        publisher.ready(subset)
+    ready = prepared(place, publisher.settings, splits, config, files, run=known, funnel=funnel, described=described)
+    if ready is not None:
+        publisher.ready(ready)
+
+
+def _count(written: Written) -> int:
+    from ..session.shape import splits_of
+
+    return sum(len(rows) for rows in splits_of(written).values())
 
 
 def output_path(recipe: Recipe, output: str | Path | None = None) -> Path:

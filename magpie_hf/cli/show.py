@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from ..columns import SHAREGPT
 from ..errors import ArgumentError, MagpieError
 from ..storage.conversations import read_turns
 
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 def carry_out(recipe: Recipe, rows: int, **options: Unpack[RunOptions]) -> int:
     """Run a recipe, then print its first rows, its stages, and the path of its dataset."""
     from ..api.synthesis import output_path, run
+    from ..session.shape import splits_of
 
     place = output_path(recipe, options.get("output"))
     # Progress is a bar in a terminal, and a log line from time to time elsewhere.
     options.setdefault("show_progress", sys.stderr.isatty())
-    dataset = run(recipe, **options)
+    splits = splits_of(run(recipe, **options))
+    dataset = splits["train"]
     show_rows(dataset, rows)
     show_status(place)
     if recipe.push is not None:
@@ -35,7 +38,9 @@ def carry_out(recipe: Recipe, rows: int, **options: Unpack[RunOptions]) -> int:
     how = (
         "split='train'" if len(dataset) else "split='train', streaming=True"
     )  # a dataset without rows can only be loaded as a stream
-    print(f"\nThe dataset: {place}  ({len(dataset)} rows; load_dataset({str(place)!r}, {how}))")
+    counts = ", ".join(f"{name}: {len(found)} rows" for name, found in splits.items())
+    size = counts if len(splits) > 1 else f"{len(dataset)} rows"
+    print(f"\nThe dataset: {place}  ({size}; load_dataset({str(place)!r}, {how}))")
     return 0
 
 
@@ -50,10 +55,11 @@ def show_rows(dataset: Dataset, count: int) -> None:
 
 
 def _said(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the (role, text) pairs of a row: from `messages`, else from instruction and response."""
-    if row.get("messages"):
+    """Return the (role, text) pairs of a row: from its conversation, else from instruction and response."""
+    turns = row.get("messages") or row.get(SHAREGPT)
+    if turns:
         try:
-            return [(str(turn["role"]), turn["content"] or "") for turn in read_turns(row["messages"], "messages")]
+            return [(str(turn["role"]), turn["content"] or "") for turn in read_turns(turns, "messages")]
         except MagpieError:  # the column has another format; instruction and response are shown instead
             pass
     pairs = (("user", row.get("instruction")), ("assistant", row.get("response")))

@@ -125,10 +125,11 @@ def write_card(
     run: RunFacts | None = None,
     funnel: Sequence[JsonObject | FunnelStep] | None = None,
     license: str | None = None,
+    splits: Mapping[str, Dataset] | None = None,
 ) -> Path:
     """Write the card to a file, with its charts next to it; your own sections in an existing file are kept.
 
-    Arguments as in `build_card`.
+    `splits`: the splits of the config; by default `dataset` is the split "train". Other arguments as in `build_card`.
 
     Raises:
         ArgumentError: the license of the models is unknown, and none is given.
@@ -137,7 +138,8 @@ def write_card(
     target = Path(path)
     try:
         existing = target.read_text("utf-8") if target.is_file() else ""
-        facts = config_facts({"train": dataset}, run=run, funnel=funnel, license=license)
+        splits = splits or {"train": dataset}
+        facts = config_facts(splits, run=run, funnel=funnel, license=license, described=dataset)
         target.parent.mkdir(parents=True, exist_ok=True)
         charts = chart_sheet(facts["statistics"], config_name)
         plots = {config_name: f"{target.stem}.svg"} if charts else {}

@@ -66,17 +66,19 @@ def config_facts(
     funnel: Sequence[JsonObject | FunnelStep] | None = None,
     license: str | None = None,
     sizes: Mapping[str, int] | None = None,
+    described: Dataset | None = None,
 ) -> ConfigFacts:
     """Return the facts of a config.
 
     `splits`: name to rows; the statistics are those of the first split. `run`: the run that made it. `funnel`: the steps of
     its selection. `license`: a Hub license id; by default that of the models that wrote the texts. `sizes`: split to the
-    size of its files in bytes.
+    size of its files in bytes. `described`: rows with columns that the published ones lack, for everything that is
+    computed from rows; by default the first split.
 
     Raises:
         ArgumentError: the license of the models is unknown, and none is given.
     """
-    dataset = next(iter(splits.values()))
+    dataset = described if described is not None else next(iter(splits.values()))
     run = run or RunFacts()
     recipe = public_recipe(run.recipe)
     models = writers(recipe, dataset)
@@ -99,7 +101,7 @@ def config_facts(
         "info": _info(splits),
         "limits": list(_limits(statistics, origin)),
         "samples": _samples(dataset),
-        "columns": list(dataset.column_names),
+        "columns": list(next(iter(splits.values())).column_names),
         "totals": _totals(run.totals),
     }
 

@@ -27,7 +27,9 @@ from ..storage.state import PushedSettings, RunState, state_text
 ROOT = ".magpie"
 SEGMENT_SUFFIX = ".bin"
 """Added to .jnl: .bin files are stored in LFS by the default .gitattributes of the Hub."""
-_PRIVATE_KEYS = ("output", "push", "budget")
+_PRIVATE_KEYS = ("push", "budget")
+_OUTPUT_KEYS = ("rejected", "columns", "test_size")
+"""Keys of `output` that say what the published dataset contains; the others belong to this machine."""
 _FILE_KEYS = ("sources", "rehearsal")
 """Keys that are about the file of a recipe, not about a run."""
 _NAMES = frozenset(
@@ -52,7 +54,10 @@ def run_root(state: RunState) -> str:
 
 def public_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe without the settings of this machine: local paths, URLs of servers, API keys and their variables."""
-    out = {key: value for key, value in recipe.items() if key not in (*_PRIVATE_KEYS, *_FILE_KEYS)}
+    out = {key: value for key, value in recipe.items() if key not in (*_PRIVATE_KEYS, *_FILE_KEYS, "output")}
+    given = recipe.get("output")
+    output = {key: given[key] for key in _OUTPUT_KEYS if key in given} if isinstance(given, Mapping) else {}
+    out |= {"output": output} if output else {}
     return {key: _public(value, key) for key, value in out.items()}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,25 +76,34 @@ def push_config(remote: Remote, config: ConfigFiles, extra: Mapping[str, bytes] 
     data = {f"{directory}/{path.name}": path for paths in config.shards.values() for path in paths}
 
     def changes(head: Head) -> Changes:
-        old = [path for path in head.files if _is_shard_of(path, directory, config.shards)]
-        return Changes(
-            {**data, **(extra or {}), **_described(remote, head, config)}, [p for p in old if p not in data]
-        )
+        found = _known_configs(remote, head)
+        dropped = _dropped_splits(found.get(config.name), config)
+        old = [path for path in head.files if _is_shard_of(path, directory, {*config.shards, *dropped})]
+        described = _described(remote, head, config, found, dropped)
+        return Changes({**data, **(extra or {}), **described}, [p for p in old if p not in data])
 
     return remote.commit(changes, f"Publish {config.name} with magpie_hf")
 
 
-def _is_shard_of(path: str, directory: str, splits: Mapping[str, Any]) -> bool:
+def _dropped_splits(before: Mapping[str, Any] | None, config: ConfigFiles) -> set[str]:
+    """Return the test split if a run wrote it and the run's recipe no longer has one: its rows are in `train` now."""
+    if before is None or not config.facts["recipe"] or "test" in config.shards:
+        return set()
+    return {"test"} & {*before["splits"]} if "test_size" in before["recipe"].get("output", {}) else set()
+
+
+def _is_shard_of(path: str, directory: str, splits: Collection[str]) -> bool:
     folder, _, name = path.rpartition("/")
     return folder == directory and bool(_SHARD.fullmatch(name)) and name.rsplit("-", 3)[0] in splits
 
 
-def _described(remote: Remote, head: Head, config: ConfigFiles) -> dict[str, bytes]:
-    """Return the files that describe the repository with this config: facts, charts, card."""
-    found = _known_configs(remote, head)
+def _described(
+    remote: Remote, head: Head, config: ConfigFiles, found: dict[str, dict[str, Any]], dropped: Collection[str]
+) -> dict[str, bytes]:
+    """Return the files that describe the repository with this config: facts, charts, card. `found`: known configs."""
     before = found.get(config.name)
     if before is not None:  # a push of one split keeps the other splits
-        config = config._replace(facts=_with_other_splits(config.facts, before))
+        config = config._replace(facts=_with_other_splits(config.facts, before, dropped))
     found[config.name] = dict(config.facts)
     found = {name: found[name] for name in sorted(found, key=_rank)}
     existing = remote.read("README.md", head.commit).decode("utf-8", "replace") if "README.md" in head.files else ""
@@ -133,10 +142,12 @@ def _known_configs(remote: Remote, head: Head) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _with_other_splits(facts: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+def _with_other_splits(
+    facts: Mapping[str, Any], before: Mapping[str, Any], dropped: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the facts of a config with its existing splits added; statistics are those of the first split."""
     usual = ("train", "validation", "test")
-    splits = {**before["splits"], **facts["splits"]}
+    splits = {name: rows for name, rows in before["splits"].items() if name not in dropped} | facts["splits"]
     order = sorted(splits, key=lambda name: usual.index(name) if name in usual else len(usual))
     known = {split["name"]: split for split in [*before["info"]["splits"], *facts["info"]["splits"]]}
     sizes = {**before.get("sizes", {}), **facts["sizes"]}

@@ -11,7 +11,7 @@ def column_order(names: Iterable[str]) -> list[str]:
     """Return column names in the order of the releases: later turns after the first, then all others as given."""
     given = list(names)
     turns = sorted(
-        (name for name in given if _turn(name)), key=lambda name: (_turn(name), not name.startswith("instruction"))
+        (name for name in given if turn_of(name)), key=lambda name: (turn_of(name), not name.startswith("instruction"))
     )
     order: list[str] = []
     for name in RELEASED:
@@ -22,7 +22,7 @@ def column_order(names: Iterable[str]) -> list[str]:
     return order + [name for name in given if name not in order]
 
 
-def _turn(name: str) -> int:
+def turn_of(name: str) -> int:
     """Return t of `instruction_t` and `response_t`, the columns of the multi-turn releases, else 0."""
     head, _, tail = name.rpartition("_")
     return int(tail) if head in ("instruction", "response") and tail.isdecimal() else 0

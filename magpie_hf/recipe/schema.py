@@ -26,7 +26,8 @@ import yaml
 
 from ..errors import ArgumentError, MagpieError, RecipeError, did_you_mean, quoted
 from ..execution.budget import Budget
-from ..hub.names import REJECTED, check_names
+from ..hub.layouts import Layout
+from ..hub.names import check_names
 from ..hub.settings import PushSettings
 from ..plugins import types_of
 from ..sampling import GridPoint, SamplingParams
@@ -37,6 +38,7 @@ from ..stages.system_prompts import COLUMN
 from ..storage.hashing import stable_hash
 from ..storage.state import JsonObject
 from .order import joined_judges, lean_order
+from .output import FORMATS, OUTPUT_KEYS, check_output_of, columns_of, output_of
 from .parts import (
     ROLES,
     EngineSpec,
@@ -67,7 +69,17 @@ from .source import (
 from .value_sources import SourcedValue, check_sources, sourced_values, unchanged_sources
 
 
-__all__ = ["KEYS", "EngineSpec", "Recipe", "RoleSpec", "bundled_recipes", "load_recipe", "recipe_path"]
+__all__ = [
+    "FORMATS",
+    "KEYS",
+    "OUTPUT_KEYS",
+    "EngineSpec",
+    "Recipe",
+    "RoleSpec",
+    "bundled_recipes",
+    "load_recipe",
+    "recipe_path",
+]
 
 
 KEYS = {
@@ -88,15 +100,13 @@ KEYS = {
     "base": "The base model that reward_difference compares with.",
     "stages": "The stages in order: names, or mappings with `stage` and its settings.",
     "order": "paper (default), or lean: conditions that read only the instruction are applied before responses are generated.",
-    "output": "Run directory (`path`); `format` of the dataset: parquet, arrow (save_to_disk) or none; `report`: write report.html; `rejected`: also save the rejected samples of `instructions`, with their reasons, as the config `rejected`.",
+    "output": "Run directory (`path`); `format` of the dataset: parquet, arrow (save_to_disk) or none; `report`: write report.html; `rejected`: also save the rejected samples of `instructions`, with their reasons, as the config `rejected`; `columns`: `released` (the columns of the recipe's release) or a list of names; `test_size`: share of the split `test`.",
     "push": "Hub repository that the run is published to while it is running: `repo`, `config`, `private`, `gated`, `revision`, `create_pr`, `license`, `state`, `every_s`, `retry_timeout_s`.",
     "budget": "Limits of the run: `max_tokens_total`, `max_hours`, `max_cost`, `price_per_gpu_hour`, `num_gpus`.",
     "sources": "Where values come from: dotted key (it also covers the keys below it) to a text that begins with paper, card, script, inferred or our choice.",
     "rehearsal": "Dotted keys that are set only with `--model demo`, e.g., a condition that no row of the demo model meets.",
 }
 DATASET_KEYS = ("path", "config", "split", "revision", "fingerprint")
-OUTPUT_KEYS = ("path", "format", "report", "rejected")
-FORMATS = ("parquet", "arrow", "none")
 ORDERS = ("paper", "lean")
 
 
@@ -136,6 +146,11 @@ class Recipe:
     def role(self, name: str) -> RoleSpec:
         """Return the model of a role: "generator", "responder", "judge", "guard" or "base"."""
         return self.generator if name == "generator" else self.roles[name]
+
+    @property
+    def output_columns(self) -> Layout | tuple[str, ...] | None:
+        """The columns of the written dataset: those of a release, or names in order; None for all columns."""
+        return columns_of(self.output, self.name)
 
     @cached_property
     def hash(self) -> str:
@@ -272,19 +287,23 @@ def build(raw: JsonObject, source: Source) -> Recipe:
     _check_roles(stages, roles, source)
     if not dataset:
         _check_columns(stages, paths, source)
+    name = _name(raw["name"], source)
+    output = output_of(raw, name, stages, source)
+    if not dataset:
+        check_output_of(output, name, stages, source)
     return Recipe(
         model=model,
         num_rows=_positive(raw.get("num_rows", 1000), "num_rows", source),
         grid=grid,
         stages=_ordered(stages, order, source),
         engine=engine,
-        name=_name(raw["name"], source),
+        name=name,
         description=typed_value(raw.get("description", ""), str, "description", source),
         revision=revision,
         seed=_seed(raw.get("seed", 0), source),
         template=template,
         order=order,
-        output=_output(raw.get("output", {}), stages, raw.get("push"), source),
+        output=output,
         budget=_budget(raw.get("budget", {}), source),
         push=_push(raw.get("push"), stages, source),
         dataset=dataset,
@@ -395,27 +414,6 @@ def _stage(entry: object, grid: tuple[GridPoint, ...], model: str, path: str, so
         return kind(**values).for_model(model)
     except MagpieError as error:
         raise source.error(path, error.message, error.hint) from None
-
-
-def _output(given: object, stages: Sequence[Stage], push: object, source: Source) -> JsonObject:
-    section = {"path": given} if isinstance(given, str) else section_of(given, OUTPUT_KEYS, "output", source)
-    choice_of(section.get("format", "parquet"), FORMATS, "output.format", source)
-    typed_value(section.get("path"), str | None, "output.path", source)
-    typed_value(section.get("report"), bool | None, "output.report", source)
-    if typed_value(section.get("rejected"), bool | None, "output.rejected", source):
-        _check_rejected(stages, push, source)
-    return section
-
-
-def _check_rejected(stages: Sequence[Stage], push: object, source: Source) -> None:
-    """Raise RecipeError if the run has no rejected samples, or if another config has their name."""
-    if not isinstance(stages[0], Instructions):
-        raise source.error("output.rejected", "only the stage `instructions` rejects samples.", "Remove this key.")
-    pushed = push.get("config") if isinstance(push, Mapping) else None
-    if REJECTED in (pushed, *(getattr(stage, "config", None) for stage in stages)):
-        raise source.error(
-            "output.rejected", f"{quoted(REJECTED)} is also the name of another config.", "Rename that config."
-        )
 
 
 def _budget(given: object, source: Source) -> Budget:

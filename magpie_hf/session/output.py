@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,41 +18,65 @@ from ..storage.disk import writing
 from ..storage.loading import quiet_datasets
 from ..storage.rundir import RunDir, is_run
 from ..storage.state import SavedRows
+from .shape import Shape, joined
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from .shape import Written
+
 
 logger = logging.getLogger("magpie_hf")
 DIRECTORIES = {"parquet": "data", "arrow": "dataset"}
-_OUR_FILE = re.compile(r"train-\d{5}-of-\d{5}\.parquet|data-\d{5}-of-\d{5}\.arrow|dataset_info\.json|state\.json")
+_OUR_FILE = re.compile(
+    r"(train|test)-\d{5}-of-\d{5}\.parquet|data-\d{5}-of-\d{5}\.arrow|dataset_info\.json|state\.json|dataset_dict\.json"
+)
 
 
-def write_output(dataset: Dataset, run_dir: RunDir, file_format: str, stages: Sequence[str] | None = None) -> Dataset:
-    """Put the columns in the released order and write the dataset into the run directory; return it.
+def write_output(
+    dataset: Dataset,
+    run_dir: RunDir,
+    file_format: str,
+    stages: Sequence[str] | None = None,
+    *,
+    shape: Shape | None = None,
+) -> Written:
+    """Write the dataset into the run directory; return it as it was written, a DatasetDict if it has a test split.
 
-    `file_format`: "parquet" (data/train-*.parquet), "arrow" (`save_to_disk` into dataset/), or "none". Nothing is
-    written if the same dataset is already saved. `stages`: keys of the stages that produced the dataset.
+    `file_format`: "parquet" (data/SPLIT-*.parquet), "arrow" (`save_to_disk` into dataset/), or "none". Nothing is
+    written if the same dataset is already saved. `stages`: keys of the stages that produced the dataset. `shape`: its
+    columns and splits; by default all columns in the released order, and one split.
     """
-    fingerprint = str(dataset._fingerprint)
-    ordered = dataset.select_columns(column_order(dataset.column_names))
+    shape = shape or Shape()
+    fingerprint = shape.fingerprint(dataset)
+    splits = shape.apply(dataset, _cache_file(run_dir.path, fingerprint))
     saved = run_dir.state.output
     is_saved = saved is not None and (saved.fingerprint, saved.format) == (fingerprint, file_format)
     if saved is None or not is_saved or not _is_whole(run_dir.path, saved):
         run_dir.check_owner()
         check_target(run_dir.path, file_format)
         with writing("the dataset", run_dir.path), quiet_datasets():
-            files = file_records(run_dir.path, _write(ordered, run_dir.path, file_format))
+            files = file_records(run_dir.path, _write(splits, run_dir.path, file_format))
         if saved is None or saved.fingerprint != fingerprint:
             _drop_stale(run_dir.path, file_format)
-        saved = SavedRows(fingerprint, len(dataset), file_format, files, ordered.column_names)
+        sizes = {name: len(rows) for name, rows in splits.items()} if len(splits) > 1 else {}
+        columns = splits["train"].column_names
+        saved = SavedRows(fingerprint, len(dataset), file_format, files, columns, splits=sizes)
         run_dir.state.output = saved
         run_dir.save()
     if stages is not None:
         run_dir.state.output = dataclasses.replace(saved, stages=list(stages))
         run_dir.save()
-    return ordered
+    return joined(splits)
+
+
+def _cache_file(place: Path, fingerprint: str) -> Path:
+    """Return the path of the Arrow file of rows with the columns of a release; remove those of earlier settings."""
+    directory = place / "stages" / "shared"
+    for old in directory.glob("output-*.arrow"):
+        old.unlink(missing_ok=True)
+    return directory / f"output-{fingerprint}.arrow"
 
 
 def _is_whole(place: Path, saved: SavedRows) -> bool:
@@ -80,7 +104,7 @@ def write_subset(dataset: Dataset, run_dir: RunDir, config: str, stages: Sequenc
     run_dir.check_owner()
     ordered = dataset.select_columns(column_order(dataset.column_names))
     with writing("the subset", target), quiet_datasets():
-        files = file_records(run_dir.path, _replace(ordered, target, "parquet"))
+        files = file_records(run_dir.path, _replace({"train": ordered}, target, "parquet"))
     subsets[config] = SavedRows(
         fingerprint,
         len(dataset),
@@ -117,25 +141,36 @@ def check_target(place: Path, file_format: str) -> None:
 def _is_ours(directory: Path) -> bool:
     if not (directory.is_dir() and is_run(directory.parent)):
         return False
-    return all(_OUR_FILE.fullmatch(path.name) for path in directory.iterdir())
+    found = [path for path in directory.iterdir() if not (path.is_dir() and path.name in ("train", "test"))]
+    found += [path for split in ("train", "test") for path in (directory / split).glob("*")]
+    return all(_OUR_FILE.fullmatch(path.name) for path in found)
 
 
-def _write(dataset: Dataset, place: Path, file_format: str) -> list[str]:
+def _write(splits: Mapping[str, Dataset], place: Path, file_format: str) -> list[str]:
     if file_format == "none":
         return []
-    return _replace(dataset, place / DIRECTORIES[file_format], file_format)
+    return _replace(splits, place / DIRECTORIES[file_format], file_format)
 
 
-def _replace(dataset: Dataset, target: Path, file_format: str) -> list[str]:
+def _replace(splits: Mapping[str, Dataset], target: Path, file_format: str) -> list[str]:
     """Write the dataset next to the target, then replace the target; return paths relative to the run directory."""
     place = target.parent
     fresh = place / f".{target.name}-new"
     shutil.rmtree(fresh, ignore_errors=True)
     if file_format == "arrow":
-        # Without rows, save_to_disk writes no file unless num_shards is given, and load_from_disk then fails.
-        dataset.save_to_disk(str(fresh), num_shards=None if len(dataset) else 1)
+        _save_to_disk(splits, fresh)
     else:
-        write_shards(dataset, fresh)
+        for name, rows in splits.items():
+            write_shards(rows, fresh, name)
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
-    return [str(path.relative_to(place)) for path in sorted(target.iterdir())]
+    return [str(path.relative_to(place)) for path in sorted(target.rglob("*")) if path.is_file()]
+
+
+def _save_to_disk(splits: Mapping[str, Dataset], target: Path) -> None:
+    written = joined(splits)
+    if len(splits) > 1 or len(splits["train"]):
+        written.save_to_disk(str(target))
+        return
+    # Without rows, save_to_disk writes no file unless num_shards is given, and load_from_disk then fails.
+    splits["train"].save_to_disk(str(target), num_shards=1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..engines import check_installed
 from ..errors import MagpieError
 from ..execution.candidates import Shard
+from ..recipe.output import check_output
 from ..recipe.schema import Recipe
 from ..stage import Stage, check_columns
 from ..stages.subset import Subset
@@ -61,6 +62,7 @@ def check_stages(session: Session, stages: Iterable[Stage], rows: Dataset | None
         for stage in planned:
             if {*stage.needs} <= {*rows.column_names}:
                 stage.check_columns(rows)
+        check_output(session.recipe.output_columns, planned, rows.features)
     num_rows = session.recipe.num_rows if rows is None else len(rows)
     plan: list[str] = []
     for stage in planned:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from ..hub.publisher import Publisher
 from ..hub.push import ConfigFiles, write_shards
 from ..hub.settings import PushSettings
 from ..recipe.schema import Recipe
+from ..storage.loading import files_of
 from ..storage.rundir import RunDir
 from ..storage.state import JsonObject, RunFacts
 
@@ -88,27 +89,29 @@ def push_command(run_dir: RunDir, settings: PushSettings) -> str:
 def prepared(
     place: Path,
     settings: PushSettings,
-    rows: Dataset,
+    splits: Mapping[str, Dataset],
     config: str,
     files: list[str],
     *,
     run: RunFacts | None,
     funnel: Sequence[JsonObject] | None,
+    described: Dataset | None = None,
 ) -> ConfigFiles | None:
     """Return a config of a run with its files, None if it has no rows.
 
-    Rows that are saved in another format are written again as Parquet.
+    `splits`: the published rows. `described`: rows with all columns, for the statistics of the card; by default those of
+    the first split. Rows that are saved in another format are written again as Parquet.
 
     Raises:
         ArgumentError: the license is not known and not given.
     """
-    if not len(rows):
+    if not any(len(rows) for rows in splits.values()):
         # `load_dataset` cannot load a config without rows.
         logger.warning("The config %s is not published, because no row passed its conditions.", config)
         return None
-    shards = [place / name for name in files if name.endswith(".parquet")]
-    if not shards:
-        shards = write_shards(rows, place / "parquet" / config)
-    size = sum(path.stat().st_size for path in shards)
-    facts = config_facts({"train": rows}, run=run, funnel=funnel, license=settings.license, sizes={"train": size})
-    return ConfigFiles(config, {"train": shards}, facts)
+    shards = {name: [place / path for path in files_of(files, name)] for name in splits}
+    for name, rows in splits.items():
+        shards[name] = shards[name] or write_shards(rows, place / "parquet" / config, name)
+    sizes = {name: sum(path.stat().st_size for path in paths) for name, paths in shards.items()}
+    facts = config_facts(splits, run=run, funnel=funnel, license=settings.license, sizes=sizes, described=described)
+    return ConfigFiles(config, shards, facts)

@@ -93,7 +93,7 @@ class Neighbors(Embedding):
     """
 
     name: ClassVar[str] = "neighbors"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     threshold: float = THRESHOLD
     method: str = "auto"
@@ -114,7 +114,7 @@ class Neighbors(Embedding):
         from datasets import List, Value
 
         own: Values = {
-            "min_neighbor_distance": Value("float32"),
+            "min_neighbor_distance": Value("float64"),
             "repeat_count": Value("int64"),
             "min_similar_uuid": Value("string"),
             "group_id": Value("string"),
@@ -226,7 +226,7 @@ def _columns(
     import pyarrow as pa
 
     by_rank = uuids.take(pa.array(np.argsort(rank)))
-    distance = np.full(num_rows, np.nan, dtype=np.float32)
+    distance = np.full(num_rows, np.nan)  # float64, as in the releases
     repeats = np.zeros(num_rows, dtype=np.int64)
     similar = np.full(num_rows, -1, dtype=np.int64)
     group = rank.copy()

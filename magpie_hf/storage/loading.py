@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ def load_rows(
     try:
         with quiet_datasets():
             if is_run(place):
-                return _run_output(place)
+                return run_splits(place, split)[split or "train"]
             if (place / "dataset_dict.json").is_file():
                 splits = datasets.DatasetDict.load_from_disk(str(place))
                 return splits[split] if split else _only_split(splits)
@@ -61,21 +61,40 @@ def load_rows(
     return loaded
 
 
-def _run_output(place: Path) -> Dataset:
+def run_splits(place: Path, split: str | None = None) -> dict[str, Dataset]:
+    """Return the splits of the dataset of a run by name: "train", and "test" if it has a test split.
+
+    `split`: only this split.
+
+    Raises:
+        DatasetError: the run has not written a dataset yet, or it has no such split.
+    """
     import datasets
 
     output = RunDir.read(place).state.output
     if output is not None:
         check_files(place, output.files)
-        if output.format == "arrow":
-            return datasets.Dataset.load_from_disk(str(place / "dataset"))
     if output is None or not output.files:
         raise DatasetError(
             "This run has not written a dataset yet, or its state (run.json) was lost.",
             where=str(place),
             hint="Run its recipe with this directory as --output: finished rows are kept.",
         )
-    return _read_parquet([str(place / name) for name in output.files])
+    names = list(output.splits or ("train",))
+    if split is not None and split not in names:
+        raise DatasetError(
+            f"This run has no split {quoted(split)}.", where=str(place), hint=f"Its splits: {', '.join(names)}."
+        )
+    wanted = [split] if split is not None else names
+    if output.format == "arrow":
+        saved = {name: place / "dataset" / (name if output.splits else "") for name in wanted}
+        return {name: datasets.Dataset.load_from_disk(str(directory)) for name, directory in saved.items()}
+    return {name: _read_parquet([str(place / path) for path in files_of(output.files, name)]) for name in wanted}
+
+
+def files_of(paths: Iterable[str], split: str) -> list[str]:
+    """Return the Parquet files of a split, by their names: SPLIT-00000-of-00001.parquet."""
+    return [path for path in paths if Path(path).name.rpartition("-of-")[0].rpartition("-")[0] == split]
 
 
 def _read_parquet(files: Sequence[str]) -> Dataset:

@@ -158,6 +158,7 @@ class SavedRows:
     """A dataset that was written into the run directory.
 
     `files`: paths relative to the run directory, in order. `stages`: keys of the stages that produced it, None if unknown.
+    `splits`: rows of each split, empty if all rows are in the split "train".
     """
 
     fingerprint: str
@@ -166,6 +167,7 @@ class SavedRows:
     files: dict[str, FileRecord] = field(default_factory=dict)
     columns: list[str] = field(default_factory=list)
     stages: list[str] | None = None
+    splits: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,11 +50,11 @@ def test_a_recipe_runs_from_end_to_end_on_the_demo_models(name, place):
         0,
     )
     recipe = load_recipe(name)
-    (kept,) = (place / "data").glob("*.parquet")
-    if not pq.read_metadata(kept).num_rows:
+    kept = sorted(map(str, (place / "data").glob("*.parquet")))
+    if not any(pq.read_metadata(path).num_rows for path in kept):
         assert name in MAY_BE_EMPTY
         return
-    ds = load_dataset("parquet", data_files=str(kept), split="train")
+    ds = load_dataset("parquet", data_files=kept, split="train")
     written = {column for stage in recipe.stages for column in stage.features()}
     assert written <= {*ds.column_names}
     assert len(ds) == 40 or any(stage.name == "select" for stage in recipe.stages)

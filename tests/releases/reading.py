@@ -13,9 +13,11 @@ from typing import Any
 
 from datasets import Dataset, Features, Value
 
-from magpie_hf.hub import schema
+from magpie_hf.errors import RecipeError
+from magpie_hf.hub.layouts import Layout
+from magpie_hf.hub.released import released_features
 from magpie_hf.recipe.costs import kept_at_most
-from magpie_hf.recipe.schema import Recipe, bundled_recipes
+from magpie_hf.recipe.schema import Recipe, bundled_recipes, load_recipe
 from magpie_hf.selection.filters import apply_selection
 from magpie_hf.stage import Stage
 from magpie_hf.stages.select import Select
@@ -315,20 +317,23 @@ def quota_sum(recipe: Recipe, wanted: dict[str, Any]) -> tuple[Any, Any]:
 # Columns
 
 
-def columns(recipe: Recipe) -> list[str]:
-    """Return the names of the columns that a run writes, in order."""
+def columns(recipe: Recipe) -> Any:
+    """Return the names of the columns that a run with `output.columns: released` writes, in order."""
     features = written(recipe)
-    return list(features)
+    return MISSING if features is None else list(features)
 
 
-def written(recipe: Recipe) -> dict[str, Any]:
-    shaped = getattr(schema, "released_features", None)
-    if shaped is not None and recipe.output.get("columns") == "released":
-        return dict(shaped(recipe))
-    features: dict[str, Any] = {}
-    for stage in recipe.stages:
-        features = {name: kind for name, kind in features.items() if name not in stage.drops} | stage.features()
-    return {name: features[name] for name in schema.column_order(features)}
+def written(recipe: Recipe) -> dict[str, Any] | None:
+    """Return the features of a run with `output.columns: released`; None if the recipe is rejected with it.
+
+    A recipe is rejected if one of its release's columns is not known, or not made by one of its stages.
+    """
+    try:
+        asked = load_recipe(FILES[recipe.name], {"output.columns": "released"}).output_columns
+    except RecipeError:
+        return None
+    assert isinstance(asked, Layout)
+    return dict(released_features(asked))
 
 
 def plain(feature: Any) -> Any:
@@ -344,6 +349,8 @@ def plain(feature: Any) -> Any:
 def column_types(recipe: Recipe, wanted: dict[str, Any]) -> tuple[Any, Any]:
     """Compare the types of the columns that both have."""
     ours = written(recipe)
+    if ours is None:
+        return MISSING, wanted
     both = [name for name in wanted if name in ours]
     found = {name: plain(ours[name]) for name in both}
     differs = [name for name in both if found[name] != wanted[name]]
