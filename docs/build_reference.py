@@ -106,6 +106,15 @@ def recipe_page() -> str:
     parts.append(f"## template\n\nKeys: {', '.join(f'`{key}`' for key in _recipe_parts.TEMPLATE_KEYS)}.\n")
     parts.append(f"## output\n\n`path`, and `format`: {', '.join(recipe.FORMATS)}.\n")
     parts.append(
+        "`columns`: `released`, the name of a layout or a list of column names; see "
+        "[Released columns](columns.md#released-columns).\n\n"
+        "`test_size`: the share of the rows in the split `test`, e.g., 0.02 as in the preference sets of the releases; the "
+        "number of rows is rounded up. Without it, all rows are in the split `train`. Which rows are in the split depends on "
+        "the seed of the recipe and the rows, not on their order: near-duplicates (rows of one `group_id`, else of one "
+        "instruction) are in the same split. Both splits keep the order of the rows. `run` returns a DatasetDict, and "
+        "`load_dataset` loads both splits from the run directory and from the Hub.\n"
+    )
+    parts.append(
         "## Setting keys\n\n`--set KEY=VALUE` and `overrides={KEY: VALUE}` accept dotted keys: `num_rows`, "
         "`sampling.temperature` (every grid point), `sampling[1].top_p`, `stages.responses.sampling.max_tokens`, "
         "`template.kwargs.enable_thinking`.\n"
@@ -169,10 +178,12 @@ def columns_page() -> str:
 
     parts = [
         "# Columns\n",
-        "The columns of the released Magpie datasets come first, with the same names and in the same order, then our own. "
-        "Conversations are in `messages` (role/content), the format of TRL and of chat templates. The `conversations` column "
-        "(from/value) of the releases is read but never written, because trainers prefer it to `messages` and do not know "
-        "its roles. See [Train on the rows](../how-to/train.md) for how to convert it.\n",
+        "By default, a dataset has all columns that its stages write. Those that the Magpie releases of one generation have "
+        "(Qwen2, Phi-3, Llama 3.1 and later, one turn) come first, with the same names and in the same order, then our own. "
+        "Other releases have other names or another order: see [Released columns](#released-columns). Conversations are in "
+        "`messages` (role/content), the format of TRL and of chat templates. The `conversations` column (from/value) of the "
+        "releases is read, but only written on request, because trainers prefer it to `messages` and do not know its roles. "
+        "See [Train on the rows](../how-to/train.md) for how to convert it.\n",
         "*Written by* names the annotation or stage. *Shown in* lists where the column appears: reports, dataset cards, "
         "and `magpie-hf agreement`. Labels are listed in order, the lowest first.\n",
         "| column | type | written by | content | shown in | released |\n|---|---|---|---|---|---|",
@@ -193,7 +204,47 @@ def columns_page() -> str:
         ]
         parts.append("| " + " | ".join(cells) + " |")
     parts.append("\nLater turns add `instruction_2`, `response_2`, `instruction_3`, and so on.\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, released_section()])
+
+
+RELEASED_TEXT = """## Released columns
+
+`--set output.columns=released` (in a recipe: `output: {columns: released}`) writes the columns of the recipe's release and no
+others: its names, its order and its types. `datasets.concatenate_datasets` can then join the rows with those of the release. The
+name of a layout below has the same effect in any recipe, and a list of names selects columns:
+
+```console
+$ magpie-hf run magpie-air-300k-filtered --set output.columns=released   # conversations, uuid
+$ magpie-hf run mine.yaml --set output.columns=llama-3.1
+$ magpie-hf run mine.yaml --set 'output.columns=[uuid, messages]'
+```
+
+- The columns of the run directory's stages do not change: `output.columns` is applied when the dataset is written, returned or
+  published. Changing it generates nothing again.
+- Subsets (`stage: subset`) and the datasets of shards keep all columns.
+- If no stage writes a released column, the recipe is rejected before anything is generated, with the name of the stage. Only the
+  field `seed` of `gen_input_configs` is always null, as in the releases.
+- `conversations` has the roles `human`, `gpt` and `system`. `prompt` and `stop_tokens` of `gen_response_configs` are rendered again
+  from the chat template of the responder; `engine` is the kind of the engine.
+- The reports and cards of the run describe all columns.
+
+| layout | releases | recipes | columns |
+|---|---|---|---|"""
+
+
+def released_section() -> str:
+    from magpie_hf.hub.layouts import LAYOUTS, recipes_of
+
+    lines = [RELEASED_TEXT]
+    for name, layout in LAYOUTS.items():
+        shown = ", ".join(f"`{column}`" for column in layout.columns)
+        recipes = ", ".join(f"`{recipe}`" for recipe in recipes_of(name))
+        lines.append(f"| `{name}` | {layout.note} | {recipes} | {len(layout.columns)}: {shown} |")
+    lines.append(
+        "\nThe columns of Magpie-Air-MT-300K, Magpie-Pro-MT-300K, Magpie-Llama-3.1-Pro-DPO-100K, the Qwen2.5 Coder and Math "
+        "sets, and the CoT versions of Reasoning V2 are not known; their recipes reject `released`.\n"
+    )
+    return "\n".join(lines)
 
 
 def column_types() -> dict[str, str]:

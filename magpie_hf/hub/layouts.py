@@ -301,7 +301,7 @@ def layout_of(columns: str, recipe: str) -> Layout:
     """Return the layout that `output.columns` names; "released" is that of the release of the recipe with this name.
 
     Raises:
-        ArgumentError: there is no such layout, or the columns of the recipe's release are not known.
+        ArgumentError: the layout is not known, or the columns of the recipe's release are not known.
     """
     name = _LAYOUT_OF.get(recipe) if columns == RELEASED else columns
     if name is None:

@@ -58,7 +58,7 @@ class Shape:
             return {"train": shaped}
         test = held_out(dataset, self.test_size, self.seed)
         if not len(test):
-            logger.warning("There is no test split: %d rows cannot be divided.", len(dataset))
+            logger.warning("No test split is written, because %d rows cannot be divided.", len(dataset))
             return {"train": shaped}
         train = np.setdiff1d(np.arange(len(dataset)), test)
         return {"train": shaped.select(train), "test": shaped.select(test)}
