@@ -412,7 +412,7 @@ def mixed_rows(count=400):
             "response": ["## Step 1 " + "x" * n for n in rng.integers(0, 90, count)],
             "instruction_2": rng.choice(["Why?", "List:"], count),
             "response_2": ["Because."] * count,
-            "num_turns": rng.choice([1, 2, 2], count),
+            "num_turns": rng.choice([1, 2, 3], count),
             "reward_margin": rng.choice([0.0, 1.5], count),
             "flags": [{"refusal": bool(n), "unfinished": False} for n in rng.integers(0, 2, count)],
             "safety": rng.choice(["safe", "unsafe"], count),
