@@ -90,7 +90,7 @@ KEYS = {
     "num_rows": "Number of accepted instructions.",
     "seed": "Base of all seeds.",
     "engine": "The engine that generates: a name, or a mapping with `kind`, `endpoint` and the engine's settings.",
-    "sampling": "How instructions are sampled: one setting, or a list of them with `share`.",
+    "sampling": "How instructions are sampled: one setting, or a list of them with `share`, `system_prompt` and `system_prompt_key`.",
     "system_prompt": "System prompt for the generation of instructions; the Magpie releases use none.",
     "template": "Chat template: `kwargs`, `chat_template` (Jinja text or file), `date`.",
     "dataset": "Existing rows to annotate: a directory, file or Hub id, or a mapping with `path`, `config`, `split`, `revision`.",
