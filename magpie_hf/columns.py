@@ -20,12 +20,12 @@ from .errors import ArgumentError, DatasetError
 if TYPE_CHECKING:
     from datasets import Features, Value
 
-Kind: TypeAlias = Literal["text", "label", "number", "flag", "flags", "list", "struct", "error", "model"]
+Kind: TypeAlias = Literal["text", "label", "number", "flag", "flags", "list", "struct", "error", "model", "rubric"]
 """The content of a column: "flags" is a struct of booleans, "list" a list of labels, "error" a code that says why an
-annotation failed, "model" the name of the model that made the annotation."""
+annotation failed, "model" the name of the model that made the annotation, "rubric" the rubric with its version."""
 DTYPES: dict[str, str] = {
     "text": "string", "label": "string", "error": "string", "model": "string", "number": "float64", "flag": "bool",
-    "list": "string",
+    "list": "string", "rubric": "string",
 }  # fmt: skip
 GENERATION_STAGES = ("instructions", "responses", "turns", "preference_responses", "preference")
 """Stages that generate the texts themselves: hints do not suggest them as annotations."""
@@ -217,6 +217,7 @@ REGISTER: dict[str, Column] = {
                    "quality", 14),
             Column("quality_explanation", released=15),
             Column("quality_generator", "model", released=16),
+            Column("quality_rubric", "rubric"),
             _error("quality_error"),
             Column("quality_raw"),
         ),
@@ -226,6 +227,7 @@ REGISTER: dict[str, Column] = {
             Column("intent", released=11),
             Column("knowledge", released=12),
             Column("difficulty_generator", "model", released=13),
+            Column("difficulty_rubric", "rubric"),
             _error("difficulty_error"),
             Column("difficulty_raw"),
         ),
@@ -234,6 +236,7 @@ REGISTER: dict[str, Column] = {
             _label("task_category", "Task category", alias="category", released=7),
             Column("other_task_category", "list", title="Other task categories", released=8, report=True),
             Column("task_category_generator", "model", released=9),
+            Column("category_rubric", "rubric"),
             _error("category_error"),
             Column("category_raw"),
         ),

@@ -31,6 +31,7 @@ HEAVY = ("torch", "transformers", "datasets", "numpy", "aiohttp", "huggingface_h
 LAYERS = (
     ("errors", "version", "backoff", "messages", "nearest"),
     ("columns", "demo", "models", "plugins", "sampling", "storage"),
+    ("mixing",),
     ("engines.base", "judging", "reports", "selection"),
     ("hub", "templates"),
     ("engines", "stage"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ..engines import engine_class, engine_options
 from ..errors import ArgumentError, quoted
-from ..recipe.parts import JUDGE_MODES, ROLE_KEYS
+from ..recipe.parts import JUDGE_KEYS, JUDGE_MODES, ROLE_KEYS
 from ..recipe.schema import Recipe, load_recipe
 from ..sampling import GridPoint, SamplingParams
 from ..stages import stage_class
@@ -155,6 +155,7 @@ def annotation_recipe(
     endpoint: str | Sequence[str] | None = None,
     engine_options: Mapping[str, object] | None = None,
     judge_mode: str = "separate",
+    judge_rubrics: str = "default",
     tokenizer: str | None = None,
     seed: int = 0,
     budget: Mapping[str, object] | None = None,
@@ -165,8 +166,9 @@ def annotation_recipe(
     sections = {name: _role_section(given, name) for name, given in _without_none(
         {"judge": judge, "guard": guard, "base": base}).items()}  # fmt: skip
     _check_models(stages, sections, model, engine)
-    if judge_mode != "separate":
-        sections["judge"] = {**sections.get("judge", {}), "mode": judge_mode}
+    for key, value, default in (("mode", judge_mode, "separate"), ("rubrics", judge_rubrics, "default")):
+        if value != default:
+            sections["judge"] = {**sections.get("judge", {}), key: value}
     if sections.get("judge", {}).get("model") == "demo" and model is None:
         model = "demo"  # with it, the guard, the reward model and the embedder are demo models too
     rows = None if isinstance(dataset, (str, Path)) else as_dataset(dataset)
@@ -233,7 +235,7 @@ def _role_section(given: object, role: str) -> Section:
             hint=f'Give a model name or a mapping, e.g., {role}={{"model": …, "engine": {{"kind": "vllm"}}}}.',
             key=role,
         )
-    unknown = [key for key in given if key not in (*ROLE_KEYS, "mode")]
+    unknown = [key for key in given if key not in (JUDGE_KEYS if role == "judge" else ROLE_KEYS)]
     if unknown:
         raise ArgumentError(
             f"{role} has the unknown key {quoted(unknown[0])}.",

@@ -34,6 +34,7 @@ def annotate(
     engine: str | None = None,
     endpoint: str | Sequence[str] | None = None,
     judge_mode: str = "separate",
+    judge_rubrics: str = "default",
     tokenizer: str | None = None,
     output: str | Path | None = None,
     seed: int = 0,
@@ -61,6 +62,8 @@ def annotate(
             mapping of a model can set another `engine`.
         endpoint: URL or URLs of the server, for "tgi" and "openai", as in `synthesize`. All URLs serve the same model.
         judge_mode: "separate", or "combined": quality, difficulty and category in one request.
+        judge_rubrics: The set of rubrics for quality, difficulty and category: "default", or "reference", whose labels mean
+            what those of the Magpie releases mean. Do not mix rows labeled with different sets.
         tokenizer: The model whose tokenizer counts tokens for "lengths"; without one, only characters are counted.
         output: Run directory. Default: a directory in the Hugging Face cache; equal requests get the same directory.
         seed: Base of all seeds.
@@ -91,6 +94,7 @@ def annotate(
         endpoint=endpoint,
         engine_options=engine_options,
         judge_mode=judge_mode,
+        judge_rubrics=judge_rubrics,
         tokenizer=tokenizer,
         seed=seed,
         budget=budget,

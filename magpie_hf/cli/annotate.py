@@ -62,6 +62,12 @@ def _add_annotate(commands: Commands) -> None:
         metavar="MODE",
         help="separate (a request per rubric) or combined (one for all)",
     )
+    parser.add_argument(
+        "--judge-rubrics",
+        default="default",
+        metavar="SET",
+        help="default, or reference (labels that mean what those of the Magpie releases mean)",
+    )
     parser.add_argument("--tokenizer", metavar="MODEL", help="model whose tokenizer counts tokens for lengths")
     parser.add_argument("--output", help="run directory (default: in the Hugging Face cache, printed at the end)")
     add_failure_flags(parser)
@@ -113,6 +119,7 @@ def _annotate(options: argparse.Namespace) -> int:
         endpoint=options.endpoint,
         engine_options={"api_key_env": options.api_key_env} if options.api_key_env else {},
         judge_mode=options.judge_mode,
+        judge_rubrics=options.judge_rubrics,
         tokenizer=options.tokenizer,
     )
     return carry_out(recipe, options.rows, **run_options(options))
@@ -186,4 +193,8 @@ def _agreement(options: argparse.Namespace) -> int:
         shown = "".join(f"{'-' if value is None else f'{value:.3f}':>10}" for value in figures)
         nulls = f"{facts['nulls_first']:,} / {facts['nulls_second']:,}"
         print(f"{name:<20}{facts['rows']:>10,}{shown}{nulls:>16}")
+    rubrics = {(*facts["rubrics_first"], "/", *facts["rubrics_second"]): None for facts in found.values()}
+    for compared in rubrics:
+        if len(compared) > 1:
+            print(f"\nRubrics: {' '.join(compared)}")
     return 0

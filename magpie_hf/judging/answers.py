@@ -1,5 +1,7 @@
 """Parse the answer of a judge: one JSON object, even if the model wrapped it in text, cut it or broke its syntax.
 
+A rubric can have another parser: the named groups of a regular expression.
+
 Missing values are null; nothing is guessed. A label is accepted only if it is in the `enum` of the schema.
 """
 
@@ -10,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
+from .patterns import find_groups
 from .rubric import KeySchema, Rubric
 
 
@@ -34,10 +37,10 @@ class Reading(NamedTuple):
 
 
 def read_answer(text: str, rubric: Rubric) -> Reading:
-    """Return the parsed answer to a rubric."""
-    given = find_object(text, rubric.properties)
+    """Return the parsed answer to a rubric, by the rubric's parser."""
+    given = find_groups(text, rubric.pattern) if rubric.parser == "regex" else find_object(text, rubric.properties)
     values: dict[str, Value] = dict.fromkeys(rubric.properties)
-    required = rubric.schema.get("required", list(rubric.properties))
+    required = rubric.required
     codes = []
     for key, kind in rubric.properties.items():
         if key not in given:

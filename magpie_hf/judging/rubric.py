@@ -18,7 +18,10 @@ import yaml
 
 from ..columns import REGISTER, Column, Kind
 from ..errors import ArgumentError, did_you_mean, quoted
+from ..storage.hashing import stable_hash
 from ..storage.state import JsonObject
+from .patterns import check_pattern
+from .placeholders import check_prompt, fill
 
 
 if TYPE_CHECKING:
@@ -28,13 +31,22 @@ if TYPE_CHECKING:
 
 
 BUILT_IN = ("quality", "difficulty", "category")
+SETS = ("default", "reference")
+"""The sets of built-in rubrics. Labels of different sets have different meanings.
+
+"default": scales with anchors, the row at the end of the prompt. "reference": the meaning and the form of the labels of the
+Magpie releases; its rubrics are named `reference/quality`, `reference/difficulty` and `reference/category`.
+"""
+PARSERS = ("json", "regex")
 _HERE = Path(__file__).parent / "rubrics"
 _HEAD = "You annotate queries that users sent to an AI model. Do not answer the query: describe it."
 _ANSWER = "Write one JSON object with these keys, in this order, and nothing else:"
 _HEADINGS = {"instruction": "Query", "response": "Response"}
 _KEYS = {
     "name", "version", "task", "reads", "keys", "schema", "columns", "generator_column", "aliases",
+    "prompt", "prefill", "stop", "parser", "pattern", "set",
 }  # fmt: skip
+_TEXTS = {"reads": ("instruction",), "stop": ()}
 _TYPES = {"string": "string", "integer": "int64", "number": "float64", "boolean": "bool"}
 KeySchema: TypeAlias = JsonObject
 """The JSON schema of one key of the answer."""
@@ -49,6 +61,12 @@ class Rubric:
     - `keys`: the keys of the answer with a description for the prompt; `schema`: the JSON schema of the whole object.
     - `columns`: key to column, by default `<name>_<key>`.
     - `generator_column`: the column for the name of the judge. `aliases`: other spellings of labels, in lower case.
+    - `prompt`: the whole user message, with a place such as `{instruction}` for each column read; then `task` and the
+      descriptions of `keys` are not sent. `prefill`: the beginning of the judge's reply, sent with the prompt. `stop`:
+      texts that end the reply. Such rubrics always have a request of their own.
+    - `parser`: "json", or "regex" with a `pattern` whose named groups are the keys. Replies with a prefill or another
+      parser are not constrained to the JSON schema.
+    - `set`: the name of the set that the rubric belongs to, for the column `<name>_rubric`.
     - `source`: the file that the rubric was loaded from.
 
     In the schema, the order of an `enum` is the order of the labels, the lowest first: conditions such as
@@ -64,6 +82,12 @@ class Rubric:
     generator_column: str = ""
     aliases: dict[str, str] = field(default_factory=dict)
     version: int = 1
+    prompt: str = ""
+    prefill: str = ""
+    stop: tuple[str, ...] = ()
+    parser: str = "json"
+    pattern: str = ""
+    set: str = ""
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -82,6 +106,54 @@ class Rubric:
             raise ArgumentError(
                 f'The rubric "{self.name}" reads no column.', hint="Example: reads: [instruction].", key="reads"
             )
+        self._check_form()
+
+    def _check_form(self) -> None:
+        """Raise ArgumentError if the prompt, the stops or the parser cannot be used."""
+        if self.prompt:
+            check_prompt(self.prompt, self.reads, self.name)
+        if any(not isinstance(stop, str) or not stop for stop in self.stop):
+            raise ArgumentError(
+                f'Invalid stop of the rubric "{self.name}": {quoted(str(list(self.stop)))}.',
+                hint='Give texts, e.g., stop: ["}"].',
+                key="stop",
+            )
+        if self.parser not in PARSERS:
+            raise ArgumentError(
+                f'Unknown parser of the rubric "{self.name}": {quoted(self.parser)}.',
+                hint=f"{did_you_mean(self.parser, PARSERS)} Parsers: {', '.join(PARSERS)}.".strip(),
+                key="parser",
+            )
+        if self.parser == "regex":
+            check_pattern(self.pattern, [*self.properties], self.required, self.name)
+        elif self.pattern:
+            raise ArgumentError(
+                f'The rubric "{self.name}" has a pattern, but its parser is "{self.parser}".',
+                hint="Add parser: regex.",
+                key="pattern",
+            )
+
+    @property
+    def required(self) -> list[str]:
+        """The keys that every reply must have: all of them, unless the schema names some."""
+        found: list[str] = self.schema.get("required", [*self.properties])
+        return found
+
+    @property
+    def has_own_request(self) -> bool:
+        """Whether the prompt, the prefill, the stops or the parser rule out one request with other rubrics."""
+        return bool(self.prompt or self.prefill or self.stop) or self.parser != "json"
+
+    @property
+    def allows_schema(self) -> bool:
+        """Whether a reply can be constrained to the JSON schema: the whole JSON object is written by the judge."""
+        return not self.prefill and self.parser == "json"
+
+    @property
+    def tag(self) -> str:
+        """What made a label, for the column `<name>_rubric`: set and version; for your own rubrics also a hash."""
+        label = f"{self.set or self.name}-v{self.version}"
+        return label if self.set in SETS else f"{label}-{stable_hash(self.to_dict(), 6)}"
 
     @property
     def properties(self) -> dict[str, KeySchema]:
@@ -100,10 +172,11 @@ class Rubric:
 
     @property
     def entries(self) -> tuple[Column, ...]:
-        """The columns of the rubric as entries of the register: keys of the answer, judge, error, raw answer."""
+        """The columns of the rubric as entries of the register: keys of the answer, judge, rubric, error, raw answer."""
         return (
             *(self._entry(key, kind) for key, kind in self.properties.items()),
             Column(self.judge_column, "model", writer=self.name),
+            Column(f"{self.name}_rubric", "rubric", writer=self.name),
             Column(f"{self.name}_error", "error", writer=self.name, report=True),
             Column(f"{self.name}_raw", writer=self.name),
         )
@@ -145,7 +218,9 @@ class Rubric:
         return f'{{"stage": "rubric", "rubric": {given}}}'
 
     def to_dict(self) -> dict[str, object]:
-        """Return everything that can change an answer."""
+        """Return everything that can change an answer; a form of its own only if it is given."""
+        form = {"prompt": self.prompt, "prefill": self.prefill, "stop": list(self.stop), "pattern": self.pattern}
+        own = {"parser": self.parser if self.parser != "json" else "", "set": self.set if self.set != SETS[0] else ""}
         return {
             "name": self.name,
             "version": self.version,
@@ -155,11 +230,12 @@ class Rubric:
             "reads": list(self.reads),
             "aliases": self.aliases,
             "columns": self.columns,
+            **{name: value for name, value in (form | own).items() if value},
         }
 
 
 def load_rubric(given: str | Mapping[str, object] | Rubric) -> Rubric:
-    """Return a rubric: a built-in one by name, a YAML file, or a mapping with the fields of `Rubric`.
+    """Return a rubric: a built-in one by name ("quality", "reference/quality"), a YAML file, or a mapping with its fields.
 
     Raises:
         ArgumentError: the rubric is unknown or invalid.
@@ -168,12 +244,13 @@ def load_rubric(given: str | Mapping[str, object] | Rubric) -> Rubric:
         return given
     if isinstance(given, Mapping):
         return _from_mapping(dict(given), "the rubric given")
-    if given in BUILT_IN:
+    if is_built_in(given):
         return _built_in(given)
     path = Path(given)
     if path.suffix not in (".yaml", ".yml"):
+        names = [*BUILT_IN, *(f"{SETS[1]}/{name}" for name in BUILT_IN)]
         raise ArgumentError(
-            f"Unknown rubric {quoted(given)}.", hint=f"{did_you_mean(given, BUILT_IN)} Or give a YAML file."
+            f"Unknown rubric {quoted(given)}.", hint=f"{did_you_mean(given, names)} Or give a YAML file."
         )
     try:
         raw = yaml.safe_load(path.read_text("utf-8"))
@@ -184,9 +261,20 @@ def load_rubric(given: str | Mapping[str, object] | Rubric) -> Rubric:
     return _from_mapping(raw, str(path), str(given))
 
 
+def is_built_in(given: object) -> bool:
+    """Return whether a value is the name of a built-in rubric, of any set."""
+    return isinstance(given, str) and given.removeprefix(f"{SETS[1]}/") in BUILT_IN
+
+
+def rubrics_of_set(name: str, rubrics: Sequence[str] = BUILT_IN) -> tuple[str, ...]:
+    """Return the names of the built-in rubrics in a set; those of the default set have no prefix."""
+    return tuple(rubrics) if name == SETS[0] else tuple(f"{name}/{rubric}" for rubric in rubrics)
+
+
 @cache
 def _built_in(name: str) -> Rubric:
-    return _from_mapping(read_prompt(name), name)
+    which = SETS[1] if "/" in name else SETS[0]
+    return dataclasses.replace(_from_mapping(read_prompt(name), name), set=which)
 
 
 @cache
@@ -202,13 +290,32 @@ def _from_mapping(raw: JsonObject, where: str, source: str = "") -> Rubric:
             raise ArgumentError(
                 f"Unknown key of a rubric: {quoted(str(key))}.", where=where, hint=did_you_mean(str(key), _KEYS)
             )
-    for key, kind in {"name": str, "task": str, "schema": dict}.items():
+    has_prompt = bool(raw.get("prompt"))
+    for key, kind in {"name": str, "schema": dict, "prompt" if has_prompt else "task": str}.items():
         if not isinstance(raw.get(key), kind):
             raise ArgumentError(f'A rubric needs "{key}" ({kind.__name__}).', where=where, key=key)
-    reads = raw.get("reads", ("instruction",))
-    values = {**raw, "reads": (reads,) if isinstance(reads, str) else tuple(reads)}
+    for key in ("task", "prompt", "prefill", "parser", "pattern", "set"):
+        if not isinstance(raw.get(key, ""), str):
+            raise ArgumentError(f'"{key}" of a rubric must be text.', where=where, hint="Use quotes.", key=key)
+    if raw.get("set") in SETS:
+        raise ArgumentError(f'The set "{raw["set"]}" is built in.', where=where, hint="Use another name.", key="set")
+    texts = {key: _texts(raw.get(key, default), key, where) for key, default in _TEXTS.items()}
+    values = {"task": "", **raw, **texts}
     values["keys"] = dict(raw.get("keys") or dict.fromkeys(raw["schema"].get("properties", {}), ""))
     return Rubric(**values, source=source)
+
+
+def _texts(given: object, key: str, where: str) -> tuple[str, ...]:
+    """Return a setting with several entries as a tuple; a single text is one entry."""
+    if not isinstance(given, (str, list, tuple)):
+        raise ArgumentError(f'"{key}" of a rubric must be a text or a list of texts.', where=where, key=key)
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def user_message(rubrics: Sequence[Rubric], row: Mapping[str, object]) -> str:
+    """Return the message for the judge about a row: the rubric's own prompt, or tasks, format of the answer and columns."""
+    own = next((rubric.prompt for rubric in rubrics if rubric.prompt), None)
+    return fill(own, row) if own else shared_prompt(rubrics) + row_prompt(rubrics, row)
 
 
 def shared_prompt(rubrics: Sequence[Rubric]) -> str:
@@ -229,6 +336,12 @@ def row_prompt(rubrics: Sequence[Rubric], row: Mapping[str, object]) -> str:
 
 def joined_schema(rubrics: Sequence[Rubric]) -> dict[str, object]:
     """Return the JSON schema of one object with all keys, all required, in the order of the prompt."""
+    alone = next((rubric.name for rubric in rubrics if rubric.has_own_request), None)
+    if alone and len(rubrics) > 1:
+        raise ArgumentError(
+            f'The rubric "{alone}" cannot share a request: it has its own prompt, prefill, stop or parser.',
+            hint="Use a stage for each rubric, e.g., quality, difficulty and category instead of judge.",
+        )
     properties = {key: kind for rubric in rubrics for key, kind in rubric.properties.items()}
     if len(properties) != sum(len(rubric.properties) for rubric in rubrics):
         raise ArgumentError("Two of the joined rubrics have a key with the same name.", hint="Run them one by one.")

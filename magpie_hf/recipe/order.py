@@ -18,8 +18,11 @@ from ..stages.subset import Subset
 
 
 def joined_judges(stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """Merge all built-in rubrics of a recipe into one judge pass, at the position of the first one."""
-    judges = [stage for stage in stages if isinstance(stage, Judge) and stage.is_built_in]
+    """Merge all built-in rubrics of a recipe into one judge pass, at the position of the first one.
+
+    Rubrics with a prompt of their own, e.g., those of the set "reference", keep their own requests.
+    """
+    judges = [stage for stage in stages if isinstance(stage, Judge) and stage.can_be_joined]
     if len(judges) < 2:
         return tuple(stages)
     first = judges[0]

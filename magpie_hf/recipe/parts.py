@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ..engines import engine_options, takes_endpoints
 from ..errors import ArgumentError, did_you_mean, quoted
+from ..judging.rubric import SETS
 from ..plugins import types_of
 from ..sampling import GridPoint, SamplingParams
 from ..storage.hashing import stable_hash
@@ -18,6 +19,7 @@ from .source import Source, section_any, typed_value
 
 TEMPLATE_KEYS = ("kwargs", "chat_template", "date")
 ROLE_KEYS = ("model", "revision", "engine", "template")
+JUDGE_KEYS = (*ROLE_KEYS, "mode", "rubrics")
 JUDGE_MODES = ("separate", "combined")
 ROLES = {
     "responder": "the model that generates responses",
@@ -66,7 +68,7 @@ def roles_of(raw: Mapping[str, object], generator: RoleSpec, source: Source) -> 
         given = raw.get(name)
         if isinstance(given, str):
             given = {"mode": given} if name == "judge" and given in JUDGE_MODES else {"model": given}
-        section = section_of(given, (*ROLE_KEYS, "mode") if name == "judge" else ROLE_KEYS, name, source)
+        section = section_of(given, JUDGE_KEYS if name == "judge" else ROLE_KEYS, name, source)
         spec = _role(section, name, generator, served, source)
         if spec is not None:
             roles[name] = spec
@@ -129,6 +131,13 @@ def judge_mode(raw: Mapping[str, object], source: Source) -> str:
         return given if given in JUDGE_MODES else "separate"
     mode = given.get("mode", "separate") if isinstance(given, dict) else "separate"
     return choice_of(mode, JUDGE_MODES, "judge.mode", source)
+
+
+def judge_rubrics(raw: Mapping[str, object], source: Source) -> str:
+    """Return the set of rubrics for the stages quality, difficulty, category and judge that do not name their rubrics."""
+    given = raw.get("judge")
+    name = given.get("rubrics", SETS[0]) if isinstance(given, dict) else SETS[0]
+    return choice_of(name, SETS, "judge.rubrics", source)
 
 
 def check_keys(

@@ -29,6 +29,7 @@ from ..execution.budget import Budget
 from ..hub.layouts import Layout
 from ..hub.names import check_names
 from ..hub.settings import PushSettings
+from ..judging.rubric import BUILT_IN
 from ..plugins import types_of
 from ..sampling import GridPoint, SamplingParams
 from ..stage import IDENTITY, RESOLVED, Stage, check_columns, is_set, plain
@@ -48,6 +49,7 @@ from .parts import (
     engine_of,
     grid_of,
     judge_mode,
+    judge_rubrics,
     names_demo,
     roles_of,
     sampling_of,
@@ -95,7 +97,7 @@ KEYS = {
     "template": "Chat template: `kwargs`, `chat_template` (Jinja text or file), `date`.",
     "dataset": "Existing rows to annotate: a directory, file or Hub id, or a mapping with `path`, `config`, `split`, `revision`.",
     "responder": "The model that generates responses (`model`, `engine`, `template`), if it is not the one that writes instructions.",
-    "judge": "The model that annotates quality, difficulty and category (`model`, `engine`, `template`), and `mode`: separate or combined.",
+    "judge": "The model that annotates quality, difficulty and category (`model`, `engine`, `template`); `mode`: separate or combined; `rubrics`: the set of rubrics, default or reference.",
     "guard": "The model that annotates safety; Llama Guard 2 by default.",
     "base": "The base model that reward_difference compares with.",
     "stages": "The stages in order: names, or mappings with `stage` and its settings.",
@@ -107,6 +109,8 @@ KEYS = {
     "rehearsal": "Dotted keys that are set only with `--model demo`, e.g., a condition that no row of the demo model meets.",
 }
 DATASET_KEYS = ("path", "config", "split", "revision", "fingerprint")
+_IMPLIED = {"instructions": ("grid",), **dict.fromkeys((*BUILT_IN, "judge"), ("rubrics",))}
+"""By stage: the settings that other sections of a recipe give to it, unless the stage has its own."""
 ORDERS = ("paper", "lean")
 
 
@@ -281,7 +285,8 @@ def build(raw: JsonObject, source: Source) -> Recipe:
     template = template_of(raw.get("template", {}), source)
     order = choice_of(raw.get("order", "paper"), ORDERS, "order", source)
     roles = roles_of(raw, RoleSpec(model, engine, revision, template), source)
-    paths, stages = _stages(raw.get("stages", list(DEFAULT_STAGES)), grid, model, bool(dataset), source)
+    implied = {"grid": grid, "rubrics": (judge_rubrics(raw, source),)}
+    paths, stages = _stages(raw.get("stages", list(DEFAULT_STAGES)), implied, model, bool(dataset), source)
     if judge_mode(raw, source) == "combined":
         stages = joined_judges(stages)
     _check_roles(stages, roles, source)
@@ -355,7 +360,7 @@ def _ordered(stages: tuple[Stage, ...], order: str, source: Source) -> tuple[Sta
 
 
 def _stages(
-    given: object, grid: tuple[GridPoint, ...], model: str, has_dataset: bool, source: Source
+    given: object, implied: JsonObject, model: str, has_dataset: bool, source: Source
 ) -> tuple[dict[int, str], tuple[Stage, ...]]:
     """Return the stages, and for each stage (by its `id`) its key in the recipe, for errors."""
     if not isinstance(given, list) or not given:
@@ -364,7 +369,7 @@ def _stages(
     paths: dict[int, str] = {}
     for number, entry in enumerate(given):
         path = f"stages[{number}]"
-        stage = _stage(entry, grid, model, path, source)
+        stage = _stage(entry, implied, model, path, source)
         if stage in built or (not stage.repeatable and any(stage.name == other.name for other in built)):
             raise source.error(path, f'the stage "{stage.name}" appears twice.')
         is_first = not built and not has_dataset
@@ -385,7 +390,8 @@ def _stages(
     return paths, tuple(built)
 
 
-def _stage(entry: object, grid: tuple[GridPoint, ...], model: str, path: str, source: Source) -> Stage:
+def _stage(entry: object, implied: JsonObject, model: str, path: str, source: Source) -> Stage:
+    """Return a stage; `implied`: settings that other sections of the recipe give to it."""
     given = {"stage": entry} if isinstance(entry, str) else dict(section_any(entry, path, source))
     if "stage" not in given:
         raise source.error(path, "the key `stage` is missing.", f"Add `stage:` with one of {', '.join(STAGES)}.")
@@ -400,7 +406,7 @@ def _stage(entry: object, grid: tuple[GridPoint, ...], model: str, path: str, so
         raise source.error(f"{path}.stage", error.message, error.hint) from None
     fields = {f.name: f.default for f in dataclasses.fields(kind) if f.init and f.name != "grid"}
     check_keys(given, fields, path, source, also=("stage",))
-    values: JsonObject = {"grid": grid} if name == "instructions" else {}
+    values = {key: implied[key] for key in _IMPLIED.get(name, ())}
     for key, value in given.items():
         inner = f"{path}.{key}"
         if types[key] is SamplingParams:

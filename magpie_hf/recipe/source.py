@@ -19,6 +19,8 @@ T = TypeVar("T")
 DEFAULT_STAGES = ("instructions", "responses", "lengths")
 _SHORT_FORMS = {"engine": "kind", "output": "path", "push": "repo"}
 """Keys whose value may be a string: the short form of a mapping with the one key named here."""
+_NOT_OF_MODELS = ("mode", "rubrics")
+"""Settings of a role that are valid for any model."""
 PLAIN_TYPES = {
     int: "a whole number",
     float: "a number",
@@ -265,6 +267,11 @@ def section_any(given: object, path: str, source: Source) -> JsonObject:
     return given
 
 
+def _sets_model(key: str, role: str) -> bool:
+    """Return whether an override sets the model of a role, its engine or its template."""
+    return key == role or (key.startswith(f"{role}.") and key.removeprefix(f"{role}.") not in _NOT_OF_MODELS)
+
+
 def use_demo_models(raw: JsonObject, overrides: Mapping[str, object], roles: Collection[str]) -> None:
     """Replace all models of a recipe by the demo models if the overrides contain `model: demo`, to try the recipe.
 
@@ -281,9 +288,9 @@ def use_demo_models(raw: JsonObject, overrides: Mapping[str, object], roles: Col
         given = raw.get(role)
         if isinstance(given, str) and given in ("separate", "combined"):
             continue
-        if given is not None and not any(key == role or key.startswith(f"{role}.") for key in overrides):
-            mode = {"mode": given["mode"]} if isinstance(given, dict) and "mode" in given else {}
-            raw[role] = {**mode, "model": "demo"}
+        if given is not None and not any(_sets_model(key, role) for key in overrides):
+            kept = {key: given[key] for key in _NOT_OF_MODELS if key in given} if isinstance(given, dict) else {}
+            raw[role] = {**kept, "model": "demo"}
     stages = raw.get("stages")
     for entry in stages if isinstance(stages, list) else []:
         if isinstance(entry, dict) and not any(f".{entry.get('stage')}.model" in f".{key}" for key in overrides):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from ..columns import REGISTER, Column, columns_of
 from ..errors import DatasetError
+from ..mixing import mixed_rubrics, rubrics_of
 from ..storage.loading import as_dataset
 
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+logger = logging.getLogger("magpie_hf")
+
 Label: TypeAlias = str | bool | int | float
 Table: TypeAlias = npt.NDArray[np.int64]
 
@@ -26,6 +30,8 @@ Table: TypeAlias = npt.NDArray[np.int64]
 class Agreement(TypedDict):
     """Agreement on one column: see `agreement`."""
 
+    rubrics_first: list[str]
+    rubrics_second: list[str]
     rows: int
     agreement: float | None
     kappa: float | None
@@ -41,9 +47,10 @@ def agreement(
 ) -> dict[str, Agreement]:
     """Compare the labels of two datasets (or paths, or Hub ids) row by row, joined by `uuid`.
 
-    Returns column to {rows, agreement, kappa, weighted_kappa, nulls_first, nulls_second, labels, table}: `rows` with a
-    label in both; kappas from -1 to 1, null if all rows have the same label; `weighted_kappa` (quadratic) for ordered
-    labels only; `table[i][j]` counts rows with label i in the first and label j in the second. `columns`: by default the
+    Returns column to {rows, agreement, kappa, weighted_kappa, nulls_first, nulls_second, labels, table, rubrics_first,
+    rubrics_second}: `rows` with a label in both; kappas from -1 to 1, null if all rows have the same label; `weighted_kappa` (quadratic) for ordered
+    labels only; `table[i][j]` counts rows with label i in the first and label j in the second; `rubrics_first` and `rubrics_second`: the rubrics that
+    made the labels, empty if the rows do not say. A dataset whose labels were made with several rubrics gives a warning. `columns`: by default the
     annotations that both datasets have.
 
     Raises:
@@ -60,6 +67,8 @@ def agreement(
         raise DatasetError(
             "The datasets share no annotation.", hint=f"Annotate both with one of {', '.join(writers)}."
         )
+    for warning in (text for dataset in (first, second) for text in mixed_rubrics(dataset, names)):
+        logger.warning(warning)
     left, right = _matched(first, second)
     return {name: _compare(first, second, known.get(name, Column(name)), left, right) for name in names}
 
@@ -90,6 +99,8 @@ def _compare(first: Dataset, second: Dataset, column: Column, left: list[int], r
     labels: list[Label] = list(scale) if scale else sorted({label for pair in both for label in pair}, key=str)
     table = confusion(both, labels)
     return {
+        "rubrics_first": [*rubrics_of(first, name)],
+        "rubrics_second": [*rubrics_of(second, name)],
         "rows": len(both),
         "agreement": float(np.mean([a == b for a, b in both])) if both else None,
         "kappa": kappa(table),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from ..columns import columns_of
 from ..errors import ArgumentError
+from ..mixing import mixed_rubrics
 from ..storage.disk import writing
 from ..storage.state import JsonObject, RunFacts
 from . import svg
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     import jinja2
     import markupsafe
     from datasets import Dataset
+
+logger = logging.getLogger("magpie_hf")
 
 SAMPLE_ROWS = 20_000
 MAX_COMPARED = 3
@@ -92,6 +96,9 @@ def write_report(
     if compare and len(compare) > MAX_COMPARED:
         raise ArgumentError(f"Too many datasets to compare: {len(compare)}.", hint=f"Give at most {MAX_COMPARED}.")
     facts = dataset_statistics(dataset)
+    mixed = mixed_rubrics(dataset)
+    for warning in mixed:
+        logger.warning(warning)
     sample = _sample(dataset, sample_rows, seed)
     name = str((run or RunFacts()).recipe.get("name") or "this dataset")
     page = _template().render(
@@ -113,6 +120,7 @@ def write_report(
         flags=facts["flags"],
         errors={key: counts for key, counts in facts["errors"].items() if counts},
         sampled=len(sample["instruction"]),
+        warnings=mixed,
     )
     target = Path(path).expanduser()
     with writing("the report", target):

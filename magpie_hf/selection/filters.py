@@ -7,6 +7,7 @@ row's position, so that equal datasets give equal selections. Each step is a lin
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from ..columns import scales_of
 from ..errors import ArgumentError, did_you_mean, quoted
+from ..mixing import mixed_rubrics
 from .expressions import Expression, parse
 from .selections import SELECTIONS, Selection, as_selection, length_source, named_selection
 from .tree import BATCH_ROWS, resolve_name
@@ -35,6 +37,8 @@ __all__ = [
     "select_rows",
     "split_for_lean",
 ]
+
+logger = logging.getLogger("magpie_hf")
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -76,6 +80,8 @@ def apply_selection(dataset: Dataset, selection: Selection) -> Selected:
         ArgumentError: a label is not on its scale, or types do not match.
     """
     selection.check(dataset.features)
+    for warning in mixed_rubrics(dataset, selection.columns_on(scales_of(dataset.features))):
+        logger.warning(warning)
     keep = np.arange(len(dataset), dtype=np.int64)
     funnel: list[FunnelStep] = []
     for part in parse(selection.where).conjuncts if selection.where else ():

@@ -14,7 +14,16 @@ from typing import Any, ClassVar
 from ..engines.base import Generation, Prompt
 from ..errors import ArgumentError
 from ..judging.answers import Reading, read_answer
-from ..judging.rubric import BUILT_IN, Rubric, joined_schema, load_rubric, row_prompt, shared_prompt
+from ..judging.rubric import (
+    BUILT_IN,
+    SETS,
+    Rubric,
+    is_built_in,
+    joined_schema,
+    load_rubric,
+    rubrics_of_set,
+    user_message,
+)
 from ..messages import user
 from ..sampling import SamplingParams, sample_seed, seed_base
 from ..stage import (
@@ -48,9 +57,11 @@ RETRY_TEMPERATURE = 0.7
 class Judge(RowStage):
     """Asks a judge to fill in one or more rubrics at once.
 
-    - `rubrics`: names of built-in rubrics, YAML files, or mappings with `name`, `task`, `schema`, …
+    - `rubrics`: names of built-in rubrics, YAML files, or mappings with `name`, `task`, `schema`, …; or the name of a set of
+      rubrics: "default", or "reference", whose labels mean what those of the Magpie releases mean.
     - `sampling`: greedy by default; `retry_temperature`: of the retry after a reply that cannot be parsed.
-    - `structured`: whether engines that support it constrain the reply to the JSON schema.
+    - `structured`: whether engines that support it constrain the reply to the JSON schema. Rubrics with a prefill or
+      another parser than JSON are never constrained.
 
     If both replies cannot be parsed, the columns are null, and `<rubric>_error` and `<rubric>_raw` are set.
     """
@@ -69,6 +80,9 @@ class Judge(RowStage):
             raise ArgumentError(
                 "A judge needs a rubric.", hint=f"E.g., rubrics: [{', '.join(BUILT_IN)}].", key="rubrics"
             )
+        if self.name in (*BUILT_IN, "judge") and len(self.rubrics) == 1 and self.rubrics[0] in SETS:
+            own = BUILT_IN if self.name == "judge" else (self.name,)
+            object.__setattr__(self, "rubrics", rubrics_of_set(self.rubrics[0], own))
         joined_schema(self.loaded)
 
     @property
@@ -79,7 +93,12 @@ class Judge(RowStage):
     @property
     def is_built_in(self) -> bool:
         """Whether all rubrics are built in."""
-        return all(isinstance(given, str) and given in BUILT_IN for given in self.rubrics)
+        return all(map(is_built_in, self.rubrics))
+
+    @property
+    def can_be_joined(self) -> bool:
+        """Whether the rubrics can share a request with other built-in rubrics."""
+        return self.is_built_in and not any(rubric.has_own_request for rubric in self.loaded)
 
     @property
     def label(self) -> str:
@@ -100,23 +119,19 @@ class Judge(RowStage):
         return {name: feature for rubric in self.loaded for name, feature in rubric.features().items()}
 
     def check_template(self, template: ChatTemplate) -> None:
-        """Raise TemplateError if the template rejects a single user message."""
-        template.response([user("Hello")])
+        """Raise TemplateError if the template rejects a single user message, or has no place for the prefill."""
+        template.response([user("Hello")], prefill=self.loaded[0].prefill)
 
     def bind(self, context: Context) -> RowFunction:
         """Return the function for a row: one request, and a second one if the reply cannot be parsed."""
         template, rubrics, needs = context.template, self.loaded, self.needs
-        sampling = with_stops(self.sampling, template)
-        if self.structured and context.capabilities is not None and context.capabilities.json_schema:
-            sampling = dataclasses.replace(
-                sampling, json_schema=json.dumps(joined_schema(rubrics), ensure_ascii=False)
-            )
-        shared = shared_prompt(rubrics)
+        prefill = rubrics[0].prefill
+        sampling = self._sampling(context)
         names = "+".join(rubric.name for rubric in rubrics)
         bases = [seed_base(context.seed, "judge", names, attempt) for attempt in (1, 2)]
 
         def prompt(row: Row) -> Prompt:
-            return template.response([user(shared + row_prompt(rubrics, row))])
+            return template.response([user(user_message(rubrics, row))], prefill=prefill)
 
         def steps(row: Row) -> Steps:
             if any(row[column] is None for column in needs):
@@ -139,6 +154,17 @@ class Judge(RowStage):
 
         return steps
 
+    def _sampling(self, context: Context) -> SamplingParams:
+        """Return the sampling with all stops and, where the engine and the rubrics allow it, the JSON schema."""
+        rubrics, capabilities = self.loaded, context.capabilities
+        stops = (*rubrics[0].stop, *self.sampling.stop)
+        sampling = with_stops(dataclasses.replace(self.sampling, stop=stops), context.template)
+        constrained = self.structured and all(rubric.allows_schema for rubric in rubrics)
+        if constrained and capabilities is not None and capabilities.json_schema:
+            schema = json.dumps(joined_schema(rubrics), ensure_ascii=False)
+            sampling = dataclasses.replace(sampling, json_schema=schema)
+        return sampling
+
     def _retry(self, sampling: SamplingParams, generation: Generation) -> SamplingParams:
         """Return the sampling of the retry: a higher temperature, and more tokens if the first reply was cut off."""
         longer = 2 if generation.finish_reason == "length" else 1
@@ -155,6 +181,7 @@ class Judge(RowStage):
                     for key, kind in rubric.properties.items()}  # fmt: skip
             error = errors.get(rubric.name, shown)
             out[rubric.judge_column] = context.model
+            out[f"{rubric.name}_rubric"] = rubric.tag
             out[f"{rubric.name}_error"] = error
             out[f"{rubric.name}_raw"] = record.get("raw") if error else None
         return out
@@ -186,7 +213,7 @@ class Category(Judge):
 
 @dataclass(frozen=True)
 class OwnRubric(Judge):
-    """Asks a judge to fill in your own rubric: `rubric` is a YAML file, or a mapping with `name`, `task` and `schema`."""
+    """Asks a judge to fill in your own rubric: `rubric` is a YAML file, or a mapping with `name`, `schema`, and `task` or `prompt`."""
 
     name: ClassVar[str] = "rubric"
     repeatable: ClassVar[bool] = True
@@ -202,8 +229,15 @@ class OwnRubric(Judge):
 def _read(
     template: ChatTemplate, generation: Generation, rubrics: tuple[Rubric, ...]
 ) -> tuple[dict[str, Reading], str]:
-    text = template.split_reasoning(generation.text)[1]
+    text = _reply(template, generation, rubrics[0])
     return {rubric.name: read_answer(text, rubric) for rubric in rubrics}, text
+
+
+def _reply(template: ChatTemplate, generation: Generation, rubric: Rubric) -> str:
+    """Return the whole reply: with its prefill, after which no reasoning follows, and with the stop that ended it."""
+    text = generation.text if rubric.prefill else template.split_reasoning(generation.text)[1]
+    stopped = generation.finish_reason == "stop_text" and len(rubric.stop) == 1
+    return rubric.prefill + text + (rubric.stop[0] if stopped else "")
 
 
 def _better(first: Reading, second: Reading) -> Reading:

@@ -252,6 +252,25 @@ def split_at_slot(render: Renderer, history: Sequence[Message], what: str) -> tu
     )
 
 
+def split_at_answer(render: Renderer, conversation: Sequence[Message]) -> str:
+    """Return the rendered text up to the place where the assistant's answer to a conversation begins.
+
+    Raises:
+        TemplateError: the template rejects the conversation, or does not print the answer exactly once and unchanged.
+    """
+    word = sentinel_for(contents_of(conversation))
+    what = "a conversation that ends with the assistant's message"
+    before, *rest = render.render_or_raise([*conversation, assistant(word)], what, generation=False).split(word)
+    if len(rest) == 1:
+        return before
+    raise TemplateError(
+        f"The chat template of {quoted(render.name)} has no place for the beginning of an answer (prefill): it does not print "
+        "the assistant's message exactly once and unchanged.",
+        hint="Remove the prefill, or give another template (chat_template=…) or another model.",
+        template=render.name,
+    )
+
+
 def find_slot(
     render: Renderer, complete: Callable[[str], str], encode: Encode, history: Sequence[Message], what: str
 ) -> Slot:

@@ -22,7 +22,7 @@ from .answer import AnswerFrame, find_answer_frame
 from .answer_reader import Answer, AnswerReader
 from .dates import checked_kwargs, dated_renderer
 from .load import find_template, generation_config_of, load_tokenizer, template_text
-from .probe import Encode, Frame, Message, Slot, find_frame, find_slot, split_at_slot
+from .probe import Encode, Frame, Message, Slot, find_frame, find_slot, split_at_answer, split_at_slot
 from .special_tokens import in_instructions
 from .stops import Stops, instruction_stops, response_stops
 from .tokens import Coder
@@ -216,16 +216,23 @@ class ChatTemplate:
         encode = _tail_encoder(self._encode, slot)
         return Prompt(text, encode=encode, decode=self._coder.decode, bos=self._bos_of(text), dropped=slot.dropped)
 
-    def response(self, messages: Sequence[Message], system_prompt: str | None = None) -> Prompt:
+    def response(self, messages: Sequence[Message], system_prompt: str | None = None, *, prefill: str = "") -> Prompt:
         """Return the prompt after which the model responds to the last message, which must be the user's.
 
+        `prefill`: the beginning of the answer, which the model continues. It follows everything that the template prints
+        before an answer, e.g., an empty block of reasoning.
+
         Raises:
-            TemplateError: the template rejects the conversation or the system prompt.
+            TemplateError: the template rejects the conversation or the system prompt, or has no place for the prefill.
         """
         if not messages or messages[-1].get("role") != "user":
             raise ArgumentError("The conversation does not end with a user's message.", key="messages")
         conversation = self._conversation(messages, system_prompt)
-        text = self._complete(self._render.render_or_raise(conversation, "this conversation"))
+        if prefill:
+            before = split_at_answer(self._render, conversation)
+        else:
+            before = self._render.render_or_raise(conversation, "this conversation")
+        text = self._complete(before) + prefill
         return Prompt(text, encode=self._encode, decode=self._coder.decode, bos=self._bos_of(text))
 
     def decode(self, ids: Sequence[int]) -> str:
