@@ -153,7 +153,7 @@ def own_stages():
 
 def test_a_rubric_and_a_stage_of_each_kind_run_from_yaml_with_settings_on_the_demo_model(own_files, tmp_path):
     stages = list(own_stages())
-    assert len(own_files) == len(stages) == 5
+    assert len(own_files) == len(stages) == 6
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(
         yaml.safe_dump({"model": "demo", "num_rows": 12, "stages": ["instructions", "responses", *stages]})
@@ -167,6 +167,8 @@ def test_a_rubric_and_a_stage_of_each_kind_run_from_yaml_with_settings_on_the_de
         assert row["is_long"] == (row["num_words"] >= 30)
         assert row["surprise"] > 0
         assert row["formality_level"] in ("low", "medium", "high") or row["formality_error"]
+        assert row["usefulness_score"] or row["usefulness_error"]
+        assert row["usefulness_rubric"].startswith("usefulness-v1-")
     before = rows.to_list()
     assert magpie_hf.run(recipe, {"stages[5].max_length": 8}, output=tmp_path / "run")["surprise"] != rows["surprise"]
     assert magpie_hf.run(recipe, output=tmp_path / "run").to_list() == before

@@ -13,6 +13,8 @@ from magpie_hf.session.maintenance import merge_runs
 from magpie_hf.session.status import run_status
 from magpie_hf.storage.rundir import RunDir
 from tests.end_to_end.harness import finish, here, journal_bytes, kill_when, moments, nothing_twice, rows, start
+from tests.servers.completions_server import CompletionsServer
+from tests.servers.tgi_server import TgiServer
 from tools.demo.grammar.judge import judged, truth
 
 
@@ -285,3 +287,22 @@ def test_hard_rows_go_through_every_annotation(tmp_path):
     assert ds[7]["quality_error"] is not None
     assert magpie_hf.select(ds, "quality >= good", return_funnel=True)[1][0].rows_in == len(texts)
     magpie_hf.report(ds, tmp_path / "report.html")
+
+
+@pytest.mark.slow
+def test_servers_continue_the_prefill_of_a_rubric_as_the_local_engine_does(tmp_path, demo_model_dir):
+    data = Dataset.from_dict({"instruction": ["What is 2 + 3?", "Name three rivers.", "Write a poem about rain."]})
+    stage = {"stage": "difficulty", "rubrics": "reference", "sampling": {"max_tokens": 80}}
+
+    def labels(name, **engine):
+        given = {"model": "demo", "engine": {"kind": name, **engine}}
+        found = magpie_hf.annotate(data, [stage], judge=given, output=tmp_path / name)
+        assert found["difficulty_rubric"][:] == ["reference-v1"] * 3
+        return found.select_columns(["intent", "knowledge", "difficulty", "difficulty_error"]).to_list()
+
+    local = labels("transformers")
+    assert all(row["difficulty"] for row in local), "the demo model completes the object that the prefill began"
+    with CompletionsServer(demo_model_dir, model_id="demo") as server:
+        assert labels("openai", endpoint=server.url) == local
+    with TgiServer(demo_model_dir, model_id="demo") as server:
+        assert labels("tgi", endpoint=server.url) == local
