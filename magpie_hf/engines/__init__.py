@@ -17,6 +17,7 @@ ENGINES = {
     "vllm": "magpie_hf.engines.local.vllm:VllmEngine",
     "tgi": "magpie_hf.engines.remote.tgi:TgiEngine",
     "openai": "magpie_hf.engines.remote.openai:OpenAIEngine",
+    "chat": "magpie_hf.engines.remote.chat:ChatEngine",
 }
 _RESERVED = ("kind", "endpoint", "endpoints", "model", "revision", "ref", "token_texts")
 
@@ -45,6 +46,11 @@ def engine_class(kind: str) -> type[Engine]:
 def takes_endpoints(kind: str) -> bool:
     """Return whether an engine sends its requests to servers, and so requires their URLs."""
     return engine_class(kind).takes_endpoints
+
+
+def takes_messages(kind: str) -> bool:
+    """Return whether an engine's server applies the chat template, so that raw prompts are not possible."""
+    return engine_class(kind).takes_messages
 
 
 def engine_options(kind: str) -> dict[str, Any]:

@@ -33,9 +33,11 @@ class Prompt:
         dropped: Characters at the end of the template that merge with the following text into one token. They are not
             in `text`: the model writes them first.
         decode: Returns the text of generated tokens, special ones visible; None if the prompt has no tokenizer.
+        messages: The conversation, for engines whose servers apply the chat template (`Engine.takes_messages`). `text`
+            then contains the contents of the messages only. None for raw prompts.
     """
 
-    __slots__ = ("_encode", "_token_ids", "bos", "decode", "dropped", "text")
+    __slots__ = ("_encode", "_token_ids", "bos", "decode", "dropped", "messages", "text")
 
     def __init__(
         self,
@@ -46,8 +48,10 @@ class Prompt:
         decode: Callable[[Sequence[int]], str] | None = None,
         bos: str = "",
         dropped: str = "",
+        messages: Sequence[Mapping[str, str]] | None = None,
     ) -> None:
         self.text = text
+        self.messages = None if messages is None else tuple(messages)
         self.bos = bos
         self.dropped = dropped
         self._token_ids = None if token_ids is None else tuple(token_ids)
@@ -129,6 +133,7 @@ class Generation:
         token_ids: The new tokens without the stop token, if the engine knows them.
         prompt_tokens, completion_tokens: Token counts, the latter including the stop token; None if not reported.
         seconds: Time from sending the request (or the start of its batch) to the text; 0 if unknown.
+        reasoning: The model's reasoning, if the server separates it from the text.
     """
 
     key: int
@@ -141,6 +146,7 @@ class Generation:
     seconds: float = 0.0
     served: Served | None = None
     failure: Failure | None = None
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,7 @@ class Capabilities:
         json_schema: Supports `json_schema`.
         logprobs: Supports `score`.
         special_tokens: Special tokens are visible in texts, or token ids are returned with them.
+        prefill: A prompt may end inside the assistant's message, which the model then continues.
         max_context: Maximum number of tokens of prompt and completion; None if unknown.
     """
 
@@ -167,6 +174,7 @@ class Capabilities:
     json_schema: bool = False
     logprobs: bool = False
     special_tokens: bool = True
+    prefill: bool = True
     max_context: int | None = None
 
 
@@ -218,6 +226,9 @@ class Engine(ABC):
     takes_endpoints: ClassVar[bool] = False
     """Whether requests are sent to servers: the constructor then also takes `endpoints` (URLs) and `token_texts` (the
     texts of stop token ids). Such engines derive from `remote.endpoints.EndpointEngine`."""
+    takes_messages: ClassVar[bool] = False
+    """Whether requests contain messages (`Prompt.messages`), to which the server applies its own chat template. Such an
+    engine can serve the roles responder, judge and guard, but not the generator and the base model: they need raw prompts."""
     settings: DataclassInstance
     window: int = 256
     """How many requests the engine can use at once; a parent process sends no more than this ahead."""

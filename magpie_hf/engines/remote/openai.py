@@ -14,7 +14,6 @@ from ..base import Capabilities, Generation, Request, Served, setting
 from ..first_token import TwoRequests
 from ..groups import fitted
 from ..stops import Ending, end_text, to_send
-from .client import is_settled
 from .endpoints import EndpointEngine, EndpointSettings
 from .openai_features import (
     EXTRAS,
@@ -28,7 +27,8 @@ from .openai_features import (
     generation_config,
     schema_fields,
 )
-from .replies import completion_counts, context_of, is_choice, kept_ids, text_of, usage_of
+from .probing import ask_probes
+from .replies import completion_counts, context_of, is_choice, kept_ids, served_now, text_of, usage_of
 from .servers import names_match
 from .untrusted import JsonObject
 from .wire import Address, Fault, Question, Reply, to_json
@@ -40,10 +40,6 @@ MAX_STOP = 4  # OpenAI's limit; texts are cut at further stops here
 # Samples of a request are returned together when the longest is finished, and slots of short ones stay empty until then.
 # Servers cache the prompt anyway, so one sample per request has the highest throughput.
 DEFAULT_MAX_N = 1
-PROBE_TRIES = 5
-MAX_FINGERPRINT = 200
-# Enough for the first, cold request to a large model.
-PROBE_TIMEOUT_S = 120.0
 _STOPPED = ("stop", "eos", "eos_token", "stop_sequence")
 
 
@@ -177,34 +173,9 @@ class OpenAIEngine(EndpointEngine):
         return FeatureTests(partial(self._ask, endpoint), refuse, self.settings.max_n, self.token_texts).run()
 
     def _ask(self, endpoint: Address, *fields: Mapping[str, object]) -> list[Reply]:
-        """Send small completion requests at the same time, and again while the server is overloaded or starting.
-
-        Raises EngineError if it stays unavailable, or refuses access.
-        """
+        """Send small completion requests with these fields; see `ask_probes`."""
         base = {"model": self._model_name, "prompt": PROBE_PROMPT, "max_tokens": 1}
-
-        def is_final(question: Question, reply: Reply) -> bool:
-            self.check_access(question.server, reply)
-            return is_settled(question, reply)
-
-        def give_up(_: Question, reply: Reply) -> Reply:
-            # Some servers reply with 500 to unsupported fields: after the last attempt, the request counts as rejected.
-            if reply.fault is None and reply.status == 500:
-                return reply
-            raise EngineError(
-                f"{endpoint.url} replies to GET /v1/models, but to no completion request: it is overloaded or broken.",
-                hint="Look at the server's log; try again later.",
-                endpoint=endpoint.url,
-            )
-
-        return self.transport.client.ask_all(
-            [Question(endpoint, "POST", PATH, {**base, **f}) for f in fields],
-            timeout_s=min(self.settings.timeout_s, PROBE_TIMEOUT_S),
-            is_final=is_final,
-            give_up=give_up,
-            backoff=self.backoff.limited(2),
-            attempts=PROBE_TRIES,
-        )
+        return ask_probes(self, endpoint, PATH, [{**base, **f} for f in fields])
 
     def _completions_error(self, endpoint: Address, reply: Reply) -> EngineError:
         """Return the error for a server that refused the simplest completion request."""
@@ -218,7 +189,7 @@ class OpenAIEngine(EndpointEngine):
                     f"{endpoint.url} only supports chat completions, which apply the chat template to every prompt. Magpie "
                     "requires raw prompts, so that the model writes the user's message.",
                     hint="Use a server with /v1/completions (vLLM, SGLang, llama.cpp, `transformers serve` of "
-                    "transformers 5) or TGI.",
+                    "transformers 5) or TGI. For a judge, guard or responder, use the engine chat.",
                     endpoint=endpoint.url,
                 )
             return CapabilityError(
@@ -368,20 +339,10 @@ class OpenAIEngine(EndpointEngine):
                     prompt_tokens=prompt_tokens if i == 0 or prompt_tokens is None else 0,
                     completion_tokens=counts[i],
                     seed=request.sampling.seed,
-                    served=self._served_by(payload, served),
+                    served=served_now(payload, served, self._model_name),
                 )
             )
         return generations
-
-    def _served_by(self, payload: JsonObject, served: Served | None) -> Served | None:
-        """Return the description from the identification of the endpoint, updated with this reply."""
-        said, fingerprint = payload.get("model"), payload.get("system_fingerprint")
-        now = served or Served()
-        if isinstance(said, str) and said.partition("@")[0] != self._model_name.partition("@")[0]:
-            now = now._replace(model=said)
-        if isinstance(fingerprint, str) and fingerprint:
-            now = now._replace(fingerprint=fingerprint[:MAX_FINGERPRINT])
-        return now if any(now) else None
 
     def _ending(self, sampling: SamplingParams, choice: JsonObject) -> Ending:
         turn_ends = self._turn_ends(sampling)

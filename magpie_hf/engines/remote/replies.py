@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...sampling import SamplingParams
-from ..base import Request
+from ..base import Request, Served
 from ..stops import Ending
 from .untrusted import JsonObject, count_or_none
 from .wire import Reply
+
+
+MAX_FINGERPRINT = 200
 
 
 def context_of(model: JsonObject) -> int | None:
@@ -87,3 +90,14 @@ def kept_ids(choice: JsonObject, sampling: SamplingParams, ending: Ending) -> li
     if ids and (ids[-1] in sampling.stop_token_ids or (ended and "stop_reason" in choice)):
         return ids[:-1]
     return ids
+
+
+def served_now(payload: JsonObject, served: Served | None, asked: str) -> Served | None:
+    """Return the description from the identification of the endpoint, updated with this reply; `asked`: the model's name."""
+    said, fingerprint = payload.get("model"), payload.get("system_fingerprint")
+    now = served or Served()
+    if isinstance(said, str) and said.partition("@")[0] != asked.partition("@")[0]:
+        now = now._replace(model=said)
+    if isinstance(fingerprint, str) and fingerprint:
+        now = now._replace(fingerprint=fingerprint[:MAX_FINGERPRINT])
+    return now if any(now) else None

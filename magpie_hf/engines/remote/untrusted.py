@@ -97,6 +97,7 @@ def checked(generation: Generation, sampling: SamplingParams) -> Generation:
         ValueError: a value is invalid.
     """
     generation.text = clean_text(generation.text)
+    generation.reasoning = None if generation.reasoning is None else clean_text(generation.reasoning)
     ids = generation.token_ids
     if ids is not None and not all(type(i) is int and 0 <= i <= MAX_TOKEN_ID for i in ids):
         raise ValueError("invalid token ids")
