@@ -59,6 +59,16 @@ def resolve_model(name: str, revision: str | None = None, *, kind: str = "model"
     return ModelRef(name, name, commit or revision, commit or revision)
 
 
+def named_model(name: str, revision: str | None = None) -> ModelRef:
+    """Return the model of a chat API by its name: it need not be on the Hub, so nothing is looked up.
+
+    Of a local directory, only the last part of the path is used.
+    """
+    directory = Path(os.path.expanduser(name))
+    is_local = name != DEMO and directory.is_dir()
+    return ModelRef(directory.resolve().name if is_local else name, name, revision, None)
+
+
 def demo_model(kind: str = "model") -> ModelRef:
     """Return the bundled demo model of that kind: "model" (chat), "reward", or "embedder" (the chat model's states)."""
     directory = Path(__file__).parent / "demo" / ("reward" if kind == "reward" else "model")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from ..engines import engine_options, takes_endpoints
+from ..engines import engine_options, takes_endpoints, takes_messages
 from ..errors import ArgumentError, did_you_mean, quoted
 from ..judging.rubric import SETS
 from ..plugins import types_of
@@ -27,6 +27,8 @@ ROLES = {
     "guard": "the model that annotates safety",
     "base": "the base model that reward_difference compares with",
 }
+MESSAGE_ROLES = ("responder", "judge", "guard")
+"""The roles that need no raw prompt, so that a chat API can serve them."""
 GUARD_MODEL = "meta-llama/Meta-Llama-Guard-2-8B"
 """The guard of the Magpie releases: Magpie, arXiv:2406.08464, section 3.2, and the column `llama_guard_2`."""
 
@@ -114,14 +116,37 @@ def _role(
     else:
         engine = generator.engine
     same = model == generator.model
+    inherited = generator.template if same and not takes_messages(engine.kind) else {}
     return RoleSpec(
         model,
         engine,
         typed_value(
             section.get("revision", generator.revision if same else None), str | None, f"{name}.revision", source
         ),
-        template_of(section.get("template", generator.template if same else {}), source, f"{name}.template"),
+        template_of(section.get("template", inherited), source, f"{name}.template"),
     )
+
+
+def check_messages(role: str, spec: RoleSpec, stage: str, source: Source) -> None:
+    """Raise RecipeError if a role is served by a chat API, but needs raw prompts or sets the chat template."""
+    kind = spec.engine.kind
+    if not takes_messages(kind):
+        return
+    prefix = "" if role == "generator" else f"{role}."
+    if role not in MESSAGE_ROLES:
+        raise source.error(
+            f"{prefix}engine.kind",
+            f'the stage "{stage}" needs raw prompts, which the engine "{kind}" cannot send: a chat API applies the chat '
+            "template to every prompt, so its model only responds.",
+            f"Use transformers, vllm, tgi or openai for the {role}. {kind} can serve: {', '.join(MESSAGE_ROLES)}.",
+        )
+    if spec.template:
+        raise source.error(
+            f"{prefix}template",
+            f'the engine "{kind}" uses the chat template of the server, so it cannot be set here.',
+            "Remove it. vLLM, SGLang and llama.cpp accept template arguments: "
+            f"{prefix}engine.extra_body: {{chat_template_kwargs: {{…}}}}.",
+        )
 
 
 def judge_mode(raw: Mapping[str, object], source: Source) -> str:

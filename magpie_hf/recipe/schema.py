@@ -24,6 +24,7 @@ from pathlib import Path
 
 import yaml
 
+from ..engines import takes_messages
 from ..errors import ArgumentError, MagpieError, RecipeError, did_you_mean, quoted
 from ..execution.budget import Budget
 from ..hub.layouts import Layout
@@ -45,6 +46,7 @@ from .parts import (
     EngineSpec,
     RoleSpec,
     check_keys,
+    check_messages,
     choice_of,
     engine_of,
     grid_of,
@@ -286,7 +288,9 @@ def build(raw: JsonObject, source: Source) -> Recipe:
     order = choice_of(raw.get("order", "paper"), ORDERS, "order", source)
     roles = roles_of(raw, RoleSpec(model, engine, revision, template), source)
     implied = {"grid": grid, "rubrics": (judge_rubrics(raw, source),)}
-    paths, stages = _stages(raw.get("stages", list(DEFAULT_STAGES)), implied, model, bool(dataset), source)
+    # A chat API has no tokenizer: stages that count tokens count characters.
+    counting = "" if takes_messages(engine.kind) else model
+    paths, stages = _stages(raw.get("stages", list(DEFAULT_STAGES)), implied, counting, bool(dataset), source)
     if judge_mode(raw, source) == "combined":
         stages = joined_judges(stages)
     _check_roles(stages, roles, source)
@@ -341,6 +345,8 @@ def _check_roles(stages: tuple[Stage, ...], roles: Mapping[str, RoleSpec], sourc
                 f'the stage "{stage.name}" needs a model: {ROLES[stage.role]}.',
                 f"Add {stage.role}: {{model: …, engine: {{kind: …}}}}.",
             )
+        if stage.uses_engine:
+            check_messages(stage.role, roles[stage.role], stage.name, source)
 
 
 def _check_columns(stages: tuple[Stage, ...], paths: Mapping[int, str], source: Source) -> None:

@@ -13,19 +13,20 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from ..engines import engine_class, takes_endpoints
+from ..engines import engine_class, takes_endpoints, takes_messages
 from ..engines.base import Engine, Prompt
 from ..errors import BudgetExceeded, MagpieError
 from ..execution.driver import rejected_by_code
 from ..execution.environment import Environment
 from ..execution.progress import Listener
 from ..messages import user
-from ..models import ModelRef, resolve_model
+from ..models import ModelRef, named_model, resolve_model
 from ..recipe.schema import Recipe, RoleSpec
 from ..stage import ModelChoice, Stage
 from ..storage.hashing import stable_hash
 from ..storage.rundir import RunDir
 from ..storage.state import Counts, SessionState, StoppedBy, Totals
+from ..templates.chat_server import ChatServerTemplate
 from ..templates.guard import GuardTemplate
 from ..templates.plain import PlainTemplate
 from ..templates.template import ChatTemplate
@@ -199,7 +200,12 @@ class Session:
 
 
 def pinned_model(spec: RoleSpec, run_dir: RunDir) -> ModelRef:
-    """Return the model of a role; the commit of a Hub model is looked up at the first start of the run and pinned."""
+    """Return the model of a role; the commit of a Hub model is looked up at the first start of the run and pinned.
+
+    The model of a chat API is known by its name only.
+    """
+    if takes_messages(spec.engine.kind):
+        return named_model(spec.model, spec.revision)
     return pinned(spec.model, spec.revision, run_dir)
 
 
@@ -221,14 +227,21 @@ def template_date(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, role: str = "g
     given = spec.template.get("date")
     if given is not None:
         return str(given)
+    if takes_messages(spec.engine.kind):
+        return None
     key = stable_hash([ref.name, ref.revision, spec.template], 8)
     return run_dir.pin_date(key, lambda: load_template(spec, ref, None, role).date)
 
 
 def load_template(
     spec: RoleSpec, ref: ModelRef, date: str | None, role: str = "generator"
-) -> ChatTemplate | GuardTemplate:
-    """Load the chat template of a role's model with the overrides of the recipe; `date` None means today."""
+) -> ChatTemplate | GuardTemplate | ChatServerTemplate:
+    """Load the chat template of a role's model with the overrides of the recipe; `date` None means today.
+
+    For a chat API, nothing is loaded: the server applies its template.
+    """
+    if takes_messages(spec.engine.kind):
+        return ChatServerTemplate(spec.model)
     settings: dict[str, Any] = {
         "revision": ref.load_revision,
         "template_kwargs": spec.template.get("kwargs"),
@@ -253,6 +266,8 @@ def engine_identity(spec: RoleSpec, run_dir: RunDir, ref: ModelRef, role: str = 
     identity: dict[str, Any] = {"engine": make_engine(spec, ref).identity()}
     if role == "base":
         return identity
+    if takes_messages(spec.engine.kind):
+        return identity | {"template": {"server": True}}
     override = spec.template.get("chat_template")
     if override is not None and "{" not in override and Path(override).is_file():
         override = Path(override).read_text("utf-8")

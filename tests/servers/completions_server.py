@@ -3,8 +3,8 @@
 Takes text or token ids, one prompt or a list, `n` samples a prompt (sample i under seed + i), `stop`,
 `stop_token_ids`, `skip_special_tokens`, `add_special_tokens`, `return_token_ids`, and bans by `logit_bias`; unknown
 fields are ignored. `dialect="llama.cpp"` or `"transformers"` takes and refuses what those do, and replies in their form
-(see `dialects`, and `recordings/` for what the real ones said). `chat_only=True` gives a server that has chat completions and nothing else, which
-Magpie cannot use; `string_only=True` one that refuses token ids.
+(see `dialects`, and `recordings/` for what the real ones said). `chat_only=True` gives a server that has chat completions
+and nothing else, as hosted APIs; `string_only=True` one that refuses token ids.
 
     python -m tests.servers.completions_server --model DIR --port 0 --print-port
 """
@@ -21,6 +21,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
+from .chat_route import ChatForm, satisfies
 from .dialects import DIALECTS, BadRequest, constrained
 from .faults import Behavior
 from .generation import Generator, Job, Output
@@ -61,6 +62,7 @@ class CompletionsServer(FaultyServer):
         self.string_only = string_only
         self.seeded = seeded
         self.dialect = DIALECTS[dialect](fingerprint, max_n)
+        self.chat = ChatForm(self.dialect, model_dir)
         self._add_routes()
 
     def stop(self) -> None:
@@ -167,15 +169,15 @@ class CompletionsServer(FaultyServer):
         tokens = [self.generator.decode([i], skip_special_tokens=False) for i in output.token_ids]
         return {"tokens": tokens, "token_logprobs": output.logprobs, "top_logprobs": None, "text_offset": []}
 
-    async def _complete(self, given: dict[str, Any]) -> Response:
+    async def _complete(self, given: dict[str, Any], chat_schema: dict[str, Any] | None = None) -> Response:
         given = self.dialect.read(given)
         jobs = self.jobs(given)
         outputs = await asyncio.gather(*(asyncio.wrap_future(self.generator.submit(job)) for job in jobs))
-        schema = self.dialect.schema(given)
+        schema = chat_schema or self.dialect.schema(given)
         choices, counts = [], []
         for i, (job, output) in enumerate(zip(jobs, outputs, strict=True)):
             choice, count = self._choice(i, job, output, given), len(output.token_ids)
-            if schema is not None:
+            if schema is not None and not satisfies(choice["text"], schema):
                 choice, count = self._held(choice, schema, job.max_new_tokens)
             choices.append(choice)
             counts.append(count)
@@ -193,15 +195,11 @@ class CompletionsServer(FaultyServer):
         return choice | ended | ({"token_ids": ids} if "token_ids" in choice else {}), len(ids) + 1
 
     async def _chat(self, given: dict[str, Any]) -> Response:
-        """Respond to the last message, without a template: only the route and the format of the reply matter."""
-        text = str(given["messages"][-1]["content"])
-        reply = await self._complete({**given, "prompt": text, "max_tokens": given.get("max_tokens", 16)})
-        whole = json.loads(bytes(reply.body))
-        if "choices" in whole:
-            whole["object"] = "chat.completion"
-            for choice in whole["choices"]:
-                choice["message"] = {"role": "assistant", "content": choice.pop("text")}
-        return JSONResponse(whole, status_code=reply.status_code)
+        """Respond to a conversation."""
+        schema = self.chat.schema(given)
+        reply = await self._complete(self.chat.read(given), schema)
+        whole = self.chat.reply(json.loads(bytes(reply.body)))
+        return JSONResponse(whole)
 
     def _add_routes(self) -> None:
         async def serve(request: Request, make: Any) -> Response:

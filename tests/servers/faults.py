@@ -17,6 +17,15 @@ from typing import Any
 
 
 KINDS = ("overloaded", "status", "hang", "reset", "cut", "truncate", "garbage", "delay", "die")
+# Chat only: what the first choice of the reply becomes.
+SPOILED: dict[str, dict[str, Any]] = {
+    "filtered": {"finish_reason": "content_filter", "message": {"role": "assistant", "content": None}},
+    "refused": {
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": None, "refusal": "I can't help."},
+    },
+    "null": {"finish_reason": "stop", "message": {"role": "assistant", "content": None}},
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class Fault:
     `kind`: "overloaded" (429, with `Retry-After: retry_after` if set) · "status" (`status`, an error body) · "hang" (no reply) ·
     "reset" (the connection is reset before the reply) · "cut" (the connection ends in the middle of the body) · "truncate" (a
     complete HTTP message with half of the JSON) · "garbage" (200 with an HTML page) · "delay" (the correct reply, `seconds` late)
-    · "die" (the server stops, its open connections are reset).
+    · "die" (the server stops, its open connections are reset) · "filtered", "refused", "null" (see `SPOILED`).
     It affects the `first` requests, every `every`-th one, those with a number in `at`, and all if none of the three is set.
     """
 
@@ -40,8 +49,8 @@ class Fault:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"fault kind {self.kind!r}: known are {', '.join(KINDS)}")
+        if self.kind not in (*KINDS, *SPOILED):
+            raise ValueError(f"fault kind {self.kind!r}: known are {', '.join([*KINDS, *SPOILED])}")
         object.__setattr__(self, "at", tuple(self.at))
 
     def hits(self, number: int) -> bool:

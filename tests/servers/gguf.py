@@ -108,6 +108,10 @@ def _values(model_dir: Path, config: dict[str, Any]) -> dict[str, tuple[int, Any
         "tokenizer.ggml.bos_token_id": (UINT32, config["bos_token_id"]),
         "tokenizer.ggml.eos_token_id": (UINT32, config["eos_token_id"]),
         "tokenizer.ggml.add_bos_token": (BOOL, True),
+        "tokenizer.chat_template": (
+            STRING,
+            json.loads((model_dir / "tokenizer_config.json").read_text())["chat_template"],
+        ),
     }
 
 

@@ -22,7 +22,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .faults import Behavior, Entry, Fault, Record
+from .faults import SPOILED, Behavior, Entry, Fault, Record
 
 
 READY_TIMEOUT_S = 120.0
@@ -116,6 +116,10 @@ class FaultyServer:
             await asyncio.sleep(3600)
         if fault.kind == "garbage":
             return Response("<html><body>Bad gateway</body></html>", media_type="text/html")
+        if fault.kind in SPOILED:
+            whole = json.loads(bytes((await make()).body))
+            whole["choices"][0] |= SPOILED[fault.kind]
+            return JSONResponse(whole)
         if fault.kind in ("cut", "truncate"):
             response = await make()
             half = bytes(response.body)[: len(response.body) // 2]

@@ -51,7 +51,6 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "too many new tokens": GREEDY | {"max_tokens": 100_000, "stop": ["e"]},
     "a temperature that is too high": GREEDY | {"temperature": 100.0},
     "another model": GREEDY | {"model": "other"},
-    "no messages": GREEDY | {"messages": []},
 }  # fmt: skip
 
 

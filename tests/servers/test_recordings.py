@@ -23,6 +23,21 @@ SAME_TEXT = {
 }
 # The real `transformers serve` generates beyond the context, which the tests' generation cannot.
 LEFT_OUT = {("transformers", "too long")}
+CHAT_EXCHANGES = {name: json.loads((RECORDINGS / f"{name}.chat.json").read_text("utf-8")) for name in DIALECTS}
+SAME_CHAT_TEXT = {
+    "greedy",
+    "max_completion_tokens",
+    "a system message",
+    "a conversation",
+    "extra fields",
+    "to the end",
+}
+CHAT_CASES = [
+    pytest.param(name, exchange, id=f"{name}, chat: {exchange['name']}")
+    for name, exchanges in CHAT_EXCHANGES.items()
+    for exchange in exchanges
+    if (name, exchange["name"]) not in LEFT_OUT
+]
 CASES = [
     pytest.param(name, exchange, id=f"{name}: {exchange['name']}")
     for name, exchanges in EXCHANGES.items()
@@ -65,6 +80,15 @@ def test_a_reply_has_the_keys_and_types_of_the_real_one(servers, name, exchange)
             assert reply["usage"]["completion_tokens"] == exchange["reply"]["usage"]["completion_tokens"]
 
 
+@pytest.mark.parametrize(("name", "exchange"), CHAT_CASES)
+def test_a_chat_reply_has_the_keys_and_types_of_the_real_one(servers, name, exchange):
+    status, reply = ask(servers[name].url, "/v1/chat/completions", exchange["request"])
+    assert (status, form(reply)) == (exchange["status"], form(exchange["reply"]))
+    if exchange["name"] in SAME_CHAT_TEXT and status == 200:
+        assert reply["choices"][0]["message"] == exchange["reply"]["choices"][0]["message"]
+        assert reply["usage"]["prompt_tokens"] == exchange["reply"]["usage"]["prompt_tokens"]
+
+
 @pytest.mark.parametrize("name", DIALECTS)
 def test_models_are_listed_as_the_real_server_lists_them(servers, name):
     recorded = EXCHANGES[name][0]["reply"]
@@ -74,7 +98,7 @@ def test_models_are_listed_as_the_real_server_lists_them(servers, name):
     assert said == [(m["owned_by"], m["id"]) for m in recorded["data"]]
 
 
-@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("name", [*DIALECTS, *(f"{name}.chat" for name in DIALECTS)])
 def test_recordings_name_no_machine(name):
     text = (RECORDINGS / f"{name}.json").read_text("utf-8")
     assert not [word for word in ("/tmp", "/home", "/root", "/work", "127.0.0.1", "localhost") if word in text]

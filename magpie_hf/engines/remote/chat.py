@@ -46,15 +46,19 @@ class ChatSettings(EndpointSettings):
     """Settings of the engine `chat`."""
 
     served_model_name: str | None = setting(
-        None, "The model's name in requests, e.g., with a provider. Default: the name that the server lists.", silent=True
+        None,
+        "The model's name in requests, e.g., with a provider. Default: the name that the server lists.",
+        silent=True,
     )
-    api_path: str = setting("/v1", 'Path of the API below the URL; "" if the URL contains the whole path.', silent=True)
+    api_path: str = setting(
+        "/v1", 'Path of the API below the URL; "" if the URL contains the whole path.', silent=True
+    )
     omit: tuple[str, ...] = setting(
         (),
         "Fields that are not sent because the model refuses them, so that its own defaults apply: temperature, top_p, "
         "seed, stop.",
     )
-    extra_body: dict[str, Any] | None = setting(
+    extra_body: Mapping[str, Any] | None = setting(
         None, "Further fields of every request, e.g., {reasoning_effort: low}; not for keys or other secrets."
     )
 

@@ -82,7 +82,11 @@ class ChatTests:
         accepted |= set(EXTRAS) if has_extras else self._singly(base, EXTRAS)
         config_field = not has_extras and self._takes_config(base)
         return ChatFeatures(
-            limit, frozenset(accepted), config_field, keeps_schema(held), self._is_seeded(limit, accepted, config_field)
+            limit,
+            frozenset(accepted),
+            config_field,
+            keeps_schema(held),
+            self._is_seeded(limit, accepted, config_field),
         )
 
     def _limit(self) -> str:

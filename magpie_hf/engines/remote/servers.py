@@ -38,10 +38,13 @@ def is_starting(reply: Reply) -> bool:
 
 
 def read_key(name: str | None) -> str:
-    """Return the key in the environment variable `name`, "" for None. Raises ArgumentError; never shows the key."""
+    """Return the key in the environment variable `name`, "" for None; HF_TOKEN also stands for the login of `hf auth login`.
+
+    Raises ArgumentError; never shows the key.
+    """
     if name is None:
         return ""
-    key = os.environ.get(name, "").strip()
+    key = os.environ.get(name, "").strip() or (_login() if name == "HF_TOKEN" else "")
     if not key:
         raise ArgumentError(
             f"The environment variable {quoted(name)}, named by api_key_env, is not set or empty.",
@@ -53,6 +56,12 @@ def read_key(name: str | None) -> str:
             f"The environment variable {quoted(name)} contains invalid characters for a key.", key="api_key_env"
         )
     return key
+
+
+def _login() -> str:
+    from huggingface_hub import get_token
+
+    return (get_token() or "").strip()
 
 
 def normal_address(address: str, suffixes: Sequence[str] = ()) -> str:
