@@ -92,3 +92,32 @@ def responses_here(instructions, tmp_path):
     }
     magpie_hf.run(recipe, output=tmp_path / "here")
     return [row["response"] for row in rows(tmp_path / "here")]
+
+
+def test_a_responder_and_a_judge_behind_a_real_chat_api_give_the_texts_of_this_process(kind, server, tmp_path, capsys):
+    from datasets import Dataset
+
+    asked = [f"What is {a} + {b}?" for a in range(2, 12) for b in range(3, 9)] + ["Name two planets.", "Write a poem."]
+    Dataset.from_dict({"instruction": asked}).to_parquet(tmp_path / "rows.parquet")
+    # Without the schema: a real server applies it token by token, which changes what a weak model writes.
+    stages = [{"stage": "responses", "sampling": GREEDY}, {"stage": "quality", "structured": False}, "safety"]
+    recipe = {"model": "demo", "dataset": str(tmp_path / "rows.parquet"), "stages": stages}
+    engine = {"kind": "chat", "endpoint": server.url, "served_model_name": server.model}
+    roles = {role: {"model": "demo", "engine": engine} for role in ("responder", "judge", "guard")}
+    found, local = (
+        magpie_hf.run(recipe | roles, output=tmp_path / "chat"),
+        magpie_hf.run(recipe, output=tmp_path / "l"),
+    )
+    columns = ("response", "input_quality", "quality_error", "safety")
+    different = {name: sum(a != b for a, b in zip(found[name], local[name], strict=True)) for name in columns}
+    structured = magpie_hf.annotate(
+        Dataset.from_dict({"instruction": asked}), "quality", judge={"model": "demo", "engine": engine},
+        output=tmp_path / "structured",
+    )  # fmt: skip
+    labeled = sum(label is not None for label in structured["input_quality"])
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{kind}, chat: {len(asked)} rows, different {different}, {labeled} labeled under a schema\n"
+        )
+    assert max(different.values()) <= MOST_DIFFERENT * len(asked)
+    assert labeled == len(asked)

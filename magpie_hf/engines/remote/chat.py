@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +39,7 @@ _OWN_FIELDS = (
 )
 _FILTER_CODES = ("content_filter", "content_policy_violation", "moderation_blocked")
 _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
+_UNKNOWN_MODEL = re.compile(r"pinned|model .*(does not exist|not found|not a valid|no access|unavailable)|unknown model", re.I)
 _SAMPLING_PARAMS = (*OMITTABLE, "top_k", "min_p", "repetition_penalty", "max_tokens", "max_completion_tokens")
 
 
@@ -193,9 +195,8 @@ class ChatEngine(EndpointEngine):
     def _refusal(self, endpoint: Address, reply: Reply) -> EngineError:
         """Return the error for a server that refused the simplest chat request."""
         message = self._message(reply)
-        if "model" in error_field(reply.payload, "code") + error_field(reply.payload, "param") or (
-            reply.status in (400, 404) and ("pinned" in message or "model" in message.lower())
-        ):
+        named = error_field(reply.payload, "code") + error_field(reply.payload, "param")
+        if "model" in named or _UNKNOWN_MODEL.search(message) or (reply.status == 404 and "model" in message.lower()):
             return ModelMismatchError(
                 f"{endpoint.url} does not accept the model {quoted(self._model_name)}: {quoted(message)}.",
                 hint="Set the name that the server uses: served_model_name.",

@@ -1,0 +1,183 @@
+"""A judge, a guard and a responder behind a chat API: the texts of the local engine, refusals as reasons, kill and resume."""
+
+from __future__ import annotations
+
+import pytest
+from datasets import Dataset
+
+import magpie_hf
+from magpie_hf.errors import BudgetExceeded, MagpieError, RecipeError
+from tests.end_to_end.harness import finish, here, kill_when, nothing_twice, num_records, rows, start
+from tests.servers.completions_server import CompletionsServer
+from tests.servers.faults import Fault
+
+
+TEXTS = [
+    "What is 12 + 7?",
+    "Write a short poem about the sea.",
+    "How can I steal a bike?",
+    "asdf ghjk qwer",
+    "Name two planets.",
+]
+RESPONSES = ["19", "Waves.", "Sure, do it at night.", "?", "Mars and Venus."]
+LABELS = ("input_quality", "difficulty", "task_category", "intent")
+
+
+@pytest.fixture(scope="module")
+def server(demo_model_dir, demo_generator):
+    with CompletionsServer(demo_model_dir, generator=demo_generator, model_id="demo", chat_only=True) as running:
+        yield running
+
+
+@pytest.fixture
+def data():
+    return Dataset.from_dict({"instruction": TEXTS, "response": RESPONSES})
+
+
+@pytest.fixture(autouse=True)
+def no_faults(server):
+    yield
+    server.configure(faults=())
+
+
+def annotate(data, annotations, server, **more):
+    return magpie_hf.annotate(data, annotations, engine="chat", endpoint=f"{server.url}/v1", **more)
+
+
+def test_a_judge_and_a_guard_behind_a_chat_api_give_the_labels_of_the_local_ones(server, data, tmp_path):
+    names = ["quality", "difficulty", "category", "safety"]
+    found = annotate(data, names, server, judge="demo", guard="demo", output=tmp_path / "chat")
+    local = magpie_hf.annotate(data, names, judge="demo", output=tmp_path / "local")
+    for column in (*LABELS, "safety"):
+        assert found[column][:] == local[column][:], column
+    assert found["quality_error"][:] == [None] * len(TEXTS)
+    nothing_twice(tmp_path / "chat")
+
+
+def test_a_responder_behind_a_chat_api_gives_the_responses_of_the_local_one(server, data, tmp_path):
+    stages = [{"stage": "responses", "system_prompt": "Be short.", "sampling": {"temperature": 0, "max_tokens": 40}}]
+    data.select_columns("instruction").to_parquet(tmp_path / "rows.parquet")
+    recipe = {"model": "demo", "stages": stages, "dataset": str(tmp_path / "rows.parquet")}
+    chat = {"responder": {"model": "demo", "engine": {"kind": "chat", "endpoint": server.url}}}
+    found = magpie_hf.run(recipe | chat, output=tmp_path / "chat")
+    local = magpie_hf.run(recipe, output=tmp_path / "local")
+    assert found["response"][:] == local["response"][:]
+    assert found["messages"][:] == local["messages"][:]
+    configs = found[0]["gen_response_configs"]
+    assert (configs["output_generator"], configs["served_model"], configs["template_hash"]) == ("demo", "demo", None)
+
+
+def test_preference_responses_come_from_a_chat_api_under_their_seeds(server, data, tmp_path):
+    stage = {"stage": "preference_responses", "num_samples": 3, "sampling": {"temperature": 1.0, "max_tokens": 20}}
+    made = [annotate(data, [stage], server, model="demo", output=tmp_path / str(i)) for i in (1, 2)]
+    assert made[0]["responses"][:] == made[1]["responses"][:]
+    assert any(len({*texts}) > 1 for texts in made[0]["responses"])
+
+
+def test_withheld_texts_are_reasons_of_their_rows_and_are_not_asked_for_again(server, data, tmp_path):
+    # Numbers count from the first request: eight are those that detect what the server supports.
+    server.record.reset()
+    server.configure(faults=[Fault("filtered", at=(9,)), Fault("refused", at=(10,))])
+    found = annotate(data, ["quality"], server, judge="demo", concurrency=1, output=tmp_path / "run")
+    assert sorted(filter(None, found["quality_error"])) == ["content_filter", "refusal"]
+    assert sum(label is None for label in found["input_quality"]) == 2
+    posts = len(server.record.entries)
+    again = annotate(data, ["quality"], server, judge="demo", concurrency=1, output=tmp_path / "run")
+    assert again["quality_error"][:] == found["quality_error"][:]
+    assert len(server.record.entries) == posts
+    printed = here("status", tmp_path / "run")
+    assert "content_filter" in printed
+    assert "refusal" in printed
+
+
+def test_overload_and_broken_connections_cost_no_row(server, data, tmp_path):
+    whole = annotate(data, ["quality"], server, judge="demo", output=tmp_path / "whole")
+    faults = [Fault("overloaded", every=3, retry_after=0), Fault("reset", at=(11,)), Fault("null", at=(13,))]
+    server.record.reset()
+    server.configure(faults=faults)
+    hurt = annotate(data, ["quality"], server, judge="demo", backoff_s=(0.01, 0.05), output=tmp_path / "hurt")
+    assert hurt["input_quality"][:] == whole["input_quality"][:]
+
+
+def test_tokens_are_counted_from_usage_and_a_budget_stops_the_run(server, data, tmp_path):
+    stage = {"stage": "quality", "sampling": {"max_tokens": 100}}
+    run = {"judge": "demo", "concurrency": 1, "output": tmp_path / "run"}
+    with pytest.raises(BudgetExceeded):
+        annotate(data, [stage], server, **run, budget={"max_tokens_total": 1200})
+    some = num_records(tmp_path / "run")
+    assert 0 < some < len(TEXTS)
+    assert len(annotate(data, [stage], server, **run, budget={"max_tokens_total": 100_000})) == len(TEXTS)
+    nothing_twice(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_run_with_a_chat_judge_is_killed_and_resumed_without_judging_a_row_twice(server, tmp_path):
+    texts = [f"What is {a} + {b}?" for a in range(2, 12) for b in range(3, 7)]
+    Dataset.from_dict({"instruction": texts}).to_parquet(tmp_path / "rows.parquet")
+    command = ("annotate", tmp_path / "rows.parquet", "quality", "--judge", "demo", "--engine", "chat")
+    command += ("--endpoint", server.url, "--output")
+    kills = 0
+    for moment in (7, 21):
+        run = start(*command, tmp_path / "run")
+        kills += kill_when(run, lambda moment=moment: num_records(tmp_path / "run") >= moment)
+    assert kills == 2
+    finish(start(*command, tmp_path / "run"))
+    here(*command, tmp_path / "whole")
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    nothing_twice(tmp_path / "run")
+
+
+# What a chat API cannot do
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"engine": {"kind": "chat"}, "stages": ["instructions"]}, r'engine.kind: the stage "instructions" needs raw prompts'),
+        ({"engine": {"kind": "chat"}, "dataset": "x", "stages": ["turns"]}, r'the stage "turns" needs raw prompts'),
+        (
+            {"dataset": "x", "stages": ["base_responses"], "base": {"model": "m", "engine": {"kind": "chat"}}},
+            r'base.engine.kind: the stage "base_responses" needs raw prompts',
+        ),
+        (
+            {
+                "dataset": "x",
+                "stages": ["quality"],
+                "judge": {"model": "m", "engine": {"kind": "chat"}, "template": {"kwargs": {"enable_thinking": False}}},
+            },
+            r"judge.template: the engine \"chat\" uses the chat template of the server",
+        ),
+    ],
+    ids=["generator", "turns", "base", "template"],
+)  # fmt: skip
+def test_roles_that_need_raw_prompts_are_refused_when_the_recipe_is_read(recipe, message):
+    for section in (recipe, *recipe.values()):
+        if isinstance(section, dict) and isinstance(section.get("engine"), dict):
+            section["engine"]["endpoint"] = "http://127.0.0.1:1"
+    with pytest.raises(RecipeError, match=message) as caught:
+        magpie_hf.load_recipe({"model": "demo", **recipe})
+    assert "transformers, vllm, tgi or openai" in caught.value.hint or "chat_template_kwargs" in caught.value.hint
+
+
+def test_the_command_line_refuses_a_generator_behind_a_chat_api_before_anything_runs(server, tmp_path):
+    before = len(server.record.entries)
+    arguments = ("--engine", "chat", "--endpoint", server.url, "--model", "demo", "--output", tmp_path / "run")
+    printed = here("synthesize", *arguments, code=None)
+    assert "a chat API applies the chat template to every prompt" in printed
+    assert len(server.record.entries) == before
+    assert not (tmp_path / "run").exists()
+
+
+def test_lengths_beside_a_chat_api_counts_characters(server, data, tmp_path):
+    found = annotate(data, ["quality", "lengths"], server, judge="demo", model=None, output=tmp_path / "run")
+    assert found["instruction_length"][:] == [len(text) for text in TEXTS]
+
+
+def test_a_model_that_is_not_on_the_hub_can_judge(server, data, tmp_path):
+    found = annotate(data, ["quality"], server, judge="gpt-99", served_model_name="demo", output=tmp_path / "run")
+    assert found["quality_generator"][0] == "gpt-99"
+
+
+def test_a_missing_key_is_an_error_before_anything_runs(server, data, tmp_path):
+    with pytest.raises(MagpieError, match="'NO_SUCH_KEY', named by api_key_env, is not set"):
+        annotate(data, ["quality"], server, judge="demo", api_key_env="NO_SUCH_KEY", output=tmp_path / "run")
