@@ -219,7 +219,7 @@ def _check_spelling(judge: ModelSettings | None, engine: object) -> None:
             return
     raise ArgumentError(
         f"engine = {quoted(engine, 60)} is not an engine.",
-        hint="Engines: transformers, vllm, tgi and openai. Give the judge model as "
+        hint="Engines: transformers, vllm, tgi, openai and chat. Give the judge model as "
         'judge="…" (--judge), or with settings: judge={"model": …, "engine": {"kind": "vllm"}}.',
         key="engine",
     )

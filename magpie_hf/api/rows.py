@@ -58,9 +58,9 @@ def annotate(
         guard: The model that annotates safety, given like `judge`; Llama Guard 2 by default.
         base: The base model for "reward_difference", given like `judge`.
         model: The model of stages that generate text ("turns", "preference_responses", your own row stages).
-        engine: The engine of all these models: "transformers", "vllm", "tgi" or "openai", as in `synthesize`. The
-            mapping of a model can set another `engine`.
-        endpoint: URL or URLs of the server, for "tgi" and "openai", as in `synthesize`. All URLs serve the same model.
+        engine: The engine of all these models: "transformers", "vllm", "tgi" or "openai", as in `synthesize`; or "chat",
+            a chat API, for judge, guard and "preference_responses". The mapping of a model can set another `engine`.
+        endpoint: URL or URLs of the server, for "tgi", "openai" and "chat", as in `synthesize`. All URLs serve the same model.
         judge_mode: "separate", or "combined": quality, difficulty and category in one request.
         judge_rubrics: The set of rubrics for quality, difficulty and category: "default", or "reference", whose labels mean
             what those of the Magpie releases mean. Do not mix rows labeled with different sets.

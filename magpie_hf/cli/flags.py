@@ -44,7 +44,8 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags for the engine, its endpoint and its API key."""
     parser.add_argument(
         "--engine",
-        help="transformers, vllm, tgi or openai (default: the kind of server at --endpoint, else transformers)",
+        help="transformers, vllm, tgi, openai, or chat (judge, guard and responder only); default: the kind of server at "
+        "--endpoint (tgi or openai), else transformers",
     )
     parser.add_argument("--endpoint", action="append", metavar="URL", help="URL of a server; can be repeated")
     parser.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the endpoint's API key")

@@ -117,7 +117,7 @@ def _check_travels(role: RoleSpec) -> None:
     for url in role.engine.endpoints:
         if urlsplit(url).hostname in ("localhost", "127.0.0.1", "0.0.0.0", "::1"):  # noqa: S104 (names compared)
             raise ArgumentError(f"A job cannot reach {url}.", hint="Run the model in the job: --engine vllm.")
-    if role.engine.options.get("api_key_env"):
+    if role.engine.options.get("api_key_env") not in (None, "HF_TOKEN"):
         raise ArgumentError("API keys are not sent to a job; only the Hub login is.", hint="Remove api_key_env.")
 
 

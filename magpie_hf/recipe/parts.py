@@ -109,7 +109,7 @@ def _role(
             raise source.error(
                 f"{name}.engine",
                 "this model needs its own engine.",
-                "E.g., {kind: tgi, endpoint: http://HOST:PORT}.",
+                "E.g., {kind: tgi, endpoint: http://HOST:PORT}, or {kind: chat, …} for a chat API.",
             )
         else:
             return None
@@ -212,7 +212,7 @@ def engine_of(raw: Mapping[str, object], source: Source, path: str = "engine") -
         raise source.error(
             f"{path}.endpoint",
             f'the engine "{kind}" runs locally and does not use an endpoint.',
-            "To use an endpoint, choose --engine tgi or --engine openai.",
+            "To use an endpoint, choose --engine tgi, openai or chat.",
         )
     known = engine_options(kind)
     sampled = [key for key in given if key in {f.name for f in dataclasses.fields(SamplingParams)} - known.keys()]

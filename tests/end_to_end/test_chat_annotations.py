@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 from datasets import Dataset
 
 import magpie_hf
@@ -125,6 +129,31 @@ def test_a_run_with_a_chat_judge_is_killed_and_resumed_without_judging_a_row_twi
     here(*command, tmp_path / "whole")
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
     nothing_twice(tmp_path / "run")
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "chat-apis.md"
+EXAMPLES = dict(re.findall(r"```yaml runnable (\S+)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_recipes_of_the_page_run_with_the_demo_model_behind_the_api(name, server, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-a-real-key")
+    data.to_parquet(tmp_path / "rows.parquet")
+    text = re.sub(r"https?://[\w.:]+", server.url, EXAMPLES[name]).replace("data/mine", str(tmp_path / "rows.parquet"))
+    recipe = yaml.safe_load(re.sub(r"(?m)^( *model:) .*$", r"\1 demo", text))
+    if "engine" in recipe:
+        recipe |= {"engine": "transformers", "num_rows": 6}
+    for entry in recipe["stages"]:
+        if isinstance(entry, dict):
+            entry["sampling"]["max_tokens"] = 200
+    bodies, read = [], server.chat.read
+    monkeypatch.setattr(server.chat, "read", lambda given: bodies.append(given) or read(given))
+    found = magpie_hf.run(recipe, output=tmp_path / "run")
+    column = "input_quality" if "judge" in recipe else "response"
+    assert any(value is not None for value in found[column])
+    role = recipe.get("judge") or recipe["responder"]
+    assert all(bodies[-1][field] == value for field, value in role["engine"]["extra_body"].items())
+    assert not {*role["engine"].get("omit", [])} & bodies[-1].keys()
 
 
 # What a chat API cannot do

@@ -178,7 +178,8 @@ def test_invalid_settings_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("sampling", "message"),
     [
-        ({"banned_first_token_ids": (1,)}, "cannot ban first tokens"),
+        ({"banned_first_token_ids": (1,)}, "A chat API cannot ban first tokens"),
+        ({"first_token_scale": 1.2}, "A chat API cannot sample the first token at a temperature of its own"),
         ({"stop_token_ids": (1,)}, "cannot stop at token ids"),
         ({"top_k": 5}, "cannot apply top_k = 5: it ignores the field"),
         ({"repetition_penalty": 1.2}, r"cannot apply repetition_penalty = 1.2: it ignores"),
@@ -279,6 +280,15 @@ def test_texts_are_cut_at_stops_beyond_the_fourth():
     with Scripted(Api(answer=lambda body: {"message": {"content": "one two f three"}})) as s, engine(s) as e:
         generation = one(e, request(stop=("q", "x", "y", "z", "f")))
         assert (generation.text, generation.finish_reason) == ("one two ", "stop_text")
+
+
+@pytest.mark.parametrize(
+    ("said", "stop", "reason"),
+    [({}, (), "stop"), ({}, ("x",), "stop_text"), ({"stop_reason": None}, ("x",), "stop"), ({"stop_reason": "x"}, ("x",), "stop_text"), ({"stop_reason": 7}, ("x",), "stop")],
+)  # fmt: skip
+def test_the_finish_reason_is_that_of_the_server_if_it_reports_one(said, stop, reason):
+    with Scripted(Api(answer=lambda body: said)) as s, engine(s) as e:
+        assert one(e, request(stop=stop)).finish_reason == reason
 
 
 def test_each_generation_records_model_and_fingerprint_of_its_reply():

@@ -14,6 +14,7 @@ from ...errors import ArgumentError, CapabilityError, EngineError, ModelMismatch
 from ...models import ModelRef
 from ...sampling import SamplingParams
 from ..base import Capabilities, Failure, Generation, Prompt, Request, Served, setting
+from ..first_token import check_first_token
 from ..stops import end_text
 from .chat_features import PROBE_TEXT, ChatFeatures, ChatTests, common_features
 from .chat_replies import FILTERED, LENGTH, error_field, fault_in, first_choice, read_message
@@ -39,7 +40,9 @@ _OWN_FIELDS = (
 )
 _FILTER_CODES = ("content_filter", "content_policy_violation", "moderation_blocked")
 _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
-_UNKNOWN_MODEL = re.compile(r"pinned|model .*(does not exist|not found|not a valid|no access|unavailable)|unknown model", re.I)
+_UNKNOWN_MODEL = re.compile(
+    r"pinned|model .*(does not exist|not found|not a valid|no access|unavailable)|unknown model", re.I
+)
 _SAMPLING_PARAMS = (*OMITTABLE, "top_k", "min_p", "repetition_penalty", "max_tokens", "max_completion_tokens")
 
 
@@ -266,8 +269,7 @@ class ChatEngine(EndpointEngine):
 
     def _check_supported(self, sampling: SamplingParams) -> None:
         """Raise CapabilityError for parameters that the server refuses or ignores."""
-        if sampling.banned_first_token_ids:
-            raise self._unsupported("ban first tokens (banned_first_token_ids)", "Remove the setting.")
+        check_first_token(sampling, self.capabilities(), "A chat API")
         if sampling.stop_token_ids:
             raise self._unsupported("stop at token ids (stop_token_ids)", "Use stop texts.")
         if sampling.json_schema is not None and not self._features.schema:
@@ -320,7 +322,7 @@ class ChatEngine(EndpointEngine):
             return []
         if failure.code == "too_long" and limited:
             self._unlimited.add(request.key)
-        elif failure.code == "validation" and _is_about_schema(request, failure) and _has_schema(result.call.body):
+        elif failure.code == "validation" and _is_about_schema(failure) and b'"response_format":' in result.call.body:
             self._drop_schema(failure)
         else:
             return []
@@ -373,9 +375,7 @@ class ChatEngine(EndpointEngine):
         elif message.refusal or message.finish_reason == "refusal":
             generation.failure = Failure("refusal", False, "The model refused to respond.")
         else:
-            stop = choice.get("stop_reason", choice.get("matched_stop"))
-            reason = "stop_text" if isinstance(stop, str) and stop in request.sampling.stop else "stop"
-            reason = "length" if message.finish_reason in LENGTH else reason
+            reason = "length" if message.finish_reason in LENGTH else _stop_reason(choice, request.sampling)
             ending = end_text(message.text or "", reason, turn_ends=(), stops=request.sampling.stop)
             generation.text, generation.finish_reason = ending.text, ending.finish_reason
             generation.reasoning = message.reasoning
@@ -390,11 +390,13 @@ def _listed(reply: Reply) -> list[JsonObject] | None:
     return [model for model in data if isinstance(model, dict) and isinstance(model.get("id"), str)]
 
 
-def _is_about_schema(request: Request, failure: Failure) -> bool:
-    words = ("response_format", "json_schema", "schema", "grammar", "structured")
-    return request.sampling.json_schema is not None and any(word in failure.message.lower() for word in words)
+def _stop_reason(choice: JsonObject, sampling: SamplingParams) -> str:
+    """Return "stop" or "stop_text". Without the server's stop reason, a stop text counts as the end if there is one."""
+    for name in ("stop_reason", "matched_stop"):
+        if name in choice:
+            return "stop_text" if choice[name] in sampling.stop else "stop"
+    return "stop_text" if sampling.stop else "stop"
 
 
-def _has_schema(body: bytes) -> bool:
-    """Whether a request contained the schema; requests that were in flight when it was given up are sent again, too."""
-    return b'"response_format":' in body
+def _is_about_schema(failure: Failure) -> bool:
+    return any(word in failure.message.lower() for word in ("response_format", "schema", "grammar", "structured"))

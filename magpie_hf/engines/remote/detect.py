@@ -37,7 +37,7 @@ def server_kind(endpoint: str, api_key_env: str | None = None) -> str:
     raise EngineUnavailableError(
         f"No supported server found ({_problem(models) or 'neither TGI nor OpenAI completions'}).",
         where=endpoint,
-        hint="Check the URL, or select the engine: --engine tgi or --engine openai.",
+        hint="Check the URL, or select the engine: --engine tgi, openai, or chat (judge, guard and responder only).",
     )
 
 
