@@ -17,7 +17,7 @@ from ..base import Capabilities, Failure, Generation, Prompt, Request, Served, s
 from ..first_token import check_first_token
 from ..stops import end_text
 from .chat_features import PROBE_TEXT, ChatFeatures, ChatTests, common_features
-from .chat_replies import FILTERED, LENGTH, error_field, fault_in, first_choice, read_message
+from .chat_replies import FILTERED, LENGTH, error_field, fault_in, first_choice, read_message, stop_reason
 from .endpoints import EndpointEngine, EndpointSettings
 from .openai_features import generation_config, schema_fields
 from .probing import ask_probes
@@ -375,7 +375,7 @@ class ChatEngine(EndpointEngine):
         elif message.refusal or message.finish_reason == "refusal":
             generation.failure = Failure("refusal", False, "The model refused to respond.")
         else:
-            reason = "length" if message.finish_reason in LENGTH else _stop_reason(choice, request.sampling)
+            reason = "length" if message.finish_reason in LENGTH else stop_reason(choice, request.sampling.stop)
             ending = end_text(message.text or "", reason, turn_ends=(), stops=request.sampling.stop)
             generation.text, generation.finish_reason = ending.text, ending.finish_reason
             generation.reasoning = message.reasoning
@@ -388,14 +388,6 @@ def _listed(reply: Reply) -> list[JsonObject] | None:
     if reply.status != 200 or not isinstance(data, list):
         return None
     return [model for model in data if isinstance(model, dict) and isinstance(model.get("id"), str)]
-
-
-def _stop_reason(choice: JsonObject, sampling: SamplingParams) -> str:
-    """Return "stop" or "stop_text". Without the server's stop reason, a stop text counts as the end if there is one."""
-    for name in ("stop_reason", "matched_stop"):
-        if name in choice:
-            return "stop_text" if choice[name] in sampling.stop else "stop"
-    return "stop_text" if sampling.stop else "stop"
 
 
 def _is_about_schema(failure: Failure) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .untrusted import Json, JsonObject
@@ -94,6 +95,14 @@ def fault_in(reply: Reply) -> Fault | None:
             "transient", "no_text", f"the reply has no text but {what}", retries=NO_TEXT_RETRIES, ends_row=True
         )
     return None
+
+
+def stop_reason(choice: JsonObject, stops: Sequence[str]) -> str:
+    """Return "stop" or "stop_text". Without the server's stop reason, a stop text counts as the end if there is one."""
+    for name in ("stop_reason", "matched_stop"):
+        if name in choice:
+            return "stop_text" if choice[name] in stops else "stop"
+    return "stop_text" if stops else "stop"
 
 
 def error_field(payload: Json, name: str) -> str:
