@@ -19,6 +19,7 @@ Kind: TypeAlias = Any
 """A type: the name of a `datasets.Value`, a mapping of names to types (a struct), or a list of one type."""
 
 CONFIGS = "gen_response_configs"
+SCORES = "rewards_armorm"
 TURNS: Kind = [{"from": "string", "value": "string"}]
 MESSAGES: Kind = [{"content": "string", "role": "string"}]
 SOURCES: Mapping[str, str] = {
@@ -30,7 +31,7 @@ SOURCES: Mapping[str, str] = {
     "base_output": "base_response",
     "input_length": "instruction_length",
     "output_length": "response_length",
-    "rewards_armorm": "preference_rewards",
+    SCORES: "preference_rewards",
 }
 """Released columns, and our columns that they are made from, where the names differ."""
 
@@ -219,7 +220,7 @@ LAYOUTS: dict[str, Layout] = {
                 "input_length": "int64",
                 "responses": ["string"],
                 CONFIGS: dict(sorted(_response_configs("float64", "engine").items())),
-                "rewards_armorm": [{"score": "float64"}],
+                SCORES: [{"score": "float64"}],
                 "chosen": MESSAGES,
                 "rejected": MESSAGES,
             },

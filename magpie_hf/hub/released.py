@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import DatasetError, quoted
 from ..storage.loading import quiet_datasets
-from .layouts import CONFIGS, Kind, Layout
+from .layouts import CONFIGS, SCORES, Kind, Layout
 
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ def _table(
             values = given.to_pylist()
             if name == CONFIGS and request_of is not None:
                 values = [_with_request(value, text, request_of) for value, text in zip(values, texts, strict=True)]
+            if name == SCORES and sources[name] != name:
+                values = [scores and [{"score": score} for score in scores] for scores in values]
             arrays.append(pa.array([_value(value, kind) for value in values], schema.field(name).type))
         except (pa.ArrowException, ValueError, TypeError) as error:
             raise DatasetError(
@@ -127,8 +129,6 @@ def _value(value: Any, kind: Kind) -> Any:
     if isinstance(kind, list):
         return [_value(inner, kind[0]) for inner in value]
     if isinstance(kind, Mapping):
-        if not isinstance(value, Mapping):  # a score, in the releases {"score": …}
-            value = dict.fromkeys(kind, value)
         return {name: _value(_field(value, name), inner) for name, inner in kind.items()}
     if kind == "int64" and value != int(value):
         raise ValueError(f"{value} is not a whole number")

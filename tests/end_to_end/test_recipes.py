@@ -11,8 +11,11 @@ import yaml
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
 
+import magpie_hf
+from magpie_hf.hub.layouts import LAYOUTS, recipes_of
 from magpie_hf.recipe.schema import bundled_recipes, load_recipe
 from magpie_hf.selection.selections import SELECTIONS
+from magpie_hf.session.shape import splits_of
 from tests.conftest import REPOSITORY
 from tests.end_to_end.harness import here
 from tests.servers.hub_rules import card_errors
@@ -63,6 +66,25 @@ def test_a_recipe_runs_from_end_to_end_on_the_demo_models(name, place):
     if "-mt" in name:
         assert all(len(row["messages"]) <= 4 for row in ds)
         assert any(len(row["messages"]) == 4 for row in ds)
+
+
+FACTS = yaml.safe_load((REPOSITORY / "tests" / "releases" / "facts.yaml").read_text("utf-8"))["releases"]
+LAYOUT_OF = {layout: next((name for name in RECIPES if name in recipes_of(layout)), None) for layout in LAYOUTS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in LAYOUT_OF.values() if name and not load_recipe(name).dataset])
+def test_a_recipe_of_each_layout_writes_the_columns_of_its_release(name, place):
+    overrides = {"num_rows": 40, "engine.kind": "transformers", "model": "demo", "output.columns": "released"}
+    made = magpie_hf.run(name, overrides, output=place, force=True, show_progress=False)
+    columns, _ = FACTS[name].get("columns") or FACTS[name]["starts_with_columns"]
+    for rows in splits_of(made).values():
+        assert rows.column_names[: len(columns)] == list(columns)
+        assert all(
+            feature == rows.features[key] for key, feature in load_dataset(str(place), split="train").features.items()
+        )
+        assert all(row["conversations"][0]["from"] == "human" for row in rows if "conversations" in row)
+        assert all(row["gen_response_configs"]["prompt"] for row in rows if "gen_response_configs" in row)
 
 
 @pytest.mark.slow

@@ -241,6 +241,43 @@ def test_what_cannot_be_pushed_of_a_run_is_said_before_the_hub_is_touched(hub, r
     assert whole_at_every_commit(hub, REPO).keys() == {"raw"}
 
 
+SPLIT = ("--set", "output.test_size=0.25", "--set", "output.columns=llama-3-filtered")
+
+
+def test_a_run_with_a_test_split_is_published_with_both_splits_and_the_columns_of_the_release(hub, recipe, tmp_path):
+    publish(recipe, tmp_path / "run", *SPLIT)
+    sizes = whole_at_every_commit(hub, REPO)["filtered"]
+    assert list(sizes) == ["train", "test"]
+    read, mine = load_dataset(REPO, "filtered"), load_dataset(str(tmp_path / "run"))
+    assert {name: len(rows) for name, rows in read.items()} == sizes
+    for name in sizes:
+        assert read[name].column_names == ["conversations", "uuid"]
+        assert read[name].to_list() == mine[name].to_list()
+    assert not {*read["train"]["uuid"]} & {*read["test"]["uuid"]}
+    card = str(DatasetCard.load(REPO))
+    assert "Charts of filtered" in card  # the card describes all columns
+    assert "statistics of all splits" in card
+
+
+def test_a_run_with_a_test_split_resumes_elsewhere_with_the_same_rows_in_the_same_split(hub, recipe, tmp_path):
+    publish(recipe, tmp_path / "run", *SPLIT)
+    back = magpie_hf.resume_from_hub(REPO, output=tmp_path / "there")
+    mine = load_dataset(str(tmp_path / "run"))
+    assert {name: rows.to_list() for name, rows in back.items()} == {n: rows.to_list() for n, rows in mine.items()}
+    nothing_twice(tmp_path / "there")
+    here("push", tmp_path / "run", "me/again", "--config", "filtered")
+    again = load_dataset("me/again", "filtered")
+    assert {name: rows.to_list() for name, rows in again.items()} == {n: rows.to_list() for n, rows in mine.items()}
+
+
+def test_a_test_split_that_the_recipe_no_longer_has_is_removed_as_its_rows_are_in_train(hub, recipe, tmp_path):
+    publish(recipe, tmp_path / "run", "--set", "output.test_size=0.25")
+    publish(recipe, tmp_path / "run")
+    kept = whole_at_every_commit(hub, REPO)["filtered"]
+    assert kept == {"train": len(rows(tmp_path / "run"))}
+    assert list(load_dataset(REPO, "filtered")) == ["train"]
+
+
 def test_two_recipes_can_share_a_repository(hub, recipe, tmp_path):
     publish(recipe, tmp_path / "run")
     here("run", recipe, "--set", "name=other", "--set", "seed=1", "--set", "stages=[instructions, responses]",
