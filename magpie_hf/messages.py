@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def message(role: str, text: str) -> dict[str, str]:
+    """Return a message of any role."""
+    return {"role": role, "content": text}
+
+
 def user(text: str) -> dict[str, str]:
     """Return a message of the user."""
     return {"role": "user", "content": text}

@@ -62,7 +62,7 @@ class EndpointScorer:
     def _question(self, messages: Messages) -> Question:
         body = {
             "model": self._model,
-            "messages": [{"role": m["role"], "content": clean_text(m["content"])} for m in messages],
+            "messages": [{**m, "content": clean_text(m["content"])} for m in messages],
             "add_generation_prompt": False,
             "truncate_prompt_tokens": self._max_length,
         }

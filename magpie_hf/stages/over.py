@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import ArgumentError, DatasetError, did_you_mean, quoted
+from ..messages import message
 from ..stage import Row
 from ..storage.conversations import read_turns
 
@@ -23,7 +24,5 @@ def read_conversation(row: Row) -> list[dict[str, str]] | None:
         turns = read_turns(row[MESSAGES], MESSAGES)
     except DatasetError:
         return None
-    messages = [
-        {"role": str(turn["role"]), "content": turn["content"]} for turn in turns if turn["content"] is not None
-    ]
+    messages = [message(str(turn["role"]), turn["content"]) for turn in turns if turn["content"] is not None]
     return messages if messages and len(messages) == len(turns) else None
