@@ -393,7 +393,7 @@ def test_select_changes_only_what_the_command_line_gives(tmp_path):
     def kept(*flags):
         said = cli("select", tmp_path / "rows.parquet", "pro-300k-card", *flags, "--output", target)
         assert said.code == 0, said.err
-        return Dataset.from_parquet(str(target))["uuid"][:]
+        return sorted(Dataset.from_parquet(str(target))["uuid"])
 
     assert kept() == ["u0", "u3", "u4", "u5", "u6", "u7"]
     assert kept("--shortest", 2) == ["u0", "u3"]
