@@ -93,3 +93,14 @@ def test_two_texts_of_your_own_rubric_are_told_apart_after_parquet_too(tmp_path)
     data = load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train")
     (warning,) = mixed_rubrics(data)
     assert warning.count("tone-v1-") == 2
+
+
+def test_a_card_names_the_rubrics_of_its_labels_and_says_if_they_are_mixed(mixed):
+    from magpie_hf.hub.card import build_card
+
+    one = build_card(labeled("reference/quality", "good"), license="mit")
+    assert "| rubrics of the labels | reference-v1 |" in one
+    assert "different rubrics" not in one
+    both = build_card(mixed, license="mit")
+    assert "| rubrics of the labels | default-v1, reference-v1 |" in both
+    assert "default-v1 (2 rows) and reference-v1 (1 row)" in both

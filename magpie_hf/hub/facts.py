@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from ..errors import ArgumentError
+from ..mixing import mixed_rubrics, rubric_columns, rubrics_of
 from ..reports import svg
 from ..reports.statistics import LabelFacts, NumberFacts, Statistics, dataset_statistics
 from ..storage.state import JsonObject, RunFacts, Totals
@@ -91,7 +92,7 @@ def config_facts(
         "description": recipe.get("description") or "",
         "recipe": recipe,
         "origin": origin,
-        "provenance": _provenance(recipe, models),
+        "provenance": [*_provenance(recipe, models), *_rubrics(dataset)],
         "sampling": _sampling(recipe),
         "stages": _stages(run),
         "funnel": [dict(step) if isinstance(step, Mapping) else step._asdict() for step in funnel or ()],
@@ -99,7 +100,7 @@ def config_facts(
         "splits": {name: len(rows) for name, rows in splits.items()},
         "sizes": dict(sizes or {}),
         "info": _info(splits),
-        "limits": list(_limits(statistics, origin)),
+        "limits": [*_limits(statistics, origin), *map(line, mixed_rubrics(dataset))],
         "samples": _samples(dataset),
         "columns": list(next(iter(splits.values())).column_names),
         "totals": _totals(run.totals),
@@ -203,6 +204,12 @@ def _provenance(recipe: JsonObject, models: Sequence[str]) -> list[list[str]]:
     source = recipe.get("dataset")
     facts.append(("rows from", source.get("path") if isinstance(source, Mapping) else source))
     return [[key, str(value)] for key, value in facts if value not in (None, "")]
+
+
+def _rubrics(dataset: Dataset) -> list[list[str]]:
+    """Return the rubrics that made the labels, as a line of the provenance: labels of different rubrics are not comparable."""
+    names = dict.fromkeys(name for column in rubric_columns(dataset.features) for name in rubrics_of(dataset, column))
+    return [["rubrics of the labels", ", ".join(names)]] if names else []
 
 
 def _sampling(recipe: JsonObject) -> list[JsonObject]:

@@ -53,8 +53,8 @@ class ChatServerTemplate:
         if prefill:
             raise TemplateError(
                 "A chat API cannot continue the beginning of a reply (prefill).",
-                hint="Remove the prefill from the rubric, or use an engine that sends raw prompts: transformers, vllm, tgi "
-                "or openai.",
+                hint="Use an engine that sends raw prompts (transformers, vllm, tgi, openai), or rubrics without a prefill, e.g., "
+                "rubrics: default instead of rubrics: reference.",
             )
         if not messages or messages[-1].get("role") != "user":
             raise ArgumentError("The conversation does not end with a user's message.", key="messages")

@@ -317,3 +317,15 @@ def test_a_rehearsal_on_the_demo_model_keeps_the_set_and_takes_one():
     raw["judge"] = {"model": "me/judge"}
     found = load_recipe(raw, {"model": "demo", "judge.rubrics": "reference"})
     assert (found.roles["judge"].model, found.stages[1].rubrics) == ("demo", ("reference/quality",))
+
+
+def test_a_chat_api_is_refused_before_the_first_row_because_it_cannot_continue_a_reply(demo_model_dir, tmp_path):
+    from tests.servers.completions_server import CompletionsServer
+
+    with CompletionsServer(demo_model_dir, model_id="demo") as server:
+        given = {"model": "demo", "engine": {"kind": "chat", "endpoint": f"{server.url}/v1"}}
+        with pytest.raises(TemplateError, match="cannot continue the beginning of a reply") as caught:
+            magpie_hf.annotate(
+                rows("Why?"), ["quality"], judge=given, judge_rubrics="reference", output=tmp_path / "r"
+            )
+    assert "rubrics: default" in caught.value.hint
