@@ -42,6 +42,7 @@ def synthesis_recipe(
     num_rows: int = 1000,
     turns: int = 1,
     system_prompt: str | None = None,
+    preset: str | None = None,
     sampling: Sampling | Sequence[Sampling] | None = None,
     response_sampling: SamplingParams | Mapping[str, object] | None = None,
     engine: str | None = None,
@@ -63,7 +64,13 @@ def synthesis_recipe(
         "sampling": _plain_grid(sampling),
         "stages": _synthesis_stages(turns, response_sampling),
     }
-    given = {"revision": revision, "system_prompt": system_prompt, "template": template, "budget": budget}
+    given = {
+        "revision": revision,
+        "system_prompt": system_prompt,
+        "preset": preset,
+        "template": template,
+        "budget": budget,
+    }
     return load_recipe(raw | _without_none(given), overrides)
 
 

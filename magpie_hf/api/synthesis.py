@@ -60,6 +60,7 @@ def synthesize(
     num_rows: int = 1000,
     turns: int = 1,
     system_prompt: str | None = None,
+    preset: str | None = None,
     sampling: Sampling | Sequence[Sampling] | None = None,
     response_sampling: SamplingParams | Mapping[str, object] | None = None,
     engine: str | None = None,
@@ -88,6 +89,7 @@ def synthesize(
         num_rows: Number of accepted instructions.
         turns: Turns of each conversation; 1 is one instruction and its response.
         system_prompt: System prompt for the generation of instructions (the Magpie releases use none).
+        preset: Name of a preset, e.g., "math" or "multilingual:de": a system prompt and sampling for a topic or a language.
         sampling: How instructions are sampled: one setting, or a grid of settings with `share`.
         response_sampling: How responses are sampled; greedy by default.
         engine: "transformers" (in this process), "vllm" (in a child process), "tgi" or "openai" (servers). Default:
@@ -118,6 +120,7 @@ def synthesize(
         num_rows=num_rows,
         turns=turns,
         system_prompt=system_prompt,
+        preset=preset,
         sampling=sampling,
         response_sampling=response_sampling,
         engine=engine,

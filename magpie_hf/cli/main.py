@@ -27,7 +27,7 @@ from .flags import (
 from .hub import add_hub_commands, add_publishing_flags
 from .hub_jobs import add_job_commands
 from .parse import check_endpoint_model, overrides_of
-from .show import carry_out, harmless, show_probe, show_recipes, show_sources, show_status, show_template
+from .show import carry_out, harmless, show_presets, show_probe, show_recipes, show_sources, show_status, show_template
 
 
 EXIT_ERROR = 1
@@ -151,6 +151,11 @@ def _add_synthesize(commands: Commands) -> None:
     parser.add_argument("--num-rows", type=int, help="number of accepted instructions (default 1000)")
     parser.add_argument("--turns", type=int, default=1, help="turns of each conversation (default 1)")
     parser.add_argument("--system-prompt", help="system prompt for the generation of instructions")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="system prompt and sampling for a topic or language, e.g., math (see `presets`)",
+    )
     parser.add_argument("--revision", help="branch, tag or commit of the model")
     parser.add_argument("--temperature", type=float, help="sampling temperature of the instructions (default 1.0)")
     parser.add_argument("--top-p", type=float, help="top-p of the instructions (default 1.0)")
@@ -170,6 +175,9 @@ def _add_inspection(commands: Commands) -> None:
     explain = add_command(commands, "explain", _explain, "Show which stages would run again with changed settings.")
     explain.add_argument("run", help="run directory")
     add_set_flag(explain, "a setting to change, e.g., sampling.temperature=1.2")
+    add_command(
+        commands, "presets", _presets, "List the presets: system prompts and sampling for topics and languages."
+    )
     recipes = add_command(commands, "recipes", _recipes, "List the bundled recipes, or show one.")
     recipes.add_argument("action", nargs="?", choices=("show",), help="show one recipe instead of the list")
     recipes.add_argument("recipe", nargs="?", help="name of the recipe to show")
@@ -200,6 +208,9 @@ def _add_model_commands(commands: Commands) -> None:
     )
     probe.add_argument("model", help='Hub id, directory, or "demo"')
     probe.add_argument("--num-samples", type=int, default=64, help="instructions per setting (default 64)")
+    probe.add_argument(
+        "--preset", metavar="NAME", help="sample with this preset, and report the share of samples that meet its check"
+    )
     add_engine_flags(probe)
     add_set_flag(probe)
 
@@ -245,6 +256,7 @@ def _synthesize(options: argparse.Namespace) -> int:
         num_rows=1000 if options.num_rows is None else options.num_rows,
         turns=options.turns,
         system_prompt=options.system_prompt,
+        preset=options.preset,
         sampling={key: value for key, value in sampling.items() if value is not None},
         engine=None if engine is None else str(engine),
         endpoint=options.endpoint,
@@ -269,6 +281,11 @@ def _explain(options: argparse.Namespace) -> int:
         print(f"{change.name:<14}{change.describe()}")
         for field, before, now in change.reasons:
             print(f"{'':<14}  {field}: {before!r} → {now!r}")
+    return 0
+
+
+def _presets(options: argparse.Namespace) -> int:
+    show_presets()
     return 0
 
 
@@ -327,7 +344,7 @@ def _probe(options: argparse.Namespace) -> int:
 
     overrides = overrides_of(options)
     overrides.pop("model", None)
-    results = probe_model(options.model, num_samples=options.num_samples, overrides=overrides)
+    results = probe_model(options.model, num_samples=options.num_samples, overrides=overrides, preset=options.preset)
     show_probe(results)
     return 0
 

@@ -164,6 +164,16 @@ def show_template(described: dict[str, Any]) -> None:
         print(f"note: {note}")
 
 
+def show_presets() -> None:
+    """Print the presets with what `probe --preset` checks."""
+    from ..recipe.preset import all_presets
+
+    for preset in all_presets():
+        print(f"{preset.name:<22}{preset.description}")
+        print(f"{'':<22}check: {preset.stage} is {preset.label.replace('{code}', 'CODE')}")
+    print("\nUse one: `magpie-hf synthesize --preset NAME`. Check it: `magpie-hf probe MODEL --preset NAME`.")
+
+
 def show_probe(results: Sequence[Setting]) -> None:
     """Print the settings of a probe, best first, with examples of the best one."""
     print(f"{'temperature':>11}{'top_p':>7}  {'system prompt':<14}{'accepted':>9}{'distinct':>9}{'tokens':>8}  grade")
@@ -173,6 +183,9 @@ def show_probe(results: Sequence[Setting]) -> None:
             f"{result.temperature:>11g}{result.top_p:>7g}  {system:<14}{result.accepted:>9.0%}{result.distinct:>9.0%}"
             f"{result.mean_tokens:>8.0f}  {result.grade}"
         )
+        if result.in_preset:
+            share, low, high = result.in_preset
+            print(f"{'':>20}meets the check of the preset: {share:.0%} (95 % interval: {low:.0%} to {high:.0%})")
         if result.reasons:
             print(f"{'':>20}rejected: " + ", ".join(f"{code} {n}" for code, n in result.reasons.items()))
     best = results[0]
@@ -182,7 +195,7 @@ def show_probe(results: Sequence[Setting]) -> None:
 
 
 def _with_prompt(system_prompt: str | None) -> str:
-    return f", system prompt {system_prompt!r}." if system_prompt else ", no system prompt."
+    return f", system prompt {cut(system_prompt, 80)!r}." if system_prompt else ", no system prompt."
 
 
 def show_published(place: Path) -> None:

@@ -58,6 +58,7 @@ from .parts import (
     section_of,
     template_of,
 )
+from .preset import resolve_presets
 from .source import (
     DEFAULT_STAGES,
     Source,
@@ -96,6 +97,7 @@ KEYS = {
     "engine": "The engine that generates: a name, or a mapping with `kind`, `endpoint` and the engine's settings.",
     "sampling": "How instructions are sampled: one setting, or a list of them with `share`, `system_prompt` and `system_prompt_key`.",
     "system_prompt": "System prompt for the generation of instructions; the Magpie releases use none.",
+    "preset": "Name of a preset (`magpie-hf presets`), in place of `system_prompt` and `sampling`; points of `sampling` can also name one.",
     "template": "Chat template: `kwargs`, `chat_template` (Jinja text or file), `date`.",
     "dataset": "Existing rows to annotate: a directory, file or Hub id, or a mapping with `path`, `config`, `split`, `revision`.",
     "responder": "The model that generates responses (`model`, `engine`, `template`), if it is not the one that writes instructions.",
@@ -233,7 +235,7 @@ def load_recipe(recipe: str | Path | Mapping[str, object], overrides: Mapping[st
     else:
         raw, source = read_recipe_file(recipe_path(recipe))
     check_sources(raw, source)
-    return build(_overridden(raw, overrides or {}, source), source)
+    return build(resolve_presets(_overridden(raw, overrides or {}, source), source), source)
 
 
 def _overridden(raw: JsonObject, overrides: Mapping[str, object], source: Source) -> JsonObject:

@@ -52,6 +52,7 @@ def test_the_wheel_holds_recipes_the_demo_model_and_no_tests(wheel):
     assert "magpie_hf/demo/model/config.json" in names
     assert "magpie_hf/py.typed" in names
     assert "magpie_hf/judging/rubrics/quality.yaml" in names
+    assert "magpie_hf/recipe/presets/math.yaml" in names
     assert "magpie_hf/reports/page.html.jinja" in names
     assert "magpie_hf/_data/dataset_cards/template.md.jinja" in names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/")) or "__pycache__" in name]

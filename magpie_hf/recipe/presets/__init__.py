@@ -1,0 +1,1 @@
+"""System prompts, sampling and checks for topics and languages, as data."""
