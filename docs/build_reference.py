@@ -111,7 +111,8 @@ def recipe_page() -> str:
         "`test_size`: the share of the rows in the split `test`, e.g., 0.02 as in the preference sets of the releases; the "
         "number of rows is rounded up. Without it, all rows are in the split `train`. Which rows are in the split depends on "
         "the seed of the recipe and the rows, not on their order: near-duplicates (rows of one `group_id`, else of one "
-        "instruction) are in the same split. Both splits keep the order of the rows. `run` returns a DatasetDict, and "
+        "instruction) are in the same split. A resumed run has the same rows in the same split; if a run is extended, a few rows "
+        "can move from one split to the other. Both splits keep the order of the rows. `run` returns a DatasetDict, and "
         "`load_dataset` loads both splits from the run directory and from the Hub.\n"
     )
     parts.append(

@@ -30,7 +30,7 @@ from .synthesis import run as run_recipe
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
 logger = logging.getLogger("magpie_hf")
 
@@ -184,8 +184,8 @@ def resume_from_hub(
     force: bool = False,
     take_over: bool = False,
     show_progress: bool | None = None,
-) -> Dataset:
-    """Resume a run on this machine from its state on the Hub, and return its Dataset.
+) -> Dataset | DatasetDict:
+    """Resume a run on this machine from its state on the Hub, and return its dataset as `run` does.
 
     Finished rows, including rejected ones, are not generated again. Settings that depend on the machine are not saved
     on the Hub: give the URLs of endpoints and the path of a local model as `overrides`.

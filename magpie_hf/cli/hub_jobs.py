@@ -73,6 +73,7 @@ def add_job_commands(commands: Commands) -> None:
 
 def _run_job(options: argparse.Namespace) -> int:
     from ..hub.jobs import IMAGE, plan_job, submit
+    from ..hub.manifest import public_output
     from ..recipe.costs import estimate
     from ..recipe.schema import load_recipe
 
@@ -84,8 +85,9 @@ def _run_job(options: argparse.Namespace) -> int:
     if push and push.create_pr and (options.package or "").endswith(".whl") and "://" not in options.package:
         raise ArgumentError("A wheel cannot be uploaded with a pull request.", hint="Give --package a URL.")
     cost = estimate(recipe)
+    kept = {key: value for key, value in recipe.raw.items() if key not in ("output", "sources")}
     plan = plan_job(
-        load_recipe({key: value for key, value in recipe.raw.items() if key not in ("output", "sources")}).dump(),
+        load_recipe({**kept, **public_output(recipe.raw)}).dump(),
         name=recipe.name,
         repo=options.push_to,
         flavor=options.flavor,

@@ -55,10 +55,14 @@ def run_root(state: RunState) -> str:
 def public_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe without the settings of this machine: local paths, URLs of servers, API keys and their variables."""
     out = {key: value for key, value in recipe.items() if key not in (*_PRIVATE_KEYS, *_FILE_KEYS, "output")}
+    return {key: _public(value, key) for key, value in out.items()} | public_output(recipe)
+
+
+def public_output(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section `output` of a recipe without the settings of this machine; {} if nothing remains."""
     given = recipe.get("output")
-    output = {key: given[key] for key in _OUTPUT_KEYS if key in given} if isinstance(given, Mapping) else {}
-    out |= {"output": output} if output else {}
-    return {key: _public(value, key) for key, value in out.items()}
+    kept = {key: given[key] for key in _OUTPUT_KEYS if key in given} if isinstance(given, Mapping) else {}
+    return {"output": kept} if kept else {}
 
 
 def _public(value: Any, key: str = "") -> Any:

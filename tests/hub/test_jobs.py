@@ -182,6 +182,12 @@ def test_a_job_shows_its_price_and_starts_when_told_to(rent, recipe):
     assert "output" not in sent
 
 
+def test_a_job_writes_the_columns_and_the_test_split_of_the_recipe(rent, recipe):
+    run_job(recipe, "--yes", "--set", "output.test_size=0.02", "--set", "output.columns=[uuid, instruction]")
+    sent = yaml.safe_load(base64.b64decode(rent.jobs[0]["environment"]["MAGPIE_RECIPE"]))
+    assert sent["output"] == {"columns": ["uuid", "instruction"], "test_size": 0.02}
+
+
 def test_without_a_yes_nothing_is_started(rent, recipe, monkeypatch):
     assert "stdin is not a terminal" in run_job(recipe, code=1)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
