@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 import magpie_hf
 from magpie_hf.errors import DatasetError, RecipeError
 from magpie_hf.recipe.schema import load_recipe
+from magpie_hf.session.maintenance import merge_runs
 from magpie_hf.session.splits import held_out
 from magpie_hf.storage.loading import load_rows, run_splits
 from tests.end_to_end.harness import here
@@ -133,10 +134,16 @@ def test_what_is_written_already_is_left_alone_and_a_damaged_split_is_written_ag
     assert load_dataset(str(tmp_path / "run"), split="test").to_list() == made["test"].to_list()
 
 
-def test_shards_keep_all_columns_and_rows_for_the_merge(make):
-    part = make("part", num_rows=10, shard="0/2", output={"columns": "llama-3-filtered", "test_size": 0.5})
-    assert isinstance(part, Dataset)
-    assert "gen_input_configs" in part.column_names
+def test_shards_keep_all_columns_and_the_merged_run_has_the_form_of_a_straight_one(make, tmp_path):
+    wanted = {"num_rows": 20, "output": {"columns": "llama-3-filtered", "test_size": 0.2}}
+    for part in range(2):
+        rows = make(f"part{part}", shard=f"{part}/2", **wanted)
+        assert isinstance(rows, Dataset)
+        assert "gen_input_configs" in rows.column_names
+    merge_runs([tmp_path / "part0", tmp_path / "part1"], tmp_path / "merged")
+    merged, straight = make("merged", **wanted), make("straight", **wanted)
+    assert {n: rows.to_list() for n, rows in merged.items()} == {n: rows.to_list() for n, rows in straight.items()}
+    assert len(merged["test"]) == 4
 
 
 def test_a_single_row_is_in_train(make, caplog):
