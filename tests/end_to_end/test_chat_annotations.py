@@ -79,19 +79,24 @@ def test_preference_responses_come_from_a_chat_api_under_their_seeds(server, dat
 
 
 def test_withheld_texts_are_reasons_of_their_rows_and_are_not_asked_for_again(server, data, tmp_path):
+    path = tmp_path / "rows.parquet"
+    data.to_parquet(path)
     # Numbers count from the first request: eight are those that detect what the server supports.
     server.record.reset()
     server.configure(faults=[Fault("filtered", at=(9,)), Fault("refused", at=(10,))])
-    found = annotate(data, ["quality"], server, judge="demo", concurrency=1, output=tmp_path / "run")
+    found = annotate(str(path), ["quality"], server, judge="demo", concurrency=1, output=tmp_path / "run")
     assert sorted(filter(None, found["quality_error"])) == ["content_filter", "refusal"]
     assert sum(label is None for label in found["input_quality"]) == 2
     posts = len(server.record.entries)
-    again = annotate(data, ["quality"], server, judge="demo", concurrency=1, output=tmp_path / "run")
+    again = annotate(str(path), ["quality"], server, judge="demo", concurrency=1, output=tmp_path / "run")
     assert again["quality_error"][:] == found["quality_error"][:]
     assert len(server.record.entries) == posts
     printed = here("status", tmp_path / "run")
     assert "content_filter" in printed
     assert "refusal" in printed
+    server.configure(faults=())
+    here("retry", tmp_path / "run", "--errors", "content_filter", "--errors", "refusal")
+    assert [row["quality_error"] for row in rows(tmp_path / "run")] == [None] * len(TEXTS)
 
 
 def test_overload_and_broken_connections_cost_no_row(server, data, tmp_path):
@@ -116,15 +121,13 @@ def test_tokens_are_counted_from_usage_and_a_budget_stops_the_run(server, data, 
 
 @pytest.mark.slow
 def test_a_run_with_a_chat_judge_is_killed_and_resumed_without_judging_a_row_twice(server, tmp_path):
-    texts = [f"What is {a} + {b}?" for a in range(2, 12) for b in range(3, 7)]
+    texts = [f"What is {a} + {b}?" for a in range(2, 8) for b in range(3, 7)]
     Dataset.from_dict({"instruction": texts}).to_parquet(tmp_path / "rows.parquet")
     command = ("annotate", tmp_path / "rows.parquet", "quality", "--judge", "demo", "--engine", "chat")
     command += ("--endpoint", server.url, "--output")
-    kills = 0
-    for moment in (7, 21):
-        run = start(*command, tmp_path / "run")
-        kills += kill_when(run, lambda moment=moment: num_records(tmp_path / "run") >= moment)
-    assert kills == 2
+    run = start(*command, tmp_path / "run")
+    assert kill_when(run, lambda: num_records(tmp_path / "run") >= 9)
+    assert 9 <= num_records(tmp_path / "run") < len(texts)
     finish(start(*command, tmp_path / "run"))
     here(*command, tmp_path / "whole")
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
@@ -200,6 +203,31 @@ def test_the_command_line_refuses_a_generator_behind_a_chat_api_before_anything_
 def test_lengths_beside_a_chat_api_counts_characters(server, data, tmp_path):
     found = annotate(data, ["quality", "lengths"], server, judge="demo", model=None, output=tmp_path / "run")
     assert found["instruction_length"][:] == [len(text) for text in TEXTS]
+
+
+def test_a_rubric_with_a_prefill_is_refused_before_anything_is_sent(server, data, tmp_path):
+    rubric = {
+        "name": "short",
+        "task": "Rate it.",
+        "prefill": "{",
+        "schema": {"type": "object", "properties": {"a": {"type": "string"}}},
+    }
+    before = len(server.record.entries)
+    with pytest.raises(MagpieError, match="cannot continue the beginning of a reply"):
+        annotate(data, [{"stage": "rubric", "rubric": rubric}], server, judge="demo", output=tmp_path / "run")
+    assert len(server.record.entries) == before
+
+
+def test_a_run_with_a_chat_judge_is_explained_and_its_card_names_the_judge_and_no_address(server, data, tmp_path):
+    data.to_parquet(tmp_path / "rows.parquet")
+    judge = {"model": "gpt-99", "engine": {"kind": "chat", "endpoint": server.url, "served_model_name": "demo"}}
+    recipe = {"dataset": str(tmp_path / "rows.parquet"), "judge": judge, "stages": ["quality"]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    magpie_hf.run(tmp_path / "mine.yaml", output=tmp_path / "run")
+    assert "from the cache" in here("explain", tmp_path / "run")
+    card = magpie_hf.write_card(tmp_path / "run", tmp_path / "card.md", license="mit").read_text("utf-8")
+    assert "gpt-99" in card
+    assert str(server.port) not in card
 
 
 def test_a_model_that_is_not_on_the_hub_can_judge(server, data, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from magpie_hf.engines.base import Prompt, Request
 from magpie_hf.engines.remote.chat import ChatEngine
-from magpie_hf.errors import ArgumentError, CapabilityError, EngineError, ModelMismatchError
+from magpie_hf.errors import ArgumentError, CapabilityError, EngineError, ModelMismatchError, TemplateError
 from magpie_hf.messages import user
 from magpie_hf.models import ModelRef, named_model
 from magpie_hf.sampling import SamplingParams
@@ -366,6 +366,34 @@ def test_an_overloaded_api_is_sent_the_request_again():
         assert e.stats.retries == 2
 
 
+# Prompts
+
+
+def test_llama_guard_receives_the_conversation_and_other_guards_a_question():
+    asked = [user("How are you?"), {"role": "assistant", "content": "Fine."}]
+    own = ChatServerTemplate("meta-llama/Llama-Guard-3-8B").conversation(asked)
+    assert own.messages == tuple(asked)
+    (question,) = ChatServerTemplate("org/model").conversation(asked).messages
+    assert all(text in question["content"] for text in ("How are you?", "Fine.", "S1"))
+
+
+def test_a_system_prompt_replaces_the_system_message():
+    template = ChatServerTemplate("org/model")
+    given = [{"role": "system", "content": "Old."}, user("Hi")]
+    assert template.response(given).messages == tuple(given)
+    assert [m["content"] for m in template.response(given, "New.").messages] == ["New.", "Hi"]
+    assert [m["content"] for m in template.response(given, "").messages] == ["Hi"]
+
+
+def test_a_prefill_and_raw_prompts_are_refused_with_the_reason():
+    template = ChatServerTemplate("org/model")
+    with pytest.raises(TemplateError, match=r"cannot continue the beginning of a reply \(prefill\)"):
+        template.response([user("Hi")], prefill="{")
+    for raw in (template.pre_query, lambda: template.next_user([user("Hi")])):
+        with pytest.raises(TemplateError, match="it cannot write the user's message"):
+            raw()
+
+
 # Models, addresses and keys
 
 
@@ -385,6 +413,15 @@ def test_the_name_of_the_model_is_that_of_the_servers_list(models, settings, nam
     with Scripted(Api(models=models)) as s, engine(s, **settings) as e:
         one(e)
         assert sent(s)[0]["model"] == name
+
+
+def test_an_api_that_lists_its_models_for_nobody_is_sent_the_name():
+    def script(arrived, number):
+        return (401, {"error": {"message": "no"}}) if arrived.method == "GET" else Api()(arrived, number)
+
+    with Scripted(script) as s, engine(s) as e:
+        one(e)
+        assert sent(s)[0]["model"] == "org/model"
 
 
 def test_a_server_with_another_model_is_refused():

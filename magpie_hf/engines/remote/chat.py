@@ -127,7 +127,8 @@ class ChatEngine(EndpointEngine):
 
     def recognize(self, endpoint: Address, reply: Reply) -> Served | None:
         """Find the model in the server's list; a server that lists no models gets the name as it was given."""
-        self.check_access(endpoint, reply)
+        if reply.status not in (401, 403):  # some APIs do not list models for every key; a chat request will tell
+            self.check_access(endpoint, reply)
         models = _listed(reply)
         if models is None and reply.status == 200:
             raise CapabilityError(
