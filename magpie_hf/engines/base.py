@@ -162,7 +162,6 @@ class Capabilities:
         json_schema: Supports `json_schema`.
         logprobs: Supports `score`.
         special_tokens: Special tokens are visible in texts, or token ids are returned with them.
-        prefill: A prompt may end inside the assistant's message, which the model then continues.
         max_context: Maximum number of tokens of prompt and completion; None if unknown.
     """
 
@@ -174,7 +173,6 @@ class Capabilities:
     json_schema: bool = False
     logprobs: bool = False
     special_tokens: bool = True
-    prefill: bool = True
     max_context: int | None = None
 
 

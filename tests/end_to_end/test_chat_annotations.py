@@ -201,8 +201,10 @@ def test_the_command_line_refuses_a_generator_behind_a_chat_api_before_anything_
 
 
 def test_lengths_beside_a_chat_api_counts_characters(server, data, tmp_path):
-    found = annotate(data, ["quality", "lengths"], server, judge="demo", model=None, output=tmp_path / "run")
+    stage = {"stage": "preference_responses", "num_samples": 2, "sampling": {"temperature": 1.0, "max_tokens": 5}}
+    found = annotate(data, [stage, "lengths"], server, model="demo", output=tmp_path / "run")
     assert found["instruction_length"][:] == [len(text) for text in TEXTS]
+    assert "instruction_tokens" not in found.column_names
 
 
 def test_a_rubric_with_a_prefill_is_refused_before_anything_is_sent(server, data, tmp_path):

@@ -14,7 +14,7 @@ from magpie_hf.models import ModelRef, named_model
 from magpie_hf.sampling import SamplingParams
 from magpie_hf.templates.chat_server import ChatServerTemplate
 
-from .scripted import Scripted
+from .scripted import RESET, Scripted
 
 
 KEY = "sk-not-a-real-key-0123456789"
@@ -100,7 +100,7 @@ def test_what_a_chat_api_accepts_is_detected_at_the_start(api, expected):
     with Scripted(api) as s, engine(s) as e:
         found = e.capabilities()
         assert {name: getattr(found, name) for name in expected} == expected
-        assert (found.prefill, found.first_token_ban, found.max_n) == (False, False, 1)
+        assert (found.first_token_ban, found.first_token_scale, found.max_n) == (False, False, 1)
         assert one(e).text
 
 
@@ -422,6 +422,21 @@ def test_an_api_that_lists_its_models_for_nobody_is_sent_the_name():
     with Scripted(script) as s, engine(s) as e:
         one(e)
         assert sent(s)[0]["model"] == "org/model"
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_an_api_without_a_list_of_models_is_available_again_after_a_broken_connection(status):
+    broken = iter([RESET])
+    api = Api()
+
+    def script(arrived, number):
+        if arrived.method == "GET":
+            return status, {"error": {"message": "no list"}}
+        is_probe = "random words" in arrived.body["messages"][-1]["content"]
+        return api(arrived, number) if is_probe else next(broken, None) or api(arrived, number)
+
+    with Scripted(script) as s, engine(s, max_outage_s=2.0) as e:
+        assert [g.failure for g in e.generate(request(i) for i in range(3))] == [None] * 3
 
 
 def test_a_server_with_another_model_is_refused():

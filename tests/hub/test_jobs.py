@@ -320,6 +320,14 @@ def test_a_job_that_could_only_fail_is_not_started(rent, recipe, change, words):
     assert rent.jobs == []
 
 
+def test_the_hub_login_is_a_key_that_a_job_has(rent, recipe):
+    judge = (
+        "{model: org/judge, engine: {kind: chat, endpoint: 'https://router.huggingface.co/v1', api_key_env: HF_TOKEN}}"
+    )
+    run_job(recipe, "--yes", "--set", f"judge={judge}")
+    assert len(rent.jobs) == 1
+
+
 def test_a_model_on_this_machine_does_not_travel_with_a_job(rent, recipe, tiny_model_dir):
     assert "saved on this machine" in run_job(recipe, "--yes", "--model", tiny_model_dir, code=1)
     assert rent.jobs == []

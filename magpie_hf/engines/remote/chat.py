@@ -43,6 +43,7 @@ _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
 _UNKNOWN_MODEL = re.compile(
     r"pinned|model .*(does not exist|not found|not a valid|no access|unavailable)|unknown model", re.I
 )
+_SCHEMA = re.compile("response_format|schema|grammar|structured", re.I)
 _SAMPLING_PARAMS = (*OMITTABLE, "top_k", "min_p", "repetition_penalty", "max_tokens", "max_completion_tokens")
 
 
@@ -117,6 +118,7 @@ class ChatEngine(EndpointEngine):
         self.info_path = base + "/models"
         self._model_name = ""
         self._names: dict[str, str] = {}
+        self._list_status: dict[str, int] = {}
         self._contexts: dict[str, int] = {}
         self._features = ChatFeatures()
         self._checked: set[str] = set()
@@ -129,6 +131,7 @@ class ChatEngine(EndpointEngine):
         """Find the model in the server's list; a server that lists no models gets the name as it was given."""
         if reply.status not in (401, 403):  # some APIs do not list models for every key; a chat request will tell
             self.check_access(endpoint, reply)
+        self._list_status[endpoint.url] = reply.status
         models = _listed(reply)
         if models is None and reply.status == 200:
             raise CapabilityError(
@@ -142,6 +145,10 @@ class ChatEngine(EndpointEngine):
         if context is not None:
             self._contexts[endpoint.url] = context
         return None  # replies name the model, including its version
+
+    def is_available(self, server: Address, reply: Reply) -> bool:
+        """Whether a server replies to the request for its models as before, which may be a refusal."""
+        return reply.fault is None and reply.status in (200, self._list_status.get(server.url))
 
     def _listed_model(self, endpoint: Address, models: list[JsonObject]) -> JsonObject | None:
         """Return the entry of the model. APIs with many models may not list all names, and check the name themselves."""
@@ -182,7 +189,6 @@ class ChatEngine(EndpointEngine):
             seeded=self._features.seeded,
             json_schema=self._features.schema,
             special_tokens=False,
-            prefill=False,
             max_context=min((self._contexts[s.url] for s in servers if s.url in self._contexts), default=None),
         )
 
@@ -221,7 +227,7 @@ class ChatEngine(EndpointEngine):
         super()._warn_of_limits(replace(capabilities, special_tokens=True))
 
     def check_prompt(self, prompt: Prompt) -> None:
-        """Do nothing: the server makes the prompt."""
+        """Do nothing: the server renders the prompt."""
 
     def count_prompt_tokens(self, endpoint: Address, text: str) -> int | None:
         """Return None: the tokens of a text are not known."""
@@ -323,7 +329,11 @@ class ChatEngine(EndpointEngine):
             return []
         if failure.code == "too_long" and limited:
             self._unlimited.add(request.key)
-        elif failure.code == "validation" and _is_about_schema(failure) and b'"response_format":' in result.call.body:
+        elif (
+            failure.code == "validation"
+            and _SCHEMA.search(failure.message)
+            and b'"response_format":' in result.call.body
+        ):
             self._drop_schema(failure)
         else:
             return []
@@ -389,7 +399,3 @@ def _listed(reply: Reply) -> list[JsonObject] | None:
     if reply.status != 200 or not isinstance(data, list):
         return None
     return [model for model in data if isinstance(model, dict) and isinstance(model.get("id"), str)]
-
-
-def _is_about_schema(failure: Failure) -> bool:
-    return any(word in failure.message.lower() for word in ("response_format", "schema", "grammar", "structured"))

@@ -17,7 +17,7 @@ from .classify import REFUSED, check_all, classify_status, guarded, parsing
 from .client import ASK_TIMEOUT_S, HttpClient, is_settled
 from .pacing import CONCURRENCY
 from .servers import error_text, is_about_n, is_commit, is_starting, names_match, normal_address, read_key, redirected
-from .transport import CallResult, Endpoint, Transport
+from .transport import CallResult, Endpoint, Transport, is_ok
 from .untrusted import Json, name_or_none
 from .wire import MALFORMED, Address, Fault, Question, Reply, unavailable
 
@@ -139,6 +139,7 @@ class EndpointEngine(Engine):
             classify=self._classify,
             recognize=guarded(self.recognize),
             info_path=self.info_path,
+            is_available=self.is_available,
             concurrency=self.settings.concurrency,
             max_retries=self.settings.max_retries,
             max_outage_s=self.settings.max_outage_s,
@@ -379,6 +380,10 @@ class EndpointEngine(Engine):
         if self._secret:
             text = text.replace(self._secret, "…")
         return name_or_none(text) or ""
+
+    def is_available(self, server: Address, reply: Reply) -> bool:
+        """Whether a reply to `info_path` means that a server which did not reply is available again."""
+        return is_ok(server, reply)
 
     @abstractmethod
     def recognize(self, server: Address, reply: Reply) -> Served | None:

@@ -51,6 +51,14 @@ Classify = Callable[[Endpoint, Reply], Fault | None]
 Recognize = Callable[[Endpoint, Reply], Served | None]
 
 
+IsAvailable = Callable[[Address, Reply], bool]
+
+
+def is_ok(_server: Address, reply: Reply) -> bool:
+    """Whether a reply has status 200."""
+    return reply.fault is None and reply.status == 200
+
+
 class Call:
     """An HTTP request for a group of samples, which may be sent more than once."""
 
@@ -131,7 +139,7 @@ class Transport:
     private methods run in the client's thread.
 
     The transport starts and closes `client`. To find out whether an endpoint is available again, it requests `info_path`;
-    `recognize` reads the reply, and raises if it is the wrong server.
+    `is_available` decides, by default by the status 200. `recognize` reads the reply, and raises if it is the wrong server.
     """
 
     def __init__(
@@ -142,6 +150,7 @@ class Transport:
         classify: Classify,
         recognize: Recognize,
         info_path: str,
+        is_available: IsAvailable = is_ok,
         concurrency: int = CONCURRENCY,
         max_retries: int = 8,
         max_outage_s: float = 600.0,
@@ -160,6 +169,7 @@ class Transport:
         self._classify = classify
         self._recognize = recognize
         self._info_path = info_path
+        self._is_available = is_available
         self._in_flight = 0
         self._first_endpoint = 0
         self._pending: deque[Call] = deque()
@@ -439,7 +449,7 @@ class Transport:
     async def _identify(self, endpoint: Endpoint) -> None:
         reply = await self.client.exchange.send(endpoint, "GET", self._info_path, None, PROBE_TIMEOUT_S)
         endpoint.is_reverifying = False
-        if reply.fault is not None or reply.status != 200:
+        if not self._is_available(endpoint, reply):
             self._mark_down(endpoint, reply)
         elif self._is_recognized(endpoint, reply):
             self._dispatch()
@@ -458,7 +468,7 @@ class Transport:
             # If an endpoint replies to `info_path` but not to requests, the waits become longer.
             await asyncio.sleep(self._next_probe_s(attempt + endpoint.outages - 1))
             reply = await self.client.exchange.send(endpoint, "GET", self._info_path, None, PROBE_TIMEOUT_S)
-            if reply.fault is None and reply.status == 200:
+            if self._is_available(endpoint, reply):
                 break
             if attempt == 0:
                 self._move_calls_from(endpoint)
