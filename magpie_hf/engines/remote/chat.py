@@ -6,19 +6,20 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from ...errors import ArgumentError, CapabilityError, EngineError, ModelMismatchError, quoted
+from ...errors import CapabilityError, EngineError, ModelMismatchError, quoted
 from ...models import ModelRef
 from ...sampling import SamplingParams
-from ..base import Capabilities, Failure, Generation, Prompt, Request, Served, setting
+from ..base import Capabilities, Failure, Generation, Prompt, Request, Served
 from ..first_token import check_first_token
 from ..stops import end_text
 from .chat_features import PROBE_TEXT, ChatFeatures, ChatTests, common_features
 from .chat_replies import FILTERED, LENGTH, error_field, fault_in, first_choice, read_message, stop_reason
-from .endpoints import EndpointEngine, EndpointSettings
+from .chat_settings import OMITTABLE, ChatSettings
+from .endpoints import EndpointEngine
 from .openai_features import generation_config, schema_fields
 from .probing import ask_probes
 from .replies import context_of, served_now, usage_of
@@ -31,13 +32,8 @@ from .wire import Address, Fault, Reply, to_json
 logger = logging.getLogger(__name__)
 
 MAX_STOP = 4  # OpenAI's limit; texts are cut at further stops here
-OMITTABLE = ("temperature", "top_p", "seed", "stop")
 # Values that an omitted field has by default in OpenAI's interface.
 _DEFAULTS = {"temperature": 1, "top_p": 1}
-_OWN_FIELDS = (
-    *("model", "messages", "n", "stream", "max_tokens", "max_completion_tokens", "response_format", "top_k"),
-    *("repetition_penalty", "min_p", "generation_config", *OMITTABLE),
-)
 _FILTER_CODES = ("content_filter", "content_policy_violation", "moderation_blocked")
 _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
 _UNKNOWN_MODEL = re.compile(
@@ -45,47 +41,6 @@ _UNKNOWN_MODEL = re.compile(
 )
 _SCHEMA = re.compile("response_format|schema|grammar|structured", re.I)
 _SAMPLING_PARAMS = (*OMITTABLE, "top_k", "min_p", "repetition_penalty", "max_tokens", "max_completion_tokens")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatSettings(EndpointSettings):
-    """Settings of the engine `chat`."""
-
-    served_model_name: str | None = setting(
-        None,
-        "The model's name in requests, e.g., with a provider. Default: the name that the server lists.",
-        silent=True,
-    )
-    api_path: str = setting(
-        "/v1", 'Path of the API below the URL; "" if the URL contains the whole path.', silent=True
-    )
-    omit: tuple[str, ...] = setting(
-        (),
-        "Fields that are not sent because the model refuses them, so that its own defaults apply: temperature, top_p, "
-        "seed, stop.",
-    )
-    extra_body: Mapping[str, Any] | None = setting(
-        None, "Further fields of every request, e.g., {reasoning_effort: low}; not for keys or other secrets."
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        unknown = [name for name in self.omit if name not in OMITTABLE]
-        if unknown:
-            raise ArgumentError(
-                f"omit = {quoted(unknown[0])} is invalid.", hint=f"Fields: {', '.join(OMITTABLE)}.", key="omit"
-            )
-        taken = [name for name in self.extra_body or {} if name in _OWN_FIELDS]
-        if taken:
-            raise ArgumentError(
-                f"extra_body contains {quoted(taken[0])}, which the engine sets itself.",
-                hint="Use the sampling settings of the stage, or omit.",
-                key="extra_body",
-            )
-        try:
-            json.dumps(self.extra_body)
-        except (TypeError, ValueError):
-            raise ArgumentError("extra_body contains a value that is not JSON.", key="extra_body") from None
 
 
 class ChatEngine(EndpointEngine):
