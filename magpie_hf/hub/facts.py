@@ -220,7 +220,8 @@ def _sampling(recipe: JsonObject) -> list[JsonObject]:
     prompt = recipe.get("system_prompt")
     return [
         {"temperature": p.get("temperature", 1.0), "top_p": p.get("top_p", 1.0), "share": p.get("share", 1),
-         "system_prompt": p.get("system_prompt", prompt), "system_prompt_key": p.get("system_prompt_key")}
+         "system_prompt": p.get("system_prompt", prompt), "system_prompt_key": p.get("system_prompt_key"),
+         "first_token_scale": p.get("first_token_scale", 1)}
         for p in points
     ]  # fmt: skip
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from datasets import Dataset
@@ -71,6 +72,12 @@ ANNOTATED = RunFacts(
     {"dataset": {"path": "HuggingFaceH4/ultrachat_200k"}},
     stages={name: StageState(name, name) for name in ("quality", "lengths", "select")},
 )
+
+
+def test_a_card_says_that_the_first_token_had_a_temperature_of_its_own():
+    sampling = {"temperature": 0.6, "first_token_scale": 1.2}
+    card = build_card(rows(), repo_id="me/mine", run=replace(RUN, recipe=RUN.recipe | {"sampling": sampling}))
+    assert "| 0.6 (first token: × 1.2) | 1.0 | 1 | none |" in card
 
 
 @pytest.mark.parametrize(
