@@ -69,8 +69,8 @@ ROW_INDEX = "_index"
 """Key of the number in a row from which `steps` derives its seeds: computed from the row key, in [0, 2^31)."""
 CODES = tuple(
     "ok unfinished empty fragment think_tag assistant_voice special_token mixed_script banned_start too_long validation "
-    "generation incomplete_generation failed fewer_turns unparsable unknown_label header "
-    "content_filter refusal".split()
+    "generation incomplete_generation failed fewer_turns unparsable unknown_label header content_filter refusal "
+    "repeated".split()
 )
 """Names of the journal's codes, by number. Append only: journals on disk hold the numbers."""
 CODE_NUMBERS = {name: number for number, name in enumerate(CODES)}

@@ -56,6 +56,86 @@ def test_nothing_inside_a_code_fence_is_cut(before, code):
     assert f"```\n{code}\n```" in clean(text)
 
 
+REQUESTS = [
+    "Here is a paragraph from my essay:\nI goes to school by bus.\nCorrect the grammar.",
+    'Here is the JSON I have:\n{"a": {"b": 1}}\nWrite a Python script that flattens it.',
+    "Here are some customer reviews:\n- Great shoes.\n- Too small.\nClassify each one as positive or negative.",
+    "Is there anything you would recommend for a beginner guitarist?",
+    "Sure, exercise is healthy, but how much per week is too much?",
+    "Of course, correlation is not causation. Explain the difference.",
+    "I'm happy to help my neighbor move. What should I bring?",
+    "1+1",
+    "? is a wildcard in SQL LIKE, true or false",
+    "What does <think> do in a prompt?",
+]
+"""Requests that begin like an assistant's message, or in the middle of something."""
+
+
+@pytest.mark.parametrize("text", REQUESTS)
+def test_requests_with_an_unusual_beginning_are_accepted_unchanged(text):
+    assert clean(text) == text
+    assert rejection(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("What is 2 + 2? The answer is: 4", "What is 2 + 2?"),
+        ("Find x if 2x = 4.\n\nThe final answer is: $\\boxed{2}$", "Find x if 2x = 4."),
+        ("Find x if 2x = 4. The final answer is $\\boxed{2}$.", "Find x if 2x = 4."),
+        ("Find x if 2x = 4.\n$\\boxed{2}$", "Find x if 2x = 4."),
+        ("Q: Who wrote Faust?\nA: Goethe", "Who wrote Faust?"),
+        ("1. How do birds navigate?", "How do birds navigate?"),
+    ],
+)
+def test_answers_on_the_same_line_and_boxed_ones_are_cut(text, cleaned):
+    assert clean(text) == cleaned
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Write a README with these sections:\n# Solution\n# Answer",
+        "Write a lab report. Use these headings.\n\n**Problem**\n**Solution**\n**Discussion**",
+        'Why is "The answer is: 42" funny?',
+        "The teacher said that the answer is: 12. Is she right?",
+        "I mixed a drink.\nSolution: 5 g of salt in 100 ml of water.\nWhat is the concentration?",
+        "Which is a color?\nA: red\nB: seven",
+        "Q: What is 2 + 2?\nA: 4\nQ: What is 3 + 3?\nA:",
+        "1. e4 e5 2. Nf3 Nc6: which opening is this?",
+    ],
+)
+def test_parts_that_are_asked_for_are_not_cut(text):
+    assert clean(text) == text
+
+
+HOSTILE = [
+    "\n",
+    " ",
+    "\t",
+    "#",
+    "`",
+    "*",
+    "_",
+    ".",
+    "?",
+    "answer:\n",
+    "Question\n",
+    "# \n",
+    "```\n",
+    "the answer is ",
+    "you ",
+]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+@pytest.mark.parametrize("before", ["", "Question", "What is it? ", "Sure! ", "Here is "])
+def test_cleaning_takes_time_in_proportion_to_the_text(before, piece):
+    """A pattern that takes quadratic time would not finish 100,000 characters."""
+    text = f"{before}{piece * (100_000 // len(piece))}x"
+    rejection(clean(text))
+
+
 words = st.text("abc ,.;", min_size=1, max_size=30).filter(lambda text: text.strip())
 
 
@@ -247,6 +327,10 @@ def test_real_instructions_are_accepted(text):
         ("It seems like you forgot the text.", "assistant_voice"),
         ("What would you like to know about it?", "assistant_voice"),
         ("Is there anything else I can do for you?", "assistant_voice"),
+        ("Sure! Which language would you like?", "assistant_voice"),
+        ("I'm sorry, I cannot open links.", "assistant_voice"),
+        ("ha " * 60, "repeated"),
+        ("Name a bird. " + "Name a bird that flies. " * 20, "repeated"),
     ],
 )
 def test_what_is_no_instruction_is_rejected_with_its_reason(text, code):
