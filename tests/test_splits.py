@@ -160,10 +160,15 @@ def test_the_command_line_writes_the_columns_of_the_release_and_shows_its_rows(t
     assert load_dataset(str(place), split="test").column_names == ["conversations", "uuid"]
 
 
-def test_the_card_of_a_run_with_a_test_split_has_both_splits(tmp_path):
-    magpie_hf.run({**SHARED, "output": {"test_size": 0.25}}, output=tmp_path / "run")
+def test_the_card_and_the_report_of_a_run_describe_all_columns_and_both_splits(tmp_path):
+    stages = ["instructions", "responses", "language", "lengths"]
+    output = {"test_size": 0.25, "columns": "llama-3-filtered"}
+    magpie_hf.run({**SHARED, "stages": stages, "output": output}, output=tmp_path / "run")
     card = magpie_hf.write_card(tmp_path / "run", license="mit").read_text("utf-8")
-    assert "6 rows (train 6, test 2; statistics of the first split)." in card
+    assert "8 rows (train 6, test 2; statistics of all splits)." in card
+    assert "language:\n- en" in card
+    page = magpie_hf.report(tmp_path / "run", tmp_path / "report.html").read_text("utf-8")
+    assert "Instruction length, characters" in page
 
 
 # Errors before the first row

@@ -22,7 +22,7 @@ from ..recipe.schema import Recipe, load_recipe
 from ..session.publishing import prepared, push_command
 from ..session.status import run_facts
 from ..storage.checksums import check_files
-from ..storage.loading import as_dataset, load_rows, quiet_datasets, run_splits
+from ..storage.loading import as_dataset, load_rows, quiet_datasets, rows_with_all_columns, run_splits
 from ..storage.rundir import RunDir, is_run
 from ..storage.state import RunState, SavedRows
 from .recipes import RowSource
@@ -159,7 +159,16 @@ def _final_rows(run_dir: RunDir, settings: PushSettings) -> Iterator[ConfigFiles
         return
     known, funnel = run_facts(place)
     files = list(output.files) if output is not None else []
-    last = prepared(place, settings, run_splits(place), settings.config, files, run=known, funnel=funnel)
+    last = prepared(
+        place,
+        settings,
+        run_splits(place),
+        settings.config,
+        files,
+        run=known,
+        funnel=funnel,
+        described=rows_with_all_columns(place),
+    )
     if last is not None:
         yield last
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack, overload
 
 from ..errors import ArgumentError, quoted
+from ..hub.schema import column_order
 from ..session.status import run_facts
-from ..storage.loading import as_dataset, run_splits, with_row_columns
+from ..storage.loading import as_dataset, rows_with_all_columns, run_splits, with_row_columns
 from .recipes import Annotations, ModelSettings, RowSource, annotation_recipe, check_options
 from .synthesis import run
 
@@ -212,6 +213,15 @@ def source_of(dataset: RowSource) -> Source:
     return Source(with_row_columns(rows), run, funnel, place if run else None)
 
 
+def described(dataset: RowSource) -> Source:
+    """Load the rows that a report or card describes: of a run, with all columns and from all splits."""
+    source = source_of(dataset)
+    whole = None if source.run_dir is None else rows_with_all_columns(source.run_dir)
+    if whole is None:
+        return source
+    return source._replace(rows=whole.select_columns(column_order(whole.column_names)))
+
+
 def report(
     dataset: RowSource,
     path: str | Path = "report.html",
@@ -243,7 +253,7 @@ def report(
             hint='Give datasets by name, e.g., compare={"v1": "me/my-dataset-v1"}.',
             key="compare",
         )
-    source = source_of(dataset)
+    source = described(dataset)
     others = {name: as_dataset(other) for name, other in (compare or {}).items()}
     return write_report(
         source.rows,
@@ -285,7 +295,7 @@ def write_card(
     """
     from ..hub import card
 
-    source = source_of(dataset)
+    source = described(dataset)
     splits = run_splits(source.run_dir) if source.run_dir is not None else {}
     return card.write_card(
         source.rows,
@@ -296,5 +306,5 @@ def write_card(
         config_name=config_name,
         title=title,
         license=license,
-        splits=splits if len(splits) > 1 else None,
+        splits=splits or None,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, DatasetError, MagpieError, quoted
-from .checksums import check_files
+from .checksums import check_files, damage
 from .conversations import COLUMNS, FirstTurn, first_turn
 from .keys import row_keys
 from .rundir import RunDir, is_run
@@ -90,6 +90,31 @@ def run_splits(place: Path, split: str | None = None) -> dict[str, Dataset]:
         saved = {name: place / "dataset" / (name if output.splits else "") for name in wanted}
         return {name: datasets.Dataset.load_from_disk(str(directory)) for name, directory in saved.items()}
     return {name: _read_parquet([str(place / path) for path in files_of(output.files, name)]) for name in wanted}
+
+
+def rows_with_all_columns(place: Path) -> Dataset | None:
+    """Return the rows of a run as its last stage made them, if its dataset has other columns or a test split.
+
+    None if the dataset has all rows and columns, or if the file of the stage is gone or damaged.
+    """
+    import datasets
+
+    state = RunDir.read(place).state
+    given, output = state.recipe.get("output"), state.output
+    if (
+        output is None
+        or not output.stages
+        or not isinstance(given, Mapping)
+        or not {*given} & {"columns", "test_size"}
+    ):
+        return None
+    key = output.stages[-1]
+    name = f"{state.stages[key].fingerprint}.arrow" if key in state.stages else ""
+    file = place / "stages" / key / name
+    if not name or name not in state.stages[key].files or damage(file, state.stages[key].files[name]):
+        return None
+    rows = datasets.Dataset.from_file(str(file))
+    return rows if len(rows) == output.rows else None
 
 
 def files_of(paths: Iterable[str], split: str) -> list[str]:

@@ -266,6 +266,7 @@ def test_a_run_with_a_test_split_resumes_elsewhere_with_the_same_rows_in_the_sam
     assert {name: rows.to_list() for name, rows in back.items()} == {n: rows.to_list() for n, rows in mine.items()}
     nothing_twice(tmp_path / "there")
     here("push", tmp_path / "run", "me/again", "--config", "filtered")
+    assert "Charts of filtered" in str(DatasetCard.load("me/again"))
     again = load_dataset("me/again", "filtered")
     assert {name: rows.to_list() for name, rows in again.items()} == {n: rows.to_list() for n, rows in mine.items()}
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import yaml
 from datasets import Dataset
 
 import magpie_hf
 from magpie_hf.errors import ArgumentError, DatasetError, MagpieError
 from magpie_hf.scoring.embedding import EmbeddingStore, embed_texts, text_keys
+from magpie_hf.stages import STAGES, stage_class
 from magpie_hf.storage.rundir import RunDir
+from tests.conftest import REPOSITORY
 
 
 TEXTS = [
@@ -63,6 +66,15 @@ def annotate(data, place, **settings):
 def report(place, name="neighbors"):
     stages = RunDir.read(place).state.stages.values()
     return next(state.report for state in stages if state.name == name)
+
+
+def test_columns_that_the_releases_have_too_have_their_types():
+    """Nested columns differ on purpose: ours hold more."""
+    facts = yaml.safe_load((REPOSITORY / "tests" / "releases" / "facts.yaml").read_text("utf-8"))
+    wanted = {name: kind for name, kind in facts["columns"]["second_pre_query"].items() if isinstance(kind, str)}
+    kinds = [stage_class(name) for name in STAGES if name not in ("rubric", "subset")]
+    ours = {name: feature for kind in kinds for name, feature in kind().features().items() if name in wanted}
+    assert {name: feature.dtype for name, feature in ours.items()} == wanted
 
 
 def test_copies_have_distance_zero_one_group_and_one_survivor(tmp_path):
