@@ -27,7 +27,7 @@ from ..stages.instructions import Instructions
 from ..stages.subset import Subset
 from ..storage.disk import named_disk_errors
 from ..storage.keys import content_fingerprint
-from ..storage.loading import as_dataset, load_rows, with_row_columns
+from ..storage.loading import as_dataset, concatenated, with_row_columns
 from ..storage.rundir import RunDir
 from .recipes import RowSource, Sampling, check_options, synthesis_recipe
 
@@ -212,8 +212,8 @@ def _source_rows(recipe: Recipe, dataset: RowSource | None) -> Dataset | None:
         return None
     if dataset is not None:
         rows = as_dataset(dataset)
-    elif source.get("path"):
-        rows = load_rows(source["path"], **{key: source.get(key) for key in ("config", "split", "revision")})
+    elif source.get("path") or source.get("parts"):
+        rows = concatenated(source.get("parts") or [source])
     else:
         raise ArgumentError(
             "The recipe annotates rows that were passed in memory, and they were not passed to this call.",

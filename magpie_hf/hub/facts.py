@@ -14,7 +14,7 @@ from ..reports import svg
 from ..reports.statistics import LabelFacts, NumberFacts, Statistics, dataset_statistics
 from ..storage.state import JsonObject, RunFacts, Totals
 from .licenses import License, license_of
-from .manifest import public_name, public_recipe
+from .manifest import public_name, public_recipe, source_names
 from .markdown import line
 from .origin import TEXT_WRITERS, Origin, is_synthetic, origin_of
 
@@ -201,8 +201,7 @@ def _provenance(recipe: JsonObject, models: Sequence[str]) -> list[list[str]]:
         given = recipe.get(role)
         given = given.get("model") if isinstance(given, Mapping) else given
         facts.append((role, None if given in _JUDGE_MODES else given))
-    source = recipe.get("dataset")
-    facts.append(("rows from", source.get("path") if isinstance(source, Mapping) else source))
+    facts.append(("rows from", source_names(recipe)))
     return [[key, str(value)] for key, value in facts if value not in (None, "")]
 
 

@@ -96,6 +96,14 @@ def _exists(name: str) -> bool:
         return False
 
 
+def source_names(recipe: Mapping[str, Any]) -> str:
+    """Return the names of the datasets that a recipe annotates, "" if it has none or its rows were passed in memory."""
+    given = recipe.get("dataset")
+    parts = given if isinstance(given, list) else [given]
+    names = [part.get("path") if isinstance(part, Mapping) else part for part in parts]
+    return ", ".join(public_name(str(name)) for name in names if name)
+
+
 def public_state(state: RunState) -> RunState:
     """Return the state of a run for the Hub: without local paths, URLs and other settings of this machine."""
     push = state.recipe.get("push")

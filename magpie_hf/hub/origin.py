@@ -6,12 +6,12 @@ states what these sources show.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 from ..columns import columns_of, listed
 from ..storage.state import JsonObject, RunFacts
-from .manifest import public_name
+from .manifest import public_name, source_names
 from .markdown import line
 
 
@@ -66,8 +66,6 @@ def origin_of(recipe: JsonObject, run: RunFacts, dataset: Dataset) -> Origin:
     stages = [state.name for state in run.stages.values()]
     written = {what: _written(dataset, *where) for what, where in _WRITERS.items()}
     further = {what: _written(dataset, *where) for what, where in _FURTHER_WRITERS.items()}
-    given = recipe.get("dataset")
-    source = given.get("path") if isinstance(given, Mapping) else given
     annotated = (
         [name for name in stages if name not in (*_TEXT_STAGES, *_OTHER_STAGES)] if stages else _annotations(dataset)
     )
@@ -85,7 +83,7 @@ def origin_of(recipe: JsonObject, run: RunFacts, dataset: Dataset) -> Origin:
             if count
         },
         "annotations": list(dict.fromkeys(annotated)),
-        "source": public_name(str(source)) if source else "",
+        "source": source_names(recipe),
     }
 
 

@@ -17,6 +17,7 @@ from ..storage.state import JsonObject
 from .source import Source, section_any, typed_value
 
 
+DATASET_KEYS = ("path", "config", "split", "revision", "fingerprint")
 TEMPLATE_KEYS = ("kwargs", "chat_template", "date")
 ROLE_KEYS = ("model", "revision", "engine", "template")
 JUDGE_KEYS = (*ROLE_KEYS, "mode", "rubrics")
@@ -147,6 +148,28 @@ def check_messages(role: str, spec: RoleSpec, stage: str, source: Source) -> Non
             "Remove it. vLLM, SGLang and llama.cpp accept template arguments: "
             f"{prefix}engine.extra_body: {{chat_template_kwargs: {{…}}}}.",
         )
+
+
+def dataset_of(given: object, source: Source) -> JsonObject:
+    """Return the dataset of a recipe: its section, or of a list {"parts": [section, …]}; {} if it has none."""
+    if not isinstance(given, list):
+        return _dataset(given, "dataset", source)
+    if not given:
+        raise source.error("dataset", "the list is empty.", "Give at least one directory, file or Hub id.")
+    parts = [_dataset(entry, f"dataset[{number}]", source) for number, entry in enumerate(given)]
+    for number, part in enumerate(parts):
+        if not part.get("path"):
+            raise source.error(f"dataset[{number}]", "no path is given.", "Give a directory, a file or a Hub id.")
+    return {"parts": parts}
+
+
+def _dataset(given: object, path: str, source: Source) -> JsonObject:
+    section = {"path": given} if isinstance(given, str) else section_of(given, DATASET_KEYS, path, source)
+    for key, value in section.items():
+        typed_value(value, str | None, f"{path}.{key}", source)
+    if section and not (section.get("path") or section.get("fingerprint")):
+        raise source.error(f"{path}.path", "no path is given.", "Give a directory, a file or a Hub id.")
+    return section
 
 
 def judge_mode(raw: Mapping[str, object], source: Source) -> str:

@@ -48,6 +48,7 @@ from .parts import (
     check_keys,
     check_messages,
     choice_of,
+    dataset_of,
     engine_of,
     grid_of,
     judge_mode,
@@ -99,7 +100,7 @@ KEYS = {
     "system_prompt": "System prompt for the generation of instructions; the Magpie releases use none.",
     "preset": "Name of a preset (`magpie-hf presets`), in place of `system_prompt` and `sampling`; points of `sampling` can also name one.",
     "template": "Chat template: `kwargs`, `chat_template` (Jinja text or file), `date`.",
-    "dataset": "Existing rows to annotate: a directory, file or Hub id, or a mapping with `path`, `config`, `split`, `revision`.",
+    "dataset": 'Existing rows to annotate: a directory, file or Hub id, "demo" (the bundled rows), or a mapping with `path`, `config`, `split`, `revision`; or a list of these, whose rows are concatenated.',
     "responder": "The model that generates responses (`model`, `engine`, `template`), if it is not the one that writes instructions.",
     "judge": "The model that annotates quality, difficulty and category (`model`, `engine`, `template`); `mode`: separate or combined; `rubrics`: the set of rubrics, default or reference.",
     "guard": "The model that annotates safety; Llama Guard 2 by default.",
@@ -112,7 +113,6 @@ KEYS = {
     "sources": "Where values come from: dotted key (it also covers the keys below it) to a text that begins with paper, card, script, inferred or our choice.",
     "rehearsal": "Dotted keys that are set only with `--model demo`, e.g., a condition that no row of the demo model meets.",
 }
-DATASET_KEYS = ("path", "config", "split", "revision", "fingerprint")
 _IMPLIED = {"instructions": ("grid",), **dict.fromkeys((*BUILT_IN, "judge"), ("rubrics",))}
 """By stage: the settings that other sections of a recipe give to it, unless the stage has its own."""
 ORDERS = ("paper", "lean")
@@ -278,7 +278,7 @@ def bundled_recipes() -> dict[str, Path]:
 def build(raw: JsonObject, source: Source) -> Recipe:
     """Validate the mapping of a recipe and build the Recipe."""
     check_keys(raw, KEYS, "", source)
-    dataset = _dataset(raw.get("dataset"), source)
+    dataset = dataset_of(raw.get("dataset"), source)
     raw = {"name": "annotate" if dataset else "synthesize", **raw}
     if not raw.get("model") and not names_demo(raw) and not dataset:
         raise source.error("model", "a recipe needs a model.", 'Give a Hub id, a directory, or "demo".')
@@ -322,15 +322,6 @@ def build(raw: JsonObject, source: Source) -> Recipe:
         implied=_implied(raw.get("stages") or (), stages),
         raw=raw,
     )
-
-
-def _dataset(given: object, source: Source) -> JsonObject:
-    section = {"path": given} if isinstance(given, str) else section_of(given, DATASET_KEYS, "dataset", source)
-    for key, value in section.items():
-        typed_value(value, str | None, f"dataset.{key}", source)
-    if section and not (section.get("path") or section.get("fingerprint")):
-        raise source.error("dataset.path", "no path is given.", "Give a directory, a file or a Hub id.")
-    return section
 
 
 def _implied(given: object, stages: tuple[Stage, ...]) -> frozenset[str]:

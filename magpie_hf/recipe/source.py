@@ -17,7 +17,7 @@ from ..storage.state import JsonObject
 
 T = TypeVar("T")
 DEFAULT_STAGES = ("instructions", "responses", "lengths")
-_SHORT_FORMS = {"engine": "kind", "output": "path", "push": "repo"}
+_SHORT_FORMS = {"engine": "kind", "output": "path", "push": "repo", "dataset": "path"}
 """Keys whose value may be a string: the short form of a mapping with the one key named here."""
 _NOT_OF_MODELS = ("mode", "rubrics")
 """Settings of a role that are valid for any model."""

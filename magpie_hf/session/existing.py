@@ -78,6 +78,8 @@ def _same_place(before: Any, now: Any) -> bool:
 
 def _source(raw: Mapping[str, Any]) -> Any:
     source = raw.get("dataset")
+    if isinstance(source, list):
+        return ", ".join(str(_source({"dataset": part})) for part in source)
     if not isinstance(source, Mapping):
         return source
     # Rows passed in memory have no path, so a dataset with additional rows resumes the same run.

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 PROMPT_COLUMNS = ("instruction", "prompt", "question", "query", "problem", "input", "text")
 """Names of the column of prompts in other datasets, the most common first."""
+DEMO = "demo"
+DEMO_ROWS = Path(__file__).parents[1] / "demo" / "rows.jsonl"
+"""The dataset "demo": 64 conversations that the demo model wrote, to rehearse recipes that annotate existing rows."""
 _BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".arrow": "arrow"}
 
 
@@ -28,12 +31,14 @@ def load_rows(
 ) -> Dataset:
     """Load a dataset: a run or `save_to_disk` directory, a Parquet, JSON or CSV file, a directory of them, or a Hub id.
 
+    The path "demo" is the bundled dataset.
+
     Raises:
         DatasetError: the dataset cannot be loaded.
     """
     import datasets
 
-    place = Path(path).expanduser()
+    place = DEMO_ROWS if path == DEMO else Path(path).expanduser()
     try:
         with quiet_datasets():
             if is_run(place):
@@ -59,6 +64,48 @@ def load_rows(
             hint="Give a run directory, a parquet, JSON or CSV file, a save_to_disk directory, or a Hub id.",
         ) from error
     return loaded
+
+
+def concatenated(parts: Sequence[Mapping[str, Any]]) -> Dataset:
+    """Load datasets by `path`, `config`, `split` and `revision`, and concatenate their rows in this order.
+
+    Raises:
+        DatasetError: a dataset cannot be loaded, or its columns differ from those of the first one; names the dataset.
+    """
+    import datasets
+
+    keys = ("config", "split", "revision")
+    loaded = [load_rows(part["path"], **{key: part.get(key) for key in keys}) for part in parts]
+    first = loaded[0]
+    for part, rows in zip(parts[1:], loaded[1:], strict=True):
+        _check_same_columns(rows, first, part["path"], parts[0]["path"])
+    ordered = [rows.select_columns(first.column_names) for rows in loaded]
+    return datasets.concatenate_datasets(ordered) if len(ordered) > 1 else first
+
+
+def _check_same_columns(rows: Dataset, first: Dataset, path: str, first_path: str) -> None:
+    """Raise DatasetError if the columns of two datasets or their types differ."""
+    hint = f"Write both with the same recipe and settings, or remove the columns from {quoted(first_path)} and {quoted(path)}."
+    names, others = set(rows.column_names), set(first.column_names)
+    if names != others:
+        said = [f"only {quoted(at)} has {', '.join(sorted(only))}" for at, only in
+                ((first_path, others - names), (path, names - others)) if only]  # fmt: skip
+        raise DatasetError(
+            f"The datasets to concatenate have different columns: {'; '.join(said)}.", where=path, hint=hint
+        )
+    for name in first.column_names:
+        if rows.features[name] != first.features[name]:
+            raise DatasetError(
+                f"The column {quoted(name)} is {_type_text(rows.features[name])}, but {_type_text(first.features[name])} in "
+                f"{quoted(first_path)}.",
+                where=path,
+                hint=hint,
+                column=name,
+            )
+
+
+def _type_text(feature: object) -> str:
+    return str(getattr(feature, "dtype", feature))
 
 
 def run_splits(place: Path, split: str | None = None) -> dict[str, Dataset]:
