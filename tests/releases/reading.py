@@ -91,8 +91,9 @@ def base(recipe: Recipe) -> str:
     return role(recipe, "base") if stage_of(recipe, "base_responses") else MISSING
 
 
-def dataset(recipe: Recipe) -> str:
-    return str(recipe.dataset.get("path", MISSING))
+def dataset(recipe: Recipe) -> Any:
+    parts = recipe.dataset.get("parts")
+    return [part["path"] for part in parts] if parts else recipe.dataset.get("path", MISSING)
 
 
 # Sizes and the grid
@@ -162,7 +163,10 @@ def missing_stop_tokens(recipe: Recipe, family: str, wanted: Sequence[str]) -> l
     """Return the release's stop tokens that do not end an instruction here, of those that the small tokenizer has."""
     chat = _chat(family, recipe.template.get("chat_template"))
     stops, known = chat.instruction_stops, chat.tokenizer.get_vocab()
-    return [t for t in wanted if t in known and known[t] not in stops.token_ids and t not in stops.plain_texts]
+    own = set.intersection(*({*point.sampling.stop} for point in recipe.grid))
+    return [
+        t for t in wanted if t in known and known[t] not in stops.token_ids and t not in {*stops.plain_texts, *own}
+    ]
 
 
 def response_template(recipe: Recipe) -> str:

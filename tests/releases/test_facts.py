@@ -96,15 +96,10 @@ def expected(name: str, fact: str) -> Any:
 
 
 def test_the_table_has_every_recipe_and_open_facts_are_facts() -> None:
-    assert {*bundled_recipes()} <= {*RELEASES, *TABLE["own"], *TABLE["replaced"]}
+    assert {*bundled_recipes()} <= {*RELEASES, *TABLE["own"]}
     known = {f"{name} {fact}" for name, fact in (case.values for case in cases())}
-    known |= {f"{name} *" for name in RELEASES} | {f"{name} replaced" for name in TABLE["replaced"]}
+    known |= {f"{name} *" for name in RELEASES}
     assert known >= OPEN
-
-
-@pytest.mark.parametrize(("name", "fact"), [_case(name, "replaced") for name in TABLE["replaced"]])
-def test_a_recipe_that_others_replace_is_gone(name: str, fact: str) -> None:
-    assert name not in bundled_recipes(), TABLE["replaced"][name]
 
 
 def test_every_fact_names_where_it_comes_from() -> None:
