@@ -666,6 +666,16 @@ def test_rejected_samples_of_a_run_that_was_killed_and_extended_are_those_of_a_r
     assert rejected(tmp_path / "run") == rejected(tmp_path / "once") != []
 
 
+def test_rejected_samples_of_merged_shards_are_those_of_one_run(make, tmp_path):
+    settings = {"engine": {"unfinished_every": 4}, "output": {"rejected": True}, "num_rows": 300}
+    for part in (0, 1):
+        make(f"part{part}", shard=f"{part}/2", **settings)
+    merge_runs([tmp_path / "part0", tmp_path / "part1"], tmp_path / "merged")
+    make("merged", **settings)
+    make("once", **settings)
+    assert rejected(tmp_path / "merged") == rejected(tmp_path / "once") != []
+
+
 def test_rejected_samples_are_only_saved_if_asked_and_removed_from_the_state_when_no_longer(make, null, tmp_path):
     make("run", engine={"unfinished_every": 3})
     assert not (tmp_path / "run" / "rejected").exists()
