@@ -20,6 +20,7 @@ from magpie_hf.recipe.costs import kept_at_most
 from magpie_hf.recipe.schema import Recipe, bundled_recipes, load_recipe
 from magpie_hf.selection.filters import apply_selection
 from magpie_hf.stage import Stage
+from magpie_hf.stages.judge import Judge
 from magpie_hf.stages.select import Select
 from magpie_hf.templates.template import ChatTemplate
 from tests.template_families import make_tokenizer, template
@@ -377,12 +378,19 @@ def has_stages(recipe: Recipe, names: Sequence[str]) -> list[str]:
     return [name for name in names if stage_of(recipe, name) is not None]
 
 
+def label_scales(recipe: Recipe) -> str:
+    """Return whose scales the labels of the three built-in annotations have."""
+    rubrics = [name for stage in recipe.stages if isinstance(stage, Judge) for name in stage.rubrics]
+    return "the authors'" if rubrics and all(name.startswith("reference/") for name in rubrics) else "ours"
+
+
 SIMPLE: dict[str, Callable[[Recipe], Any]] = {
     "repo": repo,
     "generator": lambda r: role(r, "generator"),
     "responder": lambda r: role(r, "responder"),
     "preference_responder": lambda r: role(r, "responder") if stage_of(r, "preference_responses") else MISSING,
     "judge": lambda r: role(r, "judge"),
+    "label_scales": label_scales,
     "guard": lambda r: role(r, "guard") if stage_of(r, "safety") else MISSING,
     "base": base,
     "reward_model": lambda r: own_model(r, "reward", "reward"),
