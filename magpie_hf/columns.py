@@ -32,7 +32,7 @@ GENERATION_STAGES = ("instructions", "responses", "turns", "preference_responses
 NEED_SETTINGS = ("novelty", "decontamination")
 """Annotations that need the name of another dataset; reports do not suggest them, because a name alone is not enough."""
 SHAREGPT = "conversations"
-"""The column of conversations in ShareGPT format (from/value), in the Magpie releases and other datasets; read, never written.
+"""The column of conversations in ShareGPT format (from/value), in the Magpie releases and other datasets: read, and only written on request (`output.columns`).
 
 Next to `messages` it misleads trainers: TRL's SFTTrainer uses it instead of `messages` and keeps the roles human and gpt.
 """

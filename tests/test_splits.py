@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+import yaml
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 import magpie_hf
@@ -13,6 +14,7 @@ from magpie_hf.recipe.schema import load_recipe
 from magpie_hf.session.maintenance import merge_runs
 from magpie_hf.session.splits import held_out
 from magpie_hf.storage.loading import load_rows, run_splits
+from tests.conftest import REPOSITORY
 from tests.end_to_end.harness import here
 from tests.stages import conftest as runs
 
@@ -218,3 +220,26 @@ def test_the_rows_that_a_recipe_annotates_are_checked_before_anything_is_generat
         magpie_hf.run(recipe, output=tmp_path / "run")
     assert "preference" in caught.value.hint
     assert null.opened == 0
+
+
+def test_rows_of_a_release_that_are_answered_anew_have_the_columns_of_the_new_release(null, tiny_model_dir, tmp_path):
+    """As the CoT versions of the Reasoning sets."""
+    facts = yaml.safe_load((REPOSITORY / "tests" / "releases" / "facts.yaml").read_text("utf-8"))["columns"]
+    row = {name: [] if isinstance(kind, list) else None for name, kind in facts["reasoning_v1"].items()}
+    configs = {"temperature": 1.0, "top_p": 1.0, "input_generator": "q", "seed": None, "extract_input": "<user>"}
+    row |= {"uuid": "a", "instruction": "Why?", "response": "So.", "intent": "To know.", "gen_input_configs": configs}
+    Dataset.from_list([row]).to_parquet(str(tmp_path / "rows.parquet"))
+    recipe = {
+        "model": str(tiny_model_dir),
+        "engine": {"kind": "null"},
+        "dataset": str(tmp_path / "rows.parquet"),
+        "stages": ["responses"],
+        "output": {"columns": "reasoning-v1-cot"},
+    }
+    made = magpie_hf.run(recipe, output=tmp_path / "run")
+    assert made.column_names == list(facts["reasoning_v1_cot"])
+    assert made[0]["gen_input_configs"] == configs
+    assert made[0]["intent"] == "To know."
+    assert made[0]["conversations"][1] == {"from": "gpt", "value": made[0]["response"]}
+    assert "Why?" in made[0]["gen_response_configs"]["prompt"]
+    assert made[0]["response"] != "So."
