@@ -332,6 +332,7 @@ For recipes marked "is lean", the GPU-hours are an upper bound.
 
 
 def releases_page() -> str:
+    from magpie_hf.cli.show import writer_of
     from magpie_hf.recipe.costs import (
         PRICE_PER_GPU_HOUR,
         SECONDS_PER_TOKEN_AND_BILLION,
@@ -356,7 +357,7 @@ def releases_page() -> str:
         lean = "" if saving is None else f"{saving:.0%}" + (" (is lean)" if recipe.order == "lean" else "")
         money = ["", ""] if cost is None else [f"{cost.gpu_hours:,.0f}", f"${cost.price:,.0f}"]
         lines.append(
-            f"| [{name}]({path.name}) | {made} | {recipe.model} | {recipe.num_rows:,} | {shown} | {' | '.join(money)} | {lean} |"
+            f"| [{name}]({path.name}) | {made} | {writer_of(recipe)} | {recipe.num_rows:,} | {shown} | {' | '.join(money)} | {lean} |"
         )
     tail = RELEASES_TAIL.format(
         constant=SECONDS_PER_TOKEN_AND_BILLION,

@@ -184,6 +184,13 @@ def test_a_wrong_override_is_named_as_such(tmp_path, key):
         load_recipe(written(tmp_path, GOOD), {key: 1})
 
 
+def test_a_setting_of_a_stage_that_the_recipe_does_not_have_names_the_stages_that_it_has(tmp_path):
+    with pytest.raises(RecipeError, match="no stage 'preference'") as caught:
+        load_recipe(written(tmp_path, GOOD), {"stages.preference.x": 1})
+    assert caught.value.where == "--set stages.preference.x"
+    assert caught.value.hint == "Known: instructions, lengths, responses."
+
+
 def test_bundled_recipes_are_valid_and_found_by_name():
     assert "quickstart" in bundled_recipes()
     for name in bundled_recipes():

@@ -221,12 +221,18 @@ def show_recipes() -> None:
         cost = estimate(recipe)
         hours = "-" if cost is None else f"{cost.gpu_hours:,.0f}"
         price = "-" if cost is None else f"${cost.price:,.0f}"
-        print(f"{name:<40}{recipe.num_rows:>10,}{hours:>11}{price:>9}  {recipe.model}")
+        print(f"{name:<40}{recipe.num_rows:>10,}{hours:>11}{price:>9}  {writer_of(recipe)}")
         print(f"  {recipe.description}")
     print(
         "GPU-hours: estimate for A100 GPUs, without annotations (see recipes/README.md). "
         "Show a recipe: `magpie-hf recipes show NAME`."
     )
+
+
+def writer_of(recipe: Recipe) -> str:
+    """Return the model that writes instructions or, for existing ones, responses; "" if the recipe generates neither."""
+    responder = recipe.roles.get("responder")
+    return recipe.model or (f"{responder.model} (responses)" if responder else "")
 
 
 def show_sources(name: str) -> None:

@@ -91,6 +91,8 @@ def lean_saving(recipe: Recipe) -> float | None:
 
     This much is saved if the conditions on the instruction keep no more rows than the whole selection.
     """
+    if recipe.dataset:
+        return None
     try:
         lean = load_recipe({**recipe.raw, "order": "lean"})
     except MagpieError:

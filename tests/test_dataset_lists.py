@@ -1,0 +1,109 @@
+"""`dataset:` as a list of existing datasets, and the bundled dataset "demo"."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from datasets import Dataset
+
+import magpie_hf
+from magpie_hf.errors import DatasetError, RecipeError
+from magpie_hf.recipe.schema import load_recipe
+from magpie_hf.storage.loading import load_rows
+from tests.end_to_end.harness import here
+
+
+STAGES = [{"stage": "lengths", "tokens": False}]
+
+
+def saved(path, rows):
+    Dataset.from_list(rows).to_parquet(str(path))
+    return str(path)
+
+
+def pair(name, **more):
+    return {"uuid": name, "instruction": f"Say {name}.", "response": f"{name}!", **more}
+
+
+def test_the_rows_of_a_list_of_datasets_are_concatenated_in_its_order(tmp_path):
+    first = saved(tmp_path / "first.parquet", [pair("a", score=1), pair("b", score=2)])
+    second = saved(tmp_path / "second.parquet", [{"score": 3, **pair("c")}])
+    recipe = {"dataset": [second, {"path": first}], "stages": STAGES}
+    ds = magpie_hf.run(recipe, output=tmp_path / "run", show_progress=False)
+    assert (ds["uuid"], ds["score"]) == (["c", "a", "b"], [3, 1, 2])
+    again = magpie_hf.run(recipe, {"num_rows": 2}, output=tmp_path / "run", show_progress=False)
+    assert again["uuid"] == ["c", "a"]
+
+
+def test_other_columns_are_an_error_that_names_the_dataset_and_the_columns(tmp_path):
+    first = saved(tmp_path / "first.parquet", [pair("a", score=1)])
+    second = saved(tmp_path / "second.parquet", [pair("b", grade="A")])
+    with pytest.raises(DatasetError, match=r"first\.parquet' has score; only '.*second\.parquet' has grade") as caught:
+        magpie_hf.run({"dataset": [first, second], "stages": STAGES}, output=tmp_path / "run")
+    assert caught.value.where == second
+    third = saved(tmp_path / "third.parquet", [pair("c", score="high")])
+    with pytest.raises(DatasetError, match=r"third\.parquet: The column 'score' is string, but int64 in '.*first"):
+        magpie_hf.run({"dataset": [first, third], "stages": STAGES}, output=tmp_path / "run")
+    with pytest.raises(DatasetError, match="nowhere"):
+        magpie_hf.run({"dataset": [first, "./nowhere"], "stages": STAGES}, output=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("[]", "dataset: the list is empty"),
+        ("[a, {split: train}]", r"dataset\[1\]"),
+        ("[a, 5]", r"dataset\[1\]: '5' is not a mapping"),
+        ("[a, {path: b, splt: x}]", r"dataset\[1\]\.splt: unknown key"),
+        ("[a, {path: b, split: 5}]", r"dataset\[1\]\.split"),
+    ],
+)
+def test_an_invalid_entry_is_named_with_its_line(tmp_path, given, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"stages: [lengths]\ndataset: {given}\n")
+    with pytest.raises(RecipeError, match=rf"mine\.yaml, line 2: {message}"):
+        load_recipe(path)
+
+
+def test_the_hash_depends_on_the_datasets_and_their_order():
+    hashes = [load_recipe({"dataset": given, "stages": STAGES}).hash for given in (["a", "b"], ["b", "a"], ["a"], "a")]
+    assert len({*hashes}) == 4
+    same = load_recipe({"dataset": [{"path": "a"}, "b"], "stages": STAGES}).hash
+    assert same == hashes[0]
+
+
+def test_the_card_names_all_datasets_that_the_rows_come_from(tmp_path):
+    paths = [saved(tmp_path / f"{name}.parquet", [pair(name)]) for name in ("first", "second")]
+    magpie_hf.run({"dataset": paths, "stages": STAGES}, output=tmp_path / "run", show_progress=False)
+    card = magpie_hf.write_card(tmp_path / "run", license="other")
+    assert "first.parquet, second.parquet" in card.read_text("utf-8")
+
+
+def test_the_bundled_dataset_has_conversations_of_the_demo_model():
+    ds = load_rows("demo")
+    assert len(ds) == 64
+    assert {*ds.column_names} == {"uuid", "instruction", "response"}
+    assert all(row["instruction"] and row["response"] for row in ds)
+    assert len({*ds["uuid"]}) == 64
+
+
+@pytest.mark.slow
+def test_reasoning_v2_joins_the_rows_of_its_two_halves(tmp_path, demo_model_dir):
+    """Each half has a generator of its own, which also writes the responses."""
+    halves = []
+    for key in ("3.1", "3.3"):
+        name = f"magpie-reasoning-v2-250k-llama-{key}"
+        recipe = load_recipe(name)
+        assert f"Llama-{key}-70B" in recipe.model
+        assert recipe.role("responder").model == recipe.model
+        assert recipe.role("responder").template == {}
+        here("run", name, "--model", "demo", "--num-rows", 30, "--output", tmp_path / name, "--rows", 0)
+        halves.append(str(tmp_path / name))
+    place = tmp_path / "both"
+    here("run", "magpie-reasoning-v2-250k", "--set", f"dataset={json.dumps(halves)}", "--output", place, "--rows", 0)
+    parts = [load_rows(half) for half in halves]
+    assert min(len(part) for part in parts) > 0
+    both = load_rows(str(place))
+    assert sorted(both["uuid"]) == sorted([*parts[0]["uuid"], *parts[1]["uuid"]])
+    assert both.column_names == parts[0].column_names
