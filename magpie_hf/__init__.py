@@ -22,6 +22,7 @@ _EXPORTS = {
     "SamplingParams": "sampling",
     "agreement": "reports",
     "annotate": "api.rows",
+    "export": "api.exporting",
     "load_recipe": "recipe.schema",
     "push_to_hub": "api.hub",
     "report": "api.rows",
@@ -42,6 +43,7 @@ __all__ = [
     "__version__",
     "agreement",
     "annotate",
+    "export",
     "load_recipe",
     "push_to_hub",
     "report",
@@ -53,6 +55,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .api.exporting import export
     from .api.hub import push_to_hub, resume_from_hub
     from .api.rows import annotate, report, select, write_card
     from .api.synthesis import run, synthesize

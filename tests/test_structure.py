@@ -35,7 +35,7 @@ LAYERS = (
     ("engines.base", "judging", "reports", "selection"),
     ("hub", "templates"),
     ("engines", "stage"),
-    ("scoring",),
+    ("exports", "scoring"),
     ("stages",),
     ("execution",),
     ("recipe",),

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import ArgumentError, MagpieError, RunStopped
 from ..version import __version__
 from .annotate import add_row_commands
+from .exporting import add_export_command
 from .flags import (
     Commands,
     add_command,
@@ -129,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_synthesize(commands)
     add_row_commands(commands)
+    add_export_command(commands)
     add_hub_commands(commands)
     add_job_commands(commands)
     _add_inspection(commands)

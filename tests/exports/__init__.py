@@ -1,0 +1,1 @@
+"""Tests of the export to formats of trainers."""
