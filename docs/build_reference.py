@@ -304,8 +304,8 @@ def errors_page() -> str:
 
 RELEASES_HEAD = """# Recipes
 
-One recipe per release of the Magpie family, and a few of our own for newer models. Each recipe says in `sources` where its
-values come from (see [Values and sources](#values-and-sources)).
+One recipe per public release of the Magpie family (Magpie-Pro-DPO-200K is gated), and a few of our own for newer models. Each
+recipe says in `sources` where its values come from (see [Values and sources](#values-and-sources)).
 
 ```console
 $ magpie-hf recipes show magpie-air
