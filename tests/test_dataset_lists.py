@@ -83,7 +83,7 @@ def test_the_card_names_all_datasets_that_the_rows_come_from(tmp_path):
 def test_the_bundled_dataset_has_conversations_of_the_demo_model():
     ds = load_rows("demo")
     assert len(ds) == 64
-    assert {*ds.column_names} == {"uuid", "instruction", "response"}
+    assert {*ds.column_names} == {"uuid", "model", "instruction", "response"}
     assert all(row["instruction"] and row["response"] for row in ds)
     assert len({*ds["uuid"]}) == 64
 
