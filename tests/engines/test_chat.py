@@ -359,6 +359,29 @@ def test_an_account_without_quota_ends_the_run_at_once():
         assert len(sent(s)) == 1
 
 
+@pytest.mark.parametrize("reply", [(429, {"error": {"type": "insufficient_quota"}}), (402, {"error": "no credits left"})])
+def test_an_account_without_quota_is_named_at_the_start_and_later(reply):
+    models = 200, {"data": [{"id": "org/model"}]}
+    with Scripted(lambda arrived, n: models if arrived.path.endswith("/models") else reply) as s:
+        with pytest.raises(EngineError, match=r"quota of the account is used up.\n.*credit"), engine(s):
+            pass
+        assert s.num_posts == 1
+    with Scripted(Api(answer=lambda body: reply)) as s, engine(s) as e:
+        with pytest.raises(EngineError, match="quota of the account is used up"):
+            one(e)
+        assert len(sent(s)) == 1
+
+
+def test_an_error_with_status_200_is_sent_again_and_its_message_is_kept():
+    replies = iter([(200, {"error": {"message": "Provider returned error", "code": 502}})])
+    with Scripted(Api(answer=lambda body: next(replies, None))) as s, engine(s) as e:
+        assert one(e).text
+    said = 200, {"error": {"message": "Provider returned error", "code": 502}}
+    with Scripted(Api(answer=lambda body: said)) as s, engine(s, max_retries=1) as e:
+        assert one(e).failure == ("server_error", True, "Provider returned error")
+        assert len(sent(s)) == 2
+
+
 def test_an_overloaded_api_is_sent_the_request_again():
     replies = iter([(429, {"error": {"message": "Rate limit", "code": "rate_limit_exceeded"}}), (500, {})])
     with Scripted(Api(answer=lambda body: next(replies, {"message": {"content": "now"}}))) as s, engine(s) as e:

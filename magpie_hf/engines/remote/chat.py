@@ -177,6 +177,21 @@ class ChatEngine(EndpointEngine):
             f"{endpoint.url} refuses a plain chat request ({reply.status}): {quoted(message)}.", endpoint=endpoint.url
         )
 
+    def check_access(self, endpoint: Address, reply: Reply) -> None:
+        """Raise for replies that mean a wrong URL or key, or an account without quota, also while detecting features."""
+        if _is_without_quota(reply):
+            raise self._without_quota(endpoint)
+        super().check_access(endpoint, reply)
+
+    def _without_quota(self, endpoint: Address) -> EngineError:
+        key = self.settings.api_key_env
+        return EngineError(
+            f"{endpoint.url} refuses requests: the quota of the account is used up.",
+            hint=f"Check the account's credit and limits{f' (api_key_env: {key})' if key else ''}, then run the same command "
+            "again: finished rows are kept.",
+            endpoint=endpoint.url,
+        )
+
     def _warn_of_limits(self, capabilities: Capabilities) -> None:
         """Warn of seeds only: special tokens are never visible in the texts of chat APIs."""
         super()._warn_of_limits(replace(capabilities, special_tokens=True))
@@ -309,9 +324,8 @@ class ChatEngine(EndpointEngine):
         code, param = error_field(payload, "code"), error_field(payload, "param")
         if status == 400 and code in _FILTER_CODES:
             return Fault("never", "content_filter", "The API's content filter refused the prompt.")
-        if status == 429 and {code, error_field(payload, "type")} & {*_NO_MONEY}:
-            error = EngineError(f"{endpoint.url} refuses requests: the quota of the account is used up.")
-            return Fault("fatal", "refused", error=error)
+        if _is_without_quota(reply):
+            return Fault("fatal", "refused", error=self._without_quota(endpoint))
         message = self._message(reply)
         if status in (400, 422) and param in _SAMPLING_PARAMS and not is_too_long(message):
             leave = f", or leave the field out with the engine setting omit: [{param}]" if param in OMITTABLE else ""
@@ -320,8 +334,9 @@ class ChatEngine(EndpointEngine):
         return super()._classify(endpoint, reply)
 
     def check_payload(self, reply: Reply) -> Fault | None:
-        """Return the fault in a reply's content, or None if it can be decoded."""
-        return fault_in(reply)
+        """Return the fault in a reply's content, or None if it can be decoded; routers report errors with status 200."""
+        said = self._message(reply) if first_choice(reply) is None else ""
+        return Fault("transient", "server_error", said) if said else fault_in(reply)
 
     def decode(self, group: Sequence[Request], reply: Reply, served: Served | None) -> list[Generation]:
         """Return the generation of a reply; a withheld text or a refusal is a permanent failure, whose tokens count."""
@@ -346,6 +361,11 @@ class ChatEngine(EndpointEngine):
             generation.text, generation.finish_reason = ending.text, ending.finish_reason
             generation.reasoning = message.reasoning
         return [generation]
+
+
+def _is_without_quota(reply: Reply) -> bool:
+    said = {error_field(reply.payload, name) for name in ("code", "type")}
+    return reply.status == 402 or (reply.status == 429 and not said.isdisjoint(_NO_MONEY))
 
 
 def _listed(reply: Reply) -> list[JsonObject] | None:
