@@ -108,7 +108,8 @@ class Responses(UnderSystemPrompt):
                 prompt = template.response([user(instruction)], self.prompt_of(row))
             except TemplateError as error:
                 return unusable(error)
-            generation, seed = yield from permitted(prompt, sampling, starts, partial(seed_of, row[ROW_INDEX]))
+            seeds = partial(seed_of, row[ROW_INDEX])
+            generation, seed = yield from permitted(prompt, sampling, starts, seeds, partial(answer_text, template))
             if generation.failure is not None:
                 return failed(generation)
             return read_response(template, generation, seed, starts)
@@ -156,6 +157,11 @@ def check_special_tokens(context: Context) -> None:
     )
 
 
+def answer_text(template: ChatTemplate, generation: Generation) -> str:
+    """Return the text of a response, without the model's reasoning."""
+    return template.read_answer(generation).text
+
+
 def read_response(
     template: ChatTemplate, generation: Generation, seed: int | None, banned_starts: tuple[str, ...] = ()
 ) -> Outcome:
@@ -169,9 +175,9 @@ def read_response(
     if seed is not None:
         record["seed"] = seed
     record |= served(generation)
-    if begins_with(generation.text, banned_starts):
-        return rejected(record, generation, "banned_start", "begins with one of banned_starts")
     answer = template.read_answer(generation)
+    if begins_with(answer.text, banned_starts):
+        return rejected(record, generation, "banned_start", "begins with one of banned_starts")
     if answer.special is not None:
         return rejected(record, generation, "special_token", answer.special)
     if answer.misses:

@@ -24,10 +24,14 @@ ATTEMPTS = 16
 
 
 def checked_starts(given: object) -> tuple[str, ...]:
-    """Return the setting as a tuple. Raises ArgumentError for "", with which every text begins."""
-    starts = entries_of(given)
+    """Return the setting as a tuple, without leading white space, which is ignored in texts, too.
+
+    Raises:
+        ArgumentError: a text is empty or blank: every text begins with it.
+    """
+    starts = tuple(dict.fromkeys(str(start).lstrip() for start in entries_of(given)))
     if "" in starts:
-        raise ArgumentError('banned_starts contains "", with which every text begins.', hint="Remove it.")
+        raise ArgumentError('banned_starts contains "" or a blank, with which every text begins.', hint="Remove it.")
     return starts
 
 
@@ -61,17 +65,22 @@ def banned_tokens(
 
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase, starts: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the tokens whose text begins with one of `starts`, leading white space ignored."""
-    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    """Return the tokens whose text begins with one of `starts`, leading white space ignored; special tokens are no text."""
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))], skip_special_tokens=True)
     return tuple(token for token, text in enumerate(texts) if text.lstrip().startswith(starts))
 
 
 def permitted(
-    prompt: Prompt, sampling: SamplingParams, starts: tuple[str, ...], seed_of: Callable[[int], int]
+    prompt: Prompt,
+    sampling: SamplingParams,
+    starts: tuple[str, ...],
+    seed_of: Callable[[int], int],
+    text_of: Callable[[Generation], str],
 ) -> Generator[Ask, Generation, tuple[Generation, int | None]]:
     """Ask until a text does not begin with one of `starts`; returns the last generation and its seed.
 
-    `seed_of`: the seed of each attempt, counted from 0. Greedy texts have no seed and are asked for once.
+    `seed_of`: the seed of each attempt, counted from 0. Greedy texts have no seed and are asked for once. `text_of`: the
+    text of a generation, without the model's reasoning.
     """
     attempts = ATTEMPTS if starts and not sampling.is_greedy else 1
     attempt = 0
@@ -79,5 +88,5 @@ def permitted(
         seed = None if sampling.is_greedy else seed_of(attempt)
         generation = yield Ask(prompt, sampling.with_seed(seed))
         attempt += 1
-        if attempt == attempts or generation.failure is not None or not begins_with(generation.text, starts):
+        if attempt == attempts or generation.failure is not None or not begins_with(text_of(generation), starts):
             return generation, seed

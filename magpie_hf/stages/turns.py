@@ -37,7 +37,7 @@ from ..stage import (
 from ..templates.template import ChatTemplate
 from .instructions import REASONS, Instructions, checked_reasons, instruction_sampling
 from .provenance import Provenance
-from .responses import GREEDY, Responses, check_special_tokens, read_response, with_stops
+from .responses import GREEDY, Responses, answer_text, check_special_tokens, read_response, with_stops
 from .starts import banned_tokens, checked_starts, permitted
 from .system_prompts import UnderSystemPrompt, unusable
 
@@ -136,6 +136,7 @@ class Turns(UnderSystemPrompt):
         check_special_tokens(context)
         starts = self.banned_starts
         judge = self._user_rules().judge
+        answer_of = partial(answer_text, template)
         banned = banned_tokens(context, starts, self.sampling), banned_tokens(context, starts, self.response_sampling)
         user_sampling = instruction_sampling(self.sampling, template.instruction_stops, banned=banned[0])
         answer_sampling = with_stops(self.response_sampling, template, banned[1])
@@ -171,7 +172,7 @@ class Turns(UnderSystemPrompt):
                 messages.append(user(text))
                 seeds = partial(self._answer_seed, context.seed, turn, row[ROW_INDEX])
                 prompt = template.response(messages, self._answer_prompt(self.prompt_of(row)))
-                generation, used = yield from permitted(prompt, answer_sampling, starts, seeds)
+                generation, used = yield from permitted(prompt, answer_sampling, starts, seeds, answer_of)
                 if generation.failure is not None:
                     return _ended(record, failed(generation))
                 read = read_response(template, generation, used, starts)

@@ -359,7 +359,9 @@ def test_an_account_without_quota_ends_the_run_at_once():
         assert len(sent(s)) == 1
 
 
-@pytest.mark.parametrize("reply", [(429, {"error": {"type": "insufficient_quota"}}), (402, {"error": "no credits left"})])
+@pytest.mark.parametrize(
+    "reply", [(429, {"error": {"type": "insufficient_quota"}}), (402, {"error": "no credits left"})]
+)
 def test_an_account_without_quota_is_named_at_the_start_and_later(reply):
     models = 200, {"data": [{"id": "org/model"}]}
     with Scripted(lambda arrived, n: models if arrived.path.endswith("/models") else reply) as s:

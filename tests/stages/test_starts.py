@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import transformers
 from datasets import Dataset
 
 import magpie_hf
@@ -10,8 +11,9 @@ from magpie_hf.engines import ENGINES
 from magpie_hf.errors import ArgumentError, CapabilityError
 from magpie_hf.recipe.schema import load_recipe
 from magpie_hf.sampling import SamplingParams
+from magpie_hf.stages.instructions import Instructions
 from magpie_hf.stages.responses import Responses
-from magpie_hf.stages.starts import ATTEMPTS
+from magpie_hf.stages.starts import ATTEMPTS, first_tokens
 from magpie_hf.stages.turns import Turns
 from tests.scripted_engine import ScriptedEngine
 from tests.servers.completions_server import CompletionsServer
@@ -69,10 +71,25 @@ def test_greedy_decoding_needs_an_engine_that_can_ban_tokens(scripted):
             scripted(lambda request, n: "x", stage, banned_starts=["#"], **{key: {"temperature": 0}})
 
 
-def test_an_empty_start_is_refused():
-    for stage in (Responses, Turns):
-        with pytest.raises(ArgumentError, match="every text begins"):
-            stage(banned_starts=("",))
+def test_an_empty_start_is_refused_and_white_space_before_a_start_is_ignored():
+    for stage in (Instructions, Responses, Turns):
+        for start in ("", " \n"):
+            with pytest.raises(ArgumentError, match="every text begins"):
+                stage(banned_starts=(start,))
+        assert stage(banned_starts=(" **", "**", "#")).banned_starts == ("**", "#")
+
+
+def test_the_response_after_the_reasoning_does_not_begin_with_a_banned_start(scripted):
+    texts = ["<think>hm</think>\n\n# Heading", "<think># So.</think>\n\nText"]
+    row = scripted(lambda request, n: texts[n], "responses", banned_starts=["#", "<"])
+    assert (row["response"], row["reasoning"]) == ("Text", "# So.")
+
+
+def test_special_tokens_are_not_banned(demo_model_dir):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(demo_model_dir)
+    banned = first_tokens(tokenizer, ("<",))
+    assert banned
+    assert not {*banned} & {*tokenizer.all_special_ids}
 
 
 @pytest.mark.parametrize("stage", ["responses", "turns"])
