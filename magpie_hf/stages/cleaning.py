@@ -55,6 +55,8 @@ _ANSWER_SENTENCE = re.compile(
     r"the (?:(?:correct|right)[ \t]answer[ \t]is|(?:final[ \t])?answer[ \t]is(?=[ \t]*(?::|\$|\\boxed|\*\*)))",
     re.IGNORECASE | re.MULTILINE,
 )
+_LEFT_OPEN = re.compile(r"[ \t]*(?:\.{2,}|…|_{2,}|\[[^\]\n]*\]|<[^>\n]*>|\{[^}\n]*\})")
+"""A place for an answer in a format that the text asks for: "…", "[your answer]"."""
 _BOXED = re.compile(r"^[ \t]*\$*\\boxed\{", re.MULTILINE)
 _NEXT_OPTION = re.compile(r"^[ \t]*B[:.)]", re.MULTILINE | re.IGNORECASE)
 _HEADING = re.compile(r"[ \t]*(?:#{1,6}[ \t]|\*\*[^*\n]+\*\*:?[ \t]*$)")
@@ -144,8 +146,8 @@ def _strip_item(text: str) -> str:
 def _cut_answer(text: str) -> str:
     """Cut before an answer ("Answer: …", "## Solution", "The answer is: …"), if there is a question before it.
 
-    Not inside a code fence, and not if the text asks for that part: a colon or another heading is before it, or the text
-    ends with a question or a colon.
+    Not inside a code fence, and not if the text asks for that part: a colon or another heading is before it, a place is left
+    for it ("Answer: …"), or the text ends with a question or a colon.
     """
     fences = [match.start() for match in _FENCE.finditer(text)]
     for match in _answers(text):
@@ -170,6 +172,8 @@ def _has_words(head: str) -> bool:
 def _is_asked_for(text: str, head: str, match: re.Match[str]) -> bool:
     """Return whether the text asks for the part that begins at a match."""
     before = head.rpartition("\n")[2]
+    if match.re is _ANSWER_LINE and _LEFT_OPEN.match(text, match.end()):
+        return True
     if head.endswith((":", "：", ",")) or _HEADING.match(before) or text.rstrip().endswith(("?", ":")):
         return True
     if match[0].lstrip().lower().startswith("a:") and _NEXT_OPTION.search(text, match.end()):

@@ -29,9 +29,22 @@ _TASKS = """
     transcribe transform translate trim troubleshoot try turn underline unscramble update use verify write
 """.split()
 """Verbs with which tasks begin. Those that also begin an assistant's advice (keep, note, take) are left out."""
+_FOREIGN_TASKS = (
+    r"(?:bitte )?(?:schreibe?|erkläre?|übersetze?|nenne?|gib|erstelle?|berechne|fasse?|zeige?|hilf|löse?|beschreibe?|vergleiche?)\b(?! ich\b)",
+    r"(?:y |ahora |pero )?(?:escribe|explica|traduce|dame|haz|crea|calcula|resume|enumera|genera|describe|ayúdame|resuelve|corrige|redacta)\b",
+    r"(?:et |mais )?(?:écri(?:s|vez)|expliquez?|tradui(?:s|sez)|donne-moi|résumez?|calculez?|créez?|rédigez?|décri(?:s|vez)|aide(?:z)?-moi|corrigez?)\b",
+    r"(?:scrivi|spiega(?:mi)?|traduci|dammi|riassumi|calcola|crea|descrivi|elenca|aiutami|risolvi|correggi)\b",
+    r"(?:escreva|explique|traduza|resuma|calcule|crie|descreva|liste|ajude-me|resolva|corrija)\b",
+    r"(?:напиши|объясни|переведи|составь|реши|опиши|перечисли|исправь|создай|помоги мне)(?:те)?\b",
+    r"[^\n]{0,60}?(?:请(?:你|您)?(?:帮我|给我(?!更多)|用|写|解释|翻译|推荐|证明|计算|列出|总结|分析|比较|设计|编写|改写|介绍|举)|帮我|怎么办)",
+    r"[^\n]{0,60}?(?:翻訳し|訳し|説明し|要約し|計算し|作成し|書い|作っ|解い|直し)て(?:ください|下さい|くれ)",
+    r"[^\n]{0,60}?(?:써|설명해|번역해|만들어|요약해|추천해|계산해|작성해) ?(?:줘|주세요)",
+)
+"""How tasks begin in other languages. Left out is what assistants also ask for: details, what is needed, a text."""
 _TASK = re.compile(
-    r"[\W_]*+(?:(?:please|kindly|now|then|so|and|but|also|next|first|finally|instead|again|in \d+ words),? )*"
-    rf"(?:(?:help|ask) me\b|i(?: need|'d like| want| would like) (?!to (?:help|assist))|(?:{'|'.join(_TASKS)})\b)",
+    r"[\W_]*+(?:(?:sure|ok|okay|yes|absolutely|of course|certainly),? (?=(?:but|now|then|please)\b))?(?:(?:please|kindly|now|then|so|and|but|also|next|first|finally|instead|again|in \d+ words),? )*"
+    rf"(?:(?:help|ask) me\b|i(?: need|'d like| want| would like) (?!to (?:help|assist))|(?:{'|'.join(_TASKS)})\b"
+    rf"|{'|'.join(_FOREIGN_TASKS)})",
     re.IGNORECASE,
 )
 _QUESTION = re.compile(r"[\W_]*+(?:what|which|who|whose|why|how)\b", re.IGNORECASE)
@@ -41,9 +54,10 @@ _SENTENCE = re.compile(r"[^.!?:;\n。！？؟]*[.!?:;\n。！？؟]?")
 _SERVES = re.compile(r"\byou(?:'d| would)? (?:like|want|need) (?:me\b|help|to)", re.IGNORECASE)
 _ASKED_BACK = re.compile(
     r"[\W_]*+(?:(?:can|could|would|will) you (?:please )?(?:share|provide|paste|clarify|specify|confirm|upload|send)\b"
-    r"|.{0,60}?\b(?:(?:would you|you would|you'd) (?:like|prefer)|(?:can|may|could) i (?:help|assist|be|do)|i can (?:help|do for you)"
+    r"|.{0,60}?\b(?:(?:would you|you would|you'd) (?:like|prefer)|(?:can|may|could) i (?:(?:help|assist)(?! (?:my|our|an?|the|him|her|them|someone|people|others)\b)|be of|do for you)"
+    r"|i can (?:help|do for you)"
     r"|do you (?:want|need|prefer|have (?:any|more|other))|are you (?:\w+ing|interested))\b"
-    r"|.{0,60}?(?:帮|需要|möchten sie|puedo ayudar|puis-je))",
+    r"|.{0,60}?(?:帮(?!我)|需要|möchten sie|puedo ayudar|puis-je))",
     re.IGNORECASE,
 )
 
@@ -58,7 +72,7 @@ _AGREES = (
     r"you(?:'re| are) (?:very )?welcome[.!]",
 )
 _OFFERS = (
-    rf"{_ANY_GREETING}(?:how|what) (?:can|may|could) i (?:help|assist|do for)(?: you)?(?: with (?:that|this))?"
+    rf"{_ANY_GREETING}(?:how|what) (?:can|may|could) i (?:help|assist|do for)(?: you)?(?: with(?: (?:that|this|your \w+))?)?"
     r"(?: (?:today|now))?\s*[.?!]",
     rf"{_ANY_GREETING}how (?:can|may|could) i be of (?:service|help|assistance)\b",
     r"i(?:'d| would) be (?:happy|glad|delighted) to (?:help|assist|explain|answer|provide)\b",
@@ -69,6 +83,11 @@ _OFFERS = (
     r"(?:wie|womit|was) (?:kann|darf) ich (?:ihnen|dir|für (?:sie|dich))|gerne? helfe ich|en qué (?:te |le )?puedo ayudar|"
     r"comment puis-je (?:vous |t')?aider|come posso aiutar|como posso (?:te )?ajudar|чем (?:я )?(?:вам )?могу (?:вам )?помочь|"
     r"(?:请问)?(?:您|你)?(?:有什么|需要什么)[^。？\n]{0,10}帮|何かお手伝い|무엇을 도와",
+)
+# "I cannot open my mail" is a user; an assistant has a training, a knowledge, …
+_NOT_OF_OWN_THINGS = (
+    r"(?![^.!?\n]{0,160}\bmy (?!(?:\w+ )?(?:abilit|best|capabilit|creator|data|design|developer|function|guideline|instruction|knowledge|"
+    r"limit|nature|polic|programming|purpose|respons|role|safety|system|training)))"
 )
 _SPEAKS_OF_ITSELF = (
     r"(?:(?:i(?:'m| am) )?(?:very |so |really )?sorry|i(?:'m| am) afraid|unfortunately)\b[^.!?\n]{0,60}\b(?:can't|cannot|can not|unable|not able|as an ai)\b",
@@ -94,7 +113,8 @@ _ANSWERS = (
     r"(?:please )?(?:let me know if you|feel free to)\b|i hope (?:this|that) helps\b",
 )
 _BEGINNING = re.compile(
-    rf"[\W_]*+(?:{'|'.join((*_AGREES, *_OFFERS, *_SPEAKS_OF_ITSELF, *_ANSWERS))})", re.IGNORECASE | re.MULTILINE
+    rf"[\W_]*+(?:{'|'.join((*_AGREES, *_OFFERS, *_ANSWERS))}|{_NOT_OF_OWN_THINGS}(?:{'|'.join(_SPEAKS_OF_ITSELF)}))",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 

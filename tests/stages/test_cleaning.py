@@ -67,6 +67,19 @@ REQUESTS = [
     "1+1",
     "? is a wildcard in SQL LIKE, true or false",
     "What does <think> do in a prompt?",
+    "Unfortunately, my landlord can't fix the heating until March. What can I do?",
+    "Of course, children should learn on their own. But how can I help my son with fractions?",
+    "Sure, money is not everything, but how can I be happy without a job?",
+    "Unfortunately I cannot log in to my account since yesterday.",
+    "Sure, but make it shorter.",
+    "Natürlich. Schreib mir bitte ein Gedicht über den Herbst.",
+    "Claro, entiendo la teoría. Pero escribe un ejemplo en Python.",
+    "Bien sûr, je comprends. Écris une lettre pour un poste de vendeur.",
+    "Certo! Dammi una ricetta per la carbonara.",
+    "Конечно. Напиши стихотворение о весне.",
+    "好的，请给我推荐三本书",
+    "对不起，我无法登录，怎么办",
+    "もちろんです。次の文を英語に翻訳してください：私は学生です",
 ]
 """Requests that begin like an assistant's message, or in the middle of something."""
 
@@ -103,6 +116,8 @@ def test_answers_on_the_same_line_and_boxed_ones_are_cut(text, cleaned):
         "Which is a color?\nA: red\nB: seven",
         "Q: What is 2 + 2?\nA: 4\nQ: What is 3 + 3?\nA:",
         "1. e4 e5 2. Nf3 Nc6: which opening is this?",
+        "Write three riddles. Each has the form\n\nQuestion: …\nAnswer: …\n\nwithout numbers.",
+        "Make a card with two sides.\nFront: a word\nAnswer: [the word in French]",
     ],
 )
 def test_parts_that_are_asked_for_are_not_cut(text):
@@ -329,6 +344,11 @@ def test_real_instructions_are_accepted(text):
         ("Is there anything else I can do for you?", "assistant_voice"),
         ("Sure! Which language would you like?", "assistant_voice"),
         ("I'm sorry, I cannot open links.", "assistant_voice"),
+        ("I'm unable to access my training data directly.", "assistant_voice"),
+        ("Hi! What can I help you with?", "assistant_voice"),
+        ("好的，请提供更多细节，以便我帮助您。", "assistant_voice"),
+        ("Natürlich! Hier sind drei Vorschläge:", "assistant_voice"),
+        ("Claro, aquí tienes un ejemplo de código.", "assistant_voice"),
         ("ha " * 60, "repeated"),
         ("Name a bird. " + "Name a bird that flies. " * 20, "repeated"),
     ],
