@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError, did_you_mean, quoted
 from ..models import resolve_model
 from ..templates.load import find_template, load_tokenizer
-from ..templates.reasoning import Tags, known_tags
+from ..templates.reasoning import Tags, is_harmony, known_tags
 from .rows import Message
 
 
@@ -99,7 +99,10 @@ def printed_form(
     Raises:
         ArgumentError: the template prints it in no form, e.g., because it removes the reasoning of past turns.
     """
-    forms = [Form(name) for name in allowed if name in KEYS]
+    keys = [name for name in allowed if name in KEYS]
+    if is_harmony(template):  # the key that the template of gpt-oss reads, also where other keys are accepted
+        keys.sort(key=lambda name: name != "thinking")
+    forms = [Form(name) for name in keys]
     if "content" in allowed:
         own = known_tags(template)
         forms += [Form("content", tags) for tags in dict.fromkeys([*(t for t in (THINK,) if t in own), *own, THINK])]
