@@ -49,6 +49,19 @@ def test_other_columns_are_an_error_that_names_the_dataset_and_the_columns(tmp_p
         magpie_hf.run({"dataset": [first, "./nowhere"], "stages": STAGES}, output=tmp_path / "run")
 
 
+def test_only_the_named_columns_of_a_dataset_are_kept_so_that_different_datasets_can_be_joined(tmp_path):
+    first = saved(tmp_path / "first.parquet", [pair("a", score=1)])
+    second = saved(tmp_path / "second.parquet", [pair("b", grade="A")])
+    both = [{"path": path, "columns": ["uuid", "instruction", "response"]} for path in (first, second)]
+    ds = magpie_hf.run({"dataset": both, "stages": STAGES}, output=tmp_path / "run", show_progress=False)
+    assert ds["uuid"] == ["a", "b"]
+    assert not {"score", "grade"} & {*ds.column_names}
+    both[1]["columns"] = ["uuid", "prompt"]
+    with pytest.raises(DatasetError, match=r"second\.parquet.*no column 'prompt'") as caught:
+        magpie_hf.run({"dataset": both, "stages": STAGES}, output=tmp_path / "other")
+    assert "uuid, instruction, response, grade" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -57,6 +70,7 @@ def test_other_columns_are_an_error_that_names_the_dataset_and_the_columns(tmp_p
         ("[a, 5]", r"dataset\[1\]: '5' is not a mapping"),
         ("[a, {path: b, splt: x}]", r"dataset\[1\]\.splt: unknown key"),
         ("[a, {path: b, split: 5}]", r"dataset\[1\]\.split"),
+        ("{path: b, columns: uuid}", r"dataset\.columns"),
     ],
 )
 def test_an_invalid_entry_is_named_with_its_line(tmp_path, given, message):
@@ -107,3 +121,33 @@ def test_reasoning_v2_joins_the_rows_of_its_two_halves(tmp_path, demo_model_dir)
     both = load_rows(str(place))
     assert sorted(both["uuid"]) == sorted([*parts[0]["uuid"], *parts[1]["uuid"]])
     assert both.column_names == parts[0].column_names
+
+
+@pytest.mark.slow
+def test_magpielm_joins_a_published_preference_set_with_its_own_half(tmp_path):
+    """The published set has the four columns, and others; the half is written with the four columns of the release."""
+    half, whole = tmp_path / "half", tmp_path / "whole"
+    name = "magpielm-dpo-200k-gemma-2"
+    here(
+        "run",
+        name,
+        "--model",
+        "demo",
+        "--num-rows",
+        30,
+        "--output",
+        half,
+        "--rows",
+        0,
+        "--set",
+        "output.columns=released",
+    )
+    ours = load_rows(str(half))
+    assert ours.column_names == ["uuid", "instruction", "chosen", "rejected"]
+    published = saved(tmp_path / "published.parquet", [{**ours[0], "uuid": "published", "model": "Llama"}])
+    parts = [{"path": path, "columns": ours.column_names} for path in (published, str(half))]
+    command = ("run", "magpielm-dpo-200k", "--set", f"dataset={json.dumps(parts)}", "--set", "output.columns=released")
+    here(*command, "--output", whole, "--rows", 0)
+    splits = [load_rows(str(whole), split=split) for split in ("train", "test")]
+    assert splits[0].features == ours.features
+    assert sorted(uuid for split in splits for uuid in split["uuid"]) == sorted(["published", *ours["uuid"]])

@@ -284,8 +284,9 @@ _LAYOUT_OF: dict[str, str] = {
         "reasoning-v1": "magpie-reasoning-v1-150k",
         "reasoning-v1-cot": "magpie-reasoning-v1-150k-cot-qwq magpie-reasoning-v1-150k-cot-skywork-o1 "
         "magpie-reasoning-v1-150k-cot-deepseek-r1",
-        "reasoning-v2": "magpie-reasoning-v2-250k-llama-3.1 magpie-reasoning-v2-250k-llama-3.3",
-        "magpielm-dpo": "magpielm-dpo-200k",
+        "reasoning-v2": "magpie-reasoning-v2-250k-llama-3.1 magpie-reasoning-v2-250k-llama-3.3 "
+        "magpie-reasoning-v2-250k",
+        "magpielm-dpo": "magpielm-dpo-200k-gemma-2 magpielm-dpo-200k",
     }.items()
     for recipe in recipes.split()
 }

@@ -17,7 +17,7 @@ from ..storage.state import JsonObject
 from .source import Source, section_any, typed_value
 
 
-DATASET_KEYS = ("path", "config", "split", "revision", "fingerprint")
+DATASET_KEYS = ("path", "config", "split", "revision", "columns", "fingerprint")
 TEMPLATE_KEYS = ("kwargs", "chat_template", "date")
 ROLE_KEYS = ("model", "revision", "engine", "template")
 JUDGE_KEYS = (*ROLE_KEYS, "mode", "rubrics")
@@ -166,7 +166,7 @@ def dataset_of(given: object, source: Source) -> JsonObject:
 def _dataset(given: object, path: str, source: Source) -> JsonObject:
     section = {"path": given} if isinstance(given, str) else section_of(given, DATASET_KEYS, path, source)
     for key, value in section.items():
-        typed_value(value, str | None, f"{path}.{key}", source)
+        typed_value(value, list[str] | None if key == "columns" else str | None, f"{path}.{key}", source)
     if section and not (section.get("path") or section.get("fingerprint")):
         raise source.error(f"{path}.path", "no path is given.", "Give a directory, a file or a Hub id.")
     return section

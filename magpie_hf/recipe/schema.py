@@ -100,7 +100,7 @@ KEYS = {
     "system_prompt": "System prompt for the generation of instructions; the Magpie releases use none.",
     "preset": "Name of a preset (`magpie-hf presets`), in place of `system_prompt` and `sampling`; points of `sampling` can also name one.",
     "template": "Chat template: `kwargs`, `chat_template` (Jinja text or file), `date`.",
-    "dataset": 'Existing rows to annotate: a directory, file or Hub id, "demo" (the bundled rows), or a mapping with `path`, `config`, `split`, `revision`; or a list of these, whose rows are concatenated.',
+    "dataset": 'Existing rows to annotate: a directory, file or Hub id, "demo" (the bundled rows), or a mapping with `path`, `config`, `split`, `revision`, and `columns` to keep; or a list of these, whose rows are concatenated.',
     "responder": "The model that generates responses (`model`, `engine`, `template`), if it is not the one that writes instructions.",
     "judge": "The model that annotates quality, difficulty and category (`model`, `engine`, `template`); `mode`: separate or combined; `rubrics`: the set of rubrics, default or reference.",
     "guard": "The model that annotates safety; Llama Guard 2 by default.",

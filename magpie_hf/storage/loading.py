@@ -69,13 +69,19 @@ def load_rows(
 def concatenated(parts: Sequence[Mapping[str, Any]]) -> Dataset:
     """Load datasets by `path`, `config`, `split` and `revision`, and concatenate their rows in this order.
 
+    Of a dataset with `columns`, only these are kept, in this order.
+
     Raises:
-        DatasetError: a dataset cannot be loaded, or its columns differ from those of the first one; names the dataset.
+        DatasetError: a dataset cannot be loaded, it lacks one of its `columns`, or its columns differ from those of the
+            first one; names the dataset.
     """
     import datasets
 
     keys = ("config", "split", "revision")
-    loaded = [load_rows(part["path"], **{key: part.get(key) for key in keys}) for part in parts]
+    loaded = [
+        _selected(load_rows(part["path"], **{key: part.get(key) for key in keys}), part.get("columns"), part["path"])
+        for part in parts
+    ]
     first = loaded[0]
     for part, rows in zip(parts[1:], loaded[1:], strict=True):
         _check_same_columns(rows, first, part["path"], parts[0]["path"])
@@ -83,9 +89,23 @@ def concatenated(parts: Sequence[Mapping[str, Any]]) -> Dataset:
     return datasets.concatenate_datasets(ordered) if len(ordered) > 1 else first
 
 
+def _selected(rows: Dataset, columns: list[str] | None, path: str) -> Dataset:
+    """Return the rows with the given columns only, or with all if None."""
+    if columns is None:
+        return rows
+    if missing := [name for name in columns if name not in rows.column_names]:
+        raise DatasetError(
+            f"The dataset has no column {quoted(missing[0])}.",
+            where=path,
+            hint=f"Its columns: {', '.join(rows.column_names)}.",
+            column=missing[0],
+        )
+    return rows.select_columns(columns)
+
+
 def _check_same_columns(rows: Dataset, first: Dataset, path: str, first_path: str) -> None:
     """Raise DatasetError if the columns of two datasets or their types differ."""
-    hint = f"Write both with the same recipe and settings, or remove the columns from {quoted(first_path)} and {quoted(path)}."
+    hint = f"Write both with the same recipe and settings, or name the columns to keep, e.g., dataset: [{{path: {first_path}, columns: [instruction, response]}}, …]."
     names, others = set(rows.column_names), set(first.column_names)
     if names != others:
         said = [f"only {quoted(at)} has {', '.join(sorted(only))}" for at, only in
