@@ -105,7 +105,9 @@ class Lengths(BatchStage):
             spoken = [None if row is None else [m for m in row if m["role"] != "system"] for row in found]
             texts = [None if row is None else [message["content"] for message in row] for row in spoken]
             columns: Columns = {
-                "num_turns": [row and sum(message["role"] == "assistant" for message in row) for row in spoken],
+                "num_turns": [
+                    None if row is None else sum(message["role"] == "assistant" for message in row) for row in spoken
+                ],
                 "conversation_length": [None if row is None else sum(map(len, row)) for row in texts],
             }
             if tokenizer is not None:

@@ -6,14 +6,14 @@ import pytest
 from datasets import Dataset
 
 import magpie_hf
-from magpie_hf.messages import conversation
+from magpie_hf.messages import conversation, system
 
 
 LONG = conversation(("Hi", "Hello!"), ("And you?", "Fine."))
 ROWS = {
-    "instruction": ["Hi", "Hi", "Hi", "Hi"],
-    "response": ["Hello!", "Hello!", "Hello!", "Hello!"],
-    "messages": [LONG, [{"role": "system", "content": "Be brief. " * 9}, *LONG[:2]], LONG[:3], []],
+    "instruction": ["Hi"] * 5,
+    "response": ["Hello!"] * 5,
+    "messages": [LONG, [{"role": "system", "content": "Be brief. " * 9}, *LONG[:2]], LONG[:3], [], [system("Be brief.")]],
 }
 
 
@@ -25,11 +25,11 @@ def measured(tmp_path_factory, tiny_model_dir):
 
 
 def test_a_conversation_has_its_turns_and_its_length_without_the_system_message(measured):
-    assert measured["num_turns"][:] == [2, 1, 1, None]
-    assert measured["conversation_length"][:] == [21, 8, 16, None]
+    assert measured["num_turns"][:] == [2, 1, 1, None, 0]
+    assert measured["conversation_length"][:] == [21, 8, 16, None, 0]
     assert measured["conversation_tokens"][0] > measured["conversation_tokens"][1] > 0
     assert measured["conversation_tokens"][1] == measured["instruction_tokens"][1] + measured["response_tokens"][1]
-    assert measured["conversation_tokens"][3] is None
+    assert measured["conversation_tokens"][3:] == [None, 0]
 
 
 def test_conversations_are_measured_only_if_asked(tiny_model_dir, tmp_path):
