@@ -61,7 +61,7 @@ def test_points_of_a_grid_can_name_presets_and_then_each_row_says_which():
     shares = {}
     for point in grid:
         shares[point.system_prompt_key] = shares.get(point.system_prompt_key, 0) + point.share
-    assert shares == {"math": 3.0, "coding": 2.0, None: 1.0}
+    assert shares == {"math": 3.0, "coding": 1.0, None: 1.0}
     assert grid[0].system_prompt == find_preset("math").system_prompt
 
 

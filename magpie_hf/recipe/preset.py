@@ -97,7 +97,8 @@ def _in_language(name: str, code: str, given: Mapping[str, Any]) -> Preset:
 def resolve_presets(raw: JsonObject, source: Source) -> JsonObject:
     """Return the mapping of a recipe with the settings of its presets in place of their names.
 
-    Given values of `sampling` take precedence. Points of a grid that name a preset have its name as `system_prompt_key`.
+    Given values of `sampling` take precedence. Points of a grid that name a preset have its name as `system_prompt_key`,
+    and together the share of the entry (1 by default, as any entry).
 
     Raises:
         RecipeError: a preset is unknown, or is given together with a system prompt.
@@ -140,14 +141,14 @@ def _resolved_points(sampling: object, source: Source) -> list[object]:
         preset = _found(entry["preset"], f"{path}.preset", source)
         if entry.get("system_prompt") is not None:
             raise _conflict(f"{path}.system_prompt", source)
-        own = {key: value for key, value in entry.items() if key not in ("preset", "system_prompt")}
+        own = {"share": 1.0} | {key: entry[key] for key in entry if key not in ("preset", "system_prompt")}
         named = {"system_prompt": preset.system_prompt, "system_prompt_key": preset.name}
         points += [{**named, **point} for point in _merged(preset, own)]
     return points
 
 
 def _merged(preset: Preset, own: JsonObject) -> list[JsonObject]:
-    """Return the points of a preset with given values; a given share is divided among them."""
+    """Return the points of a preset with given values; a share is divided among them."""
     share = own.get("share", 1.0)
     if isinstance(share, Real):
         share = float(share) / len(preset.sampling)
