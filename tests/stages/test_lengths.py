@@ -13,7 +13,13 @@ LONG = conversation(("Hi", "Hello!"), ("And you?", "Fine."))
 ROWS = {
     "instruction": ["Hi"] * 5,
     "response": ["Hello!"] * 5,
-    "messages": [LONG, [{"role": "system", "content": "Be brief. " * 9}, *LONG[:2]], LONG[:3], [], [system("Be brief.")]],
+    "messages": [
+        LONG,
+        [{"role": "system", "content": "Be brief. " * 9}, *LONG[:2]],
+        LONG[:3],
+        [],
+        [system("Be brief.")],
+    ],
 }
 
 
