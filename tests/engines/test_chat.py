@@ -168,11 +168,13 @@ def test_what_is_left_out_and_added_is_part_of_the_identity_and_addresses_are_no
         ({"omit": ("max_tokens",)}, "omit = 'max_tokens' is invalid"),
         ({"extra_body": {"stream": True}}, "extra_body contains 'stream'"),
         ({"extra_body": {"a": {1, 2}}}, "not JSON"),
+        ({"extra_body": {"api_key": KEY}}, r"(?s)extra_body contains 'api_key', .*published.*api_key_env"),
     ],
 )
 def test_invalid_settings_are_refused(settings, message):
-    with pytest.raises(ArgumentError, match=message):
+    with pytest.raises(ArgumentError, match=message) as caught:
         ChatEngine("org/model", endpoints=["http://localhost:1"], **settings)
+    assert KEY not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +234,9 @@ def test_reasoning_inside_of_the_text_is_split_off_by_its_tags(text):
     assert ChatServerTemplate("m").split_reasoning("Four. <think>") == (None, "Four. <think>")
 
 
+FLAGGED = {"error": {"code": 403, "message": "flagged", "metadata": {"reasons": ["harm"], "flagged_input": "How …"}}}
+
+
 @pytest.mark.parametrize(
     ("choice", "code"),
     [
@@ -243,8 +248,11 @@ def test_reasoning_inside_of_the_text_is_split_off_by_its_tags(text):
             (400, {"error": {"message": "filtered: the prompt", "code": "content_filter", "param": "prompt"}}),
             "content_filter",
         ),
+        ({"finish_reason": "content_filter: PROHIBITED_CONTENT", "message": {}}, "content_filter"),
+        ((403, FLAGGED), "content_filter"),
+        ((200, FLAGGED), "content_filter"),
     ],
-    ids=["null", "cut", "Gemini", "refusal", "the prompt"],
+    ids=["null", "cut", "Gemini", "refusal", "the prompt", "with its kind", "OpenRouter", "OpenRouter, status 200"],
 )
 def test_withheld_texts_and_refusals_are_permanent_and_not_sent_again(choice, code):
     with Scripted(Api(answer=lambda body: choice)) as s, engine(s) as e:
@@ -360,7 +368,12 @@ def test_an_account_without_quota_ends_the_run_at_once():
 
 
 @pytest.mark.parametrize(
-    "reply", [(429, {"error": {"type": "insufficient_quota"}}), (402, {"error": "no credits left"})]
+    "reply",
+    [
+        (429, {"error": {"type": "insufficient_quota"}}),
+        (402, {"error": "no credits left"}),
+        (200, {"error": {"code": 402, "message": "no credits left"}}),
+    ],
 )
 def test_an_account_without_quota_is_named_at_the_start_and_later(reply):
     models = 200, {"data": [{"id": "org/model"}]}

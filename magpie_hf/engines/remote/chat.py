@@ -17,7 +17,17 @@ from ..base import Capabilities, Failure, Generation, Prompt, Request, Served
 from ..first_token import check_first_token
 from ..stops import end_text
 from .chat_features import PROBE_TEXT, ChatFeatures, ChatTests, common_features
-from .chat_replies import FILTERED, LENGTH, error_field, fault_in, first_choice, read_message, stop_reason
+from .chat_replies import (
+    FILTERED,
+    LENGTH,
+    error_field,
+    fault_in,
+    first_choice,
+    is_flagged,
+    read_message,
+    stop_reason,
+    with_own_status,
+)
 from .chat_settings import OMITTABLE, ChatSettings
 from .endpoints import EndpointEngine
 from .openai_features import generation_config, schema_fields
@@ -179,6 +189,7 @@ class ChatEngine(EndpointEngine):
 
     def check_access(self, endpoint: Address, reply: Reply) -> None:
         """Raise for replies that mean a wrong URL or key, or an account without quota, also while detecting features."""
+        reply = with_own_status(reply)
         if _is_without_quota(reply):
             raise self._without_quota(endpoint)
         super().check_access(endpoint, reply)
@@ -320,9 +331,10 @@ class ChatEngine(EndpointEngine):
 
     def _classify(self, endpoint: Address, reply: Reply) -> Fault | None:
         """Return the fault in a reply, with the errors of hosted APIs."""
+        reply = with_own_status(reply)
         payload, status = reply.payload, reply.status
         code, param = error_field(payload, "code"), error_field(payload, "param")
-        if status == 400 and code in _FILTER_CODES:
+        if (status == 400 and code in _FILTER_CODES) or (status == 403 and is_flagged(payload)):
             return Fault("never", "content_filter", "The API's content filter refused the prompt.")
         if _is_without_quota(reply):
             return Fault("fatal", "refused", error=self._without_quota(endpoint))

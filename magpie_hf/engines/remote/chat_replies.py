@@ -11,12 +11,14 @@ from .wire import Fault, Reply
 
 STOPPED = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn"})
 LENGTH = frozenset({"length", "max_tokens"})
-FILTERED = frozenset({"content_filter", "safety", "recitation", "blocklist", "prohibited_content"})
+FILTERED = frozenset({"content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii"})
 """The API withheld the text, or cut it. The last ones are those of Gemini."""
 CALLS = frozenset({"tool_calls", "function_call"})
 # Names of the field with the reasoning: of DeepSeek, SGLang and llama.cpp; of vLLM, OpenRouter and gpt-oss.
 _REASONING = ("reasoning_content", "reasoning")
 _THINKING_PARTS = ("thinking", "reasoning")
+# Not the others: the router itself is available, although a provider is not.
+_FORWARDED = (400, 401, 402, 403, 413, 422, 429)
 # Another attempt may give a text; a model that calls tools at every attempt must not be sampled forever.
 NO_TEXT_RETRIES = 2
 
@@ -48,7 +50,7 @@ def read_message(choice: JsonObject) -> Message:
         text,
         (given or thought or "").strip() or None,
         text is None and isinstance(refusal, str) and bool(refusal),
-        finish.lower() if isinstance(finish, str) else "",
+        finish.partition(":")[0].lower() if isinstance(finish, str) else "",
     )
 
 
@@ -95,6 +97,22 @@ def fault_in(reply: Reply) -> Fault | None:
             "transient", "no_text", f"the reply has no text but {what}", retries=NO_TEXT_RETRIES, ends_row=True
         )
     return None
+
+
+def with_own_status(reply: Reply) -> Reply:
+    """Return a reply with the status that its error contains, if it has status 200: routers forward errors so."""
+    error = reply.payload.get("error") if isinstance(reply.payload, dict) else None
+    status = error.get("code") if isinstance(error, dict) else None
+    if reply.status != 200 or first_choice(reply) is not None or status not in _FORWARDED:
+        return reply
+    return reply._replace(status=status)
+
+
+def is_flagged(payload: Json) -> bool:
+    """Whether an error says that the API's moderation flagged the prompt (OpenRouter's form), not that the key is refused."""
+    error = payload.get("error") if isinstance(payload, dict) else None
+    details = error.get("metadata") if isinstance(error, dict) else None
+    return isinstance(details, dict) and ("flagged_input" in details or "reasons" in details)
 
 
 def stop_reason(choice: JsonObject, stops: Sequence[str]) -> str:

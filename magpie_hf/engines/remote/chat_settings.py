@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from ..base import setting
 from .endpoints import EndpointSettings
 
 
+_SECRET = re.compile(r"(api|access|secret)[-_]?(key|token)|password|authorization", re.IGNORECASE)
 OMITTABLE = ("temperature", "top_p", "seed", "stop")
 _OWN_FIELDS = (
     *("model", "messages", "n", "stream", "max_tokens", "max_completion_tokens", "response_format", "top_k"),
@@ -52,6 +54,13 @@ class ChatSettings(EndpointSettings):
             raise ArgumentError(
                 f"extra_body contains {quoted(taken[0])}, which the engine sets itself.",
                 hint="Use the sampling settings of the stage, or omit.",
+                key="extra_body",
+            )
+        secret = next((name for name in self.extra_body or {} if _SECRET.search(str(name))), None)
+        if secret is not None:
+            raise ArgumentError(
+                f"extra_body contains {quoted(secret)}, but it is saved and published with the recipe.",
+                hint="Put the key in an environment variable, and its name in api_key_env.",
                 key="extra_body",
             )
         try:
