@@ -4,6 +4,7 @@
 #   make test          run all tests with the newest packages, and the TGI tests again with older packages
 #   make test-full     the same, with full counts (e.g., kill -9 twenty times, a million rows)
 #   make test-servers  generate 300 rows on each real server that is installed (vLLM, llama.cpp, `transformers serve`)
+#   make test-trainers download axolotl and LLaMA-Factory and record again what their converters read from exports
 #   make lint          check style and types (`make style` fixes what can be fixed)
 #   make bench         run the benchmarks and write benchmarks/RESULTS.md
 #   make wheel-test    build the wheel, install it into another environment, run it
@@ -33,7 +34,7 @@ TGI_PACKAGES := "text-generation>=0.7,<0.8" "huggingface_hub>=0.36,<1.0" "transf
 TGI_TESTS = tests/servers/test_tgi_server.py tests/hub/test_push.py tests/test_template_load.py \
 	$(wildcard tests/engines/test_tgi*.py tests/engines/test_transport*.py tests/end_to_end/test_tgi*.py)
 
-.PHONY: setup setup-tgi demo test test-full test-servers lint quality style bench docs cards wheel-test constraints clean
+.PHONY: setup setup-tgi demo test test-full test-servers test-trainers lint quality style bench docs cards wheel-test constraints clean
 .DEFAULT_GOAL := demo
 
 setup: $(VENV)/.ready
@@ -73,6 +74,13 @@ test-full:
 
 test-servers: setup
 	$(BIN)/python -m pytest tests/servers/test_real_servers.py --servers -rs $(PYTEST_ARGS)
+
+# The wheels are not installed: they pin other versions of most packages.
+test-trainers: setup
+	@rm -rf .cache/trainers
+	$(BIN)/python -m pip download --quiet --no-deps -d .cache/trainers axolotl==0.19.0 llamafactory==0.9.5
+	$(BIN)/python -m tests.exports.trainers .cache/trainers
+	$(BIN)/python -m pytest tests/exports $(PYTEST_ARGS)
 
 lint quality: setup
 	$(BIN)/ruff check .

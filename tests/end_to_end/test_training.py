@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import load_dataset
 
 import magpie_hf
 
@@ -35,19 +32,6 @@ def test_no_column_stands_in_for_messages(released):
         turns = [turn for name in ("messages", "chosen", "rejected") for turn in row[name] or []]
         assert {turn["role"] for turn in turns} <= {"user", "assistant"}
         assert {key for turn in turns for key in turn} == {"role", "content"}
-
-
-def test_the_maps_of_the_page_on_training_give_the_forms_it_says():
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "train.md").read_text("utf-8")
-    found: dict = {}
-    exec(re.search(r"```python runnable\n(.*?)```", page, re.DOTALL)[1], found)
-    turns = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}]
-    other = [turns[0], {"role": "assistant", "content": "No."}]
-    data = Dataset.from_list([{"messages": turns, "chosen": turns, "rejected": other}])
-    sharegpt = data.map(found["to_sharegpt"], remove_columns=["messages"])
-    assert sharegpt[0]["conversations"] == [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Yes."}]
-    assert sharegpt.map(found["from_sharegpt"])[0]["messages"] == turns
-    assert data.map(found["to_pair"])[0] == {"messages": turns[:1], "chosen": turns[1], "rejected": other[1]}
 
 
 def train(kind, rows, place, model, **options):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 import yaml
@@ -269,3 +272,14 @@ def test_the_help_of_the_command_names_every_target():
     from magpie_hf.cli.exporting import _TARGETS
 
     assert tuple(TARGETS) == _TARGETS
+
+
+def test_the_page_on_training_has_commands_that_parse_and_names_every_target():
+    from magpie_hf.cli.main import build_parser
+
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "train.md").read_text("utf-8")
+    commands = re.findall(r"^\$ magpie-hf (export .*?)(?:  +#.*)?$", page, re.MULTILINE)
+    assert len(commands) >= 3
+    for command in commands:
+        assert build_parser().parse_args(shlex.split(command)).target in TARGETS
+    assert all(f"| `{target}` |" in page for target in TARGETS)
