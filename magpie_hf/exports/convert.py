@@ -92,6 +92,7 @@ def convert(dataset: Dataset, settings: Settings, form: Form | None = None) -> C
             with_indices=True,
             remove_columns=dataset.column_names,
             features=features,
+            load_from_cache_file=False,  # the cache does not know the version of this code
         )
     valid, skipped = _valid(made, settings.on_invalid, target.name)
     return Converted(valid, skipped, shape, task, form)

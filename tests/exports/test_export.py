@@ -250,6 +250,16 @@ def test_files_load_as_the_rows_and_an_export_can_be_repeated(target, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_run_with_a_test_split_keeps_it(tmp_path):
+    recipe = {"model": "demo", "num_rows": 8, "sampling": {"max_tokens": 32}, "stages": ["instructions", "responses"]}
+    magpie_hf.run({**recipe, "output": {"path": str(tmp_path / "run"), "test_size": 0.25}})
+    shown = here("export", tmp_path / "run", "trl-sft", "--output", tmp_path / "made")
+    assert "train: 6 rows" in shown
+    assert "test: 2 rows" in shown
+    loaded = load_dataset(str(tmp_path / "made"))
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 6, "test": 2}
+
+
 def test_a_directory_with_other_files_is_not_written_to(tmp_path):
     (tmp_path / "thesis.tex").write_text("…", "utf-8")
     with pytest.raises(StorageError, match="contains other files"):

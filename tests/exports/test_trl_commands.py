@@ -23,7 +23,7 @@ STAGES = [
 @pytest.fixture(scope="module")
 def run_directory(tmp_path_factory):
     place = tmp_path_factory.mktemp("run")
-    magpie_hf.run({"model": "demo", "num_rows": 24, "sampling": {"max_tokens": 64}, "stages": STAGES}, output=place)
+    magpie_hf.run({"model": "demo", "num_rows": 12, "sampling": {"max_tokens": 64}, "stages": STAGES}, output=place)
     return place
 
 
