@@ -174,7 +174,7 @@ def shown(value: object) -> str:
 
 
 def columns_page() -> str:
-    from magpie_hf.columns import REGISTER
+    from magpie_hf.columns import DTYPES, REGISTER
     from magpie_hf.hub.schema import column_order
 
     parts = [
@@ -197,7 +197,7 @@ def columns_page() -> str:
         about += [", ".join(column.labels), f"alias `{column.alias}`" if column.alias else ""]
         cells = [
             f"`{name}`",
-            types.get(name, column.kind),
+            types.get(name, DTYPES.get(column.kind, column.kind)),
             column.writer,
             "; ".join(text for text in about if text),
             shown,
@@ -252,8 +252,9 @@ def column_types() -> dict[str, str]:
     """Return the type of each column that a stage writes."""
     from magpie_hf.stages import STAGES, stage_class
 
-    kinds = (stage_class(name) for name in STAGES if name != "rubric")
-    return {name: feature_text(feature) for kind in kinds for name, feature in kind().features().items()}
+    stages = [stage_class(name)() for name in STAGES if name != "rubric"]
+    stages.append(dataclasses.replace(next(stage for stage in stages if stage.name == "lengths"), conversation=True))
+    return {name: feature_text(feature) for stage in stages for name, feature in stage.features().items()}
 
 
 def feature_text(feature: object) -> str:

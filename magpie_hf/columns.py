@@ -339,6 +339,13 @@ REGISTER: dict[str, Column] = {
     )
 }  # fmt: skip
 """The columns of the package by name, in the order in which reports show them."""
+OF_RESPONSE = (
+    *(name for name, column in REGISTER.items() if column.writer in ("safety", "flags", "reward", "turns")),
+    "reward_difference", "response_tokens", "response_length", "conversation_tokens", "conversation_length",
+)  # fmt: skip
+"""Columns that describe a response. They are outdated when a row gets a new one."""
+OF_PAIRS = ("rewards_armorm", *(name for name, column in REGISTER.items() if column.writer == "preference"))
+"""Columns that describe the pair chosen from `responses`, in the releases and here."""
 SCALES: dict[str, tuple[str, ...]] = {name: column.labels for name, column in REGISTER.items() if column.labels}
 """Ordered labels of the columns in the register, the lowest first."""
 ALIASES: dict[str, str] = {column.alias: name for name, column in REGISTER.items() if column.alias}

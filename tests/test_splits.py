@@ -243,3 +243,49 @@ def test_rows_of_a_release_that_are_answered_anew_have_the_columns_of_the_new_re
     assert made[0]["conversations"][1] == {"from": "gpt", "value": made[0]["response"]}
     assert "Why?" in made[0]["gen_response_configs"]["prompt"]
     assert made[0]["response"] != "So."
+
+
+def test_annotations_of_an_earlier_response_are_dropped_with_it(null, tiny_model_dir, tmp_path):
+    about = {
+        "instruct_reward": 1.0,
+        "llama_guard_2": "safe",
+        "response_length": 3,
+        "reward_difference": 0.5,
+        "num_turns": 2,
+    }
+    pairs = {"rewards_armorm": [{"score": 1.0}], "chosen": [{"role": "user", "content": "Why?"}], "reward_margin": 1.0}
+    kept = {"uuid": "a", "instruction": "Why?", "intent": "To know.", "instruction_length": 4, "base_response": "No."}
+    Dataset.from_list([{**kept, "response": "So.", **about, **pairs}]).to_parquet(str(tmp_path / "rows.parquet"))
+    for stage, outdated in (("responses", about), ("preference_responses", pairs)):
+        recipe = {
+            "model": str(tiny_model_dir),
+            "engine": {"kind": "null"},
+            "dataset": str(tmp_path / "rows.parquet"),
+            "stages": [{"stage": "select", "where": "reward > 0"}, stage],
+        }
+        made = magpie_hf.run(recipe, output=tmp_path / stage)
+        assert len(made) == 1
+        assert not {*outdated} & {*made.column_names}
+        assert {name: made[0][name] for name in kept} == kept
+
+
+def test_all_rows_of_a_run_can_be_read_again_by_the_names_of_its_splits(make, tmp_path):
+    made = make("run", num_rows=20, output={"test_size": 0.1})
+    ids = {name: made[name]["uuid"][:] for name in made}
+    for form in ("parquet", "arrow"):
+        make("run", num_rows=20, output={"test_size": 0.1, "format": form})
+        both = load_rows(str(tmp_path / "run"), split="train+test")
+        assert both["uuid"][:] == [*ids["train"], *ids["test"]]
+    with pytest.raises(DatasetError, match="no split 'dev'"):
+        load_rows(str(tmp_path / "run"), split="train+dev")
+
+
+def test_reading_a_run_without_naming_a_split_says_that_its_test_split_is_left_out(make, tmp_path, caplog):
+    make("run", num_rows=20, output={"test_size": 0.1})
+    caplog.clear()
+    assert len(load_rows(str(tmp_path / "run"))) == 18
+    assert "Only the split train" in caplog.text
+    caplog.clear()
+    magpie_hf.report(tmp_path / "run", tmp_path / "report.html")
+    assert len(load_rows(str(tmp_path / "run"), split="train")) == 18
+    assert caplog.text == ""

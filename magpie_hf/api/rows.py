@@ -11,6 +11,7 @@ from ..errors import ArgumentError, quoted
 from ..hub.schema import column_order
 from ..session.status import run_facts
 from ..storage.loading import as_dataset, rows_with_all_columns, run_splits, with_row_columns
+from ..storage.rundir import is_run
 from .recipes import Annotations, ModelSettings, RowSource, annotation_recipe, check_options
 from .synthesis import run
 
@@ -215,11 +216,14 @@ def source_of(dataset: RowSource) -> Source:
 
 def described(dataset: RowSource) -> Source:
     """Load the rows that a report or card describes: of a run, with all columns and from all splits."""
-    source = source_of(dataset)
-    whole = None if source.run_dir is None else rows_with_all_columns(source.run_dir)
+    if not isinstance(dataset, (str, Path)):
+        return source_of(dataset)
+    place = Path(dataset).expanduser()
+    whole = rows_with_all_columns(place) if is_run(place) else None
     if whole is None:
-        return source
-    return source._replace(rows=whole.select_columns(column_order(whole.column_names)))
+        return source_of(dataset)
+    run, funnel = run_facts(place)
+    return Source(with_row_columns(whole.select_columns(column_order(whole.column_names))), run, funnel, place)
 
 
 def report(

@@ -55,7 +55,7 @@ class Layout:
     def missing(self, available: Mapping[str, object]) -> dict[str, str]:
         """Return the released columns that cannot be made from these columns, and our columns that they need.
 
-        A column that the rows already have under its released name is used as it is.
+        A column that the rows already have under its released name is used as it is, if they do not have ours.
         """
         needed = {name: self.source(name) for name in self.columns}
         return {name: ours for name, ours in needed.items() if not {name, ours} & {*available}}

@@ -79,9 +79,13 @@ def _feature(kind: Kind) -> Any:
 
 
 def _source(dataset: Dataset, layout: Layout, name: str) -> str:
-    """Return the column that a released column is made from: ours, else one that already has the released name."""
+    """Return the column that a released column is made from: ours, else one that already has the released name.
+
+    The ids of a release stay: the `uuid` of such rows was only computed from their texts.
+    """
     ours = layout.source(name)
-    return ours if ours in dataset.column_names else name
+    is_id = ours == "uuid" and name in dataset.column_names
+    return ours if ours in dataset.column_names and not is_id else name
 
 
 def _table(

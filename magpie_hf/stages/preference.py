@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from ..columns import OF_PAIRS
 from ..errors import ArgumentError, TemplateError
 from ..messages import conversation, messages_feature, user
 from ..sampling import SamplingParams, sample_seed, seed_base
@@ -58,6 +59,7 @@ class PreferenceResponses(UnderSystemPrompt):
     - `num_samples`: responses to each instruction, 2 or more; each has its own seed.
     - `sampling`: of the responses; not greedy, as all of them would be equal.
     - `system_prompt`: a text, for the responses only. `row`: the column `system_prompt`.
+    - The rewards and the pair of earlier responses are dropped.
     """
 
     name: ClassVar[str] = "preference_responses"
@@ -65,6 +67,7 @@ class PreferenceResponses(UnderSystemPrompt):
     version: ClassVar[int] = 2
     role: ClassVar[str] = "responder"
     reads: ClassVar[tuple[str, ...]] = ("instruction",)
+    replaces: ClassVar[tuple[str, ...]] = OF_PAIRS
 
     num_samples: int = NUM_SAMPLES
     sampling: SamplingParams = SAMPLING

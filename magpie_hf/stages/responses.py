@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from ..columns import SHAREGPT
+from ..columns import OF_RESPONSE, SHAREGPT
 from ..engines.base import Generation
 from ..errors import CapabilityError, TemplateError, quoted
 from ..messages import conversation, messages_feature, user
@@ -56,7 +56,8 @@ class Responses(UnderSystemPrompt):
       dropped, because the new response was generated without it.
     - `system_prompt_in_messages`: begin `messages` with the system prompt of the response.
     - `banned_starts`: texts with which a response must not begin, e.g., "#"; such responses are sampled again.
-    - `messages` contains the instruction and the new response only: later turns of existing conversations are dropped.
+    - `messages` contains the instruction and the new response only: later turns of existing conversations are dropped, and
+      so are the annotations of an earlier response (`reward`, `safety`, `flags`, lengths, turns).
     """
 
     name: ClassVar[str] = "responses"
@@ -64,7 +65,7 @@ class Responses(UnderSystemPrompt):
     version: ClassVar[int] = 2
     role: ClassVar[str] = "responder"
     reads: ClassVar[tuple[str, ...]] = ("instruction",)
-    replaces: ClassVar[tuple[str, ...]] = (SHAREGPT, "system_prompt")
+    replaces: ClassVar[tuple[str, ...]] = (SHAREGPT, "system_prompt", *OF_RESPONSE)
 
     sampling: SamplingParams = GREEDY
     system_prompt: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from .rundir import RunDir, is_run
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger("magpie_hf")
 
 PROMPT_COLUMNS = ("instruction", "prompt", "question", "query", "problem", "input", "text")
 """Names of the column of prompts in other datasets, the most common first."""
@@ -42,7 +45,7 @@ def load_rows(
     try:
         with quiet_datasets():
             if is_run(place):
-                return run_splits(place, split)[split or "train"]
+                return _rows_of_run(place, split)
             if (place / "dataset_dict.json").is_file():
                 splits = datasets.DatasetDict.load_from_disk(str(place))
                 return splits[split] if split else _only_split(splits)
@@ -64,6 +67,22 @@ def load_rows(
             hint="Give a run directory, a parquet, JSON or CSV file, a save_to_disk directory, or a Hub id.",
         ) from error
     return loaded
+
+
+def _rows_of_run(place: Path, split: str | None) -> Dataset:
+    """Return the rows of a split of a run, or of several ("train+test", as in `datasets`); by default those of train."""
+    import datasets
+
+    if split is None:
+        split, output = "train", RunDir.read(place).state.output
+        others = [name for name in (output.splits if output is not None else ()) if name != split]
+        if others:
+            logger.warning(
+                "Only the split train of %s is read, without the split %s. A recipe reads all rows with `split: %s`.",
+                place, ", ".join(others), "+".join([split, *others]),
+            )  # fmt: skip
+    names = [name.strip() for name in split.split("+")]
+    return datasets.concatenate_datasets([run_splits(place, name)[name] for name in names])
 
 
 def concatenated(parts: Sequence[Mapping[str, Any]]) -> Dataset:

@@ -142,6 +142,18 @@ def test_rows_that_already_have_released_columns_keep_them():
     assert other[0]["gen_input_configs"]["extract_input"] == "<user>"
 
 
+def test_rows_of_a_release_keep_their_ids_although_they_get_a_uuid_of_their_own():
+    first = released(ours(), LAYOUTS["reasoning-v2"], request_of=request)
+    again = released(first.add_column("uuid", ["computed"]), LAYOUTS["reasoning-v2"])
+    assert again.to_list() == first.to_list()
+
+
+def test_the_two_halves_of_a_release_and_the_recipe_that_joins_them_have_its_columns():
+    name = "magpie-reasoning-v2-250k"
+    for recipe in (name, f"{name}-llama-3.1", f"{name}-llama-3.3"):
+        assert layout_of("released", recipe) == LAYOUTS["reasoning-v2"]
+
+
 def test_null_texts_and_conversations_stay_null_and_no_rows_have_the_same_columns():
     rows = ours().map(lambda row: {"response": None, "messages": None, "gen_response_configs": None})
     row = released(rows, LAYOUTS["reasoning-v1"], request_of=request)[0]
