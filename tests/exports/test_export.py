@@ -224,6 +224,16 @@ def test_the_released_datasets_get_the_roles_of_chat_templates():
     assert magpie_hf.export(rows, "trl-sft")[0]["messages"] == [turn("user", "Hi"), turn("assistant", "Hello")]
 
 
+@pytest.mark.parametrize("target", ["trl-sft", "axolotl", "llamafactory", "sharegpt", "openai"])
+def test_an_export_can_be_exported_again(target):
+    rows = chats(SINGLE, SEVERAL, WITH_SYSTEM)
+    again = magpie_hf.export(magpie_hf.export(rows, target), "trl-sft")
+    assert again.to_list() == magpie_hf.export(rows, "trl-sft").to_list()
+    with_tools = magpie_hf.export(tool_rows(), "trl-sft").to_list()
+    if target in ("trl-sft", "axolotl", "openai"):
+        assert magpie_hf.export(magpie_hf.export(tool_rows(), target), "trl-sft").to_list() == with_tools
+
+
 def test_splits_stay_splits(tmp_path):
     given = DatasetDict({"train": chats(SINGLE, SEVERAL), "test": chats(SINGLE)})
     made = magpie_hf.export(given, "llamafactory", output_dir=tmp_path / "lf")

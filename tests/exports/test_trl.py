@@ -144,6 +144,27 @@ def test_reasoning_reaches_the_tokens_in_the_form_of_the_template(name, form, de
     assert REASONING not in tokenizer.decode(read[1]["input_ids"])
 
 
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        ("reasoning_content", "qwen3 qwen3_5_think qwen3_6 qwen3_8 glm4moe lfm2_2_5 nemotron_3_nano muse_glimmer"),
+        ("thinking", "gptoss"),
+        ("content", "llama3 llama3_1 llama3_2 qwen2_5 gemma gemma3 phi3 cohere lfm2 qwen3_instruct_2507"),
+        (None, "deepseek_r1_distill deepseekv3"),
+    ],
+)
+def test_the_form_is_chosen_from_the_templates_of_released_models(form, names, demo_model_dir, tmp_path):
+    source = chats(SINGLE, reasoning=[REASONING])
+    for name in names.split():
+        settings = {"model": str(demo_model_dir), "chat_template": str(template_file(name, tmp_path))}
+        if form is None:
+            with pytest.raises(ArgumentError, match="prints no reasoning in any form"):
+                magpie_hf.export(source, "trl-sft", **settings)
+            continue
+        made = magpie_hf.export(source, "trl-sft", **settings)
+        assert made.to_list() == magpie_hf.export(source, "trl-sft", reasoning=form).to_list(), name
+
+
 def test_a_template_that_removes_reasoning_is_an_error(demo_model_dir, tmp_path):
     """DeepSeek-R1's template cuts the text before </think> out of every assistant message."""
     template = str(template_file("deepseek_r1_distill", tmp_path))
