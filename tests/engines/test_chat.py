@@ -345,6 +345,23 @@ def test_a_limit_that_does_not_fit_the_context_is_left_out():
         assert len(sent(s)) == 2
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "max_tokens is too large: 8192. This model supports at most 4096 tokens.", "param": "max_tokens"},
+        {"message": "Invalid max_tokens value, the valid range of max_tokens is [1, 4096]"},
+    ],
+    ids=["OpenAI", "DeepSeek"],
+)
+def test_a_limit_above_that_of_the_model_is_left_out_and_the_run_continues(error):
+    with (
+        Scripted(Api(answer=lambda body: (400, {"error": error}) if body.get("max_tokens", 0) > 4096 else None)) as s,
+        engine(s) as e,
+    ):
+        assert one(e, request(max_tokens=8192)).text
+        assert [body.get("max_tokens") for body in sent(s)] == [8192, None]
+
+
 def test_a_prompt_that_is_too_long_ends_its_row():
     said = {"error": {"message": "maximum context length is 99 tokens", "param": "input_tokens"}}
     with Scripted(Api(answer=lambda body: (400, said))) as s, engine(s) as e:

@@ -49,6 +49,9 @@ _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
 _UNKNOWN_MODEL = re.compile(
     r"pinned|model .*(does not exist|not found|not a valid|no access|unavailable)|unknown model", re.I
 )
+_LIMIT_TOO_LARGE = re.compile(
+    r"max_(completion_)?tokens\b.{0,80}?(too large|at most|valid range|less than|exceed)", re.I
+)
 _SCHEMA = re.compile("response_format|schema|grammar|structured", re.I)
 _SAMPLING_PARAMS = (*OMITTABLE, "top_k", "min_p", "repetition_penalty", "max_tokens", "max_completion_tokens")
 
@@ -301,7 +304,8 @@ class ChatEngine(EndpointEngine):
     def _split_refused(self, result: CallResult) -> list[list[Request]]:
         """Return the request again if it can be sent in another form: without the schema, or without the token limit.
 
-        A limit is refused if prompt and limit do not fit the context. Without it, the text can use the rest of the context.
+        A limit is refused if prompt and limit do not fit the context, or if it is larger than the model's own. Without it, the
+        text can use the rest of the context.
         """
         (request,), failure = result.call.group, result.failure
         limited = request.key not in self._unlimited
@@ -339,6 +343,8 @@ class ChatEngine(EndpointEngine):
         if _is_without_quota(reply):
             return Fault("fatal", "refused", error=self._without_quota(endpoint))
         message = self._message(reply)
+        if status in (400, 422) and _LIMIT_TOO_LARGE.search(message):  # e.g., that of a judge's retry
+            return Fault("never", "too_long", f"{status}: {message}")
         if status in (400, 422) and param in _SAMPLING_PARAMS and not is_too_long(message):
             leave = f", or leave the field out with the engine setting omit: [{param}]" if param in OMITTABLE else ""
             error = self._unsupported(f"apply this {param}: {quoted(message)}", f"Change {param} of the stage{leave}.")
