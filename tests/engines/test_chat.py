@@ -278,8 +278,9 @@ def test_a_reply_without_text_is_sampled_again_twice_and_then_ends_the_row(choic
         assert len(sent(s)) == 3
 
 
-def test_a_null_content_at_the_token_limit_is_an_empty_text():
-    cut = {"message": {"content": None}, "finish_reason": "length"}
+@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "model_length"], ids=["OpenAI", "Gemini", "Mistral"])
+def test_a_null_content_at_the_token_limit_is_an_empty_text(reason):
+    cut = {"message": {"content": None}, "finish_reason": reason}
     with Scripted(Api(answer=lambda body: cut)) as s, engine(s) as e:
         assert (one(e).text, one(e).finish_reason) == ("", "length")
 

@@ -9,8 +9,8 @@ from .untrusted import Json, JsonObject
 from .wire import Fault, Reply
 
 
-STOPPED = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn"})
-LENGTH = frozenset({"length", "max_tokens"})
+STOPPED = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete"})
+LENGTH = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})  # the last one is Mistral's
 FILTERED = frozenset({"content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii"})
 """The API withheld the text, or cut it. The last ones are those of Gemini."""
 CALLS = frozenset({"tool_calls", "function_call"})
