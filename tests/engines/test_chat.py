@@ -276,6 +276,15 @@ def test_a_reply_without_text_is_sampled_again_twice_and_then_ends_the_row(choic
         generation = one(e)
         assert (generation.failure.code, generation.failure.transient) == ("no_text", False)
         assert len(sent(s)) == 3
+        assert (generation.prompt_tokens, generation.completion_tokens) == (21, 9)
+
+
+def test_the_tokens_of_replies_without_a_text_count():
+    replies = iter([{"message": {"content": None}}, {"finish_reason": "odd"}])
+    with Scripted(Api(answer=lambda body: next(replies, None))) as s, engine(s) as e:
+        generation = one(e)
+        assert generation.text
+        assert (generation.prompt_tokens, generation.completion_tokens) == (21, 9)
 
 
 @pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "model_length"], ids=["OpenAI", "Gemini", "Mistral"])

@@ -262,6 +262,7 @@ class EndpointEngine(Engine):
         for generation in generations:
             generation.seconds = result.seconds
             generation.served = generation.served or result.served
+        _count_discarded(generations[0], *result.call.discarded)
         return generations
 
     def prompt_text(self, prompt: Prompt) -> str:
@@ -419,3 +420,10 @@ class EndpointEngine(Engine):
     @abstractmethod
     def decode(self, group: Sequence[Request], reply: Reply, served: Served | None) -> list[Generation]:
         """Return the generations of a group, in its order; `served` is what the endpoint reported about itself."""
+
+
+def _count_discarded(generation: Generation, prompt_tokens: int, completion_tokens: int) -> None:
+    """Add the tokens of replies that could not be used, so that budgets include them."""
+    if prompt_tokens or completion_tokens:
+        generation.prompt_tokens = (generation.prompt_tokens or 0) + prompt_tokens
+        generation.completion_tokens = (generation.completion_tokens or 0) + completion_tokens

@@ -28,6 +28,11 @@ def usage_of(reply: Reply, name: str) -> int | None:
     return value if type(value) is int else None
 
 
+def tokens_of(reply: Reply, name: str) -> int:
+    """Return a count from the usage of a reply that is not otherwise checked, 0 if it is missing or impossible."""
+    return count_or_none(usage_of(reply, name)) or 0
+
+
 def texts_of(reply: Reply) -> list[str]:
     """Return the texts of a reply's choices in the order of their `index`."""
     choices = reply.payload.get("choices") if isinstance(reply.payload, dict) else None

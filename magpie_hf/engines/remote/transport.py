@@ -18,6 +18,7 @@ from ...errors import EngineError, MagpieError
 from ..base import Failure, Request, Served
 from .client import CLOSE_TIMEOUT_S, HttpClient
 from .pacing import CONCURRENCY, SLOW_SHARE, START_LIMIT, AdaptiveLimit, has_capacity
+from .replies import tokens_of
 from .wire import MALFORMED, Address, Fault, Reply, unavailable
 
 
@@ -63,7 +64,7 @@ class Call:
     """An HTTP request for a group of samples, which may be sent more than once."""
 
     __slots__ = (
-        *("attempts", "batch", "body", "endpoint", "group", "overloads", "path", "samples", "sent_at"),
+        *("attempts", "batch", "body", "discarded", "endpoint", "group", "overloads", "path", "samples", "sent_at"),
         "waited_from",
     )
 
@@ -74,6 +75,7 @@ class Call:
         self.group = group
         self.samples = len(group)
         self.attempts = 0
+        self.discarded = (0, 0)  # prompt and completion tokens of replies that cannot be used
         self.overloads = 0
         self.sent_at = 0.0
         self.waited_from: float | None = None
@@ -354,6 +356,11 @@ class Transport:
         elif fault.retry == "overload":
             self._handle_overload(call, endpoint, fault, in_flight, now)
         else:
+            prompt, completion = call.discarded
+            call.discarded = (
+                prompt + tokens_of(reply, "prompt_tokens"),
+                completion + tokens_of(reply, "completion_tokens"),
+            )
             self._retry(call, endpoint, fault, in_flight, now)
 
     def _increase_limit(self, call: Call, endpoint: Endpoint, in_flight: int, now: float) -> None:
