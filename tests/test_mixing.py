@@ -8,9 +8,11 @@ import pytest
 from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset
 
 import magpie_hf
+from magpie_hf.hub.layouts import Layout
 from magpie_hf.judging.rubric import load_rubric
 from magpie_hf.mixing import mixed_rubrics, rubrics_of
 from magpie_hf.reports import agreement
+from magpie_hf.session.shape import Shape
 
 
 def labeled(rubric, *labels, first=0):
@@ -104,3 +106,15 @@ def test_a_card_names_the_rubrics_of_its_labels_and_says_if_they_are_mixed(mixed
     both = build_card(mixed, license="mit")
     assert "| rubrics of the labels | default-v1, reference-v1 |" in both
     assert "default-v1 (2 rows) and reference-v1 (1 row)" in both
+
+
+def test_columns_of_a_release_that_hide_which_rubric_made_the_labels_come_with_a_warning(warnings):
+    layout = Layout("quality", "", {"uuid": "string", "input_quality": "string"})
+    made = Shape(layout).apply(labeled("quality", "good"))["train"]
+    assert made.column_names == ["uuid", "input_quality"]
+    assert "The labels were made with default-v1" in warnings.text
+    warnings.clear()
+    Shape(layout).apply(labeled("reference/quality", "good"))
+    Shape(Layout("ids", "", {"uuid": "string"})).apply(labeled("quality", "good"))
+    Shape(("uuid", "input_quality")).apply(labeled("quality", "good"))
+    assert warnings.text == ""

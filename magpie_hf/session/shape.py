@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from ..columns import listed
 from ..hub.layouts import Layout
 from ..hub.released import RequestOf, released
 from ..hub.schema import column_order
+from ..judging.rubric import SETS
 from ..messages import user
+from ..mixing import rubric_columns, rubrics_of
 from ..recipe.schema import Recipe
 from ..stages.preference import PreferenceResponses
 from ..stages.responses import Responses
@@ -68,12 +71,26 @@ class Shape:
             return dataset.select_columns(column_order(dataset.column_names))
         if isinstance(self.columns, tuple):
             return dataset.select_columns([*self.columns])
+        _warn_of_labels(dataset, self.columns)
         return released(dataset, self.columns, request_of=self.request_of, cache_file=cache_file)
 
 
 def shape_of(recipe: Recipe, template_of: Callable[[str], ChatTemplate]) -> Shape:
     """Return the form of the dataset of a recipe; `template_of` loads the chat template of a role."""
     return Shape(recipe.output_columns, recipe.output.get("test_size"), recipe.seed, _request_of(recipe, template_of))
+
+
+def _warn_of_labels(dataset: Dataset, layout: Layout) -> None:
+    """Log a warning if labels in the columns of a release were made with other rubrics than those of its scales."""
+    named = [name for name in rubric_columns(dataset.features) if name in layout.columns]
+    rubrics = dict.fromkeys(rubric for name in named for rubric in rubrics_of(dataset, name))
+    others = [rubric for rubric in rubrics if not rubric.startswith(f"{SETS[1]}-")]
+    if others:
+        logger.warning(
+            "The labels were made with %s, and the columns of the release do not say so. They have another meaning than "
+            "the release's labels: do not mix them, or annotate with `judge.rubrics: %s`.",
+            listed(others), SETS[1],
+        )  # fmt: skip
 
 
 def joined(splits: Mapping[str, Dataset]) -> Written:
