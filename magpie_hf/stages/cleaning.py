@@ -55,6 +55,8 @@ _ANSWER_SENTENCE = re.compile(
     r"the (?:(?:correct|right)[ \t]answer[ \t]is|(?:final[ \t])?answer[ \t]is(?=[ \t]*(?::|\$|\\boxed|\*\*)))",
     re.IGNORECASE | re.MULTILINE,
 )
+_PAIR = re.compile(rf"[ \t]*(?!(?:{_LABELS}|{_WORDS['answer']}|[a-z]\b))\w[\w .-]{{0,30}}:[ \t]*\S", re.IGNORECASE)
+"""A line of data, "name: Ann". Not a label of a question or an answer, and not an option, "B: …"."""
 _LEFT_OPEN = re.compile(r"[ \t]*(?:\.{2,}|…|_{2,}|\[[^\]\n]*\]|<[^>\n]*>|\{[^}\n]*\})")
 """A place for an answer in a format that the text asks for: "…", "[your answer]"."""
 _BOXED = re.compile(r"^[ \t]*\$*\\boxed\{", re.MULTILINE)
@@ -172,7 +174,7 @@ def _has_words(head: str) -> bool:
 def _is_asked_for(text: str, head: str, match: re.Match[str]) -> bool:
     """Return whether the text asks for the part that begins at a match."""
     before = head.rpartition("\n")[2]
-    if match.re is _ANSWER_LINE and _LEFT_OPEN.match(text, match.end()):
+    if match.re is _ANSWER_LINE and (_LEFT_OPEN.match(text, match.end()) or _is_in_data(text, match)):
         return True
     if head.endswith((":", "：", ",")) or _HEADING.match(before) or text.rstrip().endswith(("?", ":")):
         return True
@@ -180,6 +182,13 @@ def _is_asked_for(text: str, head: str, match: re.Match[str]) -> bool:
         return True
     # a bare word in a list of headings, not the heading of an answer
     return match.re is _ANSWER_LINE and not _MARKED.search(match[0]) and not head.endswith(_SENTENCE_ENDS)
+
+
+def _is_in_data(text: str, match: re.Match[str]) -> bool:
+    """Return whether an answer is a line among others of data, "name: Ann", directly before and after it."""
+    before = text.rfind("\n", 0, max(0, match.start() - 1)) + 1
+    after = text.find("\n", match.end()) + 1
+    return after > 0 and _PAIR.match(text, before) is not None and _PAIR.match(text, after) is not None
 
 
 def rejection(text: str, *, max_scripts: int = MAX_SCRIPTS) -> str | None:

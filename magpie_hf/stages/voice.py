@@ -106,7 +106,8 @@ _ANSWERS = (
     r"(?:it )?(?:seems|looks) (?:like )?you(?:'ve|r)?\b",
     # speaks about the message of the other
     r"[^.!?\n]{0,120}\b(?:your (?:question|request|query|prompt|message)|if you have any (?:other |more |further )?questions)\b",
-    r"based on (?:your|the \w+ (?:that )?you)\b|(?:as|like) you (?:asked|requested)\b|here you (?:go|are)\b",
+    r"based on your (?:details|description|information|input|message|preferences|prompt|query|question|request|requirements)\b|"
+    r"based on the \w+ (?:that )?you(?:'ve| have)? (?:described|gave|given|mentioned|provided|sent|shared)\b|(?:as|like) you (?:asked|requested)\b|here you (?:go|are)\b",
     r"(?:can|could|would) you (?:please )?(?:clarify (?:what you|your)|(?:provide|share|give me) (?:me with )?(?:some )?(?:more|additional|further) "
     r"(?:context|information|details)(?! (?:about|on|of|regarding)))\b",
     r"(?:please|kindly) [^.!?\n]{0,60}\byou(?:'d| would)? (?:like|want) me to\b",

@@ -72,6 +72,7 @@ REQUESTS = [
     "Sure, money is not everything, but how can I be happy without a job?",
     "Unfortunately I cannot log in to my account since yesterday.",
     "Sure, but make it shorter.",
+    "Based on the table you see below, compute the mean: 3 4 5",
     "Natürlich. Schreib mir bitte ein Gedicht über den Herbst.",
     "Claro, entiendo la teoría. Pero escribe un ejemplo en Python.",
     "Bien sûr, je comprends. Écris une lettre pour un poste de vendeur.",
@@ -117,6 +118,7 @@ def test_answers_on_the_same_line_and_boxed_ones_are_cut(text, cleaned):
         "Q: What is 2 + 2?\nA: 4\nQ: What is 3 + 3?\nA:",
         "1. e4 e5 2. Nf3 Nc6: which opening is this?",
         "Write three riddles. Each has the form\n\nQuestion: …\nAnswer: …\n\nwithout numbers.",
+        "Convert to JSON:\nname: Bob\nanswer: yes\nage: 3",
         "Make a card with two sides.\nFront: a word\nAnswer: [the word in French]",
     ],
 )
