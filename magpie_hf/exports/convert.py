@@ -136,7 +136,7 @@ def _has_values(dataset: Dataset, column: str) -> bool:
 
 def _kept(dataset: Dataset, shape: Shape, task: Task, columns: Sequence[str]) -> tuple[str, ...]:
     """Return the columns of the dataset that are written, too."""
-    written = (*shape.columns, "tools")
+    written = (*shape.columns, "tools", _REASON, _ROW)
     for name in columns:
         if name in written:
             raise ArgumentError(
@@ -156,7 +156,8 @@ def _features(dataset: Dataset, shape: Shape, reader: Reader, kept: Sequence[str
     """Return the types of the columns. Messages with reasoning or tools are JSON values, so that no key is added as null."""
     from datasets import Features, Value
 
-    has_extras = reader.reasoning or "tools" in dataset.column_names or _has_message_keys(dataset)
+    has_tools = "tools" in dataset.column_names and _has_values(dataset, "tools")
+    has_extras = reader.reasoning or has_tools or _has_message_keys(dataset)
     turns = [_json()] if has_extras else messages_feature()
     types: dict[str, Any] = {
         "messages": turns, "prompt": turns, "completion": turns, "chosen": turns, "rejected": turns,
@@ -168,7 +169,7 @@ def _features(dataset: Dataset, shape: Shape, reader: Reader, kept: Sequence[str
     if shape.writer.one_message:
         types |= {side: types["conversations" if "conversations" in shape.columns else side][0] for side in PAIR}
     features = {name: types[name] for name in shape.columns}
-    if "tools" in dataset.column_names and shape.writer.tools is not None:
+    if has_tools and shape.writer.tools is not None:
         features["tools"] = Value("string") if shape.writer.tools == "text" else [_json()]
     features |= {name: dataset.features[name] for name in kept}
     return Features({**features, _REASON: Value("string"), _ROW: Value("int64")})

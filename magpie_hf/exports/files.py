@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .convert import Converted
 
 SUMMARY = "export.yaml"
+_FRESH = ".export-new"
 _HINT = "Free disk space, or choose another output directory, and export again."
 
 
@@ -35,7 +36,7 @@ def write_export(parts: Mapping[str, Converted], target: Target, place: Path, mo
         StorageError: the directory contains files but no export, or cannot be written.
     """
     check_output(place)
-    fresh = place.with_name(f".{place.name}-new")
+    fresh = place / _FRESH
     with writing("the export", place, hint=_HINT), quiet_datasets():
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
@@ -59,7 +60,8 @@ def check_output(place: Path) -> None:
     Raises:
         StorageError: it does, or it is a file.
     """
-    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not (place / SUMMARY).is_file()):
+    others = place.is_dir() and any(path.name != _FRESH for path in place.iterdir())
+    if place.is_file() or (others and not (place / SUMMARY).is_file()):
         found = "is a file" if place.is_file() else "directory contains other files"
         raise StorageError(
             f"The export cannot be written here: this {found}.",
@@ -81,6 +83,8 @@ def _remove_earlier(place: Path) -> None:
         path = place / name
         if path.resolve().is_relative_to(place.resolve()):
             path.unlink(missing_ok=True)
+            if path.parent != place and path.parent.is_dir() and not any(path.parent.iterdir()):
+                path.parent.rmdir()
 
 
 def _write_rows(rows: Dataset, target: Target, place: Path, split: str) -> None:

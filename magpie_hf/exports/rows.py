@@ -76,7 +76,7 @@ class Reader:
             InvalidRow: it has no user message, or a message without text.
         """
         messages = self._with_system(row, self._messages(row))
-        if self.reasoning and row.get("reasoning"):
+        if self.reasoning and _is_text(row.get("reasoning")):
             first = next((turn for turn in messages if turn["role"] == "assistant"), None)
             if first is not None:
                 first.setdefault("reasoning", row["reasoning"])
@@ -147,7 +147,7 @@ def _add_parts(message: Message, turn: Mapping[str, Any]) -> None:
     """Add reasoning, tool calls and names of a turn to its message."""
     if "function_call" in (turn.get("role"), turn.get("from")):
         raise InvalidRow("tool call as text")
-    reasoning = next((turn[key] for key in REASONING_KEYS if turn.get(key)), None)
+    reasoning = next((turn[key] for key in REASONING_KEYS if _is_text(turn.get(key))), None)
     if reasoning is not None and message["role"] == "assistant":
         message["reasoning"] = reasoning
     for key in _TOOL_KEYS:
@@ -156,6 +156,10 @@ def _add_parts(message: Message, turn: Mapping[str, Any]) -> None:
     if "tool_calls" in message:
         message["tool_calls"] = [_with_arguments(call) for call in parsed(message["tool_calls"], "tool calls")]
         message["content"] = message["content"] or ""
+
+
+def _is_text(given: object) -> bool:
+    return isinstance(given, str) and bool(given.strip())
 
 
 def _with_arguments(call: Any) -> Any:

@@ -108,6 +108,6 @@ def target_of(name: str) -> Target:
     Raises:
         ArgumentError: the name is unknown.
     """
-    if name not in TARGETS:
+    if str(name) not in TARGETS:
         raise ArgumentError(f'Unknown target "{name}".', hint=did_you_mean(str(name), TARGETS), key="target")
     return TARGETS[name]

@@ -198,6 +198,7 @@ def test_missing_columns_name_the_stages_that_write_them():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"target": ["trl-sft"]}, "Unknown target"),
         ({"target": "trl-stf"}, 'Did you mean "trl-sft"'),
         ({"target": "trl-sft", "on_invalid": "drop"}, "on_invalid"),
         ({"target": "trl-sft", "reasoning": "tags"}, "reasoning = 'tags'"),
@@ -268,6 +269,18 @@ def test_a_run_with_a_test_split_keeps_it(tmp_path):
     assert "test: 2 rows" in shown
     loaded = load_dataset(str(tmp_path / "made"))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 6, "test": 2}
+
+
+def test_another_target_replaces_the_files_of_the_first_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for target in ("trl-sft", "axolotl"):
+        magpie_hf.export(chats(SINGLE), target, output_dir=".")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["axolotl-sft.yaml", "export.yaml", "train.jsonl"]
+
+
+def test_empty_reasoning_and_empty_tools_are_left_out():
+    made = magpie_hf.export(chats(SINGLE, reasoning=[" "], tools=[None]), "trl-sft", reasoning="thinking")
+    assert made.to_list() == [{"messages": SINGLE}]
 
 
 def test_a_directory_with_other_files_is_not_written_to(tmp_path):
