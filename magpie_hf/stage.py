@@ -75,6 +75,8 @@ CODES = tuple(
 """Names of the journal's codes, by number. Append only: journals on disk hold the numbers."""
 CODE_NUMBERS = {name: number for number, name in enumerate(CODES)}
 FAILURE_CODES = tuple("too_long validation generation incomplete_generation failed content_filter refusal".split())
+WITHHELD_CODES = ("content_filter", "refusal")
+"""Failures that depend on the text of the row: the server works, however many rows have them."""
 
 
 def failed(generation: Generation) -> Outcome:

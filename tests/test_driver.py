@@ -226,6 +226,15 @@ def test_the_breaker_opens_when_most_requests_fail_and_names_the_last_reason(tmp
     assert bench.engine.closed
 
 
+@pytest.mark.parametrize("code", ["content_filter", "refusal"])
+def test_withheld_texts_do_not_open_the_breaker(tmp_path, code):
+    withheld = Failure(code, False, "withheld")
+    bench = Bench(tmp_path, Scripted(lambda r, n: Generation(r.key, failure=withheld)))
+    with bench.journal:
+        bench.driver.run(rows_of([1] * (2 * FAILURE_WINDOW_MIN)))
+    assert bench.counters.by_code == {code: 2 * FAILURE_WINDOW_MIN}
+
+
 def test_the_breaker_stays_shut_at_half_and_forgets_what_is_long_past(tmp_path):
     def answer(request, number):
         is_down = number % 2 == 1 if number < 900 else 900 <= number < 1100

@@ -18,7 +18,7 @@ from ..engines.base import Capabilities, Engine, Generation, Prompt, Request, Se
 from ..engines.first_token import check_first_token, needs_two
 from ..errors import TooManyFailures
 from ..sampling import SamplingParams
-from ..stage import Outcome, Row, RowFunction, Steps
+from ..stage import WITHHELD_CODES, Outcome, Row, RowFunction, Steps
 from ..storage.journal import Journal
 from ..storage.state import Counts
 from .budget import InFlight
@@ -229,7 +229,8 @@ class Driver:
         row.completion_tokens += generation.completion_tokens or 0
         self.in_flight.received += (generation.prompt_tokens or 0) + (generation.completion_tokens or 0)
         failure = generation.failure
-        self._count_failure(failure is not None, failure.message if failure else "")
+        is_fault = failure is not None and failure.code not in WITHHELD_CODES
+        self._count_failure(is_fault, failure.message if failure else "")
         if failure is not None and failure.transient and not self.accept_failures:
             self.counters.pending += 1
             assert row.steps is not None  # noqa: S101 (set when the row was opened)
