@@ -265,6 +265,11 @@ def test_short_forms_keep_their_meaning_under_overrides():
         {"model": "demo", "engine": "vllm", "sampling": None}, {"sampling.top_p": 0.5, "engine.dtype": "x"}
     )
     assert (recipe.engine.kind, recipe.grid[0].sampling.top_p) == ("vllm", 0.5)
+    recipe = load_recipe("magpielm-sft-550k", {"responder.engine.kind": "transformers"})
+    assert recipe.role("responder").model == "google/gemma-2-9b-it"
+    assert recipe.role("responder").engine.kind == "transformers"
+    combined = {"model": "demo", "judge": "combined", "stages": ["instructions", "quality", "difficulty"]}
+    assert load_recipe(combined, {"judge.rubrics": "default"}).stages == load_recipe(combined).stages
 
 
 def test_an_address_given_at_the_command_line_replaces_the_recipes():

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ..engines import engine_class, engine_options
 from ..errors import ArgumentError, quoted
-from ..recipe.parts import JUDGE_KEYS, JUDGE_MODES, ROLE_KEYS
+from ..recipe.parts import JUDGE_KEYS, ROLE_KEYS
 from ..recipe.schema import Recipe, load_recipe
+from ..recipe.source import JUDGE_MODES
 from ..sampling import GridPoint, SamplingParams
 from ..stages import stage_class
 from ..storage.keys import content_fingerprint

@@ -14,14 +14,13 @@ from ..plugins import types_of
 from ..sampling import GridPoint, SamplingParams
 from ..storage.hashing import stable_hash
 from ..storage.state import JsonObject
-from .source import Source, section_any, typed_value
+from .source import JUDGE_MODES, Source, section_any, typed_value
 
 
 DATASET_KEYS = ("path", "config", "split", "revision", "columns", "fingerprint")
 TEMPLATE_KEYS = ("kwargs", "chat_template", "date")
 ROLE_KEYS = ("model", "revision", "engine", "template")
 JUDGE_KEYS = (*ROLE_KEYS, "mode", "rubrics")
-JUDGE_MODES = ("separate", "combined")
 ROLES = {
     "responder": "the model that generates responses",
     "judge": "the model that annotates quality, difficulty and category",

@@ -17,7 +17,11 @@ from ..storage.state import JsonObject
 
 T = TypeVar("T")
 DEFAULT_STAGES = ("instructions", "responses", "lengths")
-_SHORT_FORMS = {"engine": "kind", "output": "path", "push": "repo", "dataset": "path"}
+JUDGE_MODES = ("separate", "combined")
+_SHORT_FORMS = {
+    **{"engine": "kind", "output": "path", "push": "repo", "dataset": "path"},
+    **dict.fromkeys(("responder", "judge", "guard", "base"), "model"),
+}
 """Keys whose value may be a string: the short form of a mapping with the one key named here."""
 _NOT_OF_MODELS = ("mode", "rubrics")
 """Settings of a role that are valid for any model."""
@@ -177,7 +181,7 @@ def _default_parent(name: str, given: str | None, key: str, where: str) -> JsonO
         return [{"stage": stage} for stage in DEFAULT_STAGES] if name == "stages" else {}
     if name not in _SHORT_FORMS:
         raise RecipeError(f"{name} is a single value, so no key can be set in it.", where=where, key=key)
-    return {_SHORT_FORMS[name]: given}
+    return {"mode" if name == "judge" and given in JUDGE_MODES else _SHORT_FORMS[name]: given}
 
 
 def _entries(entries: Sequence[object], stage: str) -> list[int] | None:
@@ -286,7 +290,7 @@ def use_demo_models(raw: JsonObject, overrides: Mapping[str, object], roles: Col
         raw.pop("template", None)  # its settings are for another model
     for role in roles:
         given = raw.get(role)
-        if isinstance(given, str) and given in ("separate", "combined"):
+        if isinstance(given, str) and given in JUDGE_MODES:
             continue
         if given is not None and not any(_sets_model(key, role) for key in overrides):
             kept = {key: given[key] for key in _NOT_OF_MODELS if key in given} if isinstance(given, dict) else {}
