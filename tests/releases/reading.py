@@ -378,6 +378,12 @@ def has_stages(recipe: Recipe, names: Sequence[str]) -> list[str]:
     return [name for name in names if stage_of(recipe, name) is not None]
 
 
+def judge_sampling(recipe: Recipe) -> Any:
+    """Return the sampling of the three rubrics of the releases, which is the same for all."""
+    found = [sampling(setting(recipe, name, "sampling")) for name in ("quality", "difficulty", "category")]
+    return found[0] if found.count(found[0]) == len(found) else found
+
+
 def label_scales(recipe: Recipe) -> str:
     """Return whose scales the labels of the three built-in annotations have."""
     rubrics = [name for stage in recipe.stages if isinstance(stage, Judge) for name in stage.rubrics]
@@ -390,8 +396,10 @@ SIMPLE: dict[str, Callable[[Recipe], Any]] = {
     "responder": lambda r: role(r, "responder"),
     "preference_responder": lambda r: role(r, "responder") if stage_of(r, "preference_responses") else MISSING,
     "judge": lambda r: role(r, "judge"),
+    "judge_sampling": judge_sampling,
     "label_scales": label_scales,
     "guard": lambda r: role(r, "guard") if stage_of(r, "safety") else MISSING,
+    "guard_tokens": lambda r: getattr(setting(r, "safety", "sampling"), "max_tokens", MISSING),
     "base": base,
     "reward_model": lambda r: own_model(r, "reward", "reward"),
     "preference_model": lambda r: own_model(r, "preference", "reward"),
@@ -414,6 +422,7 @@ SIMPLE: dict[str, Callable[[Recipe], Any]] = {
     "response_sampling": lambda r: sampling(setting(r, "responses", "sampling")),
     "response_system_prompt": lambda r: setting(r, "responses", "system_prompt"),
     "turns": lambda r: setting(r, "turns", "turns"),
+    "turn_sanitized": lambda r: setting(r, "turns", "clean"),
     "turn_sampling": lambda r: sampling(setting(r, "turns", "sampling"), "stop"),
     "turn_response_sampling": lambda r: sampling(setting(r, "turns", "response_sampling")),
     "turn_system_prompt": lambda r: setting(r, "turns", "system_prompt"),
