@@ -254,6 +254,11 @@ class Stage(ABC):
         )
         return {name: plain(getattr(self, name)) for name in identifying} | self.derived()
 
+    @property
+    def shown(self) -> Values:
+        """The `silent` settings that change the columns of finished rows, but no text: rows are collected again, not generated."""
+        return {}
+
     def derived(self) -> Values:
         """Return values that settings refer to, e.g., the content of a file whose path is a setting."""
         return {}

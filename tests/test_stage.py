@@ -87,8 +87,8 @@ SILENT = {
     "instructions": {"grid", "keep_system_prompt"},
     "rubric": {"rubric"},
     "select": {"is_early"},
-    "responses": set(),
-    "turns": set(),
+    "responses": {"system_prompt_in_messages"},
+    "turns": {"system_prompt_in_messages"},
     "language": set(),
 }  # fmt: skip
 

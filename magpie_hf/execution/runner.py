@@ -49,7 +49,7 @@ def run_stage(stage: Stage, dataset: Dataset, env: Environment) -> Dataset:
         RunStopped: a budget or the circuit breaker stopped the run.
     """
     stage.check_columns(dataset)
-    store = StageStore(stage, env, env.fingerprint_of(dataset))
+    store = StageStore(stage, env, env.fingerprint_of(dataset), stage.shown or None)
     cached = store.cached()
     if cached is not None:
         return cached

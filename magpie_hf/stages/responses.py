@@ -26,6 +26,7 @@ from ..stage import (
     Values,
     failed,
     optional,
+    silent,
 )
 from ..templates.template import ChatTemplate
 from .provenance import Provenance, served
@@ -69,7 +70,7 @@ class Responses(UnderSystemPrompt):
 
     sampling: SamplingParams = GREEDY
     system_prompt: str | None = None
-    system_prompt_in_messages: bool = optional(False)
+    system_prompt_in_messages: bool = silent(False)
     banned_starts: tuple[str, ...] = optional(())
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import DatasetError
-from ..stage import Outcome, Row, RowStage
+from ..stage import Outcome, Row, RowStage, Values
 
 
 if TYPE_CHECKING:
@@ -25,6 +25,12 @@ class UnderSystemPrompt(RowStage):
     """A stage that generates under a system prompt."""
 
     system_prompt: str | None
+
+    @property
+    def shown(self) -> Values:
+        """The setting that writes the system prompt to `messages`, if the stage has it and it is set."""
+        name = "system_prompt_in_messages"
+        return {name: True} if getattr(self, name, False) else {}
 
     @property
     def is_per_row(self) -> bool:

@@ -33,6 +33,7 @@ from ..stage import (
     Values,
     failed,
     optional,
+    silent,
 )
 from ..templates.template import ChatTemplate
 from .instructions import REASONS, Instructions, checked_reasons, instruction_sampling
@@ -80,7 +81,7 @@ class Turns(UnderSystemPrompt):
     sampling: SamplingParams = field(default=SamplingParams(temperature=1.0, max_tokens=1024))
     response_sampling: SamplingParams = GREEDY
     system_prompt: str | None = SYSTEM_PROMPT
-    system_prompt_in_messages: bool = optional(False)
+    system_prompt_in_messages: bool = silent(False)
     attempts: int = ATTEMPTS
     clean: bool = True
     max_scripts: int = 2

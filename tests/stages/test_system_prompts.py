@@ -83,6 +83,18 @@ def test_a_system_prompt_is_written_to_messages_only_if_asked(make):
             assert [message["role"] for message in row["messages"][1:3]] == ["user", "assistant"]
 
 
+def test_finished_rows_get_and_lose_the_system_prompt_in_messages_without_generating_anything(make, null):
+    def roles(**settings):
+        ds = make(sampling=GRID, stages=["instructions", {**STAGES[1], **settings}, STAGES[2]], num_rows=8)
+        return {row["messages"][0]["role"] for row in ds}
+
+    assert roles() == {"user"}
+    asked = len(null.log)
+    assert roles(system_prompt_in_messages=True) == {"system"}
+    assert roles() == {"user"}
+    assert len(null.log) == asked
+
+
 def test_a_system_prompt_that_only_the_users_turns_have_cannot_begin_messages():
     stages = ["instructions", "responses", {"stage": "turns", "system_prompt_in_messages": True}]
     with pytest.raises(RecipeError, match="requires `system_prompt: row`"):
