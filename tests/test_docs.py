@@ -84,7 +84,7 @@ def test_settings_with_a_star_are_in_no_part_of_the_identity_and_those_that_name
     assert ("reward", "batch_tokens") in starred
     assert not {setting for _, setting in starred} & {"model", "revision", "rubric", "is_early"}
     for name, setting in starred:
-        plain = stage_class(name)()
+        plain = stage_class(name)(**({"system_prompt": "row"} if setting == "system_prompt_in_messages" else {}))
         other = dataclasses.replace(plain, **{setting: plain_other(getattr(plain, setting), setting)})
         assert (other.parameters(), other.models("m")) == (plain.parameters(), plain.models("m"))
 
