@@ -340,6 +340,7 @@ def releases_page() -> str:
         estimate,
         kept_at_most,
         lean_saving,
+        rounded,
     )
     from magpie_hf.recipe.schema import bundled_recipes, load_recipe
     from magpie_hf.stages.select import Select
@@ -356,7 +357,7 @@ def releases_page() -> str:
         shown = "all" if kept is None else "all that pass" if kept == float("inf") else f"{kept:,.0f}"
         made = f"`{release}`" if re.fullmatch(r"[\w.-]+/[\w.-]+", release) else release
         lean = "" if saving is None else f"{saving:.0%}" + (" (is lean)" if recipe.order == "lean" else "")
-        money = ["", ""] if cost is None else [f"{cost.gpu_hours:,.0f}", f"${cost.price:,.0f}"]
+        money = ["", ""] if cost is None else [rounded(cost.gpu_hours), rounded(cost.price, "$")]
         lines.append(
             f"| [{name}]({path.name}) | {made} | {writer_of(recipe)} | {recipe.num_rows:,} | {shown} | {' | '.join(money)} | {lean} |"
         )

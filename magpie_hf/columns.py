@@ -375,13 +375,16 @@ def missing_columns(
     names = list(readers)
     who = list(dict.fromkeys(reader for given in readers.values() for reader in given))
     shown = listed([f'"{name}"' for name in names])
+    reader = (
+        f"{who[0][:1].upper()}{who[0][1:]}" if " " in who[0] else who[0]
+    )  # a key, e.g., output.columns, stays as it is
     if len(who) > 1:
         each = [f'"{name}" (read by {listed(readers[name])})' for name in names]
         message = f"The dataset lacks the column{'s' if len(names) > 1 else ''} {listed(each)}."
     elif len(names) > 1:
-        message = f"{who[0][:1].upper()}{who[0][1:]} reads the columns {shown}, but the dataset does not have them."
+        message = f"{reader} reads the columns {shown}, but the dataset does not have them."
     else:
-        message = f"{who[0][:1].upper()}{who[0][1:]} reads the column {shown}, but the dataset does not have it."
+        message = f"{reader} reads the column {shown}, but the dataset does not have it."
     known = annotation_calls()
     written = list(dict.fromkeys(known[name] for name in names if name in known))
     unknown = [name for name in names if name not in known]

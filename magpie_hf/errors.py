@@ -33,6 +33,7 @@ from typing import Any
 
 
 MAX_QUOTED = 200
+MAX_LISTED = 40  # names that a hint lists beside a suggestion
 
 
 def quoted(text: object, limit: int = MAX_QUOTED) -> str:
@@ -43,11 +44,13 @@ def quoted(text: object, limit: int = MAX_QUOTED) -> str:
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Return a hint with the closest known name, if any, and all known names."""
+    """Return a hint with the closest known name, if any, and all known names; of many names, only the closest ones."""
     names = sorted(known)
-    close = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
-    start = f'Did you mean "{close[0]}"? ' if close else ""
-    return f"{start}Known: {', '.join(names)}."
+    is_long = len(names) > MAX_LISTED
+    close = difflib.get_close_matches(given, names, n=3 if is_long else 1, cutoff=0.6)
+    suggested = " or ".join(f'"{name}"' for name in close)
+    start = f"Did you mean {suggested}?" if close else ""
+    return start if close and is_long else f"{start} Known: {', '.join(names)}.".lstrip()
 
 
 class MagpieError(Exception):

@@ -129,6 +129,39 @@ def test_an_annotation_without_output_says_where_it_is_saved_and_what_was_done(t
     assert load_rows(where)["instruction_length"][:] == [4]
 
 
+def test_a_value_of_set_that_begins_with_a_hash_is_text(place):
+    recipe = {"model": "demo", "num_rows": 3, "stages": ["instructions"], "output": {"rejected": True}}
+    place.mkdir()
+    (place / "mine.yaml").write_text(json.dumps(recipe))
+    starts = ["--set", "stages.instructions.banned_starts=#"]
+    said = cli("run", place / "mine.yaml", *starts, "--output", place / "run")
+    assert said.code == 0, said.err
+    saved = json.loads((place / "run" / "run.json").read_text())["recipe"]["stages"][0]
+    assert saved["banned_starts"] in ("#", ["#"])
+
+
+def test_a_run_names_the_directory_of_its_rejected_samples(place):
+    place.mkdir()
+    stages = [{"stage": "instructions", "banned_starts": ["W"]}]
+    recipe = {"model": "demo", "num_rows": 20, "sampling": {"temperature": 1.5, "max_tokens": 8}, "stages": stages}
+    (place / "mine.yaml").write_text(json.dumps(recipe))
+    said = cli("run", place / "mine.yaml", "--set", "output.rejected=true", "--output", place / "run")
+    assert f"The rejected samples: {place / 'run' / 'rejected'}  (load_dataset(" in said.out
+
+
+def test_a_rubric_in_a_file_and_set_work_for_existing_rows(place, tmp_path):
+    rubric = tmp_path / "humor.yaml"
+    rubric.write_text(
+        "{name: how_funny_it_is, task: Rate it., reads: [instruction], schema: {type: object, properties: {score: {type: integer}}}}"
+    )
+    limit = ["--set", "stages.rubric.sampling.max_tokens=2"]
+    said = cli("annotate", "demo", rubric, "--judge", "demo", *limit, "--set", "num_rows=3", "--output", place)
+    assert said.code == 0, said.err
+    state = json.loads((place / "run.json").read_text())
+    assert state["recipe"]["stages"][0] == {"stage": "rubric", "rubric": str(rubric), "sampling": {"max_tokens": 2}}
+    assert cli("explain", place).out.split() == ["rubric-how_funny_it_is", "from", "the", "cache"]
+
+
 def test_a_stage_that_the_recipe_lacks_is_named_with_those_that_it_has(recipe, place):
     said = cli("run", recipe(), "--set", "stages.respones.sampling.max_tokens=5", "--output", place)
     assert said.code == 1
@@ -151,6 +184,9 @@ def test_a_stage_that_the_recipe_lacks_is_named_with_those_that_it_has(recipe, p
         (["--version"], 0, __version__),
         (["run", "quickstart", "--set", "num_rows"], 1, "--set KEY=VALUE"),
         (["run", "quickstart", "--set", "num_rwos=3"], 1, '"num_rows"'),
+        (["run", "quickstart", "--set", "num_rwos=3"], 1, "--set num_rwos: unknown key."),
+        (["run", "magpie-airr"], 1, "List all with: magpie-hf recipes"),
+        (["annotate", "demo", "flags", "--set", "enigne.kind=vllm"], 1, "enigne: unknown key."),
         (["run", "quickstart", "--num-rows", "0"], 1, "1 or more"),
         (["run", "quickstart", "--shard", "4/4"], 1, '"0/4"'),
         (["run", "no/such.yaml"], 1, "cannot be read"),
@@ -284,6 +320,7 @@ def test_recipes_are_listed_with_what_they_do():
     said = cli("recipes")
     assert said.code == 0
     assert "\nquickstart " in said.out
+    assert re.search(r"magpie-math +1,000 +<1 +<\$1 ", said.out)
     assert "model: demo" in cli("recipes", "show", "quickstart").out
 
 

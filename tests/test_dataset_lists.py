@@ -36,6 +36,13 @@ def test_the_rows_of_a_list_of_datasets_are_concatenated_in_its_order(tmp_path):
     assert again["uuid"] == ["c", "a"]
 
 
+def test_a_recipe_whose_rows_are_needed_first_is_named_without_a_request_to_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    half = "magpie-reasoning-v2-250k-llama-3.1"
+    with pytest.raises(DatasetError, match=f"Run magpie-hf run {half} --output {half}, or set `dataset`"):
+        magpie_hf.run("magpie-reasoning-v2-250k", output=tmp_path / "run", show_progress=False)
+
+
 def test_other_columns_are_an_error_that_names_the_dataset_and_the_columns(tmp_path):
     first = saved(tmp_path / "first.parquet", [pair("a", score=1)])
     second = saved(tmp_path / "second.parquet", [pair("b", grade="A")])

@@ -33,6 +33,12 @@ def test_the_nearest_name_is_suggested_and_all_are_listed():
     assert did_you_mean("zzz", ["top_p"]) == "Known: top_p."
 
 
+def test_of_many_names_only_the_closest_are_suggested():
+    names = [f"recipe-{number}" for number in range(60)]
+    assert did_you_mean("recipe-599", names) == 'Did you mean "recipe-59" or "recipe-9" or "recipe-5"?'
+    assert did_you_mean("zzz", names).startswith("Known: recipe-0, ")
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_an_error_shows_where_what_and_what_to_do_and_survives_a_process_border(kind):
     error = kind("It is wrong.", where="mine.yaml, line 3", hint="Put it right.", value=5)

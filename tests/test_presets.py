@@ -78,6 +78,8 @@ def test_points_of_a_grid_can_name_presets_and_then_each_row_says_which():
         ({"preset": "math", "sampling": [{"system_prompt": "Hi"}]}, ["sampling[0].system_prompt: a preset"]),
         ({"preset": "math", "sampling": {"preset": "code"}}, ["sampling.preset: a preset"]),
         ({"sampling": [{}, {"preset": "cod"}]}, ["sampling[1].preset: Unknown preset 'cod'", '"code"']),
+        ({"sampling": [{"preset": "math"}, {"preset": "code", "share": -1}]}, ["sampling[1].share: share = '-1.0'"]),
+        ({"sampling": [{"preset": "math"}, {"top_p": 2}]}, ["sampling[1].top_p"]),
         ({"sampling": {"preset": "math", "system_prompt": ""}}, ["sampling.system_prompt: a preset"]),
     ],
 )

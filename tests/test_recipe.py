@@ -234,7 +234,7 @@ def test_a_file_that_is_no_text_or_not_there_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("sampling[1].temperature", 99, "--set sampling[1].temperature: sampling[1].temperature"),
+        ("sampling[1].temperature", 99, "--set sampling[1].temperature: temperature"),
         ("sampling", {"temperature": 99}, "--set sampling: sampling.temperature"),
         ("stages", ["instructions", {"stage": "responses", "sampling": {"top_p": 0}}], "--set stages: stages[1]"),
         ("stages.responses.sampling.top_p", 0, "--set stages.responses.sampling.top_p: stages[1].sampling.top_p"),

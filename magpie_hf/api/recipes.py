@@ -167,8 +167,12 @@ def annotation_recipe(
     tokenizer: str | None = None,
     seed: int = 0,
     budget: Mapping[str, object] | None = None,
+    overrides: Mapping[str, object] | None = None,
 ) -> tuple[Recipe, Dataset | None]:
-    """Return the recipe that `annotate` runs, and the rows if they were given in memory; arguments as in `annotate`."""
+    """Return the recipe that `annotate` runs, and the rows if they were given in memory; arguments as in `annotate`.
+
+    `overrides`: values of its recipe by dotted key.
+    """
     _check_spelling(judge, engine)
     stages = _annotation_stages(annotations, tokenizer)
     sections = {name: _role_section(given, name) for name, given in _without_none(
@@ -188,7 +192,7 @@ def annotation_recipe(
         "stages": stages,
         **sections,
     }
-    return load_recipe(raw | _without_none({"model": model, "budget": budget})), rows
+    return load_recipe(raw | _without_none({"model": model, "budget": budget}), overrides), rows
 
 
 def _annotation_stages(annotations: Annotations, tokenizer: str | None) -> list[Section]:
@@ -199,7 +203,7 @@ def _annotation_stages(annotations: Annotations, tokenizer: str | None) -> list[
             hint='Give names or mappings, e.g., ["quality", {"stage": "language", "languages": ["EN", "DE"]}].',
             key="annotations",
         )
-    stages: list[Section] = [{"stage": entry} if isinstance(entry, str) else dict(entry) for entry in entries]
+    stages: list[Section] = [_annotation_stage(entry) if isinstance(entry, str) else dict(entry) for entry in entries]
     counting = [stage for stage in stages if stage.get("stage") == "lengths"]
     if tokenizer is not None and not counting:
         raise ArgumentError(
@@ -210,6 +214,11 @@ def _annotation_stages(annotations: Annotations, tokenizer: str | None) -> list[
     for stage in counting if tokenizer is not None else ():
         stage.setdefault("tokenizer", tokenizer)
     return stages
+
+
+def _annotation_stage(name: str) -> Section:
+    """Return the stage that an annotation names: a stage, or the file of a rubric."""
+    return {"stage": "rubric", "rubric": name} if name.endswith((".yaml", ".yml")) else {"stage": name}
 
 
 def _check_spelling(judge: ModelSettings | None, engine: object) -> None:

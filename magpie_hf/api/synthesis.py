@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from ..errors import ArgumentError, RunStopped
+from ..errors import ArgumentError, DatasetError, RunStopped, quoted
 from ..execution.candidates import Shard, run_instructions
 from ..execution.progress import log_lines_shown, show_summary
 from ..execution.rejected import rejected_samples
 from ..execution.runner import run_stage
 from ..hub.names import REJECTED
 from ..hub.schema import column_order
-from ..recipe.schema import Recipe, load_recipe
+from ..recipe.schema import Recipe, bundled_recipes, load_recipe
 from ..sampling import SamplingParams
 from ..session.existing import check_continues
 from ..session.preflight import check_stages, planned_stages
@@ -213,7 +213,9 @@ def _source_rows(recipe: Recipe, dataset: RowSource | None) -> Dataset | None:
     if dataset is not None:
         rows = as_dataset(dataset)
     elif source.get("path") or source.get("parts"):
-        rows = concatenated(source.get("parts") or [source])
+        parts = source.get("parts") or [source]
+        _check_finished(parts)
+        rows = concatenated(parts)
     else:
         raise ArgumentError(
             "The recipe annotates rows that were passed in memory, and they were not passed to this call.",
@@ -227,6 +229,17 @@ def _source_rows(recipe: Recipe, dataset: RowSource | None) -> Dataset | None:
     if "num_rows" in recipe.raw and recipe.num_rows < len(rows):
         rows = rows.select(range(recipe.num_rows))
     return with_row_columns(rows)
+
+
+def _check_finished(parts: Sequence[Mapping[str, object]]) -> None:
+    """Raise DatasetError if a source dataset is the run of a bundled recipe that has not been run here."""
+    for path in (str(part.get("path")) for part in parts):
+        if path in bundled_recipes() and not Path(path).exists():
+            raise DatasetError(
+                f"The rows of the recipe {quoted(path)} are needed first: the directory {quoted(path)} does not exist.",
+                hint=f"Run magpie-hf run {path} --output {path}, or set `dataset` to the directory of its run.",
+                path=path,
+            )
 
 
 def _run_stages(

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ..errors import ArgumentError
-from .flags import Commands, add_command, add_engine_flags, add_failure_flags, add_owner_flags, run_options
+from .flags import (
+    Commands,
+    add_command,
+    add_engine_flags,
+    add_failure_flags,
+    add_owner_flags,
+    add_set_flag,
+    run_options,
+)
+from .parse import settings_of
 from .show import carry_out
 
 
@@ -50,7 +59,9 @@ def add_row_commands(commands: Commands) -> None:
 def _add_annotate(commands: Commands) -> None:
     parser = add_command(commands, "annotate", _annotate, "Annotate a dataset: labels, rewards, near-duplicates, …")
     parser.add_argument("dataset", help=DATASET)
-    parser.add_argument("annotations", help="comma-separated names: quality,difficulty,category,neighbors,…")
+    parser.add_argument(
+        "annotations", help="comma-separated names: quality,difficulty,category,neighbors,…; or files of rubrics"
+    )
     parser.add_argument("--judge", metavar="MODEL", help='model that annotates: Hub id, directory, or "demo"')
     parser.add_argument("--guard", metavar="MODEL", help="model for safety (default: Llama Guard 2)")
     parser.add_argument("--base", metavar="MODEL", help="base model for reward_difference")
@@ -67,6 +78,9 @@ def _add_annotate(commands: Commands) -> None:
         default="default",
         metavar="SET",
         help="default, or reference (labels that mean what those of the Magpie releases mean)",
+    )
+    add_set_flag(
+        parser, "set a key of the recipe, e.g., engine.omit=temperature or stages.quality.sampling.max_tokens=4096"
     )
     parser.add_argument("--tokenizer", metavar="MODEL", help="model whose tokenizer counts tokens for lengths")
     parser.add_argument("--output", help="run directory (default: in the Hugging Face cache, printed at the end)")
@@ -121,6 +135,7 @@ def _annotate(options: argparse.Namespace) -> int:
         judge_mode=options.judge_mode,
         judge_rubrics=options.judge_rubrics,
         tokenizer=options.tokenizer,
+        overrides=settings_of(options),
     )
     return carry_out(recipe, options.rows, **run_options(options))
 

@@ -279,10 +279,12 @@ def _status(options: argparse.Namespace) -> int:
 def _explain(options: argparse.Namespace) -> int:
     from ..session.explain import explain_changes
 
-    for change in explain_changes(options.run, overrides_of(options)):
-        print(f"{change.name:<14}{change.describe()}")
+    changes = explain_changes(options.run, overrides_of(options))
+    width = max((len(change.name) for change in changes), default=0) + 2
+    for change in changes:
+        print(f"{change.name:<{width}}{change.describe()}")
         for field, before, now in change.reasons:
-            print(f"{'':<14}  {field}: {before!r} → {now!r}")
+            print(f"{'':<{width}}  {field}: {before!r} → {now!r}")
     return 0
 
 

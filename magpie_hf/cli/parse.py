@@ -24,12 +24,7 @@ _PUSH_FLAGS = {
 
 def overrides_of(options: argparse.Namespace) -> Overrides:
     """Return the recipe keys that the flags set, by dotted key; other flags take precedence over --set."""
-    found: Overrides = {}
-    for text in options.set:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ArgumentError(f"--set {text!r} has no value.", hint="Write --set KEY=VALUE.")
-        found[key.strip()] = _value_of(value)
+    found = settings_of(options)
     for key, flag in _FLAGS.items():
         value = getattr(options, flag, None)
         if value is not None:
@@ -37,6 +32,17 @@ def overrides_of(options: argparse.Namespace) -> Overrides:
     if getattr(options, "endpoint_from", None):
         found |= _named_endpoint(options)
     return _with_engine_kind(found) | push_overrides(options)
+
+
+def settings_of(options: argparse.Namespace) -> Overrides:
+    """Return the recipe keys that --set sets, by dotted key."""
+    found: Overrides = {}
+    for text in options.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ArgumentError(f"--set {text!r} has no value.", hint="Write --set KEY=VALUE.")
+        found[key.strip()] = _value_of(value)
+    return found
 
 
 def _with_engine_kind(found: Overrides) -> Overrides:
@@ -52,9 +58,14 @@ def _with_engine_kind(found: Overrides) -> Overrides:
 
 
 def _value_of(text: str) -> object:
-    """Parse the value of --set as YAML, else as text. Only a value that starts with "{" is a mapping ("A title: x" is text)."""
+    """Parse the value of --set as YAML, else as text. Only a value that starts with "{" is a mapping ("A title: x" is text).
+
+    A value that starts with "#" is text: to YAML it would be a comment, so null.
+    """
     import yaml
 
+    if text.lstrip().startswith("#"):
+        return text
     try:
         value: object = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ..columns import SHAREGPT
 from ..errors import ArgumentError, MagpieError
+from ..hub.names import REJECTED
 from ..storage.conversations import read_turns
 
 
@@ -41,6 +42,9 @@ def carry_out(recipe: Recipe, rows: int, **options: Unpack[RunOptions]) -> int:
     counts = ", ".join(f"{name}: {len(found)} rows" for name, found in splits.items())
     size = counts if len(splits) > 1 else f"{len(dataset)} rows"
     print(f"\nThe dataset: {place}  ({size}; load_dataset({str(place)!r}, {how}))")
+    rejected = place / REJECTED
+    if recipe.output.get("rejected") and rejected.is_dir():
+        print(f"The rejected samples: {rejected}  (load_dataset({str(rejected)!r}, split='train'))")
     return 0
 
 
@@ -212,15 +216,15 @@ def show_published(place: Path) -> None:
 
 def show_recipes() -> None:
     """Print the bundled recipes with their size and the estimated cost of synthesis."""
-    from ..recipe.costs import estimate
+    from ..recipe.costs import estimate, rounded
     from ..recipe.schema import bundled_recipes, load_recipe
 
     print(f"{'recipe':<40}{'rows':>10}{'GPU-hours':>11}{'price':>9}  model")
     for name, path in bundled_recipes().items():
         recipe = load_recipe(path)
         cost = estimate(recipe)
-        hours = "-" if cost is None else f"{cost.gpu_hours:,.0f}"
-        price = "-" if cost is None else f"${cost.price:,.0f}"
+        hours = "-" if cost is None else rounded(cost.gpu_hours)
+        price = "-" if cost is None else rounded(cost.price, "$")
         print(f"{name:<40}{recipe.num_rows:>10,}{hours:>11}{price:>9}  {writer_of(recipe)}")
         print(f"  {recipe.description}")
     print(

@@ -47,6 +47,11 @@ class Cost(NamedTuple):
     tokens: float
 
 
+def rounded(value: float, unit: str = "") -> str:
+    """Return a cost as a whole number, e.g., "$1,135"; "<1" below 0.5."""
+    return f"<{unit}1" if 0 < value < 0.5 else f"{unit}{value:,.0f}"
+
+
 def estimate(recipe: Recipe) -> Cost | None:
     """Return the estimated cost of the recipe's instructions, responses and base responses; None if it is not known.
 

@@ -281,10 +281,10 @@ def _endpoints(one: object, several: object, source: Source, path: str) -> tuple
 def grid_of(given: object, system_prompt: str | None, source: Source) -> tuple[GridPoint, ...]:
     """Return the sampling grid."""
     if isinstance(given, list) and given:
-        points = [_point(entry, system_prompt, f"sampling[{n}]", source) for n, entry in enumerate(given)]
+        points = [point_of(entry, system_prompt, f"sampling[{n}]", source) for n, entry in enumerate(given)]
         return _distinct(points, source)
     if isinstance(given, dict):
-        return (_point(given, system_prompt, "sampling", source),)
+        return (point_of(given, system_prompt, "sampling", source),)
     raise source.error("sampling", f"{quoted(given)} is neither a setting nor a list of settings.")
 
 
@@ -305,7 +305,8 @@ def _distinct(points: list[GridPoint], source: Source) -> tuple[GridPoint, ...]:
     return tuple(joined.values())
 
 
-def _point(given: object, system_prompt: str | None, path: str, source: Source) -> GridPoint:
+def point_of(given: object, system_prompt: str | None, path: str, source: Source) -> GridPoint:
+    """Return a point of the grid."""
     rest = dict(section_any(given, path, source))
     share = typed_value(rest.pop("share", 1.0), float, f"{path}.share", source)
     own = typed_value(rest.pop("system_prompt", system_prompt), str | None, f"{path}.system_prompt", source)

@@ -16,6 +16,7 @@ import yaml
 
 from ..errors import ArgumentError, did_you_mean, quoted
 from ..storage.state import JsonObject
+from .parts import point_of
 from .source import Source
 
 
@@ -136,11 +137,13 @@ def _resolved_points(sampling: object, source: Source) -> list[object]:
     for number, entry in enumerate(sampling if isinstance(sampling, list) else [sampling]):
         path = f"sampling[{number}]" if isinstance(sampling, list) else "sampling"
         if not isinstance(entry, dict) or entry.get("preset") is None:
+            point_of(entry, None, path, source)  # errors have the number of the entry, not that of the point
             points.append(entry)
             continue
         preset = _found(entry["preset"], f"{path}.preset", source)
         if entry.get("system_prompt") is not None:
             raise _conflict(f"{path}.system_prompt", source)
+        point_of({key: entry[key] for key in entry if key != "preset"}, None, path, source)
         own = {"share": 1.0} | {key: entry[key] for key in entry if key not in ("preset", "system_prompt")}
         named = {"system_prompt": preset.system_prompt, "system_prompt_key": preset.name}
         points += [{**named, **point} for point in _merged(preset, own)]

@@ -261,7 +261,7 @@ def recipe_path(name: str | Path) -> Path:
     if found is None:
         raise RecipeError(
             f"Unknown recipe {quoted(name)}: it is neither a file nor a bundled recipe.",
-            hint=did_you_mean(str(name), bundled_recipes()),
+            hint=f"{did_you_mean(str(name), bundled_recipes())} List all with: magpie-hf recipes",
         )
     return found
 

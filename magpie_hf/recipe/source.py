@@ -50,7 +50,8 @@ class Source:
         if where is None:
             line = self._origin(path, self.lines)
             where = f"{self.name}, line {line}" if line else self.name
-        return RecipeError(f"{path}: {message}" if path else message, where=where, hint=hint, key=path)
+        is_named = not path or where == f"--set {path}"
+        return RecipeError(message if is_named else f"{path}: {message}", where=where, hint=hint, key=path)
 
     @staticmethod
     def _origin(path: str, known: Mapping[str, T]) -> T | None:

@@ -120,6 +120,13 @@ def test_a_key_with_a_line_break_inside_is_refused_unseen(monkeypatch):
     assert KEY not in everything(caught.value)
 
 
+@pytest.mark.parametrize("key", ["sk-proj-abc123", "hf_abc123", "abc 123", ""])
+def test_a_key_given_in_place_of_the_name_of_its_variable_is_not_shown(key):
+    with pytest.raises(ArgumentError, match="not the name of an environment variable") as caught:
+        engine("http://127.0.0.1:1", api_key_env=key).open()
+    assert not key or key not in f"{caught.value} {caught.value.data}"
+
+
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("at_open", [True, False], ids=["at open", "in mid-run"])
 def test_refused_access_ends_the_run_and_names_the_setting_but_not_the_key(monkeypatch, status, at_open):

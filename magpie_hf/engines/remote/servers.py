@@ -29,6 +29,8 @@ _ABOUT_N = re.compile(
 
 MAX_ERROR = 10_000  # characters of a message that are read
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_KEY_STARTS = ("hf_", "sk_")  # of keys: one that was given in place of a name is not shown
 _CACHE_DIR = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
 
@@ -44,6 +46,12 @@ def read_key(name: str | None) -> str:
     """
     if name is None:
         return ""
+    if not _VARIABLE.fullmatch(name) or name.startswith(_KEY_STARTS):
+        raise ArgumentError(
+            "The value of api_key_env is not the name of an environment variable.",
+            hint="Put the key in a variable, and give the name of the variable, e.g., --api-key-env OPENAI_API_KEY.",
+            key="api_key_env",
+        )
     key = os.environ.get(name, "").strip() or (_login() if name == "HF_TOKEN" else "")
     if not key:
         raise ArgumentError(
