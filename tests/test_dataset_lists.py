@@ -89,7 +89,8 @@ def test_an_invalid_entry_is_named_with_its_line(tmp_path, given, message):
 
 def test_the_hash_depends_on_the_datasets_and_their_order():
     hashes = [load_recipe({"dataset": given, "stages": STAGES}).hash for given in (["a", "b"], ["b", "a"], ["a"], "a")]
-    assert len({*hashes}) == 4
+    assert len({*hashes}) == 3
+    assert hashes[2] == hashes[3], "a list with one dataset is that dataset"
     same = load_recipe({"dataset": [{"path": "a"}, "b"], "stages": STAGES}).hash
     assert same == hashes[0]
 

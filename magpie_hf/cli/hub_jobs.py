@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..errors import ArgumentError
+from ..storage.loading import DEMO
 from .flags import Commands, add_command, add_group, add_set_flag
 from .hub import add_push_flags
 from .parse import overrides_of
@@ -81,6 +82,8 @@ def _run_job(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, {**overrides, "push.repo": options.push_to})
     for role in recipe.roles.values():
         _check_travels(role)
+    for part in recipe.dataset.get("parts") or [recipe.dataset]:
+        _check_on_hub(part.get("path"))
     push = recipe.push
     if push and push.create_pr and (options.package or "").endswith(".whl") and "://" not in options.package:
         raise ArgumentError("A wheel cannot be uploaded with a pull request.", hint="Give --package a URL.")
@@ -121,6 +124,15 @@ def _check_travels(role: RoleSpec) -> None:
             raise ArgumentError(f"A job cannot reach {url}.", hint="Run the model in the job: --engine vllm.")
     if role.engine.options.get("api_key_env") not in (None, "HF_TOKEN"):
         raise ArgumentError("API keys are not sent to a job; only the Hub login is.", hint="Remove api_key_env.")
+
+
+def _check_on_hub(path: str | None) -> None:
+    """Raise ArgumentError if a job could not read a dataset; a name without an owner is a directory, e.g., of a run."""
+    if path and path != DEMO and ("/" not in path or Path(path).expanduser().exists()):
+        raise ArgumentError(
+            f"The dataset {path!r} is a directory or file on this machine, where a job cannot read it.",
+            hint="Push it to the Hub (`magpie-hf push`), and give its Hub id, e.g., --set dataset=OWNER/NAME.",
+        )
 
 
 def _extras(recipe: Recipe) -> list[str]:

@@ -150,7 +150,7 @@ def check_messages(role: str, spec: RoleSpec, stage: str, source: Source) -> Non
 
 
 def dataset_of(given: object, source: Source) -> JsonObject:
-    """Return the dataset of a recipe: its section, or of a list {"parts": [section, …]}; {} if it has none."""
+    """Return the dataset of a recipe: its section, or of several {"parts": [section, …]}; {} if it has none."""
     if not isinstance(given, list):
         return _dataset(given, "dataset", source)
     if not given:
@@ -159,7 +159,7 @@ def dataset_of(given: object, source: Source) -> JsonObject:
     for number, part in enumerate(parts):
         if not part.get("path"):
             raise source.error(f"dataset[{number}]", "no path is given.", "Give a directory, a file or a Hub id.")
-    return {"parts": parts}
+    return {"parts": parts} if len(parts) > 1 else parts[0]
 
 
 def _dataset(given: object, path: str, source: Source) -> JsonObject:

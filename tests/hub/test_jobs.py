@@ -328,6 +328,15 @@ def test_the_hub_login_is_a_key_that_a_job_has(rent, recipe):
     assert len(rent.jobs) == 1
 
 
+def test_rows_on_this_machine_do_not_travel_with_a_job(rent, recipe, tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{}")
+    for given in ("a-run", tmp_path / "rows.jsonl", "[org/rows, a-run]"):
+        said = run_job(recipe, "--yes", "--set", f"dataset={given}", "--set", "stages=[lengths]", code=1)
+        assert "where a job cannot read it" in said
+        assert "--set dataset=OWNER/NAME" in said
+    assert rent.jobs == []
+
+
 def test_a_model_on_this_machine_does_not_travel_with_a_job(rent, recipe, tiny_model_dir):
     assert "saved on this machine" in run_job(recipe, "--yes", "--model", tiny_model_dir, code=1)
     assert rent.jobs == []
