@@ -243,7 +243,8 @@ def released_section() -> str:
         lines.append(f"| `{name}` | {layout.note} | {recipes} | {len(layout.columns)}: {shown} |")
     lines.append(
         "\nThe columns of Magpie-Air-MT-300K, Magpie-Pro-MT-300K, Magpie-Llama-3.1-Pro-DPO-100K, the Qwen2.5 Coder and Math "
-        "sets, and the CoT versions of Reasoning V2 are not known; their recipes reject `released`.\n"
+        "sets, and the CoT versions of Reasoning V2 are not known, and those of magpie-ultra and "
+        "smol-magpie-ultra have no layout; their recipes reject `released`.\n"
     )
     return "\n".join(lines)
 

@@ -321,6 +321,7 @@ def test_recipes_are_listed_with_what_they_do():
     assert said.code == 0
     assert "\nquickstart " in said.out
     assert re.search(r"magpie-math +1,000 +<1 +<\$1 ", said.out)
+    assert re.search(r"magpie-reasoning-v2-250k .* - \(existing rows\)", said.out)
     assert "model: demo" in cli("recipes", "show", "quickstart").out
 
 

@@ -183,7 +183,7 @@ STAGES = ["instructions", "responses"]
     [
         ({"output": {"columns": "llama-3"}}, ["output.columns", '"llama-3" include', '"base_output"', "reward_difference"]),
         ({"output": {"columns": "llama-3.1-mt"}}, ['"instruction_2"', "turns"]),
-        ({"output": {"columns": "released"}}, ["not known for the recipe 'synthesize'", "llama-3-filtered"]),
+        ({"output": {"columns": "released"}}, ["the recipe 'synthesize' has no layout", "llama-3-filtered"]),
         ({"output": {"columns": "llama3"}}, ["names no columns", 'Did you mean "llama-3"']),
         ({"output": {"columns": ["uuid", "qualty"]}}, ['"qualty"', "output.columns"]),
         ({"output": {"columns": ["uuid", "uuid"]}}, ["list of different column names"]),

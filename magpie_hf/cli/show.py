@@ -225,7 +225,7 @@ def show_recipes() -> None:
         cost = estimate(recipe)
         hours = "-" if cost is None else rounded(cost.gpu_hours)
         price = "-" if cost is None else rounded(cost.price, "$")
-        print(f"{name:<40}{recipe.num_rows:>10,}{hours:>11}{price:>9}  {writer_of(recipe)}")
+        print(f"{name:<40}{recipe.num_rows:>10,}{hours:>11}{price:>9}  {writer_of(recipe) or '- (existing rows)'}")
         print(f"  {recipe.description}")
     print(
         "GPU-hours: estimate for A100 GPUs, without annotations (see recipes/README.md). "

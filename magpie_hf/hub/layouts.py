@@ -308,8 +308,8 @@ def layout_of(columns: str, recipe: str) -> Layout:
     name = _LAYOUT_OF.get(recipe) if columns == RELEASED else columns
     if name is None:
         raise ArgumentError(
-            f"the columns of a release are not known for the recipe {quoted(recipe)}.",
-            hint=f"Name the columns of another release: {', '.join(LAYOUTS)}.",
+            f"the recipe {quoted(recipe)} has no layout of released columns.",
+            hint=f"Give a list of columns, or the layout of another release: {', '.join(LAYOUTS)}.",
         )
     if name not in LAYOUTS:
         raise ArgumentError(

@@ -293,7 +293,10 @@ def _from_mapping(raw: JsonObject, where: str, source: str = "") -> Rubric:
     has_prompt = bool(raw.get("prompt"))
     for key, kind in {"name": str, "schema": dict, "prompt" if has_prompt else "task": str}.items():
         if not isinstance(raw.get(key), kind):
-            raise ArgumentError(f'A rubric needs "{key}" ({kind.__name__}).', where=where, key=key)
+            wanted = "a mapping" if kind is dict else "text"
+            raise ArgumentError(
+                f'A rubric needs "{key}" ({wanted}).', where=where, hint="See docs/how-to/write-a-rubric.md.", key=key
+            )
     for key in ("task", "prompt", "prefill", "parser", "pattern", "set"):
         if not isinstance(raw.get(key, ""), str):
             raise ArgumentError(f'"{key}" of a rubric must be text.', where=where, hint="Use quotes.", key=key)

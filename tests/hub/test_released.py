@@ -185,5 +185,5 @@ def test_an_unknown_layout_is_an_error_with_the_known_ones():
     with pytest.raises(ArgumentError) as caught:
         layout_of("llama-3-dp", "mine")
     assert 'Did you mean "llama-3-dpo"?' in caught.value.hint
-    with pytest.raises(ArgumentError, match="not known for the recipe 'mine'"):
+    with pytest.raises(ArgumentError, match="the recipe 'mine' has no layout of released columns"):
         layout_of("released", "mine")
