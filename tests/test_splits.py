@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 
 import pytest
@@ -245,7 +246,8 @@ def test_rows_of_a_release_that_are_answered_anew_have_the_columns_of_the_new_re
     assert made[0]["response"] != "So."
 
 
-def test_annotations_of_an_earlier_response_are_dropped_with_it(null, tiny_model_dir, tmp_path):
+def test_annotations_of_an_earlier_response_are_dropped_with_it(null, tiny_model_dir, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "magpie_hf")
     about = {
         "instruct_reward": 1.0,
         "llama_guard_2": "safe",
@@ -263,8 +265,10 @@ def test_annotations_of_an_earlier_response_are_dropped_with_it(null, tiny_model
             "dataset": str(tmp_path / "rows.parquet"),
             "stages": [{"stage": "select", "where": "reward > 0"}, stage],
         }
-        made = magpie_hf.run(recipe, output=tmp_path / stage)
+        caplog.clear()
+        made = magpie_hf.run(recipe, output=tmp_path / stage, show_progress=False)
         assert len(made) == 1
+        assert all(name in caplog.text for name in ("outdated columns", *outdated))
         assert not {*outdated} & {*made.column_names}
         assert {name: made[0][name] for name in kept} == kept
 

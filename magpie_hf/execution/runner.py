@@ -110,9 +110,17 @@ def _run_row_stage(stage: RowStage | ModelStage, dataset: Dataset, env: Environm
                 score_rows(stage, env, store, journal, counters, rows, finished)
         check_pending(stage.label, int((locations < 0).sum()), len(dataset))
         collect = collector(stage, env, journal, locations, codes)
-        store.write(dataset, collect, remove=[name for name in stage.drops if name in dataset.column_names])
+        store.write(dataset, collect, remove=_outdated(dataset, stage, env))
     store.done(len(dataset), len(dataset), counters)
     return store.require_cached()
+
+
+def _outdated(dataset: Dataset, stage: Stage, env: Environment) -> list[str]:
+    """Return the columns of the input that a stage makes outdated, and log their names: they are dropped."""
+    names = [name for name in stage.drops if name in dataset.column_names]
+    if names:
+        env.listener.note(f"{stage.label}: outdated columns of the earlier texts are dropped: {', '.join(names)}.")
+    return names
 
 
 def note_damage(env: Environment, journal: Journal, name: str) -> None:
