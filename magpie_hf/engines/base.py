@@ -134,6 +134,7 @@ class Generation:
         prompt_tokens, completion_tokens: Token counts, the latter including the stop token; None if not reported.
         seconds: Time from sending the request (or the start of its batch) to the text; 0 if unknown.
         reasoning: The model's reasoning, if the server separates it from the text.
+        omitted: Sampling parameters that were not sent, so that the server's own values applied.
     """
 
     key: int
@@ -147,6 +148,7 @@ class Generation:
     served: Served | None = None
     failure: Failure | None = None
     reasoning: str | None = None
+    omitted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,7 +243,7 @@ def _overridden(raw: JsonObject, overrides: Mapping[str, object], source: Source
     before = plain_copy(raw) if overrides and raw.get("sources") else {}
     replace_engine(raw, overrides)
     use_demo_models(raw, overrides, ROLES)
-    rehearse(raw, overrides, source)
+    rehearse(raw, overrides, KEYS, source)
     for key, value in overrides.items():
         set_value(raw, key, plain_copy(value), source)
     if before:

@@ -303,14 +303,20 @@ def use_demo_models(raw: JsonObject, overrides: Mapping[str, object], roles: Col
                 entry.pop(key, None)
 
 
-def rehearse(raw: JsonObject, overrides: Mapping[str, object], source: Source) -> None:
-    """Apply the recipe's `rehearsal` if the overrides contain `model: demo`; otherwise check that its keys can be set."""
+def rehearse(raw: JsonObject, overrides: Mapping[str, object], known: Collection[str], source: Source) -> None:
+    """Apply the recipe's `rehearsal` if the overrides contain `model: demo`; otherwise check that its keys can be set.
+
+    `known`: the keys of a recipe. Only `model` cannot be set: it is the demo model.
+    """
     given = raw.get("rehearsal")
     if given is None:
         return
     is_asked = overrides.get("model") == "demo"
     target = raw if is_asked else plain_copy(raw)
     for key, value in section_any(given, "rehearsal", source).items():
+        if (name := next(iter(key_parts(str(key))), "")) not in {*known} - {"model"}:
+            why = "a rehearsal has the demo model." if name == "model" else "unknown key."
+            raise source.error(f"rehearsal.{key}", why, did_you_mean(str(name), {*known} - {"model"}))
         line = source.lines.get(f"rehearsal.{key}")
         place = f"{source.name}, line {line}: " if line else ""
         set_value(target, key, plain_copy(value), source if is_asked else Source(""), f"{place}rehearsal.{key}")

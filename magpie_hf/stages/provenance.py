@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..engines.base import Generation
 from ..sampling import SamplingParams
@@ -38,7 +38,10 @@ class Provenance:
     def values(
         self, stage: Stage, context: Context, sampling: SamplingParams, record: Mapping[str, object], **own: object
     ) -> dict[str, object]:
-        """Return a row's values; `own`: the fields that are not filled from the sampling or the run."""
+        """Return a row's values; `own`: the fields that are not filled from the sampling or the run.
+
+        Sampling parameters that were not sent are null: the server's own values, which are unknown, applied.
+        """
         served = record.get("served")
         known = {
             "revision": context.revision,
@@ -48,7 +51,12 @@ class Provenance:
             "served_revision": served.get("revision") if isinstance(served, Mapping) else None,
             **own,
         }
-        return {name: self._value(name, context, sampling, known) for name in self.names.split()}
+        omitted = record.get("omitted", ())
+        unknown = set(omitted if isinstance(omitted, Sequence) else ())
+        return {
+            name: None if name in unknown else self._value(name, context, sampling, known)
+            for name in self.names.split()
+        }
 
     @staticmethod
     def _value(name: str, context: Context, sampling: SamplingParams, known: Mapping[str, object]) -> object:
@@ -57,8 +65,11 @@ class Provenance:
         return getattr(sampling, name) if name in _SAMPLING else known[name]
 
 
-def served(generation: Generation) -> dict[str, dict[str, str]]:
-    """Return what the server reported of itself as {"served": …}, the part of a record that is kept; else {}."""
-    if generation.served is None:
-        return {}
-    return {"served": {name: value for name, value in generation.served._asdict().items() if value is not None}}
+def served(generation: Generation) -> dict[str, object]:
+    """Return what a server reported of itself and which parameters it was not sent: the part of a record that is kept."""
+    kept: dict[str, object] = {}
+    if generation.served is not None:
+        kept["served"] = {name: value for name, value in generation.served._asdict().items() if value is not None}
+    if generation.omitted:
+        kept["omitted"] = list(generation.omitted)
+    return kept

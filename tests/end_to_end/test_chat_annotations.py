@@ -159,6 +159,20 @@ def test_the_recipes_of_the_page_run_with_the_demo_model_behind_the_api(name, se
     assert not {*role["engine"].get("omit", [])} & bodies[-1].keys()
 
 
+def test_parameters_that_were_not_sent_are_null_in_the_provenance_of_a_row(server, data, tmp_path):
+    recipe = {
+        "dataset": str(tmp_path / "rows.parquet"),
+        "responder": {
+            "model": "demo",
+            "engine": {"kind": "chat", "endpoint": server.url, "omit": ["temperature", "seed"]},
+        },
+        "stages": [{"stage": "responses", "sampling": {"temperature": 0.8, "top_p": 0.9, "max_tokens": 30}}],
+    }
+    data.to_parquet(recipe["dataset"])
+    for row in magpie_hf.run(recipe, output=tmp_path / "run")["gen_response_configs"]:
+        assert (row["temperature"], row["seed"], row["top_p"], row["max_tokens"]) == (None, None, 0.9, 30)
+
+
 # What a chat API cannot do
 
 

@@ -94,6 +94,8 @@ def test_a_value_without_a_source_is_shown_as_such(recipe_file: Path) -> None:
         ("stages.select:", "stages.subset:", 21, "sources.stages.subset: the recipe sets no value"),
         ("sampling.max_tokens:", "sampling[2]:", 16, r"sources.sampling\[2\]: the recipe sets no value"),
         ("stages.select.where:", "stages.subset.where:", 23, r"rehearsal\.stages\.subset\.where: .* no stage 'subset'"),
+        ("stages.select.where:", "stage.select.where:", 23, r"rehearsal\.stage\.select\.where: unknown key.*\"stages\""),
+        ("rehearsal:\n", "rehearsal:\n  model: mine\n", 23, r"rehearsal\.model: a rehearsal has the demo model"),
         ("rehearsal:\n", "rehearsal: 5\nbudget:\n", 22, "rehearsal: '5' is"),
     ],
 )  # fmt: skip

@@ -368,6 +368,7 @@ class ChatEngine(EndpointEngine):
             completion_tokens=usage_of(reply, "completion_tokens"),
             seed=request.sampling.seed,
             served=served_now(reply.payload, served, ""),
+            omitted=self.settings.omit,
         )
         if message.finish_reason in FILTERED:
             generation.failure = Failure("content_filter", False, "The API's content filter withheld the text.")
