@@ -10,12 +10,15 @@ from ..reports import svg
 
 SAMPLE_CHARACTERS = 800
 BAR_CELLS = 20
+_BEGINS_BLOCK = re.compile(r"\A(?:(?=[-+=])|\d{1,9}(?=[.)](?:\s|\Z)))")
+"""The place for a backslash in a line that would begin a list or a rule, or make a heading of the line before."""
 
 
 def line(text: object) -> str:
     """Return a text as one line of Markdown, with all Markdown and HTML syntax escaped."""
     plain = " ".join("".join(svg.visible(c) for c in str(text)).split())
-    return html.escape(re.sub(r"([\\`*_{}\[\]#|!~])", r"\\\1", plain[:2000]), quote=False)
+    escaped = re.sub(r"([\\`*_{}\[\]#|!~])", r"\\\1", plain[:2000])
+    return html.escape(_BEGINS_BLOCK.sub(r"\g<0>\\", escaped), quote=False)
 
 
 def cell(text: object) -> str:

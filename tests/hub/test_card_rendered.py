@@ -9,12 +9,13 @@ from html.parser import HTMLParser
 import pytest
 from datasets import Dataset
 from huggingface_hub import DatasetCard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from magpie_hf.hub.card import BEGIN, END, render_card
 from magpie_hf.hub.facts import chart_sheet, config_facts
+from magpie_hf.hub.markdown import line
 from magpie_hf.storage.state import RunFacts, StageState, Totals
 from tests.servers.hub_rules import card_errors
 
@@ -90,6 +91,7 @@ def a_card(texts, plots=True):
 
 
 @settings(max_examples=60)
+@example(["\n1. one"], False)
 @given(st.lists(hostile, min_size=1, max_size=3), st.booleans())
 def test_nothing_that_was_generated_is_obeyed(texts, plots):
     facts, card = a_card(texts, plots)
@@ -102,6 +104,11 @@ def test_nothing_that_was_generated_is_obeyed(texts, plots):
     assert DatasetCard(card).data.license == "mit"
     assert max(map(len, card.splitlines())) < 8000
     ET.fromstring(chart_sheet(facts["statistics"], "raw"))
+
+
+@pytest.mark.parametrize("text", ["- one", "+ one", "1. one", "12) one", "= ===", "---", "1.5 times", "a - b", "-1"])
+def test_a_line_is_a_paragraph_with_the_same_text(text):
+    assert MarkdownIt().render(f"Before\n{line(text)}").replace("\n", " ") == f"<p>Before {text}</p> "
 
 
 @settings(max_examples=30)
