@@ -40,22 +40,20 @@ def begins_with(text: str, starts: tuple[str, ...]) -> bool:
     return bool(starts) and text.lstrip().startswith(starts)
 
 
-def banned_tokens(
-    context: Context, starts: tuple[str, ...], sampling: SamplingParams | None = None
-) -> tuple[int, ...]:
+def banned_tokens(context: Context, starts: tuple[str, ...], *samplings: SamplingParams) -> tuple[int, ...]:
     """Return the first tokens to ban, () if the engine cannot ban them: its texts are rejected instead.
 
-    `sampling`: of texts that are sampled again if they are rejected.
+    `samplings`: of texts that are sampled again if they are rejected.
 
     Raises:
-        CapabilityError: `sampling` is greedy, so a rejected text would never change, and the engine cannot ban tokens.
+        CapabilityError: one of `samplings` is greedy, so a rejected text would never change, and the engine cannot ban tokens.
     """
     capabilities = context.capabilities
     if not starts or capabilities is None:
         return ()
     if capabilities.first_token_ban:
         return first_tokens(context.template.tokenizer, starts)
-    if sampling is not None and sampling.is_greedy:
+    if any(sampling.is_greedy for sampling in samplings):
         raise CapabilityError(
             "banned_starts: this engine cannot ban first tokens, and greedy decoding (temperature 0) gives the same text "
             "again after a rejection.",

@@ -138,9 +138,9 @@ class Turns(UnderSystemPrompt):
         starts = self.banned_starts
         judge = self._user_rules().judge
         answer_of = partial(answer_text, template)
-        banned = banned_tokens(context, starts, self.sampling), banned_tokens(context, starts, self.response_sampling)
-        user_sampling = instruction_sampling(self.sampling, template.instruction_stops, banned=banned[0])
-        answer_sampling = with_stops(self.response_sampling, template, banned[1])
+        banned = banned_tokens(context, starts, self.sampling, self.response_sampling)
+        user_sampling = instruction_sampling(self.sampling, template.instruction_stops, banned=banned)
+        answer_sampling = with_stops(self.response_sampling, template, banned)
 
         def user_turn(
             messages: list[dict[str, str]], turn: int, row: Row
