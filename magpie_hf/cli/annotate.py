@@ -16,7 +16,7 @@ from .flags import (
     add_set_flag,
     run_options,
 )
-from .parse import settings_of
+from .parse import names_of, settings_of
 from .show import carry_out
 
 
@@ -124,7 +124,7 @@ def _annotate(options: argparse.Namespace) -> int:
 
     recipe, _ = annotation_recipe(
         options.dataset,
-        [name.strip() for name in options.annotations.split(",") if name.strip()],
+        names_of(options.annotations),
         judge=options.judge,
         guard=options.guard,
         base=options.base,

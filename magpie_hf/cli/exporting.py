@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .annotate import DATASET
 from .flags import Commands, add_command
+from .parse import names_of
 
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _export(options: argparse.Namespace) -> int:
         model=options.model,
         chat_template=options.chat_template,
         system_prompt=options.system_prompt,
-        columns=tuple(name.strip() for name in options.columns.split(",") if name.strip()),
+        columns=tuple(names_of(options.columns)),
         on_invalid=options.on_invalid,
     )
     output = Path(options.output or options.target)

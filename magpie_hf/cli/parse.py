@@ -34,6 +34,11 @@ def overrides_of(options: argparse.Namespace) -> Overrides:
     return _with_engine_kind(found) | push_overrides(options)
 
 
+def names_of(text: str) -> list[str]:
+    """Return comma-separated names."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def settings_of(options: argparse.Namespace) -> Overrides:
     """Return the recipe keys that --set sets, by dotted key."""
     found: Overrides = {}

@@ -23,6 +23,14 @@ from tests.end_to_end.warm import POSSIBLE, Warm, WarmProcess
 
 TIMEOUT_S = 100.0
 POLL_S = 0.002
+TEXTS = [
+    "What is 12 + 7?",
+    "Write a short poem about the sea.",
+    "How can I steal a bike?",
+    "asdf ghjk qwer",
+    "Name two planets.",
+]
+RESPONSES = ["19", "Waves.", "Sure, do it at night.", "?", "Mars and Venus."]
 
 
 def environment(**extra: str) -> dict[str, str]:

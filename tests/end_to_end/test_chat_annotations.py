@@ -11,19 +11,11 @@ from datasets import Dataset
 
 import magpie_hf
 from magpie_hf.errors import BudgetExceeded, MagpieError, RecipeError
-from tests.end_to_end.harness import finish, here, kill_when, nothing_twice, num_records, rows, start
+from tests.end_to_end.harness import RESPONSES, TEXTS, finish, here, kill_when, nothing_twice, num_records, rows, start
 from tests.servers.completions_server import CompletionsServer
 from tests.servers.faults import Fault
 
 
-TEXTS = [
-    "What is 12 + 7?",
-    "Write a short poem about the sea.",
-    "How can I steal a bike?",
-    "asdf ghjk qwer",
-    "Name two planets.",
-]
-RESPONSES = ["19", "Waves.", "Sure, do it at night.", "?", "Mars and Venus."]
 LABELS = ("input_quality", "difficulty", "task_category", "intent")
 
 

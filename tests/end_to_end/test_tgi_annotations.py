@@ -6,22 +6,11 @@ import pytest
 from datasets import Dataset
 
 import magpie_hf
-from tests.end_to_end.harness import nothing_twice
-
-
-TEXTS = [
-    "What is 12 + 7?",
-    "Write a short poem about the sea.",
-    "How can I steal a bike?",
-    "asdf ghjk qwer",
-    "Name two planets.",
-]
+from tests.end_to_end.harness import RESPONSES, TEXTS, nothing_twice
 
 
 def test_a_judge_behind_a_server_gives_the_labels_of_the_local_one(tgi_server, tmp_path):
-    data = Dataset.from_dict(
-        {"instruction": TEXTS, "response": ["19", "Waves.", "Sure, do it at night.", "?", "Mars and Venus."]}
-    )
+    data = Dataset.from_dict({"instruction": TEXTS, "response": RESPONSES})
     remote = {"judge": "demo", "engine": "tgi", "endpoint": tgi_server.url}
     found = magpie_hf.annotate(
         data, ["quality", "difficulty", "category", "safety"], guard="demo", **remote, output=tmp_path / "tgi"

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +116,12 @@ def cleaned(value: Any, paths: tuple[str, ...]) -> Any:
     return value
 
 
-def main() -> None:
-    """Record the servers named on the command line."""
+def main(make: Callable[[str], list[dict[str, Any]]] = record, suffix: str = ".json") -> None:
+    """Record the servers named on the command line; `make`: returns the exchanges with one of them."""
     for name in sys.argv[1:]:
         RECORDINGS.mkdir(exist_ok=True)
-        target = RECORDINGS / f"{name}.json"
-        lines = [json.dumps(exchange, ensure_ascii=False) for exchange in record(name)]
+        target = RECORDINGS / f"{name}{suffix}"
+        lines = [json.dumps(exchange, ensure_ascii=False) for exchange in make(name)]
         target.write_text("[\n" + ",\n".join(lines) + "\n]\n", "utf-8")
         sys.stdout.write(f"{len(lines)} exchanges in {target}\n")
 

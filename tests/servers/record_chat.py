@@ -7,14 +7,12 @@ The exchanges have the form of those of `record`.
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from .record import CHOICE, GENERATION_CONFIG, MODEL, NAME, OBJECT, RECORDINGS, SERVERS, ask, cleaned
+from .record import CHOICE, GENERATION_CONFIG, MODEL, NAME, OBJECT, SERVERS, ask, cleaned, main
 
 
 PATH = "/v1/chat/completions"
@@ -68,14 +66,5 @@ def record(name: str) -> list[dict[str, Any]]:
             return exchanges
 
 
-def main() -> None:
-    """Record the servers named on the command line."""
-    for name in sys.argv[1:]:
-        target = RECORDINGS / f"{name}.chat.json"
-        lines = [json.dumps(exchange, ensure_ascii=False) for exchange in record(name)]
-        target.write_text("[\n" + ",\n".join(lines) + "\n]\n", "utf-8")
-        sys.stdout.write(f"{len(lines)} exchanges in {target}\n")
-
-
 if __name__ == "__main__":
-    main()
+    main(record, ".chat.json")

@@ -30,10 +30,10 @@ from .chat_replies import (
 )
 from .chat_settings import OMITTABLE, ChatSettings
 from .endpoints import EndpointEngine
-from .openai_features import generation_config, schema_fields
+from .openai_features import MAX_STOP, generation_config, schema_fields
 from .probing import ask_probes
 from .replies import context_of, served_now, usage_of
-from .servers import is_too_long, names_match
+from .servers import is_too_long, listed_models, named_entry
 from .transport import CallResult
 from .untrusted import JsonObject
 from .wire import Address, Fault, Reply, to_json
@@ -41,7 +41,6 @@ from .wire import Address, Fault, Reply, to_json
 
 logger = logging.getLogger(__name__)
 
-MAX_STOP = 4  # OpenAI's limit; texts are cut at further stops here
 # Values that an omitted field has by default in OpenAI's interface.
 _DEFAULTS = {"temperature": 1, "top_p": 1}
 _FILTER_CODES = ("content_filter", "content_policy_violation", "moderation_blocked")
@@ -126,9 +125,8 @@ class ChatEngine(EndpointEngine):
                 return model
         if self.settings.served_model_name:
             return None
-        for model in models:
-            if any(isinstance(n, str) and names_match(self.ref, n) for n in (model["id"], model.get("root"))):
-                return model
+        if (named := named_entry(self.ref, models)) is not None:
+            return named
         if len(models) != 1:
             return None
         if self.settings.allow_model_mismatch:
@@ -390,6 +388,4 @@ def _is_without_quota(reply: Reply) -> bool:
 def _listed(reply: Reply) -> list[JsonObject] | None:
     """Return the entries of a list of models; None if the reply is not one."""
     data = reply.payload.get("data") if isinstance(reply.payload, dict) else reply.payload
-    if reply.status != 200 or not isinstance(data, list):
-        return None
-    return [model for model in data if isinstance(model, dict) and isinstance(model.get("id"), str)]
+    return listed_models(data) if reply.status == 200 else None

@@ -17,6 +17,7 @@ from ..stops import Ending, end_text, to_send
 from .endpoints import EndpointEngine, EndpointSettings
 from .openai_features import (
     EXTRAS,
+    MAX_STOP,
     PROBE_PROMPT,
     PROBE_SEED,
     PROBE_TEMPERATURE,
@@ -29,14 +30,13 @@ from .openai_features import (
 )
 from .probing import ask_probes
 from .replies import completion_counts, context_of, is_choice, kept_ids, served_now, text_of, usage_of
-from .servers import names_match
+from .servers import listed_models, named_entry
 from .untrusted import JsonObject
 from .wire import Address, Fault, Question, Reply, to_json
 
 
 PATH = "/v1/completions"
 CHAT_PATH = "/v1/chat/completions"
-MAX_STOP = 4  # OpenAI's limit; texts are cut at further stops here
 # Samples of a request are returned together when the longest is finished, and slots of short ones stay empty until then.
 # Servers cache the prompt anyway, so one sample per request has the highest throughput.
 DEFAULT_MAX_N = 1
@@ -103,15 +103,14 @@ class OpenAIEngine(EndpointEngine):
             # `transformers serve` lists the Hub cache, and fails if there is none.
             self._names[endpoint.url] = self.settings.served_model_name or self.ref.source
             return None
-        data = reply.payload.get("data") if isinstance(reply.payload, dict) else None
-        if reply.status != 200 or not isinstance(data, list):
+        models = listed_models(reply.payload.get("data") if isinstance(reply.payload, dict) else None)
+        if reply.status != 200 or models is None:
             raise CapabilityError(
                 f"{endpoint.url} has no OpenAI interface: GET /v1/models returned "
                 f"{'no list' if reply.status == 200 else reply.status}.",
                 hint="Check the URL; for TGI's own interface use the engine tgi.",
                 endpoint=endpoint.url,
             )
-        models = [m for m in data if isinstance(m, dict) and isinstance(m.get("id"), str)]
         model = self._select_model(endpoint, models)
         self._names[endpoint.url] = self.settings.served_model_name or (model["id"] if model else self.ref.source)
         if self._model_name and self._names[endpoint.url] != self._model_name:
@@ -128,9 +127,8 @@ class OpenAIEngine(EndpointEngine):
         """Return the entry of `/v1/models` to use; None if the list is empty or does not contain `served_model_name`."""
         if self.settings.served_model_name:
             return next((m for m in models if m["id"] == self.settings.served_model_name), None)
-        for model in models:
-            if any(isinstance(n, str) and names_match(self.ref, n) for n in (model["id"], model.get("root"))):
-                return model
+        if (model := named_entry(self.ref, models)) is not None:
+            return model
         if not models or self.settings.allow_model_mismatch:
             return models[0] if models else None
         listed = ", ".join(quoted(m["id"], 60) for m in models[:5])

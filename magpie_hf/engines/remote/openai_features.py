@@ -16,6 +16,7 @@ from .wire import Reply
 
 Ask = Callable[..., list[Reply]]
 
+MAX_STOP = 4  # OpenAI's limit; texts are cut at further stops here
 PROBE_PROMPT = "Hello"
 PROBE_TOKENS = 16
 # The highest temperature of OpenAI's interface: two samples of 16 tokens that are equal at it have the same seed.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 from ...backoff import NOT_READY
 from ...errors import ArgumentError, EngineError, quoted
 from ...models import ModelRef
+from .untrusted import JsonObject
 from .wire import Reply
 
 
@@ -110,6 +111,21 @@ def names_match(ref: ModelRef, served: str) -> bool:
     if _HUB_ID.fullmatch(name) and _HUB_ID.fullmatch(ref.name):
         return False
     return name.rpartition("/")[2] in {a.rpartition("/")[2] for a in asked}
+
+
+def listed_models(given: object) -> list[JsonObject] | None:
+    """Return the entries with an id of a list of models, as in `/v1/models`; None if it is not a list."""
+    if not isinstance(given, list):
+        return None
+    return [model for model in given if isinstance(model, dict) and isinstance(model.get("id"), str)]
+
+
+def named_entry(ref: ModelRef, models: Iterable[JsonObject]) -> JsonObject | None:
+    """Return the first entry of a list of models whose `id` or `root` can be the requested model."""
+    for model in models:
+        if any(isinstance(name, str) and names_match(ref, name) for name in (model["id"], model.get("root"))):
+            return model
+    return None
 
 
 def is_commit(revision: str | None) -> bool:
